@@ -1,0 +1,3 @@
+//! SIP (RFC 3261), knowing nothing of CPM.
+
+pub mod transport;

@@ -1,0 +1,3 @@
+//! Sockets and what travels over them.
+
+pub mod flow;

@@ -1,0 +1,3 @@
+//! The store: what was acknowledged survives.
+
+pub mod request;

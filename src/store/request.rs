@@ -1,0 +1,358 @@
+//! What a shard asks of the store, and what it hears back.
+//!
+//! Nothing here waits: a shard reserves a credit, hands a request over and goes on; the answer comes
+//! as a [`StoreEvent`] in its inbox. An event that says "durable" is only sent after the sync that
+//! covers it returned.
+
+use bytes::Bytes;
+
+use crate::clock::UnixMillis;
+use crate::identity::Identity;
+
+/// The order of custody: strictly increasing over the life of the data folder, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seq(pub u64);
+
+/// A body that arrives in pieces before its message is known to be complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpoolId(pub u64);
+
+/// Chosen by the shard; returned with the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreToken(pub u64);
+
+/// How a message came in, which decides how it leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MessageKind {
+    /// SIP MESSAGE (RFC 3428).
+    Pager,
+    /// One message in an MSRP session of its own.
+    Large,
+    /// A message of a one-to-one chat session.
+    Chat,
+    /// A disposition notification (RFC 5438) for an author who is away.
+    Notification,
+}
+
+/// Which notifications the author asked for (RFC 5438 §5.1.2): bit set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dispositions(pub u8);
+
+impl Dispositions {
+    /// `positive-delivery`
+    pub const POSITIVE: Self = Self(1);
+    /// `negative-delivery`
+    pub const NEGATIVE: Self = Self(2);
+    /// `display`
+    pub const DISPLAY: Self = Self(4);
+    /// `processing`
+    pub const PROCESSING: Self = Self(8);
+
+    /// Whether every bit of `other` is set.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Both sets together.
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// A message in custody, without its body. Everything a replay after a restart needs is in here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeferredMessage {
+    /// Whose queue it is in.
+    pub recipient: Identity,
+    /// Who wrote it, as established on arrival; never shown if the author asked for privacy.
+    pub author: Identity,
+    /// The author as the recipient may see it: a name-addr or addr-spec, verbatim from `From` without tag.
+    pub from: String,
+    /// The recipient as the author addressed it: verbatim from `To` without tag.
+    pub to: String,
+    /// How it came in.
+    pub kind: MessageKind,
+    /// `Conversation-ID`; the author's own value or a generated one.
+    pub conversation: String,
+    /// `Contribution-ID`, likewise.
+    pub contribution: String,
+    /// `InReplyTo-Contribution-ID`, if there was one.
+    pub in_reply_to: Option<String>,
+    /// Further header fields to give to the recipient, in order: name and value.
+    pub headers: Vec<(String, String)>,
+    /// `Content-Type` of the body as it came in.
+    pub content_type: String,
+    /// `imdn.Message-ID`; generated if the message had none.
+    pub message_id: String,
+    /// `DateTime` of the CPIM envelope, verbatim, for the notifications that must repeat it.
+    pub date_time: Option<String>,
+    /// Notifications the author asked for.
+    pub dispositions: Dispositions,
+    /// When custody began.
+    pub accepted_at: UnixMillis,
+    /// When it stops being worth delivering.
+    pub expires_at: UnixMillis,
+    /// Recognises the same transaction again after a restart (Via branch, Call-ID and CSeq of the
+    /// MESSAGE; author and imdn.Message-ID over MSRP).
+    pub duplicate_key: u128,
+}
+
+/// The octets of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// All of it.
+    Inline(Bytes),
+    /// Appended before under this spool; `length` octets from offset 0.
+    Spooled {
+        /// Which spool.
+        spool: SpoolId,
+        /// Octets.
+        length: u64,
+    },
+}
+
+/// Why a message left custody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Settlement {
+    /// A device confirmed it.
+    Delivered,
+    /// Its time was over.
+    Expired,
+    /// Evicted, refused for good, or deleted with its account.
+    Failed,
+    /// The intake was answered with an error after all, or the author or operator took it back.
+    Cancelled,
+}
+
+/// A waiting message as its recipient's machine sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its place in the order.
+    pub seq: Seq,
+    /// How it came in.
+    pub kind: MessageKind,
+    /// `Conversation-ID` with the author, which together name one replay.
+    pub conversation: ConversationKey,
+    /// `imdn.Message-ID`.
+    pub message_id: Box<str>,
+    /// Octets of the body.
+    pub length: u64,
+    /// When it expires.
+    pub expires_at: UnixMillis,
+}
+
+/// One author and one conversation: what a replay INVITE speaks for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConversationKey {
+    /// The author.
+    pub author: Identity,
+    /// `Conversation-ID`.
+    pub conversation: Box<str>,
+}
+
+/// What a shard asks.
+#[derive(Clone, Debug)]
+pub enum StoreRequest {
+    /// Take a message into custody. Answered by [`StoreEvent::Stored`] once durable, else by
+    /// [`StoreEvent::Refused`].
+    Put {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// The message.
+        message: Box<DeferredMessage>,
+        /// Its body.
+        body: Body,
+    },
+    /// The shard gave up waiting for this `Put`: if it was or will be written, a cancelling record
+    /// follows it, so that it is never delivered.
+    Abandon {
+        /// Of the `Put`.
+        token: StoreToken,
+    },
+    /// A message leaves custody. Not answered; durable soon (at the next sync, 50 ms at most).
+    Settle {
+        /// Whose.
+        recipient: Identity,
+        /// Which.
+        seq: Seq,
+        /// Why.
+        settlement: Settlement,
+    },
+    /// The messages waiting for `recipient`, oldest first. Answered by [`StoreEvent::Loaded`].
+    Load {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// Whose.
+        recipient: Identity,
+        /// Only those after this one.
+        after: Option<Seq>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// A message in full; bodies over 64 KiB come without octets, see [`StoreRequest::Read`].
+    /// Answered by [`StoreEvent::Fetched`].
+    Fetch {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// Whose.
+        recipient: Identity,
+        /// Which.
+        seq: Seq,
+    },
+    /// Part of a large body. Answered by [`StoreEvent::Piece`].
+    Read {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// Of what.
+        source: BodySource,
+        /// First octet, from 0.
+        offset: u64,
+        /// At most so many octets.
+        length: usize,
+    },
+    /// Octets of a body that is arriving; later appends win where they overlap. Not durable by
+    /// itself. Answered by [`StoreEvent::Appended`], which gives the room back.
+    Append {
+        /// Under which spool; a new one begins with its first append.
+        spool: SpoolId,
+        /// Where the octets belong, from 0.
+        offset: u64,
+        /// The octets.
+        octets: Bytes,
+    },
+    /// Make all appends to this spool durable. Answered by [`StoreEvent::Synced`] or `Refused`.
+    Sync {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// Which.
+        spool: SpoolId,
+    },
+    /// The spool is of no more use; its room is reclaimed. Not answered. A spool that a `Put` took
+    /// belongs to that message and is not dropped by this.
+    Drop {
+        /// Which.
+        spool: SpoolId,
+    },
+    /// A binding as the registrar wants it back after a restart. Not answered; durable within 1 s.
+    PutBinding {
+        /// Whose.
+        user: Identity,
+        /// Which of the user's bindings.
+        key: Box<str>,
+        /// Opaque to the store.
+        value: Bytes,
+    },
+    /// A binding is gone. Not answered; durable within 1 s.
+    RemoveBinding {
+        /// Whose.
+        user: Identity,
+        /// Which.
+        key: Box<str>,
+    },
+    /// Which messages of this shard's users have expired by `now`, at most `limit`. Answered by
+    /// [`StoreEvent::Due`]; each must then be settled.
+    TakeDue {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// The time by which they expired.
+        now: UnixMillis,
+        /// At most so many.
+        limit: usize,
+    },
+}
+
+/// Where the octets of a large body lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BodySource {
+    /// Of a message in custody.
+    Message {
+        /// Whose.
+        recipient: Identity,
+        /// Which.
+        seq: Seq,
+    },
+    /// Of a spool.
+    Spool(SpoolId),
+}
+
+/// Why a request could not be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No room on the disk, or over a limit: try again later.
+    #[error("no room in the store")]
+    Full,
+    /// A sync failed; nothing is acknowledged until a restart.
+    #[error("the store has failed and accepts nothing until a restart")]
+    Poisoned,
+    /// No such message or spool.
+    #[error("not in the store")]
+    Unknown,
+    /// The record is damaged on disk; it was set aside and reported.
+    #[error("damaged on disk")]
+    Damaged,
+}
+
+/// What a shard hears.
+#[derive(Clone, Debug)]
+pub enum StoreEvent {
+    /// The message is durable.
+    Stored {
+        /// Of the `Put`.
+        token: StoreToken,
+        /// Its place in the order.
+        seq: Seq,
+    },
+    /// The request failed; nothing of it will take effect.
+    Refused {
+        /// Of the request.
+        token: StoreToken,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// What waits.
+    Loaded {
+        /// Of the `Load`.
+        token: StoreToken,
+        /// Oldest first.
+        held: Vec<Held>,
+        /// Whether more come after the last of these.
+        more: bool,
+    },
+    /// One message.
+    Fetched {
+        /// Of the `Fetch`.
+        token: StoreToken,
+        /// The message.
+        message: Box<DeferredMessage>,
+        /// Its octets, if at most 64 KiB.
+        body: Option<Bytes>,
+        /// How many octets it has.
+        length: u64,
+    },
+    /// Octets of a large body, as many as there were.
+    Piece {
+        /// Of the `Read`.
+        token: StoreToken,
+        /// The octets.
+        octets: Bytes,
+    },
+    /// An append left the queue: that much room is free again.
+    Appended {
+        /// Under which spool.
+        spool: SpoolId,
+        /// Octets.
+        length: usize,
+    },
+    /// The spool is durable up to all earlier appends.
+    Synced {
+        /// Of the `Sync`.
+        token: StoreToken,
+    },
+    /// Expired messages.
+    Due {
+        /// Of the `TakeDue`.
+        token: StoreToken,
+        /// Whose and which, with what the author may have to be told.
+        due: Vec<(Seq, Box<DeferredMessage>)>,
+    },
+}

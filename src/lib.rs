@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod identity;
+pub mod participating;
 pub mod sip;
 pub mod store;
 pub mod token;

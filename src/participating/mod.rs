@@ -5,3 +5,4 @@ pub mod deferral;
 pub mod expiry;
 pub mod internal;
 pub mod served_user;
+pub mod spool;

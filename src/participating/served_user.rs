@@ -238,9 +238,18 @@ impl ServedUser {
         conversation.or_insert_with(Conversation::new).storing += 1;
     }
 
-    /// The message is durable.
-    pub fn handle_stored(&mut self, held: Held, now: Now) {
+    /// Whether the user has a device, as far as this machine was told.
+    pub fn is_reachable(&self) -> bool {
+        self.reach.is_some()
+    }
+
+    /// The message is durable. `tried` says that the devices have just failed to take it, so that its
+    /// conversation is parked instead of offered at once.
+    pub fn handle_stored(&mut self, held: Held, tried: bool, now: Now) {
         self.end_storing(&held.conversation);
+        if tried {
+            self.park_ready(&held.conversation, now);
+        }
         match &mut self.loading {
             Loading::Asked { again } => *again = true,
             Loading::Complete if self.last_loaded >= Some(held.seq) => {}
@@ -319,12 +328,7 @@ impl ServedUser {
                 RunEnd::Parked | RunEnd::Declined if triggered_again => {
                     make_ready(&mut self.ready, &key, conversation);
                 }
-                RunEnd::Parked => {
-                    let wait = self.retry.wait(conversation.attempt);
-                    conversation.attempt += 1;
-                    let until = wait.map(|wait| now.instant + wait);
-                    conversation.state = State::Parked { until };
-                }
+                RunEnd::Parked => park(conversation, &self.retry, now),
                 RunEnd::Declined => conversation.state = State::Parked { until: None },
             }
         }
@@ -366,6 +370,18 @@ impl ServedUser {
         if conversation.state == State::Ready {
             make_ready(&mut self.ready, &key, conversation);
         }
+    }
+
+    fn park_ready(&mut self, key: &ConversationKey, now: Now) {
+        let conversation = self.conversations.entry(key.clone());
+        let conversation = conversation.or_insert_with(Conversation::new);
+        if conversation.state != State::Ready {
+            return;
+        }
+        if let Some(first) = conversation.held.front() {
+            self.ready.remove(&first.seq);
+        }
+        park(conversation, &self.retry, now);
     }
 
     fn end_storing(&mut self, key: &ConversationKey) {
@@ -458,6 +474,13 @@ impl ServedUser {
     }
 }
 
+fn park(conversation: &mut Conversation, retry: &RetrySchedule, now: Now) {
+    let wait = retry.wait(conversation.attempt);
+    conversation.attempt += 1;
+    let until = wait.map(|wait| now.instant + wait);
+    conversation.state = State::Parked { until };
+}
+
 fn make_ready(
     ready: &mut BTreeMap<Seq, ConversationKey>,
     key: &ConversationKey,
@@ -538,7 +561,7 @@ mod tests {
     fn what_was_kept_while_away_is_run_at_registration_oldest_first() {
         let mut user = user();
         for seq in 1..=3 {
-            user.handle_stored(held(seq, "alice", MessageKind::Chat), Now::default());
+            user.handle_stored(held(seq, "alice", MessageKind::Chat), false, Now::default());
         }
         assert!(started(&mut user).is_empty());
         user.handle_reach(BOTH, Now::default());
@@ -556,7 +579,7 @@ mod tests {
         user.handle_storing(&key("alice"));
         assert!(!user.may_pass(&key("alice")));
         assert!(user.may_pass(&key("carol")));
-        user.handle_stored(held(1, "alice", MessageKind::Pager), Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Pager), false, Now::default());
         let runs = started(&mut user);
         assert_eq!(take_all(&mut user, runs[0].0), [1]);
         assert!(!user.may_pass(&key("alice")));
@@ -569,8 +592,8 @@ mod tests {
     #[test]
     fn a_refused_run_is_parked_and_blocks_nothing_until_retry_or_registration() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), Now::default());
-        user.handle_stored(held(2, "carol", MessageKind::Chat), Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
+        user.handle_stored(held(2, "carol", MessageKind::Chat), false, Now::default());
         user.handle_reach(BOTH, Now::default());
         let runs = started(&mut user);
         assert_eq!(runs.len(), 2);
@@ -595,7 +618,7 @@ mod tests {
     #[test]
     fn a_declined_run_waits_for_the_next_registration() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;
         user.handle_run_ended(run, RunEnd::Declined, Now::default());
@@ -607,7 +630,7 @@ mod tests {
     #[test]
     fn a_trigger_during_a_run_is_remembered() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;
         user.handle_reach(BOTH, Now::default());
@@ -621,7 +644,7 @@ mod tests {
         let mut user = user();
         let kinds = [MessageKind::Chat, MessageKind::Pager, MessageKind::Chat];
         for (seq, kind) in (1..).zip(kinds) {
-            user.handle_stored(held(seq, "alice", kind), Now::default());
+            user.handle_stored(held(seq, "alice", kind), false, Now::default());
         }
         user.handle_reach(BOTH, Now::default());
         for (seq, carrier) in (1..).zip([Carrier::Session, Carrier::Message, Carrier::Session]) {
@@ -637,7 +660,7 @@ mod tests {
     #[test]
     fn a_refused_session_leaves_by_message_if_it_fits() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;
         user.handle_run_ended(run, RunEnd::OtherWay, Now::default());
@@ -648,7 +671,7 @@ mod tests {
     #[test]
     fn what_no_device_can_take_waits_without_a_retry() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
         let small = Reach {
             session: false,
             message: Some(10),
@@ -668,7 +691,7 @@ mod tests {
         user.handle_reach(BOTH, Now::default());
         assert!(!user.may_pass(&key("alice")));
         user.handle_storing(&key("alice"));
-        user.handle_stored(held(2, "alice", MessageKind::Pager), Now::default());
+        user.handle_stored(held(2, "alice", MessageKind::Pager), false, Now::default());
         user.handle_loaded(
             vec![held(1, "alice", MessageKind::Pager)],
             false,
@@ -702,7 +725,7 @@ mod tests {
         let run = started(&mut user)[0].0;
         assert_eq!(take_all(&mut user, run), [1]);
         user.handle_settled(&key("alice"), Seq(1));
-        user.handle_stored(held(1, "alice", MessageKind::Pager), Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Pager), false, Now::default());
         assert_eq!(user.next_message(run), None);
     }
 
@@ -710,7 +733,7 @@ mod tests {
     fn messages_taken_by_a_broken_run_come_again_except_the_confirmed() {
         let mut user = user();
         for seq in 1..=3 {
-            user.handle_stored(held(seq, "alice", MessageKind::Chat), Now::default());
+            user.handle_stored(held(seq, "alice", MessageKind::Chat), false, Now::default());
         }
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;

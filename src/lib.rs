@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod identity;
+pub mod msrp;
 pub mod sip;
 pub mod store;
 pub mod token;

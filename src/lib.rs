@@ -2,8 +2,11 @@
 #![warn(missing_docs)]
 
 pub mod clock;
+pub mod cpim;
 pub mod identity;
+pub mod imdn;
 pub mod msrp;
+pub mod multipart;
 pub mod sip;
 pub mod store;
 pub mod token;

@@ -530,7 +530,9 @@ impl ByteRange {
             end: parse_number_or_star(end)?,
             total: parse_number_or_star(total)?,
         };
-        let ordered = range.end.is_none_or(|end| end >= range.start.wrapping_sub(1));
+        let ordered = range
+            .end
+            .is_none_or(|end| end >= range.start.wrapping_sub(1));
         (range.start > 0 && ordered).then_some(range)
     }
 }

@@ -170,7 +170,10 @@ impl FrameReader {
 
     fn read_head(&mut self) -> Result<(), FrameError> {
         loop {
-            let from = self.lines.last().map_or(0, |line| usize::from(line.end) + 2);
+            let from = self
+                .lines
+                .last()
+                .map_or(0, |line| usize::from(line.end) + 2);
             let unscanned = self.buffer.get(self.scanned..).unwrap_or_default();
             let Some(feed) = memchr(b'\n', unscanned) else {
                 self.scanned = self.buffer.len();
@@ -207,7 +210,9 @@ impl FrameReader {
     /// The flag, if `line` is the end-line of the head being read.
     fn end_of_head(&self, line: &[u8]) -> Option<Continuation> {
         let start = self.lines.first()?;
-        let start = self.buffer.get(usize::from(start.start)..usize::from(start.end))?;
+        let start = self
+            .buffer
+            .get(usize::from(start.start)..usize::from(start.end))?;
         let (_, transaction, _) = split_start(start)?;
         let rest = line.strip_prefix(b"-------")?;
         match rest.strip_prefix(transaction)? {
@@ -350,7 +355,10 @@ fn find_end(octets: &[u8], marker: &[u8]) -> (usize, Found) {
         from = at + 1;
     }
     // The marker has one CR, its first octet, so a split marker begins at the last CR.
-    let tail = octets.len().saturating_sub(marker.len().saturating_sub(1)).max(from);
+    let tail = octets
+        .len()
+        .saturating_sub(marker.len().saturating_sub(1))
+        .max(from);
     let rest = octets.get(tail..).unwrap_or_default();
     let split = memchr::memrchr(b'\r', rest)
         .filter(|at| marker.starts_with(rest.get(*at..).unwrap_or_default()));
@@ -368,7 +376,9 @@ fn split_start(line: &[u8]) -> Option<(Option<u16>, &[u8], &[u8])> {
     if !is_ident(transaction) {
         return None;
     }
-    let code = what.get(..3).and_then(|code| std::str::from_utf8(code).ok());
+    let code = what
+        .get(..3)
+        .and_then(|code| std::str::from_utf8(code).ok());
     if let Some(status) = code.and_then(parse_status_code) {
         let ended = matches!(what.get(3), None | Some(b' '));
         return ended.then_some((Some(status), transaction, what));

@@ -80,7 +80,9 @@ impl MsrpUri {
         } else {
             ("", "")
         };
-        Self::parse(&format!("msrp://{open}{host}{close}:{port}/{session_id};tcp"))
+        Self::parse(&format!(
+            "msrp://{open}{host}{close}:{port}/{session_id};tcp"
+        ))
     }
 
     /// As it was written.

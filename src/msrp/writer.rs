@@ -127,8 +127,10 @@ pub fn response_path(request: &RequestHead) -> Option<&str> {
 /// Whether the end-line of `transaction` would be found inside `body`; then another transaction
 /// identifier has to be chosen (RFC 4975 §7.1).
 pub fn collides(body: &[u8], transaction: &str) -> bool {
-    memmem::find_iter(body, transaction.as_bytes())
-        .any(|at| body.get(..at).is_some_and(|before| before.ends_with(b"-------")))
+    memmem::find_iter(body, transaction.as_bytes()).any(|at| {
+        body.get(..at)
+            .is_some_and(|before| before.ends_with(b"-------"))
+    })
 }
 
 /// The comment of a status code; for people only.

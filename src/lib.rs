@@ -2,8 +2,12 @@
 #![warn(missing_docs)]
 
 pub mod clock;
+pub mod cpim;
 pub mod date;
 pub mod identity;
+pub mod imdn;
+pub mod msrp;
+pub mod multipart;
 pub mod participating;
 pub mod sip;
 pub mod store;

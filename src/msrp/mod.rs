@@ -1,0 +1,6 @@
+//! MSRP (RFC 4975), knowing nothing of CPM: URIs, frames, sessions and the SDP that sets them up.
+
+pub mod frame;
+pub mod reader;
+pub mod uri;
+pub mod writer;

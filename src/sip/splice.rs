@@ -73,9 +73,14 @@ impl<'a> Edit<'a> {
     /// Gives the first field of this name another value and removes the others; adds the field behind
     /// the last one if there is none.
     pub fn replace(&mut self, name: HeaderName, value: &str) -> &mut Self {
-        self.changes
-            .push((name, Change::Replace(without_line_ends(value))));
-        self
+        match (self.message.count(name), name.long()) {
+            (0, Some(long)) => self.append(long, value),
+            _ => {
+                let change = Change::Replace(without_line_ends(value));
+                self.changes.push((name, change));
+                self
+            }
+        }
     }
 
     /// The changed message, in one new buffer.

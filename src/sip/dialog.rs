@@ -182,9 +182,8 @@ impl Dialog {
     fn routing(&self) -> (&str, String) {
         let first = self.route_set.first();
         let first = first.and_then(|route| NameAddr::parse(route).ok());
-        let strict = first.filter(|route| {
-            !Uri::parse(route.uri).is_ok_and(|uri| uri.has_parameter("lr"))
-        });
+        let strict =
+            first.filter(|route| !Uri::parse(route.uri).is_ok_and(|uri| uri.has_parameter("lr")));
         match strict {
             None => (&self.remote_target, self.route_set.join(", ")),
             Some(router) => {

@@ -92,9 +92,8 @@ fn own_routes<'a>(
 }
 
 fn is_loose(route: &str) -> bool {
-    NameAddr::parse(route).is_ok_and(|route| {
-        Uri::parse(route.uri).is_ok_and(|uri| uri.has_parameter("lr"))
-    })
+    NameAddr::parse(route)
+        .is_ok_and(|route| Uri::parse(route.uri).is_ok_and(|uri| uri.has_parameter("lr")))
 }
 
 /// The second part of our branch (RFC 5393 §4.2.1): equal if and only if the request comes back with

@@ -148,7 +148,10 @@ impl Clients {
         out: &mut Outbox<'_>,
     ) -> ClientId {
         let (machine, actions) = match kind {
-            Kind::Invite => (Machine::Invite(invite_client::START.0), invite_client::START.1),
+            Kind::Invite => (
+                Machine::Invite(invite_client::START.0),
+                invite_client::START.1,
+            ),
             Kind::NonInvite => (Machine::Other(client::START.0), client::START.1),
         };
         let id = self.slab.insert(Client {

@@ -38,8 +38,11 @@ impl Keys {
     /// The initial INVITE of an RFC 2543 client, which had no To tag, that `ack` may acknowledge.
     /// `None` if the ACK's branch alone identifies it.
     pub fn initial_invite_of_old_ack(&self, ack: &Message) -> Option<Key> {
-        let branch = top_branch(ack);
-        if branch.is_some_and(branch::has_magic_cookie) {
+        let via = ack.top_via().ok();
+        if via
+            .and_then(|via| via.branch)
+            .is_some_and(branch::has_magic_cookie)
+        {
             return None;
         }
         Some(self.server_as(ack, "INVITE", Some("")))
@@ -87,12 +90,13 @@ impl Keys {
 
     /// RFC 2543 clients: the fields that RFC 3261 §17.2.3 lists for them.
     fn old_server(&self, request: &Message, method: &str, tag: Option<&str>) -> Key {
-        let own_tag = to_tag(request);
         let (number, _) = cseq(request);
         self.digest(&[
             b"server of RFC 2543",
             request.request_uri().as_bytes(),
-            tag.or(own_tag.as_deref()).unwrap_or_default().as_bytes(),
+            tag.or_else(|| to_tag(request))
+                .unwrap_or_default()
+                .as_bytes(),
             from_tag(request).unwrap_or_default().as_bytes(),
             request.call_id().unwrap_or_default().as_bytes(),
             &number.to_be_bytes(),
@@ -116,4 +120,19 @@ impl Keys {
         }
         Key(hashers.map(|hasher| hasher.finish()))
     }
+}
+
+fn to_tag(message: &Message) -> Option<&str> {
+    message.to().ok()?.tag()
+}
+
+fn from_tag(message: &Message) -> Option<&str> {
+    message.from().ok()?.tag()
+}
+
+/// Number and method.
+fn cseq(message: &Message) -> (u32, &str) {
+    message
+        .cseq()
+        .map_or((0, ""), |cseq| (cseq.number, cseq.method))
 }

@@ -11,10 +11,13 @@ mod clients;
 pub mod invite_client;
 pub mod invite_server;
 pub mod key;
+mod outbox;
 pub mod reply_flow;
 pub mod server;
-mod outbox;
 mod servers;
 mod slab;
 pub mod table;
 pub mod timer;
+
+#[cfg(test)]
+mod simulation;

@@ -125,10 +125,6 @@ impl FlowIndex {
         let range = (Included((key, SlotId::MIN)), Included((key, SlotId::MAX)));
         self.0.range(range).map(|(_, id)| *id).collect()
     }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 fn flow_key(flow: Flow) -> Option<FlowKey> {

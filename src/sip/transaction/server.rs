@@ -34,10 +34,8 @@ pub enum Event {
 }
 
 /// What a received request begins with.
-pub const START: (State, &[ServerAction]) = (
-    State::Trying,
-    &[Start(Timer::Trying), Start(Timer::Expiry)],
-);
+pub const START: (State, &[ServerAction]) =
+    (State::Trying, &[Start(Timer::Trying), Start(Timer::Expiry)]);
 
 /// The arrows of the figure. A lost flow ends nothing: a retransmission over a new connection must
 /// not count as a new request, and timers end every transaction.

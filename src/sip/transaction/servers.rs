@@ -141,7 +141,10 @@ impl Servers {
         out: &mut Outbox<'_>,
     ) -> RequestOutcome {
         let (machine, actions) = if request.method() == Method::Invite {
-            (Machine::Invite(invite_server::START.0), invite_server::START.1)
+            (
+                Machine::Invite(invite_server::START.0),
+                invite_server::START.1,
+            )
         } else {
             (Machine::Other(server::START.0), server::START.1)
         };

@@ -305,12 +305,7 @@ mod tests {
     fn dead_deadlines_are_forgotten_once_they_outnumber_the_live() {
         let mut timers = Timers::new();
         for owner in 0..2000u32 {
-            timers.start(
-                owner,
-                Timer::F,
-                Duration::from_secs(32),
-                Instant::default(),
-            );
+            timers.start(owner, Timer::F, Duration::from_secs(32), Instant::default());
         }
         timers.compact(1, |owner| owner == 1999);
         assert_eq!(timers.len(), 1);

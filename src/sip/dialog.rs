@@ -3,11 +3,13 @@
 //! A [`Dialog`] is a value. It says what a request in it looks like and whether one that came is in
 //! order; what the request means is its user's matter.
 
+use std::borrow::Cow;
+
 use crate::sip::header::NameAddr;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::sip::reply::RequestBuilder;
-use crate::uri::Uri;
+use crate::sip::target::{as_request_uri, is_loose_route};
 
 /// What finds a dialog. Local and remote are seen from here.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -164,7 +166,7 @@ impl Dialog {
 
     fn request(&self, method: &str, cseq: u32, via: &str) -> RequestBuilder {
         let (uri, routes) = self.routing();
-        let builder = RequestBuilder::new(method, uri).header("Via", via);
+        let builder = RequestBuilder::new(method, &uri).header("Via", via);
         let builder = if routes.is_empty() {
             builder
         } else {
@@ -179,18 +181,19 @@ impl Dialog {
     }
 
     /// Request-URI and Route: loose routing, or for a first hop without `lr` strict routing.
-    fn routing(&self) -> (&str, String) {
+    fn routing(&self) -> (Cow<'_, str>, String) {
         let first = self.route_set.first();
-        let first = first.and_then(|route| NameAddr::parse(route).ok());
-        let strict =
-            first.filter(|route| !Uri::parse(route.uri).is_ok_and(|uri| uri.has_parameter("lr")));
-        match strict {
-            None => (&self.remote_target, self.route_set.join(", ")),
+        let strict = first.filter(|route| !is_loose_route(route));
+        match strict.and_then(|route| NameAddr::parse(route).ok()) {
+            None => {
+                let target = as_request_uri(&self.remote_target);
+                (target, self.route_set.join(", "))
+            }
             Some(router) => {
                 let target = format!("<{}>", self.remote_target);
                 let rest = self.route_set.iter().skip(1).chain([&target]);
                 let rest: Vec<&str> = rest.map(String::as_str).collect();
-                (router.uri, rest.join(", "))
+                (as_request_uri(router.uri), rest.join(", "))
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::sip::header::NameAddr;
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::rejection::Rejection;
 use crate::sip::splice::Edit;
-use crate::uri::Uri;
+use crate::sip::target::{as_request_uri, is_loose_route};
 
 /// How many branches at once a request may have at most (RFC 5393 §5.3.3).
 pub const MAX_BREADTH: u16 = 60;
@@ -38,17 +38,28 @@ pub fn prepare_forward(request: &Message, forward: &Forward<'_>) -> Bytes {
     route(&mut edit, request, forward);
     let hops = request.max_forwards().ok().flatten();
     let hops = hops.map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1));
-    edit.replace(HeaderName::MaxForwards, &hops.to_string());
-    edit.replace(HeaderName::MaxBreadth, &forward.max_breadth.to_string());
-    if request.header(HeaderName::ContentLength).is_none() {
-        let length = request.body().len().to_string();
-        edit.replace(HeaderName::ContentLength, &length);
+    set(&mut edit, request, MAX_FORWARDS_FIELD, &hops.to_string());
+    let breadth = forward.max_breadth.to_string();
+    set(&mut edit, request, MAX_BREADTH_FIELD, &breadth);
+    if request.count(HeaderName::ContentLength) == 0 {
+        edit.append("Content-Length", &request.body().len().to_string());
     }
     if let Some(value) = forward.record_route {
         edit.prepend("Record-Route", value);
     }
     edit.prepend("Via", forward.via);
     edit.finish()
+}
+
+const MAX_FORWARDS_FIELD: (HeaderName, &str) = (HeaderName::MaxForwards, "Max-Forwards");
+const MAX_BREADTH_FIELD: (HeaderName, &str) = (HeaderName::MaxBreadth, "Max-Breadth");
+
+fn set(edit: &mut Edit<'_>, request: &Message, field: (HeaderName, &str), value: &str) {
+    if request.count(field.0) == 0 {
+        edit.append(field.1, value);
+    } else {
+        edit.replace(field.0, value);
+    }
 }
 
 /// Where a prepared request goes next (RFC 3261 §16.6 step 7): its first route, or its target.
@@ -64,17 +75,17 @@ pub fn next_hop<'a>(request: &'a Message, forward: &'a Forward<'_>) -> &'a str {
 fn route(edit: &mut Edit<'_>, request: &Message, forward: &Forward<'_>) {
     let pushed = forward.push_routes.iter().map(String::as_str);
     let mut routes = pushed.chain(own_routes(request, forward));
-    let strict = routes.next().filter(|value| !is_loose(value));
+    let strict = routes.next().filter(|value| !is_loose_route(value));
     if let Some(first) = strict.and_then(|value| NameAddr::parse(value).ok()) {
         // A strict router takes its own URI from the Request-URI and the target from the last Route.
         let target = format!("<{}>", forward.target);
         let rest: Vec<&str> = routes.chain([target.as_str()]).collect();
-        edit.request_uri(first.uri);
+        edit.request_uri(&as_request_uri(first.uri));
         edit.remove(HeaderName::Route);
         edit.prepend("Route", &rest.join(", "));
         return;
     }
-    edit.request_uri(forward.target);
+    edit.request_uri(&as_request_uri(forward.target));
     if forward.pop_route {
         edit.remove_first_value(HeaderName::Route);
     }
@@ -89,11 +100,6 @@ fn own_routes<'a>(
 ) -> impl Iterator<Item = &'a str> + use<'a> {
     let skip = usize::from(forward.pop_route);
     request.values(HeaderName::Route).skip(skip)
-}
-
-fn is_loose(route: &str) -> bool {
-    NameAddr::parse(route)
-        .is_ok_and(|route| Uri::parse(route.uri).is_ok_and(|uri| uri.has_parameter("lr")))
 }
 
 /// The second part of our branch (RFC 5393 §4.2.1): equal if and only if the request comes back with

@@ -3,11 +3,13 @@
 //! A [`Dialog`] is a value. It says what a request in it looks like and whether one that came is in
 //! order; what the request means is its user's matter.
 
+use std::borrow::Cow;
+
 use crate::sip::header::NameAddr;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::sip::reply::RequestBuilder;
-use crate::uri::Uri;
+use crate::sip::target::{as_request_uri, is_loose_route};
 
 /// What finds a dialog. Local and remote are seen from here.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -164,7 +166,7 @@ impl Dialog {
 
     fn request(&self, method: &str, cseq: u32, via: &str) -> RequestBuilder {
         let (uri, routes) = self.routing();
-        let builder = RequestBuilder::new(method, uri).header("Via", via);
+        let builder = RequestBuilder::new(method, &uri).header("Via", via);
         let builder = if routes.is_empty() {
             builder
         } else {
@@ -179,18 +181,19 @@ impl Dialog {
     }
 
     /// Request-URI and Route: loose routing, or for a first hop without `lr` strict routing.
-    fn routing(&self) -> (&str, String) {
+    fn routing(&self) -> (Cow<'_, str>, String) {
         let first = self.route_set.first();
-        let first = first.and_then(|route| NameAddr::parse(route).ok());
-        let strict =
-            first.filter(|route| !Uri::parse(route.uri).is_ok_and(|uri| uri.has_parameter("lr")));
-        match strict {
-            None => (&self.remote_target, self.route_set.join(", ")),
+        let strict = first.filter(|route| !is_loose_route(route));
+        match strict.and_then(|route| NameAddr::parse(route).ok()) {
+            None => {
+                let target = as_request_uri(&self.remote_target);
+                (target, self.route_set.join(", "))
+            }
             Some(router) => {
                 let target = format!("<{}>", self.remote_target);
                 let rest = self.route_set.iter().skip(1).chain([&target]);
                 let rest: Vec<&str> = rest.map(String::as_str).collect();
-                (router.uri, rest.join(", "))
+                (as_request_uri(router.uri), rest.join(", "))
             }
         }
     }
@@ -229,4 +232,199 @@ fn reversed_record_route(response: &Message) -> Vec<String> {
     let mut routes: Vec<String> = routes.map(str::to_owned).collect();
     routes.reverse();
     routes
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::sip::wire;
+
+    const VIA: &str = "SIP/2.0/UDP 192.0.2.2;branch=z9hG4bK-0-token";
+
+    fn parsed(text: String) -> Message {
+        wire::parse(Bytes::from(text)).unwrap()
+    }
+
+    fn invite(cseq: u32, more: &str) -> Message {
+        parsed(format!(
+            "INVITE sip:bob@example.com SIP/2.0\r\n\
+             Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1\r\n\
+             From: \"Alice\" <sip:alice@example.com>;tag=a\r\n\
+             To: <sip:bob@example.com>\r\n\
+             Call-ID: call\r\n\
+             CSeq: {cseq} INVITE\r\n\
+             Contact: <sip:alice@192.0.2.1>\r\n\
+             {more}Content-Length: 0\r\n\r\n"
+        ))
+    }
+
+    fn in_dialog(method: &str, cseq: u32) -> Message {
+        parsed(format!(
+            "{method} sip:bob@192.0.2.2 SIP/2.0\r\n\
+             Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK2\r\n\
+             From: <sip:alice@example.com>;tag=a\r\n\
+             To: <sip:bob@example.com>;tag=b\r\n\
+             Call-ID: call\r\n\
+             CSeq: {cseq} {method}\r\n\
+             Contact: <sip:alice@198.51.100.7>\r\n\
+             Content-Length: 0\r\n\r\n"
+        ))
+    }
+
+    fn answer(status: u16, more: &str) -> Message {
+        parsed(format!(
+            "SIP/2.0 {status} Reason\r\n\
+             Via: SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK1\r\n\
+             From: \"Alice\" <sip:alice@example.com>;tag=a\r\n\
+             To: <sip:bob@example.com>;tag=b\r\n\
+             Call-ID: call\r\n\
+             CSeq: 7 INVITE\r\n\
+             {more}Content-Length: 0\r\n\r\n"
+        ))
+    }
+
+    const CONTACT: &str = "Contact: <sip:bob@192.0.2.9;transport=tcp>\r\n";
+
+    fn uac(record_route: &str) -> Dialog {
+        let more = format!("{CONTACT}{record_route}");
+        Dialog::as_uac(&invite(7, ""), &answer(200, &more)).unwrap()
+    }
+
+    fn bye(dialog: &mut Dialog) -> Message {
+        wire::parse(dialog.next_request("BYE", VIA).build()).unwrap()
+    }
+
+    fn routes(message: &Message) -> Vec<&str> {
+        message.values(HeaderName::Route).collect()
+    }
+
+    #[test]
+    fn the_caller_reverses_the_record_route() {
+        let dialog = uac("Record-Route: <sip:p2;lr>, <sip:p1;lr>\r\n");
+        assert_eq!(dialog.route_set, ["<sip:p1;lr>", "<sip:p2;lr>"]);
+        assert_eq!(dialog.remote_target, "sip:bob@192.0.2.9;transport=tcp");
+        assert_eq!(dialog.id.local_tag, "a");
+        assert_eq!(dialog.id.remote_tag, "b");
+        assert_eq!((dialog.local_cseq, dialog.remote_cseq), (7, None));
+        assert_eq!(dialog.state, DialogState::Confirmed);
+        assert_eq!(dialog.next_hop(), "sip:p1;lr");
+    }
+
+    #[test]
+    fn the_callee_keeps_the_order_of_the_record_route() {
+        let invite = invite(
+            7,
+            "Record-Route: <sip:p2;lr>\r\nRecord-Route: <sip:p1;lr>\r\n",
+        );
+        let dialog = Dialog::as_uas(&invite, 180, "b").unwrap();
+        assert_eq!(dialog.route_set, ["<sip:p2;lr>", "<sip:p1;lr>"]);
+        assert_eq!(dialog.remote_target, "sip:alice@192.0.2.1");
+        assert_eq!(dialog.remote_uri, "sip:alice@example.com");
+        assert_eq!(dialog.local_uri, "sip:bob@example.com");
+        assert_eq!((dialog.local_cseq, dialog.remote_cseq), (0, Some(7)));
+        assert_eq!(dialog.state, DialogState::Early);
+    }
+
+    #[test]
+    fn both_ends_and_every_message_name_the_same_dialog() {
+        let callee = Dialog::as_uas(&invite(7, ""), 200, "b").unwrap();
+        assert_eq!(DialogId::of_request(&in_dialog("BYE", 8)), Some(callee.id));
+        assert_eq!(DialogId::of_request(&invite(7, "")), None);
+        assert_eq!(DialogId::of_response(&answer(200, "")), Some(uac("").id));
+    }
+
+    #[test]
+    fn a_dialog_needs_a_contact() {
+        let outcome = Dialog::as_uac(&invite(7, ""), &answer(200, ""));
+        assert_eq!(outcome, Err(NO_CONTACT));
+    }
+
+    #[test]
+    fn a_request_without_routes_goes_to_the_remote_target() {
+        let mut dialog = uac("");
+        let bye = bye(&mut dialog);
+        assert_eq!(bye.request_uri(), "sip:bob@192.0.2.9;transport=tcp");
+        assert_eq!(routes(&bye), [""; 0]);
+        assert_eq!(
+            bye.header(HeaderName::From),
+            Some("<sip:alice@example.com>;tag=a")
+        );
+        assert_eq!(
+            bye.header(HeaderName::To),
+            Some("<sip:bob@example.com>;tag=b")
+        );
+        assert_eq!(bye.header(HeaderName::CSeq), Some("8 BYE"));
+        assert_eq!(bye.header(HeaderName::Via), Some(VIA));
+        assert_eq!(bye.max_forwards(), Ok(Some(70)));
+    }
+
+    #[test]
+    fn loose_routers_leave_the_target_in_the_request_uri() {
+        let mut dialog = uac("Record-Route: <sip:p2;lr>, <sip:p1;lr>\r\n");
+        let bye = bye(&mut dialog);
+        assert_eq!(bye.request_uri(), "sip:bob@192.0.2.9;transport=tcp");
+        assert_eq!(routes(&bye), ["<sip:p1;lr>", "<sip:p2;lr>"]);
+    }
+
+    #[test]
+    fn a_strict_router_stands_in_the_request_uri_and_the_target_at_the_end() {
+        let mut dialog = uac("Record-Route: <sip:p4>, <sip:p3;lr>, <sip:p2>, <sip:p1>\r\n");
+        let bye = bye(&mut dialog);
+        assert_eq!(bye.request_uri(), "sip:p1");
+        let target = "<sip:bob@192.0.2.9;transport=tcp>";
+        assert_eq!(
+            routes(&bye),
+            ["<sip:p2>", "<sip:p3;lr>", "<sip:p4>", target]
+        );
+    }
+
+    #[test]
+    fn numbers_count_up_and_an_ack_has_that_of_its_invite() {
+        let mut dialog = uac("");
+        bye(&mut dialog);
+        let ack = wire::parse(dialog.ack(7, VIA).build()).unwrap();
+        assert_eq!(ack.header(HeaderName::CSeq), Some("7 ACK"));
+        assert_eq!(bye(&mut dialog).header(HeaderName::CSeq), Some("9 BYE"));
+    }
+
+    #[test]
+    fn a_request_out_of_order_gets_500() {
+        let mut dialog = Dialog::as_uas(&invite(7, ""), 200, "b").unwrap();
+        assert_eq!(dialog.check_cseq(&in_dialog("INFO", 20)), Ok(()));
+        assert_eq!(dialog.check_cseq(&in_dialog("INFO", 20)), Ok(()));
+        let late = dialog.check_cseq(&in_dialog("INFO", 19));
+        assert_eq!(late.unwrap_err().status, 500);
+        assert_eq!(dialog.check_cseq(&in_dialog("ACK", 7)), Ok(()));
+        assert_eq!(dialog.remote_cseq, Some(20));
+    }
+
+    #[test]
+    fn the_first_request_of_the_peer_sets_its_number() {
+        let mut dialog = uac("");
+        assert_eq!(dialog.check_cseq(&in_dialog("INFO", 1)), Ok(()));
+        assert_eq!(dialog.remote_cseq, Some(1));
+    }
+
+    #[test]
+    fn a_target_refresh_changes_the_target_and_not_the_routes() {
+        let mut dialog =
+            Dialog::as_uas(&invite(7, "Record-Route: <sip:p;lr>\r\n"), 200, "b").unwrap();
+        dialog.refresh_target(&in_dialog("UPDATE", 8));
+        assert_eq!(dialog.remote_target, "sip:alice@198.51.100.7");
+        assert_eq!(dialog.route_set, ["<sip:p;lr>"]);
+    }
+
+    #[test]
+    fn a_2xx_confirms_an_early_dialog_and_decides_its_routes() {
+        let early = answer(183, &format!("{CONTACT}Record-Route: <sip:early;lr>\r\n"));
+        let mut dialog = Dialog::as_uac(&invite(7, ""), &early).unwrap();
+        assert_eq!(dialog.state, DialogState::Early);
+        let success = "Contact: <sip:bob@192.0.2.10>\r\nRecord-Route: <sip:late;lr>\r\n";
+        dialog.confirm(&answer(200, success));
+        assert_eq!(dialog.state, DialogState::Confirmed);
+        assert_eq!(dialog.route_set, ["<sip:late;lr>"]);
+        assert_eq!(dialog.remote_target, "sip:bob@192.0.2.10");
+    }
 }

@@ -375,3 +375,338 @@ fn rank(status: u16) -> (u16, u8) {
 fn is_challenge(response: &Message) -> bool {
     matches!(response.status(), 401 | 407)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::transaction::table::TransactionTable;
+    use crate::sip::transaction::timer::TimerConfig;
+    use crate::sip::transport::flow::{Flow, Transport};
+    use crate::sip::wire;
+
+    /// A context with sealed branches, named 0, 1, ….
+    struct Fork {
+        context: ForkContext,
+        ids: Vec<ClientId>,
+        now: Now,
+    }
+
+    fn client_ids(count: usize) -> Vec<ClientId> {
+        let mut table = TransactionTable::new(TimerConfig::default(), count, 0);
+        let flow = Flow {
+            transport: Transport::Udp,
+            listener: 0,
+            remote: "192.0.2.1:5060".parse().unwrap(),
+            connection: None,
+        };
+        let name = |index: usize| format!("z9hG4bK-0-{index}");
+        (0..count)
+            .map(|index| {
+                table.request(
+                    Kind::Invite,
+                    &name(index),
+                    Bytes::new(),
+                    flow,
+                    Now::default(),
+                )
+            })
+            .map(Result::unwrap)
+            .collect()
+    }
+
+    impl Fork {
+        fn of(kind: Kind, branches: usize) -> Self {
+            let mut fork = Self {
+                context: ForkContext::new(kind),
+                ids: client_ids(branches),
+                now: Now::default(),
+            };
+            for id in &fork.ids {
+                fork.context.add_branch(*id, fork.now);
+            }
+            fork.context.seal();
+            fork
+        }
+
+        fn hears(&mut self, branch: usize, status: u16) {
+            self.hears_with(branch, status, "");
+        }
+
+        fn hears_with(&mut self, branch: usize, status: u16, more: &str) {
+            let response = response(status, more);
+            let id = self.ids[branch];
+            self.context.handle_response(id, &response, self.now);
+        }
+
+        /// What it wants done, in short: `relay 180`, `respond 408`, `cancel 1`.
+        fn wants(&mut self) -> Vec<String> {
+            std::iter::from_fn(|| self.context.poll_action())
+                .map(|action| match action {
+                    ForkAction::Relay { status, .. } => format!("relay {status}"),
+                    ForkAction::Respond { status, .. } => format!("respond {status}"),
+                    ForkAction::Cancel(id) => {
+                        let branch = self.ids.iter().position(|each| *each == id);
+                        format!("cancel {}", branch.unwrap())
+                    }
+                })
+                .collect()
+        }
+    }
+
+    fn response(status: u16, more: &str) -> Message {
+        let text = format!(
+            "SIP/2.0 {status} Reason\r\n\
+             Via: SIP/2.0/UDP us;branch=z9hG4bK-0-token, SIP/2.0/UDP them;branch=z9hG4bK1\r\n\
+             From: <sip:alice@example.com>;tag=1\r\n\
+             To: <sip:bob@example.com>;tag=2\r\n\
+             Call-ID: call\r\n\
+             CSeq: 1 INVITE\r\n\
+             {more}Content-Length: 0\r\n\r\n"
+        );
+        wire::parse(Bytes::from(text)).unwrap()
+    }
+
+    const NOTHING: [&str; 0] = [];
+
+    #[test]
+    fn a_100_stays_here_and_a_180_goes_upstream() {
+        let mut fork = Fork::of(Kind::Invite, 1);
+        fork.hears(0, 100);
+        assert_eq!(fork.wants(), NOTHING);
+        fork.hears(0, 180);
+        assert_eq!(fork.wants(), ["relay 180"]);
+    }
+
+    #[test]
+    fn a_relayed_response_has_lost_our_via_only() {
+        let mut fork = Fork::of(Kind::Invite, 1);
+        fork.hears(0, 180);
+        let Some(ForkAction::Relay { octets, .. }) = fork.context.poll_action() else {
+            panic!("relayed");
+        };
+        let relayed = wire::parse(octets).unwrap();
+        let vias: Vec<&str> = relayed.values(HeaderName::Via).collect();
+        assert_eq!(vias, ["SIP/2.0/UDP them;branch=z9hG4bK1"]);
+    }
+
+    #[test]
+    fn a_response_meant_for_us_is_not_relayed() {
+        let mut fork = Fork::of(Kind::Invite, 1);
+        let text = "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP us;branch=z9hG4bK-0-token\r\n\r\n";
+        let response = wire::parse(Bytes::from_static(text.as_bytes())).unwrap();
+        let id = fork.ids[0];
+        fork.context.handle_response(id, &response, fork.now);
+        assert_eq!(fork.wants(), ["respond 408"]);
+    }
+
+    #[test]
+    fn a_2xx_goes_upstream_at_once_and_cancels_the_others() {
+        let mut fork = Fork::of(Kind::Invite, 3);
+        fork.hears(1, 486);
+        fork.hears(2, 200);
+        assert_eq!(fork.wants(), ["relay 200", "cancel 0"]);
+        assert!(!fork.context.is_over());
+        fork.hears(0, 487);
+        assert_eq!(fork.wants(), NOTHING);
+        assert!(fork.context.is_over());
+    }
+
+    #[test]
+    fn every_2xx_to_an_invite_goes_upstream() {
+        let mut fork = Fork::of(Kind::Invite, 2);
+        fork.hears(0, 200);
+        fork.hears(0, 200);
+        fork.hears(1, 200);
+        assert_eq!(
+            fork.wants(),
+            ["relay 200", "cancel 1", "relay 200", "relay 200"]
+        );
+    }
+
+    #[test]
+    fn only_the_first_2xx_to_another_request_goes_upstream() {
+        let mut fork = Fork::of(Kind::NonInvite, 2);
+        fork.hears(0, 200);
+        fork.hears(1, 202);
+        assert_eq!(fork.wants(), ["relay 200"]);
+        assert!(fork.context.is_over());
+    }
+
+    #[test]
+    fn a_6xx_cancels_the_others_and_goes_upstream_when_they_have_ended() {
+        let mut fork = Fork::of(Kind::Invite, 2);
+        fork.hears(0, 603);
+        assert_eq!(fork.wants(), ["cancel 1"]);
+        fork.hears(1, 487);
+        assert_eq!(fork.wants(), ["relay 603"]);
+    }
+
+    #[test]
+    fn a_2xx_after_a_6xx_still_wins() {
+        let mut fork = Fork::of(Kind::Invite, 2);
+        fork.hears(0, 603);
+        fork.hears(1, 200);
+        assert_eq!(fork.wants(), ["cancel 1", "relay 200"]);
+    }
+
+    #[test]
+    fn the_best_of_several_failures_is_chosen_by_class_and_use() {
+        for (statuses, best) in [
+            (&[503, 407, 501, 404][..], "relay 407"),
+            (&[404, 486], "relay 404"),
+            (&[486, 404, 484], "relay 484"),
+            (&[500, 302], "relay 302"),
+            (&[404, 302, 600], "relay 600"),
+            (&[503, 501], "relay 501"),
+            (&[503, 503], "respond 500"),
+        ] {
+            let mut fork = Fork::of(Kind::NonInvite, statuses.len());
+            for (branch, status) in statuses.iter().enumerate() {
+                assert_eq!(fork.wants(), NOTHING);
+                fork.hears(branch, *status);
+            }
+            assert_eq!(fork.wants(), [best], "{statuses:?}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_carries_the_challenges_of_all_branches() {
+        let mut fork = Fork::of(Kind::NonInvite, 3);
+        fork.hears_with(0, 401, "WWW-Authenticate: Digest realm=\"a\"\r\n");
+        fork.hears_with(1, 404, "WWW-Authenticate: Digest realm=\"no\"\r\n");
+        fork.hears_with(2, 407, "Proxy-Authenticate: Digest realm=\"b\"\r\n");
+        let Some(ForkAction::Relay { status, octets }) = fork.context.poll_action() else {
+            panic!("relayed");
+        };
+        let relayed = wire::parse(octets).unwrap();
+        assert_eq!(status, 401);
+        let www: Vec<&str> = relayed.headers(HeaderName::WwwAuthenticate).collect();
+        assert_eq!(www, ["Digest realm=\"a\""]);
+        let proxy: Vec<&str> = relayed.headers(HeaderName::ProxyAuthenticate).collect();
+        assert_eq!(proxy, ["Digest realm=\"b\""]);
+    }
+
+    #[test]
+    fn an_invite_whose_branches_all_time_out_gets_408() {
+        let mut fork = Fork::of(Kind::Invite, 2);
+        for id in fork.ids.clone() {
+            fork.context.handle_timed_out(id);
+        }
+        assert_eq!(fork.wants(), ["respond 408"]);
+        assert!(fork.context.is_over());
+    }
+
+    #[test]
+    fn another_request_whose_branches_all_time_out_gets_nothing() {
+        let mut fork = Fork::of(Kind::NonInvite, 2);
+        for id in fork.ids.clone() {
+            fork.context.handle_timed_out(id);
+        }
+        assert_eq!(fork.wants(), NOTHING);
+        assert!(fork.context.is_over());
+    }
+
+    #[test]
+    fn a_branch_whose_flow_is_lost_counts_as_503() {
+        let mut fork = Fork::of(Kind::NonInvite, 2);
+        fork.context.handle_unreachable(fork.ids[0]);
+        fork.hears(1, 486);
+        assert_eq!(fork.wants(), ["relay 486"]);
+        let mut fork = Fork::of(Kind::NonInvite, 1);
+        fork.context.handle_unreachable(fork.ids[0]);
+        assert_eq!(fork.wants(), ["respond 500"]);
+    }
+
+    #[test]
+    fn a_target_that_could_not_be_tried_counts_too() {
+        let mut context = ForkContext::new(Kind::NonInvite);
+        context.add_failed_target(480, "Temporarily Unavailable");
+        context.seal();
+        let expected = ForkAction::Respond {
+            status: 480,
+            reason: "Temporarily Unavailable",
+        };
+        assert_eq!(context.poll_action(), Some(expected));
+    }
+
+    #[test]
+    fn a_cancel_from_upstream_cancels_all_branches() {
+        let mut fork = Fork::of(Kind::Invite, 2);
+        fork.hears(0, 180);
+        fork.context.handle_cancel();
+        fork.context.handle_cancel();
+        assert_eq!(fork.wants(), ["relay 180", "cancel 0", "cancel 1"]);
+        fork.hears(0, 487);
+        fork.context.handle_timed_out(fork.ids[1]);
+        assert_eq!(fork.wants(), ["relay 487"]);
+    }
+
+    #[test]
+    fn a_cancelled_invite_whose_branches_stay_silent_gets_487() {
+        let mut fork = Fork::of(Kind::Invite, 1);
+        fork.context.handle_cancel();
+        fork.context.handle_timed_out(fork.ids[0]);
+        assert_eq!(fork.wants(), ["cancel 0", "respond 487"]);
+    }
+
+    #[test]
+    fn no_branch_is_begun_after_a_6xx() {
+        let ids = client_ids(2);
+        let mut context = ForkContext::new(Kind::Invite);
+        context.add_branch(ids[0], Now::default());
+        assert!(context.may_fork());
+        context.handle_response(ids[0], &response(600, ""), Now::default());
+        assert!(!context.may_fork());
+        context.poll_action();
+    }
+
+    #[test]
+    fn an_unsealed_context_waits_for_more_branches() {
+        let ids = client_ids(2);
+        let mut context = ForkContext::new(Kind::NonInvite);
+        context.add_branch(ids[0], Now::default());
+        context.handle_response(ids[0], &response(404, ""), Now::default());
+        assert_eq!(context.poll_action(), None);
+        context.add_branch(ids[1], Now::default());
+        context.seal();
+        context.handle_response(ids[1], &response(200, ""), Now::default());
+        let action = context.poll_action();
+        assert!(matches!(
+            action,
+            Some(ForkAction::Relay { status: 200, .. })
+        ));
+    }
+
+    #[test]
+    fn timer_c_cancels_a_branch_that_rings_for_too_long() {
+        let mut fork = Fork::of(Kind::Invite, 1);
+        fork.now = fork.now.plus(Duration::from_secs(100));
+        fork.hears(0, 180);
+        fork.hears(0, 100);
+        let deadline = fork.now.instant + TIMER_C;
+        assert_eq!(fork.context.next_deadline(), Some(deadline));
+        fork.now.instant = deadline;
+        fork.context.handle_timeout(fork.now);
+        assert_eq!(fork.wants(), ["relay 180", "cancel 0"]);
+        assert_eq!(fork.context.next_deadline(), None);
+        fork.hears(0, 487);
+        assert_eq!(fork.wants(), ["relay 487"]);
+    }
+
+    #[test]
+    fn timer_c_ends_a_branch_without_any_response() {
+        let mut fork = Fork::of(Kind::Invite, 1);
+        fork.now.instant = fork.context.next_deadline().unwrap();
+        fork.context.handle_timeout(fork.now);
+        assert_eq!(fork.wants(), ["cancel 0", "respond 408"]);
+    }
+
+    #[test]
+    fn other_requests_have_no_timer_c_no_cancel_and_no_provisional_response() {
+        let mut fork = Fork::of(Kind::NonInvite, 2);
+        assert_eq!(fork.context.next_deadline(), None);
+        fork.hears(0, 183);
+        fork.hears(1, 600);
+        assert_eq!(fork.wants(), NOTHING);
+    }
+}

@@ -216,7 +216,7 @@ impl Clients {
         out.start(owner, Timer::Cancelled, &mut client.interval, reliable);
         let invite = wire::parse(client.octets.clone()).ok()?;
         Some(PendingCancel {
-            octets: reply::cancel_for(&invite),
+            octets: reply::cancel_for(&invite)?,
             branch_of: invite,
             flow: client.flow,
         })
@@ -313,7 +313,10 @@ impl Client {
             let Some(response) = response else {
                 return;
             };
-            self.octets = reply::ack_for(&request, response);
+            let Some(ack) = reply::ack_for(&request, response) else {
+                return;
+            };
+            self.octets = ack;
         }
         out.transmit(self.flow, self.octets.clone());
     }

@@ -4,7 +4,10 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod date;
 pub mod identity;
+pub mod participating;
 pub mod sip;
 pub mod store;
 pub mod token;
+pub mod uri;

@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod clock;
+pub mod demo;
 pub mod identity;
 pub mod sip;
 pub mod store;

@@ -33,7 +33,6 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 const LARGEST_DATAGRAM: usize = 65_536;
 
 pub(super) struct Wire {
-    transport: Transport,
     local: SocketAddr,
     server: Mutex<SocketAddr>,
     udp: Option<UdpSocket>,
@@ -70,7 +69,6 @@ impl Wire {
             }
         };
         Ok(Self {
-            transport,
             local,
             server: Mutex::new(server),
             udp,
@@ -78,10 +76,6 @@ impl Wire {
             receiver,
             closed,
         })
-    }
-
-    pub(super) fn transport(&self) -> Transport {
-        self.transport
     }
 
     pub(super) fn local(&self) -> SocketAddr {

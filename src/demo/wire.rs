@@ -123,10 +123,7 @@ impl Wire {
         if let Some(stream) = &*current {
             return Ok(Arc::clone(stream));
         }
-        let stream = Arc::new(TcpStream::connect_timeout(
-            &server,
-            Duration::from_secs(5),
-        )?);
+        let stream = Arc::new(TcpStream::connect_timeout(&server, Duration::from_secs(5))?);
         stream.set_nodelay(true)?;
         *current = Some(Arc::clone(&stream));
         let (reader, slot) = (Arc::clone(&stream), Arc::clone(&self.stream));
@@ -134,7 +131,10 @@ impl Wire {
         thread::spawn(move || {
             read_stream(&reader, &receiver, &closed);
             let mut current = lock(&slot);
-            if current.as_ref().is_some_and(|now| Arc::ptr_eq(now, &reader)) {
+            if current
+                .as_ref()
+                .is_some_and(|now| Arc::ptr_eq(now, &reader))
+            {
                 *current = None;
             }
         });

@@ -75,7 +75,10 @@ impl UserAgent {
     /// A chat INVITE without a body.
     pub fn invite_draft(&self, to: &str, conversation: &str) -> Draft {
         Draft::new("INVITE", &self.uri_of(to))
-            .header("Contact", &format!("<{}>;{SESSION_TAG}", self.contact_uri()))
+            .header(
+                "Contact",
+                &format!("<{}>;{SESSION_TAG}", self.contact_uri()),
+            )
             .header("Accept-Contact", &format!("*;{SESSION_TAG}"))
             .header("Conversation-ID", conversation)
             .header("Contribution-ID", &fresh("contr-"))
@@ -222,11 +225,7 @@ impl<'a> IncomingCall<'a> {
             peer: address(invite.header_or_empty("From")).to_owned(),
             dialog: Dialog {
                 call_id: invite.header_or_empty("Call-ID").to_owned(),
-                local: format!(
-                    "{};tag={}",
-                    invite.header_or_empty("To"),
-                    agent.line.tag
-                ),
+                local: format!("{};tag={}", invite.header_or_empty("To"), agent.line.tag),
                 remote: invite.header_or_empty("From").to_owned(),
                 target: invite.contact_uri().to_owned(),
                 routes: invite.values("Record-Route"),

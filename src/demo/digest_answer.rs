@@ -15,7 +15,10 @@ pub(super) struct Question<'a> {
 
 /// The name and value of the header that answers the first challenge of `response` this side can
 /// answer; the server puts its best first (RFC 8760 §2.4).
-pub(super) fn answer(response: &SipText, question: &Question<'_>) -> Option<(&'static str, String)> {
+pub(super) fn answer(
+    response: &SipText,
+    question: &Question<'_>,
+) -> Option<(&'static str, String)> {
     let (asks, answers) = match response.status() {
         401 => ("WWW-Authenticate", "Authorization"),
         407 => ("Proxy-Authenticate", "Proxy-Authorization"),

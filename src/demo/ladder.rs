@@ -52,7 +52,11 @@ impl Ladder {
             true => format!("-- {label} {shaft}>"),
             false => format!("<{shaft} {label} --"),
         };
-        let colour = if label.starts_with("MSRP") { "36" } else { "32" };
+        let colour = if label.starts_with("MSRP") {
+            "36"
+        } else {
+            "32"
+        };
         let arrow = self.paint(colour, &arrow);
         let blank = " ".repeat(ARROW + 2);
         Some(match left {

@@ -149,10 +149,9 @@ impl SentMessage<'_> {
         });
         match answer {
             None => Ok(()),
-            Some(answer) => Err(self.session.failure(&format!(
-                "expected no answer and got {}",
-                answer.status()
-            ))),
+            Some(answer) => Err(self
+                .session
+                .failure(&format!("expected no answer and got {}", answer.status()))),
         }
     }
 

@@ -27,8 +27,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub const SESSION_TAG: &str =
     "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.session\"";
 /// The pager-mode feature tag of OMA CPM.
-pub const PAGER_TAG: &str =
-    "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.msg\"";
+pub const PAGER_TAG: &str = "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.msg\"";
 
 /// What a device says of itself when it registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,11 +305,7 @@ impl UserAgent {
     }
 
     /// The next MESSAGE notifies this status of the message called `message_id`.
-    pub fn expect_notification(
-        &self,
-        status: &str,
-        message_id: &str,
-    ) -> Result<Envelope, Failure> {
+    pub fn expect_notification(&self, status: &str, message_id: &str) -> Result<Envelope, Failure> {
         let envelope = self.expect_message()?.envelope()?;
         match envelope.notifies(status, message_id) {
             true => Ok(envelope),
@@ -349,7 +344,9 @@ impl UserAgent {
     }
 
     pub(super) fn wire(&self) -> Arc<Wire> {
-        self.line.wire().expect("the wire lives as long as its agent")
+        self.line
+            .wire()
+            .expect("the wire lives as long as its agent")
     }
 }
 

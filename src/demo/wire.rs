@@ -33,7 +33,6 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 const LARGEST_DATAGRAM: usize = 65_536;
 
 pub(super) struct Wire {
-    transport: Transport,
     local: SocketAddr,
     server: Mutex<SocketAddr>,
     udp: Option<UdpSocket>,
@@ -70,7 +69,6 @@ impl Wire {
             }
         };
         Ok(Self {
-            transport,
             local,
             server: Mutex::new(server),
             udp,
@@ -78,10 +76,6 @@ impl Wire {
             receiver,
             closed,
         })
-    }
-
-    pub(super) fn transport(&self) -> Transport {
-        self.transport
     }
 
     pub(super) fn local(&self) -> SocketAddr {
@@ -129,10 +123,7 @@ impl Wire {
         if let Some(stream) = &*current {
             return Ok(Arc::clone(stream));
         }
-        let stream = Arc::new(TcpStream::connect_timeout(
-            &server,
-            Duration::from_secs(5),
-        )?);
+        let stream = Arc::new(TcpStream::connect_timeout(&server, Duration::from_secs(5))?);
         stream.set_nodelay(true)?;
         *current = Some(Arc::clone(&stream));
         let (reader, slot) = (Arc::clone(&stream), Arc::clone(&self.stream));
@@ -140,7 +131,10 @@ impl Wire {
         thread::spawn(move || {
             read_stream(&reader, &receiver, &closed);
             let mut current = lock(&slot);
-            if current.as_ref().is_some_and(|now| Arc::ptr_eq(now, &reader)) {
+            if current
+                .as_ref()
+                .is_some_and(|now| Arc::ptr_eq(now, &reader))
+            {
                 *current = None;
             }
         });

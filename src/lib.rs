@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod identity;
+pub mod net;
 pub mod sip;
 pub mod store;
 pub mod token;

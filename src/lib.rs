@@ -3,7 +3,10 @@
 
 pub mod clock;
 pub mod identity;
+pub mod logging;
+pub mod metrics;
 pub mod net;
+pub mod resolve;
 pub mod sip;
 pub mod store;
 pub mod token;

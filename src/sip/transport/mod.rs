@@ -1,3 +1,4 @@
 //! Sockets and what travels over them.
 
 pub mod flow;
+pub mod udp;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::id::ConnectionId;
 
@@ -51,6 +51,14 @@ struct State {
     queued: AtomicUsize,
     limit: usize,
     abort: Notify,
+    phase: watch::Sender<Phase>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Opening,
+    Open,
+    Ended,
 }
 
 /// Both ends of the queue of connection `id`, which holds about `limit` octets.
@@ -60,6 +68,7 @@ pub fn writer(id: ConnectionId, limit: usize) -> (Writer, WriteQueue) {
         queued: AtomicUsize::new(0),
         limit,
         abort: Notify::new(),
+        phase: watch::Sender::new(Phase::Opening),
     });
     let writer = Writer {
         id,
@@ -92,6 +101,21 @@ impl Writer {
         self.queue.send(entry).map_err(|_| Lost)
     }
 
+    /// Whether octets can leave already.
+    pub fn is_open(&self) -> bool {
+        *self.state.phase.borrow() == Phase::Open
+    }
+
+    /// Waits until the connection is open, or has ended.
+    pub async fn opened(&self) -> Result<(), Lost> {
+        let mut phase = self.state.phase.subscribe();
+        let phase = phase.wait_for(|phase| *phase != Phase::Opening).await;
+        match phase.map(|phase| *phase) {
+            Ok(Phase::Open) => Ok(()),
+            _ => Err(Lost),
+        }
+    }
+
     /// Closes the connection once everything queued before is written.
     pub fn close(&self) {
         // A failure means that it is closed already.
@@ -105,6 +129,11 @@ impl Writer {
 }
 
 impl WriteQueue {
+    /// The connection is open now.
+    pub fn open(&self) {
+        self.state.phase.send_replace(Phase::Open);
+    }
+
     /// Ends when [`Writer::abort`] was called.
     pub fn aborted(&self) -> impl Future<Output = ()> + use<> {
         let state = Arc::clone(&self.state);
@@ -149,6 +178,12 @@ impl WriteQueue {
                 return socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write);
             }
         }
+    }
+}
+
+impl Drop for WriteQueue {
+    fn drop(&mut self) {
+        self.state.phase.send_replace(Phase::Ended);
     }
 }
 
@@ -238,6 +273,17 @@ mod tests {
         assert_eq!(got, expected);
         assert_eq!(totals.iter().sum::<usize>(), expected.len());
         assert_eq!(totals[0], (0..500).step_by(2).sum::<usize>());
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_for_a_connection_hear_how_it_went() {
+        let (first, queue) = writer(ConnectionId::new(0, 1), 1000);
+        assert!(!first.is_open());
+        queue.open();
+        assert_eq!(first.opened().await, Ok(()));
+        let (second, queue) = writer(ConnectionId::new(0, 2), 1000);
+        let (outcome, ()) = tokio::join!(second.opened(), async { drop(queue) });
+        assert_eq!(outcome, Err(Lost));
     }
 
     #[tokio::test]

@@ -2,9 +2,13 @@
 #![warn(missing_docs)]
 
 pub mod clock;
+pub mod cpim;
 pub mod identity;
+pub mod imdn;
 pub mod logging;
 pub mod metrics;
+pub mod msrp;
+pub mod multipart;
 pub mod net;
 pub mod resolve;
 pub mod sip;

@@ -1,0 +1,3 @@
+//! The CPM participating function.
+
+pub mod internal;

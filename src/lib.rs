@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod cpim;
+pub mod date;
 pub mod identity;
 pub mod imdn;
 pub mod logging;
@@ -16,3 +17,4 @@ pub mod shard;
 pub mod sip;
 pub mod store;
 pub mod token;
+pub mod uri;

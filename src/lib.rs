@@ -1,7 +1,9 @@
 //! Restante: a SIP/MSRP CPM conversation server.
 #![warn(missing_docs)]
 
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod cpim;
 pub mod date;
 pub mod identity;

@@ -125,7 +125,10 @@ mod tests {
         let token = StoreToken(1);
         let event = StoreEvent::Synced { token };
         lanes.store.send(event).expect("open");
-        lanes.internal.try_send(Box::new(InternalMessage)).expect("there is room");
+        lanes
+            .internal
+            .try_send(Box::new(InternalMessage))
+            .expect("there is room");
         let mut taken = Vec::new();
         poll_fn(|context| inbox.poll_take(context, true, &mut taken)).await;
         assert!(taken.len() <= 3 * BATCH);

@@ -111,7 +111,7 @@ impl<D: Deliver> Connection<D> {
     }
 
     async fn read(&self, stream: &TcpStream) -> Stop {
-        let mut framer = StreamFramer::new(self.shared.settings.framing);
+        let mut framer = StreamFramer::new(self.shared.settings.body);
         let mut begun = None;
         loop {
             match self.take_all(&mut framer).await {
@@ -119,11 +119,11 @@ impl<D: Deliver> Connection<D> {
                 Ok(false) => {}
                 Err(error) => return self.refuse(error),
             }
-            let limit = if framer.is_idle() {
+            let limit = if framer.is_partial() {
+                self.left(begun.get_or_insert_with(|| now().instant))
+            } else {
                 begun = None;
                 Ok(self.shared.settings.idle)
-            } else {
-                self.left(begun.get_or_insert_with(|| now().instant))
             };
             let read = match limit {
                 Ok(limit) => read_some(stream, &mut framer, limit).await,
@@ -131,7 +131,7 @@ impl<D: Deliver> Connection<D> {
             };
             match read {
                 Ok(()) => {}
-                Err(Stop::Silent) if !framer.is_idle() => return Stop::Slow,
+                Err(Stop::Silent) if framer.is_partial() => return Stop::Slow,
                 Err(stop) => return stop,
             }
         }

@@ -20,7 +20,6 @@ use crate::net::accept::{Gate, Place, accept};
 use crate::net::registry::{Found, Registry};
 use crate::net::writer::{Lost, WriteQueue, Writer, writer};
 use crate::sip::message::Message;
-use crate::sip::stream;
 
 /// Bounds of a SIP connection.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +34,8 @@ pub struct Settings {
     pub stall: Duration,
     /// Octets that may wait for a peer.
     pub queue: usize,
-    /// Bounds of one message.
-    pub framing: stream::Limits,
+    /// Octets in the body of one message.
+    pub body: usize,
 }
 
 /// Where a connection's messages go.

@@ -15,7 +15,7 @@ use super::listener::{Deliver, Shared};
 use super::reader::{FrameError, FrameReader};
 use crate::clock::now;
 use crate::net::accept::Place;
-use crate::net::conversation::converse;
+use crate::net::conversation::{Origin, converse};
 use crate::net::writer::{WriteQueue, Writer};
 
 /// Octets asked of the socket at once.
@@ -27,6 +27,7 @@ pub struct Connection<D> {
     shared: Rc<Shared<D>>,
     remote: SocketAddr,
     writer: Writer,
+    origin: Origin,
     /// The shards that got a frame of it.
     served: RefCell<Vec<u16>>,
 }
@@ -46,11 +47,12 @@ enum Stop {
 
 impl<D: Deliver> Connection<D> {
     /// A connection with `remote` that `writer` writes to.
-    pub fn new(shared: Rc<Shared<D>>, remote: SocketAddr, writer: Writer) -> Self {
+    pub fn new(shared: Rc<Shared<D>>, remote: SocketAddr, writer: Writer, origin: Origin) -> Self {
         Self {
             shared,
             remote,
             writer,
+            origin,
             served: RefCell::default(),
         }
     }
@@ -62,8 +64,6 @@ impl<D: Deliver> Connection<D> {
 
     /// Serves the connection until its end. It keeps its place within the limit as long.
     pub async fn run(self, stream: TcpStream, mut queue: WriteQueue, place: Place) {
-        // Transaction responses are small and pace the peer.
-        let _ = stream.set_nodelay(true);
         self.shared.metrics.msrp_connections.rise();
         let (id, stall) = (self.writer.id(), self.shared.settings.stall);
         let read = async {
@@ -102,14 +102,20 @@ impl<D: Deliver> Connection<D> {
         let mut current = self.shared.shard;
         // Octets that complete nothing are not life: a head in drips ends like silence.
         let mut alive = now().instant;
+        let mut idle = match self.origin {
+            // Who connects has something to say (RFC 4975 §5.4).
+            Origin::Accepted => self.shared.settings.first,
+            Origin::Opened => self.shared.settings.idle,
+        };
         loop {
             while let Some(event) = frames.next()? {
                 current = self.owner(&event, current);
                 self.serve(current, event).await;
                 alive = now().instant;
+                idle = self.shared.settings.idle;
             }
             let silent = now().instant.since(alive);
-            let left = self.shared.settings.idle.checked_sub(silent);
+            let left = idle.checked_sub(silent);
             read_some(stream, &mut frames, left.ok_or(Stop::Silent)?).await?;
         }
     }

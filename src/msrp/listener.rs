@@ -19,12 +19,15 @@ use super::reader;
 use crate::metrics::ShardMetrics;
 use crate::net::ConnectionId;
 use crate::net::accept::{Gate, Place, accept};
+use crate::net::conversation::Origin;
 use crate::net::registry::{Found, Registry};
 use crate::net::writer::{Lost, WriteQueue, Writer, writer};
 
 /// Bounds of an MSRP connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
+    /// How long a peer that connects may take to send its first frame.
+    pub first: Duration,
     /// How long a connection may be silent. Sessions end by themselves before that.
     pub idle: Duration,
     /// How long connecting may take.
@@ -102,7 +105,7 @@ impl<D: Deliver> MsrpTransport<D> {
         spawn_local(accept(socket, gate, move |stream, remote, place| {
             let (writer, queue) = writer(ConnectionId::next(shared.shard), shared.settings.queue);
             shared.registry.add(remote, writer.clone());
-            let connection = Connection::new(Rc::clone(&shared), remote, writer);
+            let connection = Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
             spawn_local(connection.run(stream, queue, place));
         }));
         Ok(())
@@ -121,7 +124,8 @@ impl<D: Deliver> MsrpTransport<D> {
         });
         match (found?, opening) {
             (Found::New(writer), Some((queue, place))) => {
-                let connection = Connection::new(Rc::clone(shared), remote, writer.clone());
+                let connection =
+                    Connection::new(Rc::clone(shared), remote, writer.clone(), Origin::Opened);
                 spawn_local(open(connection, remote, queue, place));
                 Some(writer)
             }

@@ -3,9 +3,10 @@
 //! At the limit, or when the process has no descriptor left, accepting pauses until a connection
 //! ends; the kernel's backlog holds the peers meanwhile. Nothing spins.
 
+use foldhash::HashMap;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -13,32 +14,40 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 /// How long accepting rests when descriptors ran out and no connection of ours ends.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Counts the open connections of one protocol over all shards.
+/// Counts the open connections over all shards, and those of each address.
 #[derive(Clone, Debug)]
 pub struct Gate {
     room: Arc<Semaphore>,
     released: Arc<Notify>,
+    per_address: usize,
+    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
 }
 
 /// A place within the limit; given back on drop.
 #[derive(Debug)]
 pub struct Place {
+    gate: Gate,
+    address: Option<IpAddr>,
     _permit: OwnedSemaphorePermit,
-    released: Arc<Notify>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.released.notify_waiters();
+        if let Some(address) = self.address {
+            self.gate.leave(address);
+        }
+        self.gate.released.notify_waiters();
     }
 }
 
 impl Gate {
-    /// Lets `limit` connections in.
-    pub fn new(limit: usize) -> Self {
+    /// Lets `limit` connections in, `per_address` of them from one address.
+    pub fn new(limit: usize, per_address: usize) -> Self {
         Self {
             room: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
             released: Arc::new(Notify::new()),
+            per_address,
+            addresses: Arc::default(),
         }
     }
 
@@ -48,7 +57,7 @@ impl Gate {
         self.place(permit.expect("the gate is never closed"))
     }
 
-    /// A place, if there is one now.
+    /// A place, if there is one now; for connections of our own.
     pub fn try_enter(&self) -> Option<Place> {
         let permit = Arc::clone(&self.room).try_acquire_owned().ok()?;
         Some(self.place(permit))
@@ -56,13 +65,44 @@ impl Gate {
 
     fn place(&self, permit: OwnedSemaphorePermit) -> Place {
         Place {
+            gate: self.clone(),
+            address: None,
             _permit: permit,
-            released: Arc::clone(&self.released),
         }
     }
 
     async fn rest(&self) {
         let _ = tokio::time::timeout(PAUSE, self.released.notified()).await;
+    }
+
+    fn leave(&self, address: IpAddr) {
+        let mut addresses = self.addresses();
+        if let Some(count) = addresses.get_mut(&address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                addresses.remove(&address);
+            }
+        }
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        let addresses = self.addresses.lock();
+        addresses.expect("no code that holds this lock panics")
+    }
+}
+
+impl Place {
+    /// Counts this place as one of `address`; gives it back if that address has too many.
+    fn of(mut self, address: IpAddr) -> Option<Self> {
+        let mut addresses = self.gate.addresses();
+        let count = addresses.entry(address).or_default();
+        if *count >= self.gate.per_address {
+            return None;
+        }
+        *count += 1;
+        drop(addresses);
+        self.address = Some(address);
+        Some(self)
     }
 }
 
@@ -75,7 +115,11 @@ pub async fn accept(
     loop {
         let place = gate.enter().await;
         match listener.accept().await {
-            Ok((stream, remote)) => open(stream, remote, place),
+            // Too many of one address: this one is closed.
+            Ok((stream, remote)) => match place.of(remote.ip()) {
+                Some(place) => open(stream, remote, place),
+                None => tracing::debug!(%remote, "too many connections of one address"),
+            },
             Err(error) if is_exhausted(&error) => {
                 drop(place);
                 tracing::warn!(%error, "accepting rests");
@@ -104,7 +148,7 @@ mod tests {
     async fn accepting_pauses_at_the_limit_and_resumes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("bound");
-        let gate = Gate::new(2);
+        let gate = Gate::new(2, 2);
         let (opened, mut accepted) = mpsc::unbounded_channel();
         tokio::spawn(accept(listener, gate.clone(), move |stream, _, place| {
             let _ = opened.send((stream, place));
@@ -119,6 +163,18 @@ mod tests {
         assert!(accepted.try_recv().is_err());
         drop(first);
         accepted.recv().await.expect("accepted once there is room");
+    }
+
+    #[tokio::test]
+    async fn one_address_cannot_take_all_places() {
+        let gate = Gate::new(4, 1);
+        let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        let first = gate.enter().await.of(here).expect("there is room");
+        assert!(gate.enter().await.of(here).is_none());
+        let _other = gate.enter().await.of(there).expect("another address");
+        drop(first);
+        assert!(gate.enter().await.of(here).is_some());
+        assert_eq!(gate.addresses().len(), 1);
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! `shell` (the loop).
 
 pub mod alarm;
+pub mod assembly;
 pub mod core_trait;
 pub mod deliver;
 pub mod inbox;
 pub mod outbox;
 pub mod perform;
+pub mod placement;
 pub mod port;
 pub mod shell;
 pub mod store_queue;

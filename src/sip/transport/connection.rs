@@ -16,7 +16,7 @@ use super::refusal;
 use super::tcp::{Deliver, Remote, Shared};
 use crate::clock::{Instant, now};
 use crate::net::accept::Place;
-use crate::net::conversation::converse;
+use crate::net::conversation::{Origin, converse};
 use crate::net::writer::{WriteQueue, Writer};
 use crate::sip::stream::{Framed, StreamFramer};
 use crate::sip::wire::{self, WireError};
@@ -27,6 +27,7 @@ pub struct Connection<D> {
     shared: Rc<Shared<D>>,
     remote: Remote,
     writer: Writer,
+    origin: Origin,
     /// The shards that got a message of it.
     served: RefCell<Vec<u16>>,
 }
@@ -48,11 +49,12 @@ enum Stop {
 
 impl<D: Deliver> Connection<D> {
     /// A connection with `remote` that `writer` writes to.
-    pub fn new(shared: Rc<Shared<D>>, remote: Remote, writer: Writer) -> Self {
+    pub fn new(shared: Rc<Shared<D>>, remote: Remote, writer: Writer, origin: Origin) -> Self {
         Self {
             shared,
             remote,
             writer,
+            origin,
             served: RefCell::default(),
         }
     }
@@ -69,8 +71,6 @@ impl<D: Deliver> Connection<D> {
 
     /// Serves the connection until its end. It keeps its place within the limit as long.
     pub async fn run(self, stream: TcpStream, mut queue: WriteQueue, place: Place) {
-        // Requests are small and their answers wait for them.
-        let _ = stream.set_nodelay(true);
         self.shared.metrics.sip_connections.rise();
         let stall = self.shared.settings.stall;
         let read = async {
@@ -113,9 +113,17 @@ impl<D: Deliver> Connection<D> {
     async fn read(&self, stream: &TcpStream) -> Stop {
         let mut framer = StreamFramer::new(self.shared.settings.body);
         let mut begun = None;
+        let mut idle = match self.origin {
+            // Who connects has something to say.
+            Origin::Accepted => self.shared.settings.message,
+            Origin::Opened => self.shared.settings.idle,
+        };
         loop {
             match self.take_all(&mut framer).await {
-                Ok(true) => begun = None,
+                Ok(true) => {
+                    begun = None;
+                    idle = self.shared.settings.idle;
+                }
                 Ok(false) => {}
                 Err(error) => return self.refuse(error),
             }
@@ -123,7 +131,7 @@ impl<D: Deliver> Connection<D> {
                 self.left(begun.get_or_insert_with(|| now().instant))
             } else {
                 begun = None;
-                Ok(self.shared.settings.idle)
+                Ok(idle)
             };
             let read = match limit {
                 Ok(limit) => read_some(stream, &mut framer, limit).await,

@@ -17,6 +17,7 @@ use super::connection::Connection;
 use super::flow::{ConnectionId, Flow, Transport};
 use crate::metrics::ShardMetrics;
 use crate::net::accept::{Gate, Place, accept};
+use crate::net::conversation::Origin;
 use crate::net::registry::{Found, Registry};
 use crate::net::writer::{Lost, WriteQueue, Writer, writer};
 use crate::sip::message::Message;
@@ -26,7 +27,8 @@ use crate::sip::message::Message;
 pub struct Settings {
     /// How long a connection may be silent; keep-alives count as life.
     pub idle: Duration,
-    /// How long a message may take from its first octet to its last.
+    /// How long a message may take from its first octet to its last, and a peer that connects to
+    /// its first message.
     pub message: Duration,
     /// How long connecting may take.
     pub connect: Duration,
@@ -102,7 +104,7 @@ impl<D: Deliver> TcpTransport<D> {
             let remote = Remote { listener, address };
             let (writer, queue) = writer(ConnectionId::next(shared.shard), shared.settings.queue);
             shared.registry.add(remote, writer.clone());
-            let connection = Connection::new(Rc::clone(&shared), remote, writer);
+            let connection = Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
             spawn_local(connection.run(stream, queue, place));
         }));
         Ok(())
@@ -162,7 +164,8 @@ impl<D: Deliver> TcpTransport<D> {
         });
         match (found?, opening) {
             (Found::New(writer), Some((queue, place))) => {
-                let connection = Connection::new(Rc::clone(shared), remote, writer.clone());
+                let connection =
+                    Connection::new(Rc::clone(shared), remote, writer.clone(), Origin::Opened);
                 let source = shared.sources.get(usize::from(remote.listener)).copied();
                 spawn_local(open(connection, source.flatten(), queue, place));
                 Some(writer)

@@ -11,7 +11,7 @@ use crate::identity::Identity;
 pub use crate::imdn::Dispositions;
 
 /// The order of custody: strictly increasing over the life of the data folder, never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 
 /// A body that arrives in pieces before its message is known to be complete.

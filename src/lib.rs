@@ -15,6 +15,7 @@ pub mod multipart;
 pub mod net;
 pub mod participating;
 pub mod resolve;
+pub mod server;
 pub mod shard;
 pub mod sip;
 pub mod store;

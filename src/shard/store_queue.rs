@@ -5,12 +5,19 @@
 
 use std::collections::VecDeque;
 
+use crate::store::StoreClient;
 use crate::store::request::{Refusal, StoreEvent, StoreRequest};
 
 /// The store as a shard sees it.
 pub trait StoreGate {
     /// Hands a request over, or gives it back if there is no credit for it; never waits.
     fn try_submit(&self, request: StoreRequest) -> Result<(), StoreRequest>;
+}
+
+impl StoreGate for StoreClient {
+    fn try_submit(&self, request: StoreRequest) -> Result<(), StoreRequest> {
+        Self::try_submit(self, request)
+    }
 }
 
 /// A store's gate and what waits before it.

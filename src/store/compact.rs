@@ -306,10 +306,11 @@ impl Keeper {
             }
         }
         if let Some(copies) = &mut self.copies
-            && let Err(error) = copies.sync() {
-                self.shared.poison("sync of copied bodies", &error);
-                return Err(error.into());
-            }
+            && let Err(error) = copies.sync()
+        {
+            self.shared.poison("sync of copied bodies", &error);
+            return Err(error.into());
+        }
         let manifest: Manifest = manifest.clone();
         record.generation += 1;
         let what = Copied::Message(Box::new(record), Some(manifest));
@@ -355,11 +356,12 @@ impl Keeper {
     /// The appender for copies; a full one is sealed and a new one begun.
     fn copies_appender(&mut self) -> Result<&mut Appender, Stop> {
         if self.copies.as_ref().is_some_and(Appender::is_full)
-            && let Some(mut full) = self.copies.take() {
-                full.sync()?;
-                let mut index = self.shared.index();
-                index.bodies.sealed(full.segment.number, full.end);
-            }
+            && let Some(mut full) = self.copies.take()
+        {
+            full.sync()?;
+            let mut index = self.shared.index();
+            index.bodies.sealed(full.segment.number, full.end);
+        }
         if self.copies.is_none() {
             let number = self.next_body.fetch_add(1, Ordering::Relaxed);
             let appender = Appender::begin(self.body_folder.clone(), number, 0)?;

@@ -560,9 +560,10 @@ impl Log {
             .insert(key, (put.message.recipient.clone(), put.seq));
         self.stored_order.push_back(key);
         if self.stored_order.len() > ABANDONABLE * self.shared.desks.len()
-            && let Some(oldest) = self.stored_order.pop_front() {
-                self.stored.remove(&oldest);
-            }
+            && let Some(oldest) = self.stored_order.pop_front()
+        {
+            self.stored.remove(&oldest);
+        }
     }
 
     fn roll_if_full(&mut self) {

@@ -11,5 +11,7 @@ mod ranges;
 pub mod reader;
 pub mod sdp;
 pub mod session;
+#[cfg(test)]
+mod session_tests;
 pub mod uri;
 pub mod writer;

@@ -306,11 +306,17 @@ impl<C: Copy + Eq + Debug> Session<C> {
         outgoing.send_bodiless(to, tokens, outbox);
     }
 
-    /// Messages that have room for octets, oldest first; none while the window of unanswered chunks is
-    /// full or the session has no connection.
-    pub fn wants(&self) -> impl Iterator<Item = Want> {
+    /// The oldest message that has room for octets; `None` while the window of unanswered chunks is full
+    /// or the session has no connection.
+    pub fn wants(&self) -> Option<Want> {
+        self.connection().and_then(|_| self.outgoing.wants().next())
+    }
+
+    /// The room of one message, for a user who has octets for it but not for the oldest.
+    pub fn wants_of(&self, message: OutboundId) -> Option<Want> {
         let connected = self.connection().is_some();
-        self.outgoing.wants().filter(move |_| connected)
+        let mut wants = self.outgoing.wants().filter(|_| connected);
+        wants.find(|want| want.message == message)
     }
 
     /// Gives a message its next octets, at most as many as it wants. Of a message that is over by now

@@ -2,6 +2,7 @@
 
 pub mod connection_queue;
 pub mod event;
+mod field;
 pub mod frame;
 pub mod incoming;
 pub mod negotiation;

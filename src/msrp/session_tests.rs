@@ -178,6 +178,46 @@ fn a_message_in_one_chunk_is_taken_answered_and_reported() {
     assert_eq!(writes[1].1, response);
 }
 
+/// A message in two chunks, cut inside the headers of its envelope (cpm-facts §12.4).
+#[test]
+fn an_envelope_cut_inside_its_headers_is_put_together() {
+    const ONE: &str = "From: <sip:alice@im.example>\r\nTo: <sip:bob@im.example>\r\n\
+        DateTime: 2026-03-02T09:15:31Z\r\nNS: imdn <urn:ie";
+    const TWO: &str = "tf:params:imdn>\r\nimdn.Message-ID: Tn5c7WxE0pL9\r\n\
+        imdn.Disposition-Notification: positive-delivery, negative-delivery\r\n\r\n\
+        Content-Type: text/plain; charset=UTF-8\r\nContent-Length: 11\r\n\r\nSame place.";
+    let mut bob = Bob::new();
+    bob.receives_send(
+        "c1Fz8Hj5Wd0m",
+        "Message-ID: rp02\r\nByte-Range: 1-*/297\r\n",
+        ONE,
+        '+',
+    );
+    bob.receives_send(
+        "c2Gy7Kk4Xe1n",
+        "Message-ID: rp02\r\nByte-Range: 105-297/297\r\n",
+        TWO,
+        '$',
+    );
+    let mut octets = vec![0; 297];
+    for event in bob.told() {
+        match event {
+            SessionEvent::Data {
+                offset,
+                octets: data,
+                ..
+            } => {
+                octets[offset as usize..][..data.len()].copy_from_slice(&data);
+            }
+            SessionEvent::MessageDone { length, .. } => assert_eq!(length, 297),
+            _ => {}
+        }
+    }
+    let envelope = crate::cpim::Envelope::parse(&octets).unwrap();
+    assert_eq!(envelope.imdn_message_id(), Some("Tn5c7WxE0pL9"));
+    assert_eq!(&octets[envelope.content()], b"Same place.");
+}
+
 #[test]
 fn a_missing_byte_range_means_the_whole_message() {
     let mut bob = Bob::new();
@@ -775,7 +815,7 @@ impl Pair {
                     alice.session.supply(id, &piece, &mut alice.tokens);
                 }
                 Some(_) => {
-                    alice.session.finish(id, &mut alice.tokens);
+                    alice.session.end(id, &mut alice.tokens);
                     break;
                 }
                 None if self.alice.session.unconfirmed().any(|open| open == id) => {
@@ -1111,6 +1151,34 @@ fn a_failure_report_refuses_a_message() {
         };
         assert!(pair.alice.events.iter().any(ours));
     }
+}
+
+/// RFC 4975 §7.1.3: a success may be reported piece by piece.
+#[test]
+fn success_reports_for_all_pieces_deliver_a_message() {
+    let mut bob = Bob::new();
+    bob.session.handle_connected(LINK, false, &mut bob.tokens);
+    let outbound = OutboundMessage {
+        message_id: Some("m1m1".into()),
+        success_report: true,
+        failure_report: FailureReport::No,
+        ..message(Some(10))
+    };
+    let id = bob.session.send(outbound, &mut bob.tokens);
+    bob.session
+        .supply(id, &Bytes::from_static(b"0123456789"), &mut bob.tokens);
+    bob.says();
+    let mut delivered = Vec::new();
+    for range in ["6-10/10", "6-7/10", "1-4/10", "5-5/10"] {
+        bob.receives(&format!(
+            "MSRP aaaa REPORT\r\nTo-Path: {BOB}\r\nFrom-Path: {ALICE}\r\nMessage-ID: m1m1\r\n\
+             Byte-Range: {range}\r\nStatus: 000 200 OK\r\n-------aaaa$\r\n"
+        ));
+        let of_it =
+            |e: &SessionEvent| matches!(e, SessionEvent::Delivered { message } if *message == id);
+        delivered.push(bob.told().iter().any(of_it));
+    }
+    assert_eq!(delivered, [false, false, false, true]);
 }
 
 #[test]

@@ -502,6 +502,55 @@ fn holes_and_messages_in_progress_are_bounded() {
 }
 
 #[test]
+fn what_a_message_takes_of_the_bounds_is_given_back() {
+    let mut config = config(BOB, ALICE);
+    config.incoming.arriving = 1;
+    config.incoming.unanswered = 2;
+    config.incoming.unsettled = 1;
+    let mut bob = Bob::with(config);
+    for number in 0..10 {
+        let id = format!("m{number:03}");
+        bob.receives_send(
+            "aaaa",
+            &format!("Message-ID: {id}\r\nByte-Range: 1-2/4\r\n"),
+            "ab",
+            '+',
+        );
+        for chunk in chunks(&bob.told()) {
+            bob.session.answer(chunk, 200);
+        }
+        bob.receives_send(
+            "bbbb",
+            &format!("Message-ID: {id}\r\nByte-Range: 3-4/4\r\n"),
+            "cd",
+            '$',
+        );
+        let (message, _) = done(&bob.told()).unwrap();
+        bob.session
+            .settle(message, if number % 2 == 0 { 200 } else { 413 });
+        bob.receives_send(
+            "cccc",
+            &format!("Message-ID: x{id}\r\nByte-Range: 1-*/*\r\n"),
+            "ab",
+            '+',
+        );
+        bob.receives_send(
+            "dddd",
+            &format!("Message-ID: x{id}\r\nByte-Range: 3-*/*\r\n"),
+            "",
+            '#',
+        );
+        assert_eq!(aborted(&bob.told()), Some(None));
+        assert_eq!(bob.says().len(), 4);
+    }
+    // Two unanswered chunks are as many as may be.
+    for tid in ["aaaa", "bbbb", "cccc"] {
+        bob.receives_send(tid, "Message-ID: mmmm\r\nByte-Range: 1-*/*\r\n", "ab", '+');
+    }
+    assert_eq!(bob.says(), ["MSRP cccc 413 Message Too Large"]);
+}
+
+#[test]
 fn the_user_may_refuse_a_message_while_it_arrives() {
     let mut bob = Bob::new();
     let mut reader = FrameReader::new(Limits::default());

@@ -17,9 +17,9 @@ pub use wrap::{Wrapper, format_date_time, wrap_notification};
 
 /// The media type of an envelope.
 pub const MEDIA_TYPE: &str = "message/cpim";
-/// The namespace of the headers of RFC 5438 §9.
+/// The namespace of the headers of RFC 5438 §10.
 pub const IMDN_NAMESPACE: &str = "urn:ietf:params:imdn";
-/// The namespace of the headers of RFC 3862 itself (§6).
+/// The namespace of the headers of RFC 3862 itself (§4).
 const CPIM_NAMESPACE: &str = "urn:ietf:params:cpim-headers:";
 /// Most octets of both header sections together.
 pub const MAX_HEAD: usize = 16 * 1024;

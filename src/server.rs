@@ -4,7 +4,6 @@
 //! store; so what a peer was promised is durable before the process goes.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};

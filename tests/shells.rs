@@ -12,6 +12,7 @@ use restante::token::Tokens;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn phone(server: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bound");
@@ -37,6 +38,12 @@ fn hears(phone: &UdpSocket) -> String {
     let mut answer = [0; 65_536];
     let length = phone.recv(&mut answer).expect("an answer");
     String::from_utf8_lossy(&answer[..length]).into_owned()
+}
+
+fn hears_all(phone: &UdpSocket, count: usize) {
+    for _ in 0..count {
+        hears(phone);
+    }
 }
 
 /// Reads until `ends` says that it is enough.
@@ -343,6 +350,66 @@ fn msrp_connections_are_opened_once_for_an_address() {
     world.sees(|_, input| matches!(input, Input::MsrpUnreachable { .. }).then_some(()));
 }
 
+/// A server whose shards 0 and 1 are connected with a peer, and the peer's end.
+fn connected() -> (World, UdpSocket, TcpStream) {
+    let world = World::new(2);
+    let peer = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = peer.local_addr().expect("bound");
+    let phone = phone(world.udp());
+    for user in [0, 1] {
+        asks(&phone, user, &format!("connect {address}"));
+        world.sees(|_, input| matches!(input, Input::MsrpConnected { .. }).then_some(()));
+    }
+    let (line, _) = peer.accept().expect("accepted");
+    line.set_read_timeout(Some(PATIENCE)).expect("set");
+    (world, phone, line)
+}
+
+#[test]
+fn what_left_on_an_msrp_connection_is_reported_to_the_shard_that_sent_it() {
+    let (world, phone, mut line) = connected();
+    asks(&phone, 0, "pour 10 10000");
+    asks(&phone, 1, "pour 20 10000");
+    let got = reads(&mut line, |got| got.len() >= 300_000);
+    assert_eq!(got.len(), 300_000);
+    let mut written = [0, 0];
+    while written != [100_000, 200_000] {
+        let (shard, octets) = world.sees(|shard, input| match input {
+            Input::MsrpWritten { octets, .. } => Some((shard, *octets)),
+            _ => None,
+        });
+        written[usize::from(shard)] += octets;
+        assert!(written[0] <= 100_000 && written[1] <= 200_000);
+    }
+}
+
+#[test]
+fn an_msrp_connection_ends_after_its_last_octet_when_no_shard_needs_it() {
+    let (_world, phone, mut line) = connected();
+    asks(&phone, 0, "close");
+    hears_all(&phone, 3);
+    asks(&phone, 1, "pour 20 10000");
+    asks(&phone, 1, "close");
+    let mut got = Vec::new();
+    line.read_to_end(&mut got).expect("an orderly end");
+    assert_eq!(got.len(), 200_000);
+}
+
+#[test]
+fn an_msrp_peer_that_does_not_read_loses_its_connection() {
+    let (world, phone, mut line) = connected();
+    asks(&phone, 0, "pour 400 100000");
+    let mut shards = BTreeSet::new();
+    while shards.len() < 2 {
+        shards.insert(world.sees(|shard, input| match input {
+            Input::MsrpLost { .. } => Some(shard),
+            _ => None,
+        }));
+    }
+    assert!(is_closed(&mut line));
+    assert!(world.counted("restante_connection_overflows_total") > 0);
+}
+
 #[test]
 fn messages_between_shards_arrive_in_order_even_when_there_are_many() {
     let world = World::with(2, |config| config.limits.inbox = 8).expect("it starts");
@@ -388,6 +455,46 @@ fn a_deadline_of_the_core_rings() {
     let phone = phone(world.udp());
     asks(&phone, 0, "ring 20");
     assert!(hears(&phone).starts_with("SIP/2.0 200 "));
+}
+
+#[test]
+fn a_shard_with_nothing_to_do_does_nothing() {
+    let world = World::new(1);
+    let phone = phone(world.udp());
+    for user in 0..10 {
+        asks(&phone, user, "hello");
+        hears(&phone);
+    }
+    asks(&phone, 0, "ring 100");
+    hears(&phone);
+    let turns = world.counted("restante_shard_turns_total");
+    assert!((10..100).contains(&turns), "{turns} turns");
+}
+
+#[test]
+fn a_flood_of_datagrams_starves_neither_connections_nor_timers() {
+    let world = World::new(1);
+    let mut line = line(world.tcp());
+    let flood = phone(world.udp());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let port = flood.local_addr().expect("bound").port();
+            let request = message(0, port, "UDP", "hello");
+            while !done.load(Ordering::Relaxed) {
+                // The kernel may have no room; that is what a flood is.
+                let _ = flood.send(request.as_bytes());
+            }
+        });
+        for _ in 0..20 {
+            line.write_all(b"\r\n\r\n").expect("sent");
+            assert_eq!(reads(&mut line, |got| got.len() >= 2), b"\r\n");
+        }
+        line.write_all(message(1, 5060, "TCP", "ring 5").as_bytes())
+            .expect("sent");
+        reads(&mut line, |got| count(got, "SIP/2.0 200 OK") == 1);
+        done.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

@@ -10,7 +10,7 @@ use restante::shard::core_trait::ShardCore;
 use restante::shard::port::{Action, Attempt, Input};
 use restante::sip::message::{Message, Method};
 use restante::sip::reply;
-use restante::sip::transport::flow::{Flow, Transport};
+use restante::sip::transport::flow::{ConnectionId, Flow, Transport};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -25,6 +25,7 @@ pub struct Echo {
     told: Sender<(u16, Input)>,
     actions: VecDeque<Action>,
     deadline: Option<Instant>,
+    connected: Option<ConnectionId>,
     /// Told to by a body: whoever asked gets an answer when the timer rings.
     ringing: Option<(Flow, Bytes)>,
 }
@@ -60,6 +61,19 @@ impl Echo {
                 attempt: Attempt(7),
                 remote: remote.parse().expect("an address"),
             }),
+            ["pour", count, octets] => {
+                let connection = self.connected.expect("connected before");
+                let octets = Bytes::from(vec![b'x'; octets.parse().expect("a number")]);
+                for _ in 0..count.parse::<usize>().expect("a number") {
+                    let octets = octets.clone();
+                    self.actions
+                        .push_back(Action::SendMsrp { connection, octets });
+                }
+            }
+            ["close"] => {
+                let connection = self.connected.expect("connected before");
+                self.actions.push_back(Action::CloseMsrp { connection });
+            }
             ["resolve", host] => self.actions.push_back(Action::Resolve {
                 attempt: Attempt(8),
                 host: (*host).to_owned(),
@@ -93,6 +107,7 @@ impl ShardCore for Echo {
                     self.actions.push_back(Action::SendSip { flow, octets });
                 }
             }
+            Input::MsrpConnected { connection, .. } => self.connected = Some(*connection),
             Input::Drain => self.actions.push_back(Action::Drained),
             _ => {}
         }
@@ -160,6 +175,7 @@ impl World {
             told: tell.clone(),
             actions: VecDeque::new(),
             deadline: None,
+            connected: None,
             ringing: None,
         })?;
         Ok(Self {

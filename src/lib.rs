@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod cpim;
 pub mod date;
+pub mod demo;
 pub mod identity;
 pub mod imdn;
 pub mod logging;

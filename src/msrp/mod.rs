@@ -1,8 +1,18 @@
 //! MSRP (RFC 4975), knowing nothing of CPM: URIs, frames, sessions and the SDP that sets them up.
 
 pub mod connection;
+pub mod connection_queue;
+pub mod event;
 pub mod frame;
+pub mod incoming;
 pub mod listener;
+pub mod negotiation;
+pub mod outgoing;
 pub mod reader;
+pub mod sdp;
+pub mod session;
 pub mod uri;
 pub mod writer;
+
+mod outbox;
+mod ranges;

@@ -390,3 +390,325 @@ fn split_start(line: &[u8]) -> Option<(Option<u16>, &[u8], &[u8])> {
 fn check_start(line: &[u8]) -> Result<(), FrameError> {
     split_start(line).map(|_| ()).ok_or(FrameError::StartLine)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::msrp::frame::{ByteRange, FieldName, shard_of};
+    use proptest::prelude::*;
+
+    const SAMPLES: &str = "MSRP k2Vb9sQ0wE7x SEND\r\n\
+        To-Path: msrp://192.0.2.10:2855/3.9sKd83hdTr02bXq7;tcp\r\n\
+        From-Path: msrp://198.51.100.20:9/jR4m9Yt0LwPz6cVa;tcp\r\n\
+        Message-ID: bnd4Rz81KqTa\r\n\
+        Byte-Range: 1-0/0\r\n\
+        -------k2Vb9sQ0wE7x$\r\n\
+        MSRP k2Vb9sQ0wE7x 200 OK\r\n\
+        To-Path: msrp://198.51.100.20:9/jR4m9Yt0LwPz6cVa;tcp\r\n\
+        From-Path: msrp://192.0.2.10:2855/9sKd83hdTr02bXq7;tcp\r\n\
+        -------k2Vb9sQ0wE7x$\r\n\
+        MSRP c1Fz8Hj5Wd0m SEND\r\n\
+        To-Path: msrp://198.51.100.20:9/jR4m9Yt0LwPz6cVa;tcp\r\n\
+        From-Path: msrp://192.0.2.10:2855/9sKd83hdTr02bXq7;tcp\r\n\
+        Message-ID: rp02Bq3Mv9Ls\r\n\
+        Byte-Range: 1-*/297\r\n\
+        Content-Type: message/cpim\r\n\
+        \r\n\
+        From: <sip:alice@im.example>\r\n\
+        -------c1Fz8Hj5Wd0n$\r\n\
+        -------c1Fz8Hj5Wd0m \r\n\r\n-\r\n\
+        -------c1Fz8Hj5Wd0m+\r\n";
+    const DATA: &str = "From: <sip:alice@im.example>\r\n\
+        -------c1Fz8Hj5Wd0n$\r\n\
+        -------c1Fz8Hj5Wd0m \r\n\r\n-";
+
+    /// What came out, with data joined.
+    fn drain(reader: &mut FrameReader, told: &mut Vec<String>) -> Result<(), FrameError> {
+        while let Some(event) = reader.next()? {
+            match event {
+                FrameEvent::Request(head) => told.push(format!("{head:?}")),
+                FrameEvent::Response(head) => told.push(format!("{head:?}")),
+                FrameEvent::End(flag) => told.push(format!("{flag:?}")),
+                FrameEvent::Data(data) => {
+                    let text = String::from_utf8_lossy(&data).into_owned();
+                    match told.last_mut().and_then(|last| last.strip_prefix('=')) {
+                        Some(before) => {
+                            let joined = format!("={before}{text}");
+                            *told.last_mut().unwrap() = joined;
+                        }
+                        None => told.push(format!("={text}")),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read(pieces: &[&[u8]]) -> Result<Vec<String>, FrameError> {
+        let mut reader = FrameReader::new(Limits::default());
+        let mut told = Vec::new();
+        for piece in pieces {
+            reader.push(piece);
+            drain(&mut reader, &mut told)?;
+        }
+        assert_eq!(reader.buffered(), 0);
+        Ok(told)
+    }
+
+    fn expected() -> Vec<String> {
+        vec![
+            "RequestHead(k2Vb9sQ0wE7x SEND)".into(),
+            "Last".into(),
+            "ResponseHead(k2Vb9sQ0wE7x 200)".into(),
+            "RequestHead(c1Fz8Hj5Wd0m SEND)".into(),
+            format!("={DATA}"),
+            "More".into(),
+        ]
+    }
+
+    #[test]
+    fn the_samples_are_read_at_once() {
+        assert_eq!(read(&[SAMPLES.as_bytes()]).unwrap(), expected());
+    }
+
+    #[test]
+    fn frames_split_at_every_octet_are_read_alike() {
+        let octets = SAMPLES.as_bytes();
+        for cut in 0..octets.len() {
+            let (one, other) = octets.split_at(cut);
+            assert_eq!(read(&[one, other]).unwrap(), expected(), "cut at {cut}");
+        }
+        let single: Vec<&[u8]> = octets.chunks(1).collect();
+        assert_eq!(read(&single).unwrap(), expected());
+    }
+
+    #[test]
+    fn every_field_of_a_head_is_found() {
+        let mut reader = FrameReader::new(Limits::default());
+        reader.push(
+            b"MSRP abcd SEND\r\nto-path: msrp://h:1/7.s;tcp\r\nFrom-Path:msrp://p:1/t;tcp\r\n\
+            Message-ID: m123\r\nX-Other: a: b\r\nByte-Range: 3-4/9\r\nSuccess-Report: yes\r\n\
+            Failure-Report: partial\r\nContent-Type: a/b\r\n\r\nxy\r\n-------abcd#\r\n",
+        );
+        let event = reader.next().unwrap().unwrap();
+        assert_eq!(shard_of(&event), Some(7));
+        let FrameEvent::Request(head) = event else {
+            panic!("a request");
+        };
+        assert!(head.has_body());
+        assert_eq!(head.to_path(), "msrp://h:1/7.s;tcp");
+        assert_eq!(head.from_path(), "msrp://p:1/t;tcp");
+        let fields = head.send().unwrap();
+        assert_eq!(fields.message_id, Some("m123"));
+        assert_eq!(fields.byte_range, ByteRange::parse("3-4/9"));
+        assert!(fields.success_report);
+        assert_eq!(fields.failure_report.as_str(), "partial");
+        assert_eq!(fields.content_type, Some("a/b"));
+        assert!(head.fields().any(|field| field == ("X-Other", "a: b")));
+        assert_eq!(head.field(FieldName::Status), None);
+    }
+
+    #[test]
+    fn faults_a_session_can_answer_are_kept_in_the_head() {
+        let fault = |fields: &str| {
+            let mut reader = FrameReader::new(Limits::default());
+            reader.push(format!("MSRP abcd SEND\r\n{fields}-------abcd$\r\n").as_bytes());
+            match reader.next().unwrap() {
+                Some(FrameEvent::Request(head)) => head.send().map(|_| ()).unwrap_err().0,
+                other => panic!("{other:?}"),
+            }
+        };
+        let paths = "To-Path: a\r\nFrom-Path: b\r\n";
+        assert_eq!(
+            fault("From-Path: b\r\nTo-Path: a\r\n"),
+            "To-Path and From-Path"
+        );
+        assert_eq!(
+            fault(&format!("{paths}To-Path: a\r\n")),
+            "To-Path and From-Path"
+        );
+        assert_eq!(fault(&format!("{paths}Message-ID: x\r\n")), "Message-ID");
+        assert_eq!(
+            fault(&format!("{paths}Byte-Range: 0-1/2\r\n")),
+            "Byte-Range"
+        );
+        assert_eq!(
+            fault(&format!("{paths}Success-Report: maybe\r\n")),
+            "Success-Report"
+        );
+        assert_eq!(
+            fault(&format!("{paths}Failure-Report: -\r\n")),
+            "Failure-Report"
+        );
+        let twice = format!("{paths}Byte-Range: 1-1/2\r\nByte-Range: 1-1/2\r\n");
+        assert_eq!(fault(&twice), "repeated header field");
+    }
+
+    #[test]
+    fn a_body_of_nothing_is_told_from_no_body() {
+        let frame = |rest: &str| format!("MSRP abcd SEND\r\nTo-Path: a\r\nFrom-Path: b\r\n{rest}");
+        for (rest, body) in [
+            ("-------abcd$\r\n", false),
+            ("Content-Type: a/b\r\n\r\n\r\n-------abcd$\r\n", true),
+            // Without the CRLF that belongs to the end-line, as some clients write it.
+            ("Content-Type: a/b\r\n\r\n-------abcd$\r\n", true),
+        ] {
+            let frame = frame(rest);
+            for cut in 0..frame.len() {
+                let mut reader = FrameReader::new(Limits::default());
+                let mut events = Vec::new();
+                for piece in [&frame.as_bytes()[..cut], &frame.as_bytes()[cut..]] {
+                    reader.push(piece);
+                    while let Some(event) = reader.next().unwrap() {
+                        events.push(event);
+                    }
+                }
+                let [
+                    FrameEvent::Request(head),
+                    FrameEvent::End(Continuation::Last),
+                ] = &events[..]
+                else {
+                    panic!("{events:?}");
+                };
+                assert_eq!(head.has_body(), body);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_msrp_closes_the_connection() {
+        let error = |octets: &[u8]| read(&[octets]).unwrap_err();
+        for start in [
+            "GET / HTTP/1.1\r\n",
+            "MSRP abc SEND\r\n",
+            "MSRP abcd\r\n",
+            "MSRP abcd send\r\n",
+            "MSRP abcd 2000\r\n",
+            "MSRP abcd  SEND\r\n",
+            "\r\n",
+        ] {
+            assert_eq!(error(start.as_bytes()), FrameError::StartLine, "{start:?}");
+        }
+        assert_eq!(error(b"MSRP abcd SEND\nTo-Path: a\r\n"), FrameError::Field);
+        assert_eq!(
+            error(b"MSRP abcd SEND\r\nno colon\r\n\r\n"),
+            FrameError::Field
+        );
+        assert_eq!(
+            error(b"MSRP abcd SEND\r\nTo-Path: \xff\r\n\r\n"),
+            FrameError::NotUtf8
+        );
+        assert_eq!(
+            error(b"MSRP abcd 200 OK\r\nTo-Path: a\r\n\r\nbody"),
+            FrameError::ResponseBody
+        );
+    }
+
+    #[test]
+    fn heads_are_bounded() {
+        let error = |octets: &[u8]| {
+            let mut reader = FrameReader::new(Limits::default());
+            reader.push(octets);
+            let error = reader.next().unwrap_err();
+            assert_eq!(reader.buffered(), 0);
+            assert_eq!(reader.next().unwrap_err(), error);
+            error
+        };
+        assert_eq!(error(&[b'M'; 5000]), FrameError::HeadTooLarge);
+        let mut many = b"MSRP abcd SEND\r\n".to_vec();
+        many.extend_from_slice(&b"A: b\r\n".repeat(65));
+        assert_eq!(error(&many), FrameError::HeadTooLarge);
+        let mut long = b"MSRP abcd SEND\r\n".to_vec();
+        long.extend_from_slice(
+            &[b"A: ".as_slice(), &[b'b'; 4000], b"\r\n"]
+                .concat()
+                .repeat(5),
+        );
+        assert_eq!(error(&long), FrameError::HeadTooLarge);
+    }
+
+    /// RFC 4975 §7.1
+    #[test]
+    fn only_a_send_may_have_a_large_body() {
+        let frame = |method: &str| {
+            let body = "x".repeat(10_241);
+            format!("MSRP abcd {method}\r\nTo-Path: a\r\n\r\n{body}\r\n-------abcd$\r\n")
+        };
+        assert!(read(&[frame("SEND").as_bytes()]).is_ok());
+        let report = read(&[frame("REPORT").as_bytes()]);
+        assert_eq!(report, Err(FrameError::BodyTooLarge));
+        let pieces = frame("REPORT");
+        let pieces: Vec<&[u8]> = pieces.as_bytes().chunks(1000).collect();
+        assert_eq!(read(&pieces), Err(FrameError::BodyTooLarge));
+    }
+
+    #[test]
+    fn a_chunk_of_a_hundred_megabytes_passes_in_constant_memory() {
+        let mut reader = FrameReader::new(Limits::default());
+        reader.push(b"MSRP abcd SEND\r\nTo-Path: a\r\nFrom-Path: b\r\n\r\n");
+        let piece = vec![b'\r'; 64 * 1024];
+        let (mut octets, mut ended) = (0, false);
+        for round in 0..=1600 {
+            reader.push(if round == 1600 {
+                b"\r\n-------abcd$\r\n"
+            } else {
+                &piece
+            });
+            while let Some(event) = reader.next().unwrap() {
+                match event {
+                    FrameEvent::Data(data) => octets += data.len(),
+                    FrameEvent::End(_) => ended = true,
+                    _ => {}
+                }
+            }
+            assert!(reader.buffered() <= NEEDLE + 3);
+        }
+        assert!(ended);
+        assert_eq!(octets, 1600 * 64 * 1024);
+    }
+
+    proptest! {
+        #[test]
+        fn any_stream_reads_alike_however_it_is_cut(
+            stream in "(MSRP abcd (SEND|200)\r\n|To-Path: x\r\n|\r\n|-------abcd[$+#x]|-------abc|-|x|\r|\n){0,30}",
+            cuts in proptest::collection::vec(0usize..400, 0..6),
+        ) {
+            let octets = stream.as_bytes();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(octets.len())).collect();
+            cuts.sort_unstable();
+            cuts.push(octets.len());
+            let (mut whole, mut pieces) = (Vec::new(), Vec::new());
+            let mut reader = FrameReader::new(Limits::default());
+            reader.push(octets);
+            let one = drain(&mut reader, &mut whole);
+            let mut reader = FrameReader::new(Limits::default());
+            let (mut from, mut other) = (0, Ok(()));
+            for cut in cuts {
+                reader.push(&octets[from..cut]);
+                other = drain(&mut reader, &mut pieces);
+                from = cut;
+            }
+            prop_assert_eq!(one, other);
+            if one.is_ok() {
+                prop_assert_eq!(whole, pieces);
+            }
+        }
+
+        #[test]
+        fn arbitrary_octets_never_panic(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let mut reader = FrameReader::new(Limits::default());
+            reader.push(&octets);
+            let _ = drain(&mut reader, &mut Vec::new());
+        }
+
+        #[test]
+        fn a_damaged_stream_never_panics(at in 0usize..2000, octet: u8) {
+            let mut octets = SAMPLES.as_bytes().to_vec();
+            let length = octets.len();
+            octets[at % length] = octet;
+            let mut reader = FrameReader::new(Limits::default());
+            reader.push(&octets);
+            let _ = drain(&mut reader, &mut Vec::new());
+        }
+    }
+}

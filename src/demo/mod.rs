@@ -1,0 +1,44 @@
+//! The product's story on real sockets, and the user agents that play it.
+//!
+//! The agents serve the black-box tests too. They read and write SIP, MSRP, SDP and CPIM as plain
+//! text with code of their own: nothing here uses the server's parsers, so that a mistake on one
+//! side shows on the other. Threads and blocking sockets keep them simple.
+
+mod call;
+mod digest_answer;
+mod draft;
+mod envelope;
+mod exchange;
+mod failure;
+mod inbox;
+mod ladder;
+mod msrp_agent;
+mod msrp_sending;
+mod msrp_text;
+mod sdp_text;
+mod server_process;
+mod sip_text;
+mod story;
+mod transcript;
+mod user_agent;
+mod wire;
+
+pub use call::{Chat, IncomingCall, OutgoingCall};
+pub use draft::Draft;
+pub use envelope::{Disposition, Envelope, fresh};
+pub use exchange::{IncomingRequest, SentRequest};
+pub use failure::Failure;
+pub use ladder::Ladder;
+pub use msrp_agent::{Answering, MsrpEnd, MsrpSession, ReceivedMessage};
+pub use msrp_sending::{Sending, SentMessage};
+pub use msrp_text::MsrpText;
+pub use sdp_text::{Setup, attribute, description};
+pub use server_process::{Ready, ServerProcess, wait_for};
+pub use sip_text::{SipText, address, parameter};
+pub use story::run;
+pub use transcript::{Direction, Line, Transcript};
+pub use user_agent::{PAGER_TAG, PATIENCE, Profile, Reaction, SESSION_TAG, Settings, UserAgent};
+pub use wire::Transport;
+
+/// How long an agent that expects nothing listens after its round trip to the server.
+const QUIET: std::time::Duration = std::time::Duration::from_millis(500);

@@ -1,0 +1,23 @@
+//! The transaction layer (RFC 3261 §17 with RFC 6026, RFC 4320 and RFC 3581), without I/O.
+//!
+//! Four machines, one figure each: [`invite_client`], [`client`], [`invite_server`], [`server`]. Each
+//! is a state and a flat match that names the [`action`]s of a transition. The [`table`] holds every
+//! live transaction, finds the one a message belongs to by its [`key`], and keeps the [`timer`]s.
+
+pub mod action;
+pub mod branch;
+pub mod client;
+mod clients;
+pub mod invite_client;
+pub mod invite_server;
+pub mod key;
+mod outbox;
+pub mod reply_flow;
+pub mod server;
+mod servers;
+mod slab;
+pub mod table;
+pub mod timer;
+
+#[cfg(test)]
+mod simulation;

@@ -1,0 +1,80 @@
+//! The configurations the scenarios run with, written as an operator would write them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Keys that differ from the defaults, by section.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    sections: BTreeMap<&'static str, Vec<String>>,
+    accounts: Vec<String>,
+}
+
+impl Configuration {
+    /// Every user of `im.test` exists and is believed.
+    pub fn open() -> Self {
+        Self {
+            sections: BTreeMap::new(),
+            accounts: Vec::new(),
+        }
+        .with("registrar", "authentication = \"none\"")
+    }
+
+    /// Alice, Bob and Carol have accounts; their passwords are `NAME-secret`.
+    pub fn digest() -> Self {
+        let accounts = [
+            ("alice", "+4670000001"),
+            ("bob", "+4670000002"),
+            ("carol", "+4670000003"),
+        ];
+        Self {
+            sections: BTreeMap::new(),
+            accounts: accounts
+                .iter()
+                .map(|(user, tel)| {
+                    format!(
+                        "[[account]]\nuser = \"{user}\"\npassword = \"{user}-secret\"\ntel = \"{tel}\"\n"
+                    )
+                })
+                .collect(),
+        }
+        .with("registrar", "authentication = \"digest\"")
+    }
+
+    /// One more line in a section; the section `""` is the top of the file.
+    pub fn with(mut self, section: &'static str, line: &str) -> Self {
+        let lines = self.sections.entry(section).or_default();
+        lines.push(line.to_owned());
+        self
+    }
+
+    /// The file, with the ports left open for [`restante::demo::ServerProcess`].
+    pub fn text(&self, folder: &Path, shards: u16) -> String {
+        let mut sections = self.sections.clone();
+        let data = folder.join("data");
+        sections.entry("").or_default().extend([
+            "domain = \"im.test\"".to_owned(),
+            format!("data_dir = {data:?}"),
+            format!("shards = {shards}"),
+        ]);
+        sections.entry("sip").or_default().push(
+            "listen = [\"udp://127.0.0.1:{sip_udp}\", \"tcp://127.0.0.1:{sip_tcp}\"]".to_owned(),
+        );
+        sections
+            .entry("msrp")
+            .or_default()
+            .push("listen = [\"tcp://127.0.0.1:{msrp}\"]".to_owned());
+        let mut text = String::new();
+        for (section, lines) in &sections {
+            if !section.is_empty() {
+                text.push_str(&format!("\n[{section}]\n"));
+            }
+            text.push_str(&lines.join("\n"));
+            text.push('\n');
+        }
+        for account in &self.accounts {
+            text.push_str(&format!("\n{account}"));
+        }
+        text
+    }
+}

@@ -27,6 +27,7 @@ pub struct MsrpEnd {
     transcript: Transcript,
     listener: TcpListener,
     path: String,
+    answering: Answering,
 }
 
 impl MsrpEnd {
@@ -39,7 +40,14 @@ impl MsrpEnd {
             transcript: transcript.clone(),
             listener,
             path: format!("msrp://{address}/{};tcp", fresh("s")),
+            answering: Answering::Status(200),
         })
+    }
+
+    /// How its session answers SENDs from the first one on.
+    pub fn answering(mut self, answering: Answering) -> Self {
+        self.answering = answering;
+        self
     }
 
     /// Its MSRP URI.
@@ -55,13 +63,18 @@ impl MsrpEnd {
     /// Connects to the first URI of the peer's path and binds the session with a bodiless SEND
     /// (RFC 6135 §4.2.1).
     pub fn connects(self, peer_path: &str) -> Result<MsrpSession, Failure> {
+        let session = self.dials(peer_path)?;
+        session.binds()?;
+        Ok(session)
+    }
+
+    /// Connects, and says nothing yet.
+    pub fn dials(self, peer_path: &str) -> Result<MsrpSession, Failure> {
         let address = path_address(peer_path)
             .ok_or_else(|| self.failure(&format!("\"{peer_path}\" names no address")))?;
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
             .map_err(|error| self.failure(&format!("could not connect to {address}: {error}")))?;
-        let session = self.run(stream, peer_path)?;
-        session.binds()?;
-        Ok(session)
+        self.run(stream, peer_path)
     }
 
     /// Waits for the peer to connect.
@@ -93,7 +106,7 @@ impl MsrpEnd {
             reports: Inbox::new(),
             messages: Inbox::new(),
             partial: Mutex::new(HashMap::new()),
-            answering: Mutex::new(Answering::Status(200)),
+            answering: Mutex::new(self.answering),
             closed: AtomicBool::new(false),
         });
         let reader = Arc::clone(&state);

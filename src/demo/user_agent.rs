@@ -235,10 +235,16 @@ impl UserAgent {
     ) -> Result<SentRequest<'_>, Failure> {
         let draft = Draft::new("MESSAGE", &self.uri_of(to))
             .header("Accept-Contact", &format!("*;{PAGER_TAG}"))
-            .header("Conversation-ID", &fresh("conv-"))
+            .header("Conversation-ID", &self.conversation_with(to))
             .header("Contribution-ID", &fresh("contr-"))
             .body(content_type, body);
         self.sends(draft)
+    }
+
+    /// The Conversation-ID of its pager messages to this user.
+    pub fn conversation_with(&self, to: &str) -> String {
+        let peer = to.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+        format!("{}-{peer}", self.registration)
     }
 
     /// Notifies the author of `message` of a disposition, by a MESSAGE of its own.

@@ -1,3 +1,12 @@
 //! SIP (RFC 3261), knowing nothing of CPM.
 
+pub mod header;
+pub mod message;
+pub mod name;
+pub mod rejection;
+pub mod reply;
+pub mod splice;
+pub mod stream;
 pub mod transport;
+pub mod validate;
+pub mod wire;

@@ -1,0 +1,164 @@
+//! The command line: its arguments, and the commands that need no server.
+//!
+//! Exit codes: 0 all went well, 1 it failed while running, 2 the arguments or the configuration
+//! are wrong, or the data folder is in use.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  ended as asked
+  1  failed while running
+  2  wrong arguments or configuration, or the data folder is in use";
+
+/// A SIP/MSRP CPM conversation server: keeps one-to-one chat for people who are away and replays
+/// it in order when they come back.
+#[derive(Debug, Parser)]
+#[command(name = "restante", version, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server until SIGTERM or SIGINT.
+    ///
+    /// Prints one line on stdout once it accepts traffic: `ready sip=... msrp=...`. Logs go to
+    /// stderr. On SIGTERM or SIGINT it takes no new work, lets running replays finish or leaves
+    /// them safely, for at most `shutdown_timeout`, and exits 0.
+    Serve(ConfigurationFile),
+    /// Play the whole story on free loopback ports and show it live.
+    ///
+    /// Alice writes to Bob while he is away; the server keeps the messages, is killed and started
+    /// again; Bob registers and gets them in order; his receipts reach Alice. Everything goes over
+    /// real sockets with a temporary store. Exits 0 only if every step was observed.
+    Demo,
+    /// Show or check the configuration.
+    ///
+    /// Without a subcommand: print the whole configuration in effect (file, environment, defaults)
+    /// as TOML with a comment for each key. Secrets are masked.
+    #[command(args_conflicts_with_subcommands = true)]
+    Config(ConfigArguments),
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Debug)]
+pub struct ConfigurationFile {
+    /// Configuration file (TOML); without it the defaults hold.
+    ///
+    /// Every key is also an environment variable RESTANTE_SECTION__KEY, which wins over the file.
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+impl ConfigurationFile {
+    /// Reads the configuration from here and from the environment of the process.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        load(self.file.as_deref())
+    }
+}
+
+/// Arguments of `restante config`.
+#[derive(Args, Debug)]
+pub struct ConfigArguments {
+    /// What to do instead of printing.
+    #[command(subcommand)]
+    pub command: Option<ConfigCommand>,
+    /// Where it comes from.
+    #[command(flatten)]
+    pub configuration: ConfigurationFile,
+}
+
+/// What to do with a configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check a file, together with the environment, as `serve -c FILE` would read it.
+    ///
+    /// Exits 0 if it is valid; else 2, naming file, line, key and what is allowed.
+    Check {
+        /// The file to check.
+        file: PathBuf,
+    },
+}
+
+impl ConfigArguments {
+    /// Performs the command, writing to `out`. The caller turns a [`ConfigError`] into exit code 2.
+    pub fn run(&self, out: &mut impl Write) -> Result<io::Result<()>, ConfigError> {
+        match &self.command {
+            None => {
+                let document = self.configuration.load()?.document();
+                Ok(out.write_all(document.as_bytes()))
+            }
+            Some(ConfigCommand::Check { file }) => {
+                load(Some(file))?;
+                Ok(writeln!(out, "{}: valid", file.display()))
+            }
+        }
+    }
+}
+
+fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
+    let environment = std::env::vars_os().map(|(name, value)| {
+        let text = |s: std::ffi::OsString| s.to_string_lossy().into_owned();
+        (text(name), text(value))
+    });
+    Config::load(file, environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Command {
+        Arguments::try_parse_from(line.split(' ')).unwrap().command
+    }
+
+    fn run(line: &str) -> Result<String, String> {
+        let Command::Config(arguments) = parse(line) else {
+            panic!("not a config command: {line}");
+        };
+        let mut out = Vec::new();
+        match arguments.run(&mut out) {
+            Ok(written) => written.unwrap(),
+            Err(error) => return Err(error.to_string()),
+        }
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_forms_are_understood() {
+        assert!(matches!(parse("restante serve"), Command::Serve(f) if f.file.is_none()));
+        assert!(matches!(parse("restante serve -c x.toml"), Command::Serve(f) if f.file.is_some()));
+        assert!(matches!(parse("restante demo"), Command::Demo));
+        assert!(Arguments::try_parse_from(["restante"]).is_err());
+        assert!(Arguments::try_parse_from(["restante", "config", "check"]).is_err());
+    }
+
+    #[test]
+    fn config_prints_what_it_reads_and_check_accepts_what_config_prints() {
+        let printed = run("restante config").unwrap();
+        assert!(printed.contains("[deferral]"));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("restante.toml");
+        std::fs::write(&file, printed).unwrap();
+        let answer = run(&format!("restante config check {}", file.display())).unwrap();
+        assert!(answer.ends_with("restante.toml: valid\n"));
+        std::fs::write(&file, "[sip]\nlisten = 5\n").unwrap();
+        let error = run(&format!("restante config -c {}", file.display())).unwrap_err();
+        assert!(error.contains("restante.toml:2: sip.listen: "), "{error}");
+    }
+}

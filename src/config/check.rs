@@ -1,0 +1,464 @@
+//! Rules between keys, and ranges. Each failure is a key and what is wrong with it.
+
+use std::collections::BTreeSet;
+
+use super::schema::{Account, Authentication, Config};
+use super::values::{HostPort, Listener, Period, Protocol, Size, is_host};
+
+type Checked = Result<(), (String, String)>;
+
+/// The first rule that `config` breaks.
+pub(super) fn check(config: &Config) -> Checked {
+    domain(config)?;
+    listeners("sip", &config.sip.listen, &config.sip.advertise)?;
+    listeners("msrp", &config.msrp.listen, &config.msrp.advertise)?;
+    msrp_over_tcp(config)?;
+    open_mode(config)?;
+    sip(config)?;
+    msrp(config)?;
+    registrar(config)?;
+    deferral(config)?;
+    store(config)?;
+    limits(config)?;
+    accounts(config)
+}
+
+fn rule(holds: bool, key: &str, problem: impl FnOnce() -> String) -> Checked {
+    if holds {
+        return Ok(());
+    }
+    Err((key.to_owned(), problem()))
+}
+
+fn between(key: &str, value: Period, least: Period, most: Period) -> Checked {
+    rule(least <= value && value <= most, key, || {
+        format!("\"{value}\" is not allowed; allowed: \"{least}\" to \"{most}\"")
+    })
+}
+
+fn size_between(key: &str, value: Size, least: Size, most: Size) -> Checked {
+    rule(least <= value && value <= most, key, || {
+        format!("\"{value}\" is not allowed; allowed: \"{least}\" to \"{most}\"")
+    })
+}
+
+fn at_least_one(key: &str, value: u32) -> Checked {
+    rule(value > 0, key, || {
+        "0 is not allowed; allowed: 1 or more".to_owned()
+    })
+}
+
+fn domain(config: &Config) -> Checked {
+    rule(is_host(&config.domain), "domain", || {
+        format!(
+            "\"{}\" is not allowed; allowed: a host name or an address",
+            config.domain
+        )
+    })?;
+    rule(config.shards <= 1_024, "shards", || {
+        format!("{} is not allowed; allowed: 0 to 1024", config.shards)
+    })?;
+    let realm = &config.registrar.realm;
+    let printable = realm
+        .chars()
+        .all(|c| !c.is_control() && c != '"' && c != '\\');
+    rule(printable, "registrar.realm", || {
+        "not allowed; allowed: text without quotes, backslashes and control characters".to_owned()
+    })?;
+    let day = Period::seconds(86_400);
+    between(
+        "shutdown_timeout",
+        config.shutdown_timeout,
+        Period::millis(0),
+        day,
+    )
+}
+
+fn listeners(section: &str, listen: &[Listener], advertise: &[HostPort]) -> Checked {
+    let key = format!("{section}.listen");
+    rule(!listen.is_empty(), &key, || {
+        "the list is empty; allowed: one listener or more".to_owned()
+    })?;
+    for (index, listener) in listen.iter().enumerate() {
+        let twice = listener.address.port() != 0 && listen[..index].contains(listener);
+        rule(!twice, &key, || format!("\"{listener}\" is listed twice"))?;
+    }
+    let count = advertise.len();
+    let fits = count <= 1 || count == listen.len();
+    rule(fits, &format!("{section}.advertise"), || {
+        format!(
+            "{count} hosts for {} listeners; allowed: none, one for all, or one for each",
+            listen.len()
+        )
+    })?;
+    let wildcard = listen.iter().find(|l| l.address.ip().is_unspecified());
+    match wildcard {
+        Some(listener) if advertise.is_empty() => Err((
+            key,
+            format!(
+                "\"{listener}\" listens on every address; say in {section}.advertise by which \
+                 host peers reach it"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn msrp_over_tcp(config: &Config) -> Checked {
+    let udp = config
+        .msrp
+        .listen
+        .iter()
+        .find(|l| l.protocol == Protocol::Udp);
+    match udp {
+        Some(listener) => Err((
+            "msrp.listen".to_owned(),
+            format!("\"{listener}\" is not allowed; allowed: \"tcp://ADDRESS:PORT\""),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn open_mode(config: &Config) -> Checked {
+    let closed = config.registrar.authentication == Authentication::Digest;
+    if closed || config.registrar.allow_open {
+        return Ok(());
+    }
+    let reachable = config
+        .sip
+        .listen
+        .iter()
+        .find(|l| !l.address.ip().is_loopback());
+    match reachable {
+        Some(listener) => Err((
+            "sip.listen".to_owned(),
+            format!(
+                "\"{listener}\" is reachable by other hosts while registrar.authentication is \
+                 \"none\"; allowed: loopback addresses, or authentication = \"digest\", or \
+                 allow_open = true in [registrar]"
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn sip(config: &Config) -> Checked {
+    let sip = &config.sip;
+    let minute = Period::seconds(60);
+    between("sip.t1", sip.t1, Period::millis(1), minute)?;
+    between("sip.t2", sip.t2, sip.t1, minute)?;
+    between("sip.t4", sip.t4, Period::millis(1), minute)?;
+    let (least, most) = (Size::octets(1_300), Size::mib(64));
+    size_between("sip.max_message_size", sip.max_message_size, least, most)?;
+    at_least_one("sip.max_transactions", sip.max_transactions)
+}
+
+fn msrp(config: &Config) -> Checked {
+    let msrp = &config.msrp;
+    let day = Period::seconds(86_400);
+    let second = Period::seconds(1);
+    let (least, most) = (Size::octets(256), Size::mib(1));
+    size_between("msrp.chunk_size", msrp.chunk_size, least, most)?;
+    let (least, most) = (Size::octets(1_300), Size::mib(1 << 20));
+    size_between("msrp.max_message_size", msrp.max_message_size, least, most)?;
+    between("msrp.idle_timeout", msrp.idle_timeout, second, day)?;
+    between("msrp.binding_timeout", msrp.binding_timeout, second, day)
+}
+
+fn registrar(config: &Config) -> Checked {
+    let registrar = &config.registrar;
+    let (second, year) = (Period::seconds(1), Period::seconds(365 * 86_400));
+    let (least, most) = (registrar.min_expires, registrar.max_expires);
+    between("registrar.max_expires", most, second, year)?;
+    between("registrar.min_expires", least, second, most)?;
+    between(
+        "registrar.default_expires",
+        registrar.default_expires,
+        least,
+        most,
+    )?;
+    between(
+        "registrar.nonce_lifetime",
+        registrar.nonce_lifetime,
+        second,
+        year,
+    )?;
+    at_least_one("registrar.max_contacts", u32::from(registrar.max_contacts))?;
+    at_least_one("registrar.max_users", registrar.max_users)
+}
+
+fn deferral(config: &Config) -> Checked {
+    let deferral = &config.deferral;
+    let (second, year) = (Period::seconds(1), Period::seconds(365 * 86_400));
+    between("deferral.max_lifetime", deferral.max_lifetime, second, year)?;
+    between(
+        "deferral.lifetime",
+        deferral.lifetime,
+        second,
+        deferral.max_lifetime,
+    )?;
+    rule(!deferral.retry.is_empty(), "deferral.retry", || {
+        "the list is empty; allowed: one pause or more".to_owned()
+    })?;
+    for (index, pause) in deferral.retry.iter().enumerate() {
+        between(
+            &format!("deferral.retry[{index}]"),
+            *pause,
+            Period::millis(100),
+            year,
+        )?;
+    }
+    // The sender's transaction gives up after 64 × T1 (Timer F) and its MSRP request after 30 s
+    // (RFC 4975 §7.1.1): both answers must be out before.
+    let patience = Period::millis(100);
+    between(
+        "deferral.answer_within",
+        deferral.answer_within,
+        patience,
+        Period::seconds(25),
+    )?;
+    between(
+        "deferral.custody_after",
+        deferral.custody_after,
+        patience,
+        Period::seconds(25),
+    )?;
+    between(
+        "deferral.ring_timeout",
+        deferral.ring_timeout,
+        second,
+        Period::seconds(600),
+    )
+}
+
+fn store(config: &Config) -> Checked {
+    let store = &config.store;
+    let (least, most) = (Size::kib(64), Size::mib(4_096));
+    size_between("store.segment_size", store.segment_size, least, most)?;
+    size_between(
+        "store.body_segment_size",
+        store.body_segment_size,
+        least,
+        most,
+    )?;
+    size_between("store.reserve", store.reserve, Size::octets(0), most)?;
+    let (least, most) = (Period::millis(100), Period::seconds(25));
+    between("store.timeout", store.timeout, least, most)?;
+    at_least_one("store.credits", store.credits)
+}
+
+fn limits(config: &Config) -> Checked {
+    let limits = &config.limits;
+    at_least_one("limits.connections", limits.connections)?;
+    at_least_one(
+        "limits.connections_per_address",
+        limits.connections_per_address,
+    )?;
+    at_least_one("limits.inbox", limits.inbox)?;
+    at_least_one("limits.sessions", limits.sessions)?;
+    at_least_one("limits.queue_messages", limits.queue_messages)?;
+    let (least, most) = (Size::kib(64), Size::mib(1 << 20));
+    size_between(
+        "limits.connection_backlog",
+        limits.connection_backlog,
+        least,
+        most,
+    )?;
+    size_between(
+        "limits.queue_size",
+        limits.queue_size,
+        Size::octets(1),
+        Size::mib(1 << 30),
+    )
+}
+
+fn accounts(config: &Config) -> Checked {
+    let digest = config.registrar.authentication == Authentication::Digest;
+    let mut users = BTreeSet::new();
+    let mut numbers = BTreeSet::new();
+    for (index, account) in config.account.iter().enumerate() {
+        let key = |name: &str| format!("account[{index}].{name}");
+        let user = account.user.as_str();
+        rule(is_user(user), &key("user"), || {
+            format!(
+                "\"{user}\" is not allowed; allowed: the user part of an address, without \"@\""
+            )
+        })?;
+        rule(users.insert(user), &key("user"), || {
+            format!("\"{user}\" has an account already")
+        })?;
+        if let Some(tel) = &account.tel {
+            rule(is_global_number(tel), &key("tel"), || {
+                format!("\"{tel}\" is not allowed; allowed: a global number such as \"+15550100\"")
+            })?;
+            rule(numbers.insert(digits(tel)), &key("tel"), || {
+                format!("\"{tel}\" belongs to another account already")
+            })?;
+        }
+        one_secret(account, digest).map_err(|problem| (key("user"), problem))?;
+    }
+    a_common_algorithm(config, digest)
+}
+
+fn one_secret(account: &Account, needed: bool) -> Result<(), String> {
+    let user = &account.user;
+    match (&account.password, &account.ha1) {
+        (Some(_), Some(_)) => Err(format!(
+            "\"{user}\" has two secrets; allowed: one of password, password_file, ha1"
+        )),
+        (None, None) if needed => Err(format!(
+            "\"{user}\" has no secret, which authentication = \"digest\" needs; allowed: one of \
+             password, password_file, ha1"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A challenge goes out before the user is known, so there must be an algorithm all can answer.
+fn a_common_algorithm(config: &Config, needed: bool) -> Checked {
+    let hashes = || {
+        config
+            .account
+            .iter()
+            .filter_map(|account| account.ha1.as_ref())
+    };
+    let common =
+        hashes().all(|ha1| ha1.md5().is_some()) || hashes().all(|ha1| ha1.sha256().is_some());
+    rule(common || !needed, "account", || {
+        "some accounts have only an MD5 ha1 and others only a SHA-256 one; allowed: at least one \
+         algorithm that all accounts have"
+            .to_owned()
+    })
+}
+
+fn is_user(user: &str) -> bool {
+    !user.is_empty()
+        && user.len() <= 255
+        && !user
+            .chars()
+            .any(|c| c.is_control() || c.is_whitespace() || "@:;?<>\"\\".contains(c))
+}
+
+fn is_global_number(tel: &str) -> bool {
+    tel.strip_prefix('+').is_some_and(|rest| {
+        rest.bytes()
+            .all(|byte| byte.is_ascii_digit() || b"-.()".contains(&byte))
+            && (1..=32).contains(&digits(rest).len())
+    })
+}
+
+fn digits(tel: &str) -> String {
+    tel.chars().filter(char::is_ascii_digit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken(text: &str) -> (String, String) {
+        let config: Config = toml::from_str(text).unwrap();
+        check(&config).unwrap_err()
+    }
+
+    fn holds(text: &str) {
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(check(&config), Ok(()));
+    }
+
+    #[test]
+    fn the_defaults_break_no_rule() {
+        holds("");
+    }
+
+    #[test]
+    fn open_mode_stays_on_loopback_unless_allowed() {
+        let listen = "[sip]\nlisten = [\"udp://192.0.2.1:5060\"]\n";
+        assert_eq!(broken(listen).0, "sip.listen");
+        holds(&format!("{listen}[registrar]\nallow_open = true\n"));
+        holds(&format!(
+            "{listen}[registrar]\nauthentication = \"digest\"\n"
+        ));
+        holds("[sip]\nlisten = [\"udp://[::1]:5060\"]\n");
+    }
+
+    #[test]
+    fn a_wildcard_listener_needs_an_advertised_host() {
+        let open = "[registrar]\nallow_open = true\n[sip]\nlisten = [\"udp://0.0.0.0:5060\"]\n";
+        assert!(broken(open).1.contains("sip.advertise"));
+        holds(&format!("{open}advertise = [\"sip.example.com\"]\n"));
+    }
+
+    #[test]
+    fn listeners_are_neither_missing_nor_doubled_nor_of_the_wrong_kind() {
+        assert_eq!(broken("[sip]\nlisten = []").0, "sip.listen");
+        assert_eq!(broken("[msrp]\nlisten = []").0, "msrp.listen");
+        assert_eq!(
+            broken("[msrp]\nlisten = [\"udp://127.0.0.1:1\"]").0,
+            "msrp.listen"
+        );
+        let twice = "[sip]\nlisten = [\"udp://127.0.0.1:1\", \"udp://127.0.0.1:1\"]";
+        assert!(broken(twice).1.contains("twice"));
+        holds("[sip]\nlisten = [\"udp://127.0.0.1:0\", \"udp://127.0.0.1:0\"]");
+    }
+
+    #[test]
+    fn advertised_hosts_match_the_listeners_in_number() {
+        let three = "[sip]\nadvertise = [\"a\", \"b\", \"c\"]";
+        assert_eq!(broken(three).0, "sip.advertise");
+        holds("[sip]\nadvertise = [\"a\", \"b\"]");
+    }
+
+    #[test]
+    fn expiry_bounds_are_in_order() {
+        assert_eq!(
+            broken("[registrar]\ndefault_expires = \"30s\"").0,
+            "registrar.default_expires"
+        );
+        assert_eq!(
+            broken("[deferral]\nlifetime = \"31d\"").0,
+            "deferral.lifetime"
+        );
+        assert_eq!(
+            broken("[deferral]\nretry = [\"1h\", \"0s\"]").0,
+            "deferral.retry[1]"
+        );
+        assert_eq!(
+            broken("[deferral]\ncustody_after = \"30s\"").0,
+            "deferral.custody_after"
+        );
+    }
+
+    #[test]
+    fn under_digest_each_account_has_exactly_one_secret() {
+        let digest = "[registrar]\nauthentication = \"digest\"\n[[account]]\nuser = \"bob\"\n";
+        assert!(broken(digest).1.contains("no secret"));
+        holds("[[account]]\nuser = \"bob\"\n");
+        holds(&format!("{digest}password = \"x\"\n"));
+        let hash = "0".repeat(32);
+        let two = format!("{digest}password = \"x\"\nha1 = \"{hash}\"\n");
+        assert!(broken(&two).1.contains("two secrets"));
+    }
+
+    #[test]
+    fn all_accounts_can_answer_one_challenge() {
+        let (md5, sha256) = ("0".repeat(32), "0".repeat(64));
+        let text = format!(
+            "[registrar]\nauthentication = \"digest\"\n\
+             [[account]]\nuser = \"a\"\nha1 = \"{md5}\"\n[[account]]\nuser = \"b\"\n"
+        );
+        assert_eq!(broken(&format!("{text}ha1 = \"{sha256}\"\n")).0, "account");
+        holds(&format!("{text}ha1 = [\"{md5}\", \"{sha256}\"]\n"));
+    }
+
+    #[test]
+    fn users_and_numbers_belong_to_one_account() {
+        let twice = "[[account]]\nuser = \"a\"\n[[account]]\nuser = \"a\"\n";
+        assert_eq!(broken(twice).0, "account[1].user");
+        let number = "[[account]]\nuser = \"a\"\ntel = \"+1 5\"\n";
+        assert_eq!(broken(number).0, "account[0].tel");
+        let same = "[[account]]\nuser = \"a\"\ntel = \"+1-5\"\n\
+                    [[account]]\nuser = \"b\"\ntel = \"+15\"\n";
+        assert_eq!(broken(same).0, "account[1].tel");
+        assert_eq!(broken("[[account]]\nuser = \"a@b\"\n").0, "account[0].user");
+    }
+}

@@ -1,0 +1,359 @@
+//! Every key: its name, type, default and, as its doc comment, the line `restante config` prints.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::secret::{Ha1, Secret};
+use super::values::{HostPort, Listener, Period, Protocol, Size};
+
+/// Declares a section: a struct whose defaults and comments the documentation is made from.
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])+
+        $name:ident {
+            $( $(#[doc = $comment:literal])+ $key:ident: $type:ty = $default:expr; )*
+        }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $( $(#[doc = $comment])+ pub $key: $type, )*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $( $key: $default, )* }
+            }
+        }
+
+        impl $name {
+            /// Every key of this section in order, with its comment.
+            pub(super) const KEYS: &[(&str, &str)] = &[
+                $( (stringify!($key), concat!($($comment, "\n"),+)), )*
+            ];
+        }
+    };
+}
+
+/// Declares an enum written as one of a few words; a wrong word is answered with the list of them.
+macro_rules! words {
+    (
+        $(#[doc = $about:literal])+
+        $name:ident { $( $(#[doc = $comment:literal])+ $variant:ident = $word:literal; )+ }
+    ) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $( $(#[doc = $comment])+ $variant, )+
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(match self { $( Self::$variant => $word, )+ })
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let word = String::deserialize(deserializer)?;
+                match word.as_str() {
+                    $( $word => Ok(Self::$variant), )+
+                    _ => Err(de::Error::custom(format_args!(
+                        "\"{word}\" is not allowed; allowed: {}",
+                        [$( concat!("\"", $word, "\"") ),+].join(", ")
+                    ))),
+                }
+            }
+        }
+    };
+}
+
+section! {
+    /// The whole configuration.
+    Config {
+        /// The SIP domain this server is responsible for.
+        domain: String = "im.test".to_owned();
+        /// Folder for everything that must survive a restart; created with mode 0700, locked while in use.
+        data_dir: PathBuf = PathBuf::from("./restante-data");
+        /// Worker threads; 0 means one for each CPU available to the process.
+        shards: u16 = 0;
+        /// How long running work may take to end after SIGTERM or SIGINT.
+        shutdown_timeout: Period = Period::seconds(8);
+        /// SIP: listeners, timers and limits of the wire (RFC 3261).
+        sip: Sip = Sip::default();
+        /// MSRP: listeners and sessions (RFC 4975).
+        msrp: Msrp = Msrp::default();
+        /// Who may register, and for how long.
+        registrar: Registrar = Registrar::default();
+        /// Messages for people who are away.
+        deferral: Deferral = Deferral::default();
+        /// The log of everything in custody.
+        store: Store = Store::default();
+        /// Bounds on what the server takes on. Over a bound it answers 503, it never queues without end.
+        limits: Limits = Limits::default();
+        /// What is told on stderr.
+        log: Log = Log::default();
+        /// The users of the domain.
+        account: Vec<Account> = Vec::new();
+    }
+}
+
+section! {
+    /// SIP: listeners, timers and limits of the wire (RFC 3261).
+    Sip {
+        /// Where to listen; port 0 means any free port, told in the `ready` line.
+        listen: Vec<Listener> = vec![
+            Listener::loopback(Protocol::Udp, 5060),
+            Listener::loopback(Protocol::Tcp, 5060),
+        ];
+        /// HOST or HOST:PORT by which peers reach the listeners: one for all, or one for each in order; empty: the listening address.
+        advertise: Vec<HostPort> = Vec::new();
+        /// Timer T1, the estimated round trip (RFC 3261 §17.1.1.1).
+        t1: Period = Period::millis(500);
+        /// Timer T2, the longest retransmission interval of requests other than INVITE.
+        t2: Period = Period::seconds(4);
+        /// Timer T4, how long a message stays in the network.
+        t4: Period = Period::seconds(5);
+        /// Largest SIP message taken over TCP; a larger one is answered 513.
+        max_message_size: Size = Size::kib(256);
+        /// Transactions a shard keeps at once, finished ones that absorb retransmissions included.
+        max_transactions: u32 = 100_000;
+    }
+}
+
+section! {
+    /// MSRP: listeners and sessions (RFC 4975).
+    Msrp {
+        /// Where to listen, TCP only; port 0 means any free port.
+        listen: Vec<Listener> = vec![Listener::loopback(Protocol::Tcp, 2855)];
+        /// HOST or HOST:PORT by which peers reach the listeners, as in [sip].
+        advertise: Vec<HostPort> = Vec::new();
+        /// Octets in a chunk the server sends.
+        chunk_size: Size = Size::kib(16);
+        /// Largest message taken; a larger one is answered 413.
+        max_message_size: Size = Size::mib(256);
+        /// A session in which nothing happens for this long ends.
+        idle_timeout: Period = Period::seconds(300);
+        /// How long after the ACK a peer may take to connect and send its first request.
+        binding_timeout: Period = Period::seconds(15);
+    }
+}
+
+section! {
+    /// Who may register, and for how long.
+    Registrar {
+        /// "digest": users are the accounts below and prove it (RFC 8760). "none": every user of the domain exists and From is believed.
+        authentication: Authentication = Authentication::None;
+        /// Realm of the digest challenges; empty: the domain.
+        realm: String = String::new();
+        /// Allows authentication = "none" on addresses other hosts can reach.
+        allow_open: bool = false;
+        /// What a contact without feature tags takes: "message" (SIP MESSAGE only) or "msrp" (chat sessions too).
+        tagless: Tagless = Tagless::Message;
+        /// Shortest registration granted; a shorter wish is answered 423.
+        min_expires: Period = Period::seconds(60);
+        /// Longest registration granted; a longer wish is cut to it.
+        max_expires: Period = Period::seconds(86_400);
+        /// Registration granted to a contact that names no time.
+        default_expires: Period = Period::seconds(3_600);
+        /// Contacts one user may have at once.
+        max_contacts: u16 = 10;
+        /// Users that may be registered at once.
+        max_users: u32 = 1_000_000;
+        /// How long a digest nonce can be used.
+        nonce_lifetime: Period = Period::seconds(600);
+    }
+}
+
+section! {
+    /// Messages for people who are away.
+    Deferral {
+        /// Whether messages are kept for users without a reachable device; if not, the sender gets 480.
+        enabled: bool = true;
+        /// How long a message is kept if its sender does not say.
+        lifetime: Period = Period::seconds(7 * 86_400);
+        /// How long a message is kept at most, whatever its sender says.
+        max_lifetime: Period = Period::seconds(30 * 86_400);
+        /// Pauses between attempts to deliver; the last one repeats until the message expires.
+        retry: Vec<Period> = vec![
+            Period::seconds(30),
+            Period::seconds(300),
+            Period::seconds(1_800),
+            Period::seconds(3_600),
+        ];
+        /// A MESSAGE that no device answered for this long is kept and answered 202.
+        answer_within: Period = Period::seconds(4);
+        /// How long a device may ring before a replay is cancelled.
+        ring_timeout: Period = Period::seconds(70);
+        /// A live chat peer that confirms nothing for this long is taken as gone; below the sender's own 30s.
+        custody_after: Period = Period::seconds(10);
+    }
+}
+
+section! {
+    /// The log of everything in custody.
+    Store {
+        /// Size at which a segment of records is sealed and a new one begun.
+        segment_size: Size = Size::mib(64);
+        /// Size at which a segment of large bodies is sealed.
+        body_segment_size: Size = Size::mib(256);
+        /// Kept free for settlements, expiry and compaction when the disk is full.
+        reserve: Size = Size::mib(16);
+        /// A write that takes longer is answered 503 and undone.
+        timeout: Period = Period::seconds(5);
+        /// Writes a shard may have under way; without a free one new messages are answered 503.
+        credits: u32 = 4_096;
+    }
+}
+
+section! {
+    /// Bounds on what the server takes on. Over a bound it answers 503, it never queues without end.
+    Limits {
+        /// TCP connections, SIP and MSRP together.
+        connections: u32 = 16_384;
+        /// TCP connections from one address.
+        connections_per_address: u32 = 16_384;
+        /// Messages on their way from one shard to another.
+        inbox: u32 = 8_192;
+        /// Octets waiting to be written to one connection.
+        connection_backlog: Size = Size::mib(1);
+        /// MSRP sessions on one shard.
+        sessions: u32 = 16_384;
+        /// Messages kept for one user.
+        queue_messages: u32 = 10_000;
+        /// Octets kept for one user.
+        queue_size: Size = Size::mib(1_024);
+    }
+}
+
+section! {
+    /// What is told on stderr.
+    Log {
+        /// "text" for people, "json" for machines.
+        format: LogFormat = LogFormat::Text;
+        /// What is told, as in RUST_LOG, which wins over it.
+        filter: String = "info".to_owned();
+    }
+}
+
+words! {
+    /// How users prove who they are.
+    Authentication {
+        /// HTTP digest (RFC 3261 §22, RFC 8760).
+        Digest = "digest";
+        /// Not at all.
+        None = "none";
+    }
+}
+
+words! {
+    /// What a contact without feature tags takes.
+    Tagless {
+        /// SIP MESSAGE only.
+        Message = "message";
+        /// Chat sessions over MSRP as well.
+        Msrp = "msrp";
+    }
+}
+
+words! {
+    /// The form of the log.
+    LogFormat {
+        /// Lines for people.
+        Text = "text";
+        /// An object a line.
+        Json = "json";
+    }
+}
+
+/// A user of the domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    /// The user part of the address, unescaped.
+    pub user: String,
+    /// The password itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Secret>,
+    /// Hashes instead of the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ha1: Option<Ha1>,
+    /// A file whose first line is the password; relative to the configuration file. Loading the
+    /// configuration puts the password into `password`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// A telephone number in the global form that is an address of the same user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tel: Option<String>,
+}
+
+impl Config {
+    /// The sections by name, each with its keys.
+    pub(super) const SECTIONS: &[(&str, &[(&str, &str)])] = &[
+        ("sip", Sip::KEYS),
+        ("msrp", Msrp::KEYS),
+        ("registrar", Registrar::KEYS),
+        ("deferral", Deferral::KEYS),
+        ("store", Store::KEYS),
+        ("limits", Limits::KEYS),
+        ("log", Log::KEYS),
+    ];
+
+    /// The realm of digest challenges: `registrar.realm`, else the domain.
+    pub fn realm(&self) -> &str {
+        match self.registrar.realm.as_str() {
+            "" => &self.domain,
+            realm => realm,
+        }
+    }
+}
+
+impl Sip {
+    /// What listener number `index` is advertised as, if not as its own address.
+    pub fn advertised(&self, index: usize) -> Option<&HostPort> {
+        advertised(&self.advertise, index)
+    }
+}
+
+impl Msrp {
+    /// What listener number `index` is advertised as, if not as its own address.
+    pub fn advertised(&self, index: usize) -> Option<&HostPort> {
+        advertised(&self.advertise, index)
+    }
+}
+
+fn advertised(advertise: &[HostPort], index: usize) -> Option<&HostPort> {
+    match advertise {
+        [one] => Some(one),
+        several => several.get(index),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_section_of_the_configuration_is_in_the_list() {
+        let written = toml::Table::try_from(Config::default()).unwrap();
+        let tables = written.iter().filter(|(_, value)| value.is_table());
+        assert_eq!(tables.count(), Config::SECTIONS.len());
+        for (section, keys) in Config::SECTIONS {
+            let table = written[*section].as_table().unwrap();
+            assert_eq!(table.len(), keys.len(), "{section}");
+        }
+    }
+
+    #[test]
+    fn one_advertised_host_serves_all_listeners() {
+        let mut sip = Sip::default();
+        assert_eq!(sip.advertised(0), None);
+        sip.advertise = vec!["a.test".parse().unwrap()];
+        assert_eq!(sip.advertised(1).unwrap().host, "a.test");
+        sip.advertise.push("b.test:5070".parse().unwrap());
+        assert_eq!(sip.advertised(1).unwrap().host, "b.test");
+        assert_eq!(sip.advertised(2), None);
+    }
+}

@@ -1,0 +1,59 @@
+//! Dates on the wire: the `Date` header field of SIP (RFC 3261 §20.17) and the `DateTime` of CPIM
+//! (RFC 3339).
+
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+
+use crate::clock::UnixMillis;
+
+/// Reads a SIP date, such as `Sat, 13 Nov 2010 23:29:00 GMT`.
+pub fn parse(text: &str) -> Option<UnixMillis> {
+    let zoned = rfc2822::parse(text.trim()).ok()?;
+    u64::try_from(zoned.timestamp().as_millisecond())
+        .ok()
+        .map(UnixMillis)
+}
+
+/// Writes a SIP date.
+pub fn sip(time: UnixMillis) -> String {
+    static PRINTER: rfc2822::DateTimePrinter = rfc2822::DateTimePrinter::new();
+    PRINTER
+        .timestamp_to_rfc9110_string(&timestamp(time))
+        .unwrap_or_default()
+}
+
+/// Writes an RFC 3339 time in UTC with seconds, such as `2010-11-13T23:29:00Z`.
+pub fn rfc3339(time: UnixMillis) -> String {
+    let seconds = timestamp(time).as_second();
+    Timestamp::from_second(seconds)
+        .unwrap_or_default()
+        .to_string()
+}
+
+fn timestamp(time: UnixMillis) -> Timestamp {
+    i64::try_from(time.0)
+        .ok()
+        .and_then(|millis| Timestamp::from_millisecond(millis).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sip_date_comes_back() {
+        let time = UnixMillis(1_289_690_940_000);
+        assert_eq!(sip(time), "Sat, 13 Nov 2010 23:29:00 GMT");
+        assert_eq!(parse("Sat, 13 Nov 2010 23:29:00 GMT"), Some(time));
+        assert_eq!(parse("yesterday"), None);
+    }
+
+    #[test]
+    fn a_cpim_date_is_in_utc() {
+        assert_eq!(
+            rfc3339(UnixMillis(1_289_690_940_123)),
+            "2010-11-13T23:29:00Z"
+        );
+    }
+}

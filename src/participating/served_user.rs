@@ -1,0 +1,747 @@
+//! One served user's messages in order: which wait, which are under way, when a refused replay is
+//! offered again. Pure; the next stop is `service`, which performs what this decides.
+//!
+//! A machine exists only while something is held, pending or in flight for a user. One *run* at a
+//! time delivers a conversation's messages, oldest first, by one carrier; a run that the device
+//! refuses or breaks is *parked*: its messages stay, and it blocks nothing until the next
+//! registration or retry (cpm-facts §7.3).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Instant, Now};
+use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
+
+/// Names one run of one user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId(pub u64);
+
+/// How messages leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Carrier {
+    /// One SIP MESSAGE each, the next after the answer to the last (RFC 3428 §8).
+    Message,
+    /// An MSRP session the participating function opens with `a=sendonly`.
+    Session,
+}
+
+/// What the user's devices can take at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Some contact takes MSRP sessions.
+    pub session: bool,
+    /// The largest body some contact takes by MESSAGE, in octets; `None`: none does.
+    pub message: Option<u64>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Everything handed out was confirmed.
+    Done,
+    /// Refused or broken: try again at the next registration or retry.
+    Parked,
+    /// Declined for good: not before the next registration.
+    Declined,
+    /// The device takes no session like this: use the other carrier.
+    OtherWay,
+}
+
+/// What the machine asks of the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UserAction {
+    /// Read the queue from the store.
+    Load {
+        /// Only what comes after this.
+        after: Option<Seq>,
+    },
+    /// Begin a run; its messages are taken with [`ServedUser::next_message`].
+    Start {
+        /// Names it from here on.
+        run: RunId,
+        /// Whose and which conversation.
+        key: ConversationKey,
+        /// By which way.
+        carrier: Carrier,
+    },
+}
+
+/// Sessions that replay to one user at the same time.
+const SESSIONS_AT_ONCE: usize = 2;
+
+/// The waiting times before a parked run is tried again; the last one repeats.
+#[derive(Clone, Debug)]
+pub struct RetrySchedule(Arc<[Duration]>);
+
+impl RetrySchedule {
+    /// In order; an empty list means "at the next registration only".
+    pub fn new(waits: &[Duration]) -> Self {
+        Self(waits.into())
+    }
+
+    fn wait(&self, attempt: usize) -> Option<Duration> {
+        self.0.get(attempt).or_else(|| self.0.last()).copied()
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Loading {
+    Asked { again: bool },
+    Complete,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    Running(RunId),
+    Parked { until: Option<Instant> },
+}
+
+#[derive(Debug)]
+struct Conversation {
+    /// Durable and unsettled, in order; the first `handed` are under way.
+    held: VecDeque<Held>,
+    handed: usize,
+    storing: usize,
+    state: State,
+    attempt: usize,
+    session_refused: bool,
+}
+
+impl Conversation {
+    fn new() -> Self {
+        Self {
+            held: VecDeque::new(),
+            handed: 0,
+            storing: 0,
+            state: State::Ready,
+            attempt: 0,
+            session_refused: false,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.storing == 0 && !matches!(self.state, State::Running(_))
+    }
+}
+
+#[derive(Debug)]
+struct Run {
+    key: ConversationKey,
+    carrier: Carrier,
+    triggered_again: bool,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct ServedUser {
+    reach: Option<Reach>,
+    loading: Loading,
+    last_loaded: Option<Seq>,
+    conversations: BTreeMap<ConversationKey, Conversation>,
+    /// Conversations that could start, by their oldest message.
+    ready: BTreeMap<Seq, ConversationKey>,
+    runs: BTreeMap<RunId, Run>,
+    next_run: u64,
+    retry: RetrySchedule,
+    actions: VecDeque<UserAction>,
+}
+
+impl ServedUser {
+    /// A machine for a user whose queue may hold messages (`waiting`) or is known to be empty.
+    pub fn new(waiting: bool, retry: RetrySchedule) -> Self {
+        let mut user = Self {
+            reach: None,
+            loading: Loading::Complete,
+            last_loaded: None,
+            conversations: BTreeMap::new(),
+            ready: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            next_run: 0,
+            retry,
+            actions: VecDeque::new(),
+        };
+        if waiting {
+            user.loading = Loading::Asked { again: false };
+            user.actions.push_back(UserAction::Load { after: None });
+        }
+        user
+    }
+
+    /// Whether a new message of this conversation may go straight to a device: nothing older of it is
+    /// held, being stored or replayed. A parked run does not count.
+    pub fn may_pass(&self, key: &ConversationKey) -> bool {
+        if self.loading != Loading::Complete {
+            return false;
+        }
+        self.conversations.get(key).is_none_or(|conversation| {
+            matches!(conversation.state, State::Parked { .. }) || conversation.is_empty()
+        })
+    }
+
+    /// Whether nothing is left to decide, so that the machine can be forgotten. Messages that wait
+    /// for an absent user are the store's alone.
+    pub fn is_idle(&self) -> bool {
+        self.runs.is_empty()
+            && self.actions.is_empty()
+            && self.conversations.values().all(|c| c.storing == 0)
+            && (self.reach.is_none() || self.holds_nothing())
+    }
+
+    /// Whether nothing is held, as far as has been loaded.
+    pub fn holds_nothing(&self) -> bool {
+        self.loading == Loading::Complete && self.conversations.values().all(Conversation::is_empty)
+    }
+
+    /// The user's devices changed or registered again: every conversation is offered once more.
+    pub fn handle_reach(&mut self, reach: Reach, now: Now) {
+        self.reach = Some(reach);
+        for (key, conversation) in &mut self.conversations {
+            conversation.session_refused = false;
+            conversation.attempt = 0;
+            if let State::Parked { .. } = conversation.state {
+                make_ready(&mut self.ready, key, conversation);
+            }
+        }
+        for run in self.runs.values_mut() {
+            run.triggered_again = true;
+        }
+        self.start_runs(now);
+    }
+
+    /// The user's last contact is gone. Running deliveries end by themselves.
+    pub fn handle_unreachable(&mut self) {
+        self.reach = None;
+    }
+
+    /// A page of the queue, oldest first.
+    pub fn handle_loaded(&mut self, held: Vec<Held>, more: bool, now: Now) {
+        for item in held {
+            self.last_loaded = self.last_loaded.max(Some(item.seq));
+            self.add(item);
+        }
+        let again = more || self.loading == Loading::Asked { again: true };
+        if again {
+            self.loading = Loading::Asked { again: false };
+            let after = self.last_loaded;
+            self.actions.push_back(UserAction::Load { after });
+            return;
+        }
+        self.loading = Loading::Complete;
+        self.start_runs(now);
+    }
+
+    /// Custody of a message begins: it is on its way to the disk.
+    pub fn handle_storing(&mut self, key: &ConversationKey) {
+        let conversation = self.conversations.entry(key.clone());
+        conversation.or_insert_with(Conversation::new).storing += 1;
+    }
+
+    /// Whether the user has a device, as far as this machine was told.
+    pub fn is_reachable(&self) -> bool {
+        self.reach.is_some()
+    }
+
+    /// The message is durable. `tried` says that the devices have just failed to take it, so that its
+    /// conversation is parked instead of offered at once.
+    pub fn handle_stored(&mut self, held: Held, tried: bool, now: Now) {
+        self.end_storing(&held.conversation);
+        if tried {
+            self.park_ready(&held.conversation, now);
+        }
+        match &mut self.loading {
+            Loading::Asked { again } => *again = true,
+            Loading::Complete if self.last_loaded >= Some(held.seq) => {}
+            Loading::Complete => {
+                self.last_loaded = Some(held.seq);
+                self.add(held);
+            }
+        }
+        self.start_runs(now);
+    }
+
+    /// The message could not be stored; its sender has been told.
+    pub fn handle_not_stored(&mut self, key: &ConversationKey, now: Now) {
+        self.end_storing(key);
+        self.start_runs(now);
+    }
+
+    /// The next message of a run, oldest first; `None` when the run has nothing more to carry.
+    pub fn next_message(&mut self, run: RunId) -> Option<Held> {
+        let carrier = self.runs.get(&run)?.carrier;
+        let conversation = self.conversations.get_mut(&self.runs[&run].key)?;
+        let held = conversation.held.get(conversation.handed)?;
+        if choose_carrier(held, self.reach?, conversation.session_refused) != Some(carrier) {
+            return None;
+        }
+        conversation.handed += 1;
+        Some(held.clone())
+    }
+
+    /// Whether a message is out with a running delivery.
+    pub fn is_in_flight(&self, key: &ConversationKey, seq: Seq) -> bool {
+        self.conversations
+            .get(key)
+            .is_some_and(|c| c.held.iter().take(c.handed).any(|held| held.seq == seq))
+    }
+
+    /// A message left custody: a device confirmed it, it expired or was taken back.
+    pub fn handle_settled(&mut self, key: &ConversationKey, seq: Seq) {
+        let Some(conversation) = self.conversations.get_mut(key) else {
+            return;
+        };
+        let Some(position) = conversation.held.iter().position(|held| held.seq == seq) else {
+            return;
+        };
+        if position == 0 {
+            self.ready.remove(&seq);
+        }
+        conversation.held.remove(position);
+        if position < conversation.handed {
+            conversation.handed -= 1;
+        }
+        conversation.attempt = 0;
+        if conversation.state == State::Ready {
+            make_ready(&mut self.ready, key, conversation);
+        }
+        self.forget_if_empty(key);
+    }
+
+    /// A run is over. What it had taken and not settled waits again.
+    pub fn handle_run_ended(&mut self, run: RunId, end: RunEnd, now: Now) {
+        let Some(Run {
+            key,
+            triggered_again,
+            ..
+        }) = self.runs.remove(&run)
+        else {
+            return;
+        };
+        if let Some(conversation) = self.conversations.get_mut(&key) {
+            conversation.handed = 0;
+            conversation.session_refused |= end == RunEnd::OtherWay;
+            match end {
+                RunEnd::Done | RunEnd::OtherWay => {
+                    make_ready(&mut self.ready, &key, conversation);
+                }
+                RunEnd::Parked | RunEnd::Declined if triggered_again => {
+                    make_ready(&mut self.ready, &key, conversation);
+                }
+                RunEnd::Parked => park(conversation, &self.retry, now),
+                RunEnd::Declined => conversation.state = State::Parked { until: None },
+            }
+        }
+        self.forget_if_empty(&key);
+        self.start_runs(now);
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.reach?;
+        let until = |conversation: &Conversation| match conversation.state {
+            State::Parked { until } => until,
+            _ => None,
+        };
+        self.conversations.values().filter_map(until).min()
+    }
+
+    /// Offers again what was parked long enough.
+    pub fn handle_timeout(&mut self, now: Now) {
+        for (key, conversation) in &mut self.conversations {
+            let due = |until: &Option<Instant>| until.is_some_and(|until| until <= now.instant);
+            if matches!(&conversation.state, State::Parked { until } if due(until)) {
+                make_ready(&mut self.ready, key, conversation);
+            }
+        }
+        self.start_runs(now);
+    }
+
+    /// What to do next.
+    pub fn poll_action(&mut self) -> Option<UserAction> {
+        self.actions.pop_front()
+    }
+
+    fn add(&mut self, held: Held) {
+        let key = held.conversation.clone();
+        let conversation = self.conversations.entry(key.clone());
+        let conversation = conversation.or_insert_with(Conversation::new);
+        conversation.held.push_back(held);
+        if conversation.state == State::Ready {
+            make_ready(&mut self.ready, &key, conversation);
+        }
+    }
+
+    fn park_ready(&mut self, key: &ConversationKey, now: Now) {
+        let conversation = self.conversations.entry(key.clone());
+        let conversation = conversation.or_insert_with(Conversation::new);
+        if conversation.state != State::Ready {
+            return;
+        }
+        if let Some(first) = conversation.held.front() {
+            self.ready.remove(&first.seq);
+        }
+        park(conversation, &self.retry, now);
+    }
+
+    fn end_storing(&mut self, key: &ConversationKey) {
+        if let Some(conversation) = self.conversations.get_mut(key) {
+            conversation.storing = conversation.storing.saturating_sub(1);
+        }
+        self.forget_if_empty(key);
+    }
+
+    fn forget_if_empty(&mut self, key: &ConversationKey) {
+        if self
+            .conversations
+            .get(key)
+            .is_some_and(Conversation::is_empty)
+        {
+            self.conversations.remove(key);
+        }
+    }
+
+    fn start_runs(&mut self, now: Now) {
+        let Some(reach) = self.reach else { return };
+        if self.loading != Loading::Complete {
+            return;
+        }
+        let candidates: Vec<(Seq, ConversationKey)> = self.startable(reach);
+        for (seq, key) in candidates {
+            self.ready.remove(&seq);
+            self.start(key, reach, now);
+        }
+    }
+
+    /// The oldest ready conversations that there is room for.
+    fn startable(&self, reach: Reach) -> Vec<(Seq, ConversationKey)> {
+        let running = |carrier| {
+            self.runs
+                .values()
+                .filter(|run| run.carrier == carrier)
+                .count()
+        };
+        let mut sessions = SESSIONS_AT_ONCE.saturating_sub(running(Carrier::Session));
+        let mut messages = 1usize.saturating_sub(running(Carrier::Message));
+        let mut chosen = Vec::new();
+        for (seq, key) in &self.ready {
+            if sessions == 0 && messages == 0 {
+                break;
+            }
+            let Some(conversation) = self.conversations.get(key) else {
+                continue;
+            };
+            let carrier = conversation
+                .held
+                .front()
+                .and_then(|held| choose_carrier(held, reach, conversation.session_refused));
+            let room = match carrier {
+                Some(Carrier::Session) => &mut sessions,
+                Some(Carrier::Message) => &mut messages,
+                None => &mut 1,
+            };
+            if *room > 0 {
+                *room -= 1;
+                chosen.push((*seq, key.clone()));
+            }
+        }
+        chosen
+    }
+
+    fn start(&mut self, key: ConversationKey, reach: Reach, _now: Now) {
+        let Some(conversation) = self.conversations.get_mut(&key) else {
+            return;
+        };
+        let Some(held) = conversation.held.front() else {
+            return;
+        };
+        let Some(carrier) = choose_carrier(held, reach, conversation.session_refused) else {
+            conversation.state = State::Parked { until: None };
+            return;
+        };
+        let run = RunId(self.next_run);
+        self.next_run += 1;
+        conversation.state = State::Running(run);
+        conversation.handed = 0;
+        let started = Run {
+            key: key.clone(),
+            carrier,
+            triggered_again: false,
+        };
+        self.runs.insert(run, started);
+        self.actions
+            .push_back(UserAction::Start { run, key, carrier });
+    }
+}
+
+fn park(conversation: &mut Conversation, retry: &RetrySchedule, now: Now) {
+    let wait = retry.wait(conversation.attempt);
+    conversation.attempt += 1;
+    let until = wait.map(|wait| now.instant + wait);
+    conversation.state = State::Parked { until };
+}
+
+fn make_ready(
+    ready: &mut BTreeMap<Seq, ConversationKey>,
+    key: &ConversationKey,
+    conversation: &mut Conversation,
+) {
+    conversation.state = State::Ready;
+    if let Some(first) = conversation.held.front() {
+        ready.insert(first.seq, key.clone());
+    }
+}
+
+/// Pager messages leave as MESSAGE, chat over MSRP; what the devices cannot take leaves the other
+/// way if it fits.
+fn choose_carrier(held: &Held, reach: Reach, session_refused: bool) -> Option<Carrier> {
+    let fits = reach.message.is_some_and(|largest| held.length <= largest);
+    let session = reach.session && !session_refused;
+    match held.kind {
+        MessageKind::Pager | MessageKind::Notification if fits => Some(Carrier::Message),
+        MessageKind::Pager | MessageKind::Notification if session => Some(Carrier::Session),
+        MessageKind::Chat | MessageKind::Large if session => Some(Carrier::Session),
+        MessageKind::Chat | MessageKind::Large if fits => Some(Carrier::Message),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixMillis;
+    use crate::identity::Identity;
+
+    const BOTH: Reach = Reach {
+        session: true,
+        message: Some(1300),
+    };
+
+    fn key(author: &str) -> ConversationKey {
+        ConversationKey {
+            author: Identity::new(author, "im.test"),
+            conversation: "c1".into(),
+        }
+    }
+
+    fn held(seq: u64, author: &str, kind: MessageKind) -> Held {
+        Held {
+            seq: Seq(seq),
+            kind,
+            conversation: key(author),
+            message_id: format!("m{seq}").into(),
+            length: 100,
+            expires_at: UnixMillis(u64::MAX),
+        }
+    }
+
+    fn user() -> ServedUser {
+        let retry = RetrySchedule::new(&[Duration::from_secs(30), Duration::from_secs(300)]);
+        ServedUser::new(false, retry)
+    }
+
+    fn started(user: &mut ServedUser) -> Vec<(RunId, String, Carrier)> {
+        std::iter::from_fn(|| user.poll_action())
+            .filter_map(|action| match action {
+                UserAction::Start { run, key, carrier } => {
+                    Some((run, key.author.to_string(), carrier))
+                }
+                UserAction::Load { .. } => None,
+            })
+            .collect()
+    }
+
+    fn take_all(user: &mut ServedUser, run: RunId) -> Vec<u64> {
+        std::iter::from_fn(|| user.next_message(run))
+            .map(|held| held.seq.0)
+            .collect()
+    }
+
+    #[test]
+    fn what_was_kept_while_away_is_run_at_registration_oldest_first() {
+        let mut user = user();
+        for seq in 1..=3 {
+            user.handle_stored(held(seq, "alice", MessageKind::Chat), false, Now::default());
+        }
+        assert!(started(&mut user).is_empty());
+        user.handle_reach(BOTH, Now::default());
+        let runs = started(&mut user);
+        assert_eq!(runs.len(), 1);
+        assert_eq!(runs[0].2, Carrier::Session);
+        assert_eq!(take_all(&mut user, runs[0].0), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_message_never_overtakes_one_that_is_being_stored_or_replayed() {
+        let mut user = user();
+        user.handle_reach(BOTH, Now::default());
+        assert!(user.may_pass(&key("alice")));
+        user.handle_storing(&key("alice"));
+        assert!(!user.may_pass(&key("alice")));
+        assert!(user.may_pass(&key("carol")));
+        user.handle_stored(held(1, "alice", MessageKind::Pager), false, Now::default());
+        let runs = started(&mut user);
+        assert_eq!(take_all(&mut user, runs[0].0), [1]);
+        assert!(!user.may_pass(&key("alice")));
+        user.handle_settled(&key("alice"), Seq(1));
+        user.handle_run_ended(runs[0].0, RunEnd::Done, Now::default());
+        assert!(user.may_pass(&key("alice")));
+        assert!(user.is_idle());
+    }
+
+    #[test]
+    fn a_refused_run_is_parked_and_blocks_nothing_until_retry_or_registration() {
+        let mut user = user();
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
+        user.handle_stored(held(2, "carol", MessageKind::Chat), false, Now::default());
+        user.handle_reach(BOTH, Now::default());
+        let runs = started(&mut user);
+        assert_eq!(runs.len(), 2);
+        assert_eq!(take_all(&mut user, runs[0].0), [1]);
+        user.handle_run_ended(runs[0].0, RunEnd::Parked, Now::default());
+        assert!(started(&mut user).is_empty());
+        assert!(user.may_pass(&key("alice")));
+        let after = Now::default().plus(Duration::from_secs(30));
+        assert_eq!(user.next_deadline(), Some(after.instant));
+        user.handle_timeout(after);
+        let again = started(&mut user);
+        assert_eq!(take_all(&mut user, again[0].0), [1]);
+        user.handle_run_ended(again[0].0, RunEnd::Parked, after);
+        assert_eq!(
+            user.next_deadline(),
+            Some(after.plus(Duration::from_secs(300)).instant)
+        );
+        user.handle_reach(BOTH, after);
+        assert_eq!(started(&mut user).len(), 1);
+    }
+
+    #[test]
+    fn a_declined_run_waits_for_the_next_registration() {
+        let mut user = user();
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
+        user.handle_reach(BOTH, Now::default());
+        let run = started(&mut user)[0].0;
+        user.handle_run_ended(run, RunEnd::Declined, Now::default());
+        assert_eq!(user.next_deadline(), None);
+        user.handle_reach(BOTH, Now::default());
+        assert_eq!(started(&mut user).len(), 1);
+    }
+
+    #[test]
+    fn a_trigger_during_a_run_is_remembered() {
+        let mut user = user();
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
+        user.handle_reach(BOTH, Now::default());
+        let run = started(&mut user)[0].0;
+        user.handle_reach(BOTH, Now::default());
+        assert!(started(&mut user).is_empty());
+        user.handle_run_ended(run, RunEnd::Parked, Now::default());
+        assert_eq!(started(&mut user).len(), 1);
+    }
+
+    #[test]
+    fn mixed_kinds_leave_as_alternating_runs_in_order() {
+        let mut user = user();
+        let kinds = [MessageKind::Chat, MessageKind::Pager, MessageKind::Chat];
+        for (seq, kind) in (1..).zip(kinds) {
+            user.handle_stored(held(seq, "alice", kind), false, Now::default());
+        }
+        user.handle_reach(BOTH, Now::default());
+        for (seq, carrier) in (1..).zip([Carrier::Session, Carrier::Message, Carrier::Session]) {
+            let runs = started(&mut user);
+            assert_eq!((runs.len(), runs[0].2), (1, carrier));
+            assert_eq!(take_all(&mut user, runs[0].0), [seq]);
+            user.handle_settled(&key("alice"), Seq(seq));
+            user.handle_run_ended(runs[0].0, RunEnd::Done, Now::default());
+        }
+        assert!(user.is_idle());
+    }
+
+    #[test]
+    fn a_refused_session_leaves_by_message_if_it_fits() {
+        let mut user = user();
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
+        user.handle_reach(BOTH, Now::default());
+        let run = started(&mut user)[0].0;
+        user.handle_run_ended(run, RunEnd::OtherWay, Now::default());
+        let runs = started(&mut user);
+        assert_eq!(runs[0].2, Carrier::Message);
+    }
+
+    #[test]
+    fn what_no_device_can_take_waits_without_a_retry() {
+        let mut user = user();
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
+        let small = Reach {
+            session: false,
+            message: Some(10),
+        };
+        user.handle_reach(small, Now::default());
+        assert!(started(&mut user).is_empty());
+        assert_eq!(user.next_deadline(), None);
+        user.handle_reach(BOTH, Now::default());
+        assert_eq!(started(&mut user).len(), 1);
+    }
+
+    #[test]
+    fn a_message_stored_while_the_queue_is_loading_is_taken_once() {
+        let retry = RetrySchedule::new(&[]);
+        let mut user = ServedUser::new(true, retry);
+        assert_eq!(user.poll_action(), Some(UserAction::Load { after: None }));
+        user.handle_reach(BOTH, Now::default());
+        assert!(!user.may_pass(&key("alice")));
+        user.handle_storing(&key("alice"));
+        user.handle_stored(held(2, "alice", MessageKind::Pager), false, Now::default());
+        user.handle_loaded(
+            vec![held(1, "alice", MessageKind::Pager)],
+            false,
+            Now::default(),
+        );
+        assert_eq!(
+            user.poll_action(),
+            Some(UserAction::Load {
+                after: Some(Seq(1))
+            })
+        );
+        user.handle_loaded(
+            vec![held(2, "alice", MessageKind::Pager)],
+            false,
+            Now::default(),
+        );
+        let run = started(&mut user)[0].0;
+        assert_eq!(take_all(&mut user, run), [1, 2]);
+    }
+
+    #[test]
+    fn a_page_that_ran_ahead_of_the_answer_counts_once() {
+        let mut user = ServedUser::new(true, RetrySchedule::new(&[]));
+        user.handle_reach(BOTH, Now::default());
+        user.handle_storing(&key("alice"));
+        user.handle_loaded(
+            vec![held(1, "alice", MessageKind::Pager)],
+            false,
+            Now::default(),
+        );
+        let run = started(&mut user)[0].0;
+        assert_eq!(take_all(&mut user, run), [1]);
+        user.handle_settled(&key("alice"), Seq(1));
+        user.handle_stored(held(1, "alice", MessageKind::Pager), false, Now::default());
+        assert_eq!(user.next_message(run), None);
+    }
+
+    #[test]
+    fn messages_taken_by_a_broken_run_come_again_except_the_confirmed() {
+        let mut user = user();
+        for seq in 1..=3 {
+            user.handle_stored(held(seq, "alice", MessageKind::Chat), false, Now::default());
+        }
+        user.handle_reach(BOTH, Now::default());
+        let run = started(&mut user)[0].0;
+        assert_eq!(take_all(&mut user, run), [1, 2, 3]);
+        user.handle_settled(&key("alice"), Seq(1));
+        user.handle_run_ended(run, RunEnd::Parked, Now::default());
+        user.handle_reach(BOTH, Now::default());
+        let run = started(&mut user)[0].0;
+        assert_eq!(take_all(&mut user, run), [2, 3]);
+    }
+}

@@ -1,0 +1,337 @@
+//! Typed views of header field values: Via, name-addr, CSeq and parameter lists. They borrow.
+
+use crate::sip::rejection::Rejection;
+
+/// The elements of a comma list; commas in quotes and angle brackets do not count.
+pub fn split_list(value: &str) -> SplitList<'_> {
+    SplitList { rest: Some(value) }
+}
+
+/// See [`split_list`].
+#[derive(Clone, Debug)]
+pub struct SplitList<'a> {
+    rest: Option<&'a str>,
+}
+
+impl<'a> Iterator for SplitList<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        loop {
+            let rest = self.rest?;
+            let element = match find_outside(rest, b',') {
+                Some(at) => {
+                    self.rest = Some(&rest[at + 1..]);
+                    &rest[..at]
+                }
+                None => {
+                    self.rest = None;
+                    rest
+                }
+            };
+            let element = element.trim();
+            if !element.is_empty() {
+                return Some(element);
+            }
+        }
+    }
+}
+
+/// The first `wanted` that is in neither quotes nor angle brackets.
+fn find_outside(text: &str, wanted: u8) -> Option<usize> {
+    let (mut quoted, mut escaped, mut bracketed) = (false, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'<' => bracketed = true,
+            b'>' => bracketed = false,
+            _ if byte == wanted && !bracketed => return Some(at),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The parameters behind a value: `;name`, `;name=value`, `;name="quoted"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parameters<'a>(&'a str);
+
+impl<'a> Parameters<'a> {
+    /// `text` begins with the first `;` or is empty.
+    pub fn new(text: &'a str) -> Self {
+        Self(text)
+    }
+
+    /// All of them in order, values without their quotes.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> + use<'a> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            rest = rest.trim_start().strip_prefix(';')?;
+            let end = find_outside(rest, b';').unwrap_or(rest.len());
+            let parameter = &rest[..end];
+            rest = &rest[end..];
+            Some(match parameter.split_once('=') {
+                Some((name, value)) => (name.trim(), Some(unquote(value.trim()))),
+                None => (parameter.trim(), None),
+            })
+        })
+    }
+
+    /// The parameter of this name, without regard to case: `None` where there is none, `Some(None)`
+    /// where it has no value.
+    pub fn find(&self, name: &str) -> Option<Option<&'a str>> {
+        let named = |parameter: &(&str, _)| parameter.0.eq_ignore_ascii_case(name);
+        self.iter().find(named).map(|(_, value)| value)
+    }
+
+    /// As written.
+    pub fn as_str(&self) -> &'a str {
+        self.0
+    }
+}
+
+fn unquote(value: &str) -> &str {
+    let inner = value
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    inner.unwrap_or(value)
+}
+
+/// One Via element (RFC 3261 §20.42).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Via<'a> {
+    /// `UDP`, `TCP`, …; compare without case.
+    pub transport: &'a str,
+    /// The host of sent-by; IPv6 in brackets as written.
+    pub host: &'a str,
+    /// The port of sent-by.
+    pub port: Option<u16>,
+    /// `branch`
+    pub branch: Option<&'a str>,
+    /// `received`
+    pub received: Option<&'a str>,
+    /// `rport`: absent, without a value, or with one (RFC 3581).
+    pub rport: Option<Option<u16>>,
+    parameters: Parameters<'a>,
+}
+
+impl<'a> Via<'a> {
+    /// Reads one element; blanks around the slashes and the colon are legal.
+    pub fn parse(value: &'a str) -> Result<Self, Rejection> {
+        Self::read(value).ok_or(Rejection::new(400, "Malformed Via"))
+    }
+
+    fn read(value: &'a str) -> Option<Self> {
+        let (name, rest) = value.split_once('/')?;
+        let (version, rest) = rest.split_once('/')?;
+        if !name.trim().eq_ignore_ascii_case("SIP") || version.trim() != "2.0" {
+            return None;
+        }
+        let rest = rest.trim_start();
+        let (transport, rest) = rest.split_at(rest.find([' ', '\t'])?);
+        let rest = rest.trim_start();
+        let end = rest.find(';').unwrap_or(rest.len());
+        let (host, port) = sent_by(rest[..end].trim())?;
+        let parameters = Parameters::new(&rest[end..]);
+        let text = |name| parameters.find(name).flatten();
+        let rport = match parameters.find("rport") {
+            Some(Some(port)) => Some(Some(port.parse().ok()?)),
+            other => other.map(|_| None),
+        };
+        Some(Self {
+            transport,
+            host,
+            port,
+            branch: text("branch"),
+            received: text("received"),
+            rport,
+            parameters,
+        })
+    }
+
+    /// A parameter by its name.
+    pub fn param(&self, name: &str) -> Option<Option<&'a str>> {
+        self.parameters.find(name)
+    }
+}
+
+fn sent_by(text: &str) -> Option<(&str, Option<u16>)> {
+    let host_end = match text.strip_prefix('[') {
+        Some(_) => text.find(']')? + 1,
+        None => text.find([':', ' ', '\t']).unwrap_or(text.len()),
+    };
+    let (host, rest) = text.split_at(host_end);
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b".-_[]:".contains(&byte);
+    if host.is_empty() || !host.bytes().all(legal) {
+        return None;
+    }
+    match rest.trim() {
+        "" => Some((host, None)),
+        rest => {
+            let port = rest.strip_prefix(':')?.trim().parse().ok()?;
+            Some((host, Some(port)))
+        }
+    }
+}
+
+/// A name-addr or addr-spec with header parameters: From, To, Contact, Route, … (RFC 3261 §20.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameAddr<'a> {
+    /// The display name as written, with its quotes; empty if there is none.
+    pub display: &'a str,
+    /// The URI.
+    pub uri: &'a str,
+    /// The header parameters.
+    pub parameters: Parameters<'a>,
+}
+
+/// The value is no name-addr and no addr-spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a name-addr")]
+pub struct NotNameAddr;
+
+impl<'a> NameAddr<'a> {
+    /// Reads one value.
+    pub fn parse(value: &'a str) -> Result<Self, NotNameAddr> {
+        Self::read(value.trim()).ok_or(NotNameAddr)
+    }
+
+    fn read(value: &'a str) -> Option<Self> {
+        let (display, uri, rest) = match find_bracket(value) {
+            Some(open) => {
+                let close = open + value[open..].find('>')?;
+                (&value[..open], &value[open + 1..close], &value[close + 1..])
+            }
+            // Without brackets the parameters belong to the header field.
+            None => {
+                let end = value.find(';').unwrap_or(value.len());
+                ("", &value[..end], &value[end..])
+            }
+        };
+        let (display, uri, rest) = (display.trim(), uri.trim(), rest.trim());
+        let tail_is_parameters = rest.is_empty() || rest.starts_with(';');
+        let named_well = !display.starts_with('"') || is_quoted(display);
+        let uri_has_scheme = uri.contains(':') && !uri.contains([' ', '"', '<']);
+        (tail_is_parameters && named_well && uri_has_scheme).then_some(Self {
+            display,
+            uri,
+            parameters: Parameters::new(rest),
+        })
+    }
+
+    /// The `tag` parameter.
+    pub fn tag(&self) -> Option<&'a str> {
+        self.parameters.find("tag").flatten()
+    }
+
+    /// A header parameter by its name.
+    pub fn param(&self, name: &str) -> Option<Option<&'a str>> {
+        self.parameters.find(name)
+    }
+}
+
+/// The `<` that opens the URI: the first one outside the quotes of the display name.
+fn find_bracket(value: &str) -> Option<usize> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, byte) in value.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'<' if !quoted => return Some(at),
+            _ => {}
+        }
+    }
+    None
+}
+
+fn is_quoted(display: &str) -> bool {
+    display.len() >= 2 && display.ends_with('"')
+}
+
+/// CSeq (RFC 3261 §20.16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CSeq<'a> {
+    /// Below 2^31.
+    pub number: u32,
+    /// The method as written.
+    pub method: &'a str,
+}
+
+impl<'a> CSeq<'a> {
+    /// Reads the value.
+    pub fn parse(value: &'a str) -> Result<Self, Rejection> {
+        let malformed = Rejection::new(400, "Malformed CSeq");
+        let (number, method) = value.split_once([' ', '\t']).ok_or(malformed)?;
+        let number: u32 = number.parse().map_err(|_| malformed)?;
+        let method = method.trim();
+        if number >= 1 << 31 || method.is_empty() || method.contains([' ', '\t']) {
+            return Err(malformed);
+        }
+        Ok(Self { number, method })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_quotes_and_brackets_do_not_separate() {
+        let value = "\"a, \\\"b\" <sip:x@y;p=1,2>;q=1 , <sip:z> ,,";
+        let elements: Vec<&str> = split_list(value).collect();
+        assert_eq!(elements, ["\"a, \\\"b\" <sip:x@y;p=1,2>;q=1", "<sip:z>"]);
+    }
+
+    #[test]
+    fn a_via_with_every_legal_blank() {
+        let via = Via::parse(
+            "SIP  / 2.0 /UDP [2001:db8::9:1] : 5061 ;branch=z9hG4bK1;rport;received=192.0.2.1",
+        )
+        .expect("legal");
+        assert_eq!(
+            (via.transport, via.host, via.port),
+            ("UDP", "[2001:db8::9:1]", Some(5061))
+        );
+        assert_eq!(via.branch, Some("z9hG4bK1"));
+        assert_eq!(via.rport, Some(None));
+        assert_eq!(via.received, Some("192.0.2.1"));
+        assert!(Via::parse("SIP/3.0/UDP h").is_err());
+        assert!(Via::parse("SIP/2.0/UDP ").is_err());
+        assert!(Via::parse("SIP/2.0/UDP h:99999").is_err());
+    }
+
+    #[test]
+    fn parameters_outside_brackets_belong_to_the_header() {
+        let plain = NameAddr::parse("sip:a@b;tag=1").expect("legal");
+        assert_eq!((plain.uri, plain.tag()), ("sip:a@b", Some("1")));
+        let named = NameAddr::parse("\"x <y>\" <sip:a@b;lr>; tag = 2 ;q").expect("legal");
+        assert_eq!(
+            (named.uri, named.tag(), named.param("q")),
+            ("sip:a@b;lr", Some("2"), Some(None))
+        );
+        let instance =
+            NameAddr::parse("<sip:a@b>;+sip.instance=\"<urn:uuid:1>\";expires=7").expect("legal");
+        assert_eq!(instance.param("+SIP.instance"), Some(Some("<urn:uuid:1>")));
+        assert_eq!(instance.param("expires"), Some(Some("7")));
+        assert!(NameAddr::parse("\"unterminated <sip:a@b>").is_err());
+        assert!(NameAddr::parse("nothing").is_err());
+    }
+
+    #[test]
+    fn a_cseq_number_is_below_two_to_the_31() {
+        assert_eq!(CSeq::parse("0009  INVITE").map(|cseq| cseq.number), Ok(9));
+        for bad in [
+            "36893488147419103232 REGISTER",
+            "2147483648 A",
+            "1",
+            "1 A B",
+            "-1 A",
+        ] {
+            assert!(CSeq::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The words of SIP that are looked for: methods and header field names.
+
+/// A method (RFC 3261 §7.1); compared with case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each is the method of its name")]
+pub enum Method {
+    Invite,
+    Ack,
+    Cancel,
+    Bye,
+    Options,
+    Register,
+    Message,
+    Subscribe,
+    Notify,
+    Publish,
+    Info,
+    Update,
+    Refer,
+    Prack,
+    /// Any other; see `Message::method_str`.
+    Other,
+}
+
+impl Method {
+    /// Recognises a method token.
+    pub fn parse(token: &[u8]) -> Self {
+        match token {
+            b"INVITE" => Self::Invite,
+            b"ACK" => Self::Ack,
+            b"CANCEL" => Self::Cancel,
+            b"BYE" => Self::Bye,
+            b"OPTIONS" => Self::Options,
+            b"REGISTER" => Self::Register,
+            b"MESSAGE" => Self::Message,
+            b"SUBSCRIBE" => Self::Subscribe,
+            b"NOTIFY" => Self::Notify,
+            b"PUBLISH" => Self::Publish,
+            b"INFO" => Self::Info,
+            b"UPDATE" => Self::Update,
+            b"REFER" => Self::Refer,
+            b"PRACK" => Self::Prack,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A header field name that somebody here asks for; compact forms count as their long name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each is the header field of its name")]
+pub enum HeaderName {
+    Via,
+    From,
+    To,
+    CallId,
+    CSeq,
+    Contact,
+    MaxForwards,
+    Route,
+    RecordRoute,
+    Path,
+    ServiceRoute,
+    ContentType,
+    ContentLength,
+    ContentEncoding,
+    ContentDisposition,
+    ContentLanguage,
+    MimeVersion,
+    Expires,
+    MinExpires,
+    Date,
+    Subject,
+    Supported,
+    Require,
+    ProxyRequire,
+    Unsupported,
+    Allow,
+    Accept,
+    AcceptEncoding,
+    Authorization,
+    ProxyAuthorization,
+    WwwAuthenticate,
+    ProxyAuthenticate,
+    AuthenticationInfo,
+    UserAgent,
+    Server,
+    Warning,
+    Reason,
+    RetryAfter,
+    Event,
+    SubscriptionState,
+    RAck,
+    RSeq,
+    ReferTo,
+    ReferredBy,
+    Replaces,
+    SessionExpires,
+    MinSe,
+    MaxBreadth,
+    Privacy,
+    PAssertedIdentity,
+    PPreferredIdentity,
+    PAssertedService,
+    PPreferredService,
+    PAssociatedUri,
+    PCalledPartyId,
+    PServedUser,
+    AcceptContact,
+    RejectContact,
+    RequestDisposition,
+    ConversationId,
+    ContributionId,
+    InReplyToContributionId,
+    /// Any other; its name stands in the message.
+    Other,
+}
+
+/// The long names, in the order of [`HeaderName`].
+const LONG: [(HeaderName, &str); 62] = [
+    (HeaderName::Via, "Via"),
+    (HeaderName::From, "From"),
+    (HeaderName::To, "To"),
+    (HeaderName::CallId, "Call-ID"),
+    (HeaderName::CSeq, "CSeq"),
+    (HeaderName::Contact, "Contact"),
+    (HeaderName::MaxForwards, "Max-Forwards"),
+    (HeaderName::Route, "Route"),
+    (HeaderName::RecordRoute, "Record-Route"),
+    (HeaderName::Path, "Path"),
+    (HeaderName::ServiceRoute, "Service-Route"),
+    (HeaderName::ContentType, "Content-Type"),
+    (HeaderName::ContentLength, "Content-Length"),
+    (HeaderName::ContentEncoding, "Content-Encoding"),
+    (HeaderName::ContentDisposition, "Content-Disposition"),
+    (HeaderName::ContentLanguage, "Content-Language"),
+    (HeaderName::MimeVersion, "MIME-Version"),
+    (HeaderName::Expires, "Expires"),
+    (HeaderName::MinExpires, "Min-Expires"),
+    (HeaderName::Date, "Date"),
+    (HeaderName::Subject, "Subject"),
+    (HeaderName::Supported, "Supported"),
+    (HeaderName::Require, "Require"),
+    (HeaderName::ProxyRequire, "Proxy-Require"),
+    (HeaderName::Unsupported, "Unsupported"),
+    (HeaderName::Allow, "Allow"),
+    (HeaderName::Accept, "Accept"),
+    (HeaderName::AcceptEncoding, "Accept-Encoding"),
+    (HeaderName::Authorization, "Authorization"),
+    (HeaderName::ProxyAuthorization, "Proxy-Authorization"),
+    (HeaderName::WwwAuthenticate, "WWW-Authenticate"),
+    (HeaderName::ProxyAuthenticate, "Proxy-Authenticate"),
+    (HeaderName::AuthenticationInfo, "Authentication-Info"),
+    (HeaderName::UserAgent, "User-Agent"),
+    (HeaderName::Server, "Server"),
+    (HeaderName::Warning, "Warning"),
+    (HeaderName::Reason, "Reason"),
+    (HeaderName::RetryAfter, "Retry-After"),
+    (HeaderName::Event, "Event"),
+    (HeaderName::SubscriptionState, "Subscription-State"),
+    (HeaderName::RAck, "RAck"),
+    (HeaderName::RSeq, "RSeq"),
+    (HeaderName::ReferTo, "Refer-To"),
+    (HeaderName::ReferredBy, "Referred-By"),
+    (HeaderName::Replaces, "Replaces"),
+    (HeaderName::SessionExpires, "Session-Expires"),
+    (HeaderName::MinSe, "Min-SE"),
+    (HeaderName::MaxBreadth, "Max-Breadth"),
+    (HeaderName::Privacy, "Privacy"),
+    (HeaderName::PAssertedIdentity, "P-Asserted-Identity"),
+    (HeaderName::PPreferredIdentity, "P-Preferred-Identity"),
+    (HeaderName::PAssertedService, "P-Asserted-Service"),
+    (HeaderName::PPreferredService, "P-Preferred-Service"),
+    (HeaderName::PAssociatedUri, "P-Associated-URI"),
+    (HeaderName::PCalledPartyId, "P-Called-Party-ID"),
+    (HeaderName::PServedUser, "P-Served-User"),
+    (HeaderName::AcceptContact, "Accept-Contact"),
+    (HeaderName::RejectContact, "Reject-Contact"),
+    (HeaderName::RequestDisposition, "Request-Disposition"),
+    (HeaderName::ConversationId, "Conversation-ID"),
+    (HeaderName::ContributionId, "Contribution-ID"),
+    (
+        HeaderName::InReplyToContributionId,
+        "InReplyTo-Contribution-ID",
+    ),
+];
+
+impl HeaderName {
+    /// Recognises a name without regard to case (RFC 3261 §7.3.1) and in its compact form (§7.3.3).
+    pub fn parse(name: &[u8]) -> Self {
+        if let [letter] = name {
+            return Self::compact(letter.to_ascii_lowercase());
+        }
+        let candidates = LONG.iter().filter(|(_, long)| long.len() == name.len());
+        for (id, long) in candidates {
+            if long.as_bytes().eq_ignore_ascii_case(name) {
+                return *id;
+            }
+        }
+        Self::Other
+    }
+
+    fn compact(letter: u8) -> Self {
+        match letter {
+            b'v' => Self::Via,
+            b'f' => Self::From,
+            b't' => Self::To,
+            b'i' => Self::CallId,
+            b'm' => Self::Contact,
+            b'c' => Self::ContentType,
+            b'l' => Self::ContentLength,
+            b'e' => Self::ContentEncoding,
+            b's' => Self::Subject,
+            b'k' => Self::Supported,
+            b'o' => Self::Event,
+            b'r' => Self::ReferTo,
+            b'b' => Self::ReferredBy,
+            b'x' => Self::SessionExpires,
+            b'a' => Self::AcceptContact,
+            b'j' => Self::RejectContact,
+            b'd' => Self::RequestDisposition,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_without_case_and_in_compact_form() {
+        assert_eq!(HeaderName::parse(b"cALL-id"), HeaderName::CallId);
+        assert_eq!(HeaderName::parse(b"I"), HeaderName::CallId);
+        assert_eq!(HeaderName::parse(b"X-Call-ID"), HeaderName::Other);
+        assert_eq!(HeaderName::parse(b"q"), HeaderName::Other);
+    }
+
+    #[test]
+    fn methods_are_compared_with_case() {
+        assert_eq!(Method::parse(b"MESSAGE"), Method::Message);
+        assert_eq!(Method::parse(b"message"), Method::Other);
+    }
+}

@@ -1,0 +1,262 @@
+//! Messages of our own: responses built from their request, and requests from nothing.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use crate::sip::header::{Via, split_list};
+use crate::sip::message::{HeaderName, Message};
+use crate::sip::splice::write_field;
+
+/// A message being written. What could end a line early is left out of every value.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    out: Vec<u8>,
+    content_type: Option<String>,
+    body: Vec<u8>,
+}
+
+/// A response being written.
+pub type ResponseBuilder = Builder;
+/// A request being written.
+pub type RequestBuilder = Builder;
+
+impl Builder {
+    /// A request without header fields.
+    pub fn new(method: &str, uri: &str) -> Self {
+        let mut out = Vec::with_capacity(1024);
+        let legal = |byte: &u8| !byte.is_ascii_control() && *byte != b' ';
+        out.extend_from_slice(method.as_bytes());
+        out.push(b' ');
+        out.extend(uri.bytes().filter(legal));
+        out.extend_from_slice(b" SIP/2.0\r\n");
+        Self::begun(out)
+    }
+
+    fn begun(out: Vec<u8>) -> Self {
+        Self {
+            out,
+            content_type: None,
+            body: Vec::new(),
+        }
+    }
+
+    /// Adds a field.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        write_field(&mut self.out, name, value);
+        self
+    }
+
+    /// Sets the body and its type.
+    #[must_use]
+    pub fn body(mut self, content_type: &str, octets: &[u8]) -> Self {
+        self.content_type = Some(content_type.to_owned());
+        self.body = octets.to_vec();
+        self
+    }
+
+    /// The message, with its Content-Length.
+    pub fn build(mut self) -> Bytes {
+        if let Some(content_type) = &self.content_type {
+            write_field(&mut self.out, "Content-Type", content_type);
+        }
+        write_field(
+            &mut self.out,
+            "Content-Length",
+            &self.body.len().to_string(),
+        );
+        self.out.extend_from_slice(b"\r\n");
+        self.out.extend_from_slice(&self.body);
+        self.out.into()
+    }
+}
+
+/// A response to `request` (RFC 3261 §8.2.6): its Via fields, From, To, Call-ID and CSeq, and
+/// Record-Route where a dialog may begin. `to_tag` is added where the request has none.
+pub fn response(
+    request: &Message,
+    status: u16,
+    reason: &str,
+    to_tag: Option<&str>,
+) -> ResponseBuilder {
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(format!("SIP/2.0 {status} ").as_bytes());
+    out.extend(reason.bytes().filter(|byte| !byte.is_ascii_control()));
+    out.extend_from_slice(b"\r\n");
+    let begins_dialog = (101..300).contains(&status);
+    for (id, _, value) in request.all_headers() {
+        let name = match id {
+            HeaderName::Via => "Via",
+            HeaderName::From => "From",
+            HeaderName::To => "To",
+            HeaderName::CallId => "Call-ID",
+            HeaderName::CSeq => "CSeq",
+            HeaderName::RecordRoute if begins_dialog => "Record-Route",
+            _ => continue,
+        };
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        if id == HeaderName::To && status > 100 && request.to().is_ok_and(|to| to.tag().is_none()) {
+            let tag = to_tag.unwrap_or_default();
+            if !tag.is_empty() {
+                out.extend_from_slice(b";tag=");
+                out.extend_from_slice(tag.as_bytes());
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+    Builder::begun(out)
+}
+
+/// The request with `received` and `rport` filled into its top Via, as the first thing done with it
+/// (RFC 3261 §18.2.1, RFC 3581 §4). `None` when its Via cannot be read.
+pub fn stamp_source(request: &Message, source: SocketAddr) -> Option<Bytes> {
+    let field = request.headers(HeaderName::Via).next()?;
+    let mut elements = split_list(field);
+    let top = elements.next()?;
+    let stamped = stamp_via(&Via::parse(top).ok()?, top, source);
+    let rest: Vec<&str> = elements.collect();
+    let value = std::iter::once(stamped.as_str())
+        .chain(rest)
+        .collect::<Vec<&str>>()
+        .join(", ");
+    let others: Vec<String> = request
+        .headers(HeaderName::Via)
+        .skip(1)
+        .map(str::to_owned)
+        .collect();
+    let mut edit = crate::sip::splice::Edit::new(request);
+    edit.remove(HeaderName::Via);
+    for other in others.iter().rev() {
+        edit.prepend("Via", other);
+    }
+    edit.prepend("Via", &value);
+    Some(edit.finish())
+}
+
+/// Whether the top Via must say where the request came from.
+pub fn needs_stamp(via: &Via<'_>, source: SocketAddr) -> bool {
+    let host = via.host.trim_start_matches('[').trim_end_matches(']');
+    via.rport.is_some() || via.received.is_some() || host.parse() != Ok(source.ip())
+}
+
+fn stamp_via(via: &Via<'_>, written: &str, source: SocketAddr) -> String {
+    let end = written.find(';').unwrap_or(written.len());
+    let mut value = written[..end].trim_end().to_owned();
+    let parameters = crate::sip::header::Parameters::new(&written[end..]);
+    for (name, parameter) in parameters.iter() {
+        if name.eq_ignore_ascii_case("received") || name.eq_ignore_ascii_case("rport") {
+            continue;
+        }
+        value.push(';');
+        value.push_str(name);
+        if let Some(parameter) = parameter {
+            value.push('=');
+            value.push_str(parameter);
+        }
+    }
+    value.push_str(&format!(";received={}", source.ip()));
+    if via.rport.is_some() {
+        value.push_str(&format!(";rport={}", source.port()));
+    }
+    value
+}
+
+/// The ACK of a final response other than 2xx, hop by hop (RFC 3261 §17.1.1.3). `None` if either
+/// cannot be read.
+pub fn ack_for(request: &Message, response: &Message) -> Option<Bytes> {
+    hop_by_hop(request, "ACK", response.header(HeaderName::To)?)
+}
+
+/// The CANCEL of an INVITE (RFC 3261 §9.1).
+pub fn cancel_for(request: &Message) -> Option<Bytes> {
+    hop_by_hop(request, "CANCEL", request.header(HeaderName::To)?)
+}
+
+fn hop_by_hop(request: &Message, method: &str, to: &str) -> Option<Bytes> {
+    let via = request.values(HeaderName::Via).next()?;
+    let cseq = request.cseq().ok()?.number;
+    let mut builder = Builder::new(method, request.request_uri())
+        .header("Via", via)
+        .header("Max-Forwards", "70");
+    for route in request.headers(HeaderName::Route) {
+        builder = builder.header("Route", route);
+    }
+    let builder = builder
+        .header("From", request.header(HeaderName::From)?)
+        .header("To", to)
+        .header("Call-ID", request.call_id().ok()?)
+        .header("CSeq", &format!("{cseq} {method}"));
+    Some(builder.build())
+}
+
+/// A Warning value (RFC 3261 §20.43).
+pub fn warning(code: u16, agent: &str, text: &str) -> String {
+    let text = text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("{code} {agent} \"{text}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::wire;
+
+    fn request(via: &str) -> Message {
+        let text = format!(
+            "INVITE sip:bob@im.test SIP/2.0\r\nVia: {via}\r\nv: SIP/2.0/UDP second\r\nf: <sip:a@b>;tag=1\r\nt: <sip:c@d>\r\ni: x\r\nCSeq: 7 INVITE\r\nRecord-Route: <sip:p;lr>\r\n\r\n"
+        );
+        wire::parse(Bytes::from(text)).expect("legal")
+    }
+
+    #[test]
+    fn a_response_repeats_what_it_must_and_adds_the_tag() {
+        let request = request("SIP/2.0/UDP first;branch=z9hG4bK1");
+        let octets = response(&request, 200, "OK", Some("t1"))
+            .header("X", "y")
+            .build();
+        let answer = wire::parse(octets).expect("legal");
+        assert_eq!(answer.to().expect("To").tag(), Some("t1"));
+        assert_eq!(answer.values(HeaderName::Via).count(), 2);
+        assert_eq!(answer.header(HeaderName::RecordRoute), Some("<sip:p;lr>"));
+        let trying =
+            wire::parse(response(&request, 100, "Trying", Some("t1")).build()).expect("legal");
+        assert_eq!(trying.to().expect("To").tag(), None);
+    }
+
+    #[test]
+    fn the_source_is_written_over_whatever_the_via_claims() {
+        let source: SocketAddr = "192.0.2.7:4444".parse().expect("address");
+        let request =
+            request("SIP/2.0/UDP first;received=6.6.6.6;rport;branch=z9hG4bK1, SIP/2.0/TCP more");
+        let stamped = wire::parse(stamp_source(&request, source).expect("legal")).expect("legal");
+        let via = stamped.top_via().expect("legal");
+        assert_eq!(via.received, Some("192.0.2.7"));
+        assert_eq!(via.rport, Some(Some(4444)));
+        assert_eq!(via.branch, Some("z9hG4bK1"));
+        assert_eq!(stamped.values(HeaderName::Via).count(), 3);
+    }
+
+    #[test]
+    fn ack_and_cancel_repeat_the_top_via_alone() {
+        let request = request("SIP/2.0/UDP first;branch=z9hG4bK1");
+        let refusal =
+            wire::parse(response(&request, 486, "Busy Here", Some("t2")).build()).expect("legal");
+        let ack = wire::parse(ack_for(&request, &refusal).expect("legal")).expect("legal");
+        assert_eq!(ack.method_str(), "ACK");
+        assert_eq!(ack.to().expect("To").tag(), Some("t2"));
+        assert_eq!(ack.values(HeaderName::Via).count(), 1);
+        assert_eq!(ack.cseq().expect("CSeq").number, 7);
+        let cancel = wire::parse(cancel_for(&request).expect("legal")).expect("legal");
+        assert_eq!(cancel.cseq().expect("CSeq").method, "CANCEL");
+    }
+
+    #[test]
+    fn a_warning_text_is_quoted() {
+        assert_eq!(
+            warning(399, "im.test", "a \"b\""),
+            "399 im.test \"a \\\"b\\\"\""
+        );
+    }
+}

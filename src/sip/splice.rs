@@ -1,0 +1,230 @@
+//! A message changed in places: untouched octets are copied as they are, never written anew.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::sip::header::split_list;
+use crate::sip::message::{HeaderName, Message, StartLine};
+
+/// A change of one message (see [`Edit::finish`]).
+#[derive(Debug)]
+pub struct Edit<'a> {
+    message: &'a Message,
+    request_uri: Option<String>,
+    /// Lines before the first field.
+    front: Vec<u8>,
+    /// Lines behind the last field.
+    back: Vec<u8>,
+    changes: SmallVec<[(HeaderName, Change); 8]>,
+}
+
+#[derive(Debug)]
+enum Change {
+    Remove,
+    RemoveFirstValue,
+    Replace(String),
+}
+
+impl<'a> Edit<'a> {
+    /// Nothing changed yet.
+    pub fn new(message: &'a Message) -> Self {
+        Self {
+            message,
+            request_uri: None,
+            front: Vec::new(),
+            back: Vec::new(),
+            changes: SmallVec::new(),
+        }
+    }
+
+    /// Replaces the Request-URI.
+    pub fn request_uri(&mut self, uri: &str) -> &mut Self {
+        self.request_uri = Some(without_line_ends(uri));
+        self
+    }
+
+    /// Adds a field before the first one; the one prepended last stands on top.
+    pub fn prepend(&mut self, name: &str, value: &str) -> &mut Self {
+        let mut line = Vec::with_capacity(name.len() + value.len() + 4 + self.front.len());
+        write_field(&mut line, name, value);
+        line.append(&mut self.front);
+        self.front = line;
+        self
+    }
+
+    /// Adds a field behind the last one.
+    pub fn append(&mut self, name: &str, value: &str) -> &mut Self {
+        write_field(&mut self.back, name, value);
+        self
+    }
+
+    /// Removes every field of this name.
+    pub fn remove(&mut self, name: HeaderName) -> &mut Self {
+        self.changes.push((name, Change::Remove));
+        self
+    }
+
+    /// Removes the first element of the first field of this name; the field if it was the only one.
+    pub fn remove_first_value(&mut self, name: HeaderName) -> &mut Self {
+        self.changes.push((name, Change::RemoveFirstValue));
+        self
+    }
+
+    /// Gives the first field of this name another value and removes the others.
+    pub fn replace(&mut self, name: HeaderName, value: &str) -> &mut Self {
+        self.changes
+            .push((name, Change::Replace(without_line_ends(value))));
+        self
+    }
+
+    /// The changed message, in one new buffer.
+    pub fn finish(self) -> Bytes {
+        let message = self.message;
+        let extra =
+            self.front.len() + self.back.len() + self.request_uri.as_ref().map_or(0, String::len);
+        let mut out = Vec::with_capacity(message.octets.len() + extra + 64);
+        self.write_start(&mut out);
+        out.extend_from_slice(&self.front);
+        self.write_fields(&mut out);
+        out.extend_from_slice(&self.back);
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(&message.body);
+        out.into()
+    }
+
+    fn write_start(&self, out: &mut Vec<u8>) {
+        let message = self.message;
+        match (&self.request_uri, &message.start) {
+            (Some(new), StartLine::Request { uri, .. }) => {
+                out.extend_from_slice(message.slice(&(0..uri.start)));
+                out.extend_from_slice(new.as_bytes());
+                out.extend_from_slice(message.slice(&(uri.end..message.fields_at)));
+            }
+            _ => out.extend_from_slice(message.slice(&(0..message.fields_at))),
+        }
+    }
+
+    fn write_fields(&self, out: &mut Vec<u8>) {
+        let mut seen: SmallVec<[HeaderName; 8]> = SmallVec::new();
+        // Runs of untouched lines are copied in one go.
+        let mut run = self.message.fields_at..self.message.fields_at;
+        for field in &self.message.fields {
+            let change = self
+                .changes
+                .iter()
+                .find(|(name, _)| *name == field.id && *name != HeaderName::Other);
+            let first = change.is_some() && !seen.contains(&field.id);
+            match change {
+                None => {
+                    run.end = field.line.end;
+                    continue;
+                }
+                Some((_, Change::RemoveFirstValue)) if !first => {
+                    run.end = field.line.end;
+                    continue;
+                }
+                Some((name, change)) => {
+                    out.extend_from_slice(self.message.slice(&run));
+                    run = field.line.end..field.line.end;
+                    seen.push(*name);
+                    let value = match change {
+                        Change::Replace(value) if first => Some(value.clone()),
+                        Change::RemoveFirstValue => self.without_first(&field.value),
+                        Change::Remove | Change::Replace(_) => None,
+                    };
+                    if let Some(value) = value {
+                        out.extend_from_slice(self.message.slice(&field.name));
+                        out.extend_from_slice(b": ");
+                        out.extend_from_slice(value.as_bytes());
+                        out.extend_from_slice(b"\r\n");
+                    }
+                }
+            }
+        }
+        out.extend_from_slice(self.message.slice(&run));
+    }
+
+    fn without_first(&self, value: &std::ops::Range<u32>) -> Option<String> {
+        let text = std::str::from_utf8(self.message.slice(value)).ok()?;
+        let rest: Vec<&str> = split_list(text).skip(1).collect();
+        (!rest.is_empty()).then(|| rest.join(", "))
+    }
+}
+
+/// One line; what could end it early is left out, so that no value can add a field.
+pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    write_value(out, value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_value(out: &mut Vec<u8>, value: &str) {
+    if value.bytes().any(is_line_end) {
+        out.extend(value.bytes().filter(|byte| !is_line_end(*byte)));
+    } else {
+        out.extend_from_slice(value.as_bytes());
+    }
+}
+
+fn is_line_end(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n' | 0)
+}
+
+fn without_line_ends(value: &str) -> String {
+    value
+        .chars()
+        .filter(|c| !matches!(c, '\r' | '\n' | '\0'))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::wire;
+
+    const TEXT: &str = "MESSAGE sip:bob@im.test SIP/2.0\r\nVia: SIP/2.0/UDP a, SIP/2.0/UDP b\r\nv: SIP/2.0/UDP c\r\nX-Odd :  kept  \r\nMax-Forwards: 70\r\nRoute: <sip:us;lr>\r\n\r\nbody\r\n";
+
+    fn message() -> Message {
+        wire::parse(Bytes::from_static(TEXT.as_bytes())).expect("legal")
+    }
+
+    #[test]
+    fn no_change_is_no_change() {
+        assert_eq!(Edit::new(&message()).finish(), TEXT.as_bytes());
+    }
+
+    #[test]
+    fn a_hop_is_spliced_in_and_the_rest_stays() {
+        let message = message();
+        let mut edit = Edit::new(&message);
+        edit.request_uri("sip:bob@192.0.2.1")
+            .prepend("Via", "SIP/2.0/UDP us");
+        edit.replace(HeaderName::MaxForwards, "69")
+            .remove(HeaderName::Route)
+            .append("X", "y");
+        let expected = "MESSAGE sip:bob@192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/UDP us\r\nVia: SIP/2.0/UDP a, SIP/2.0/UDP b\r\nv: SIP/2.0/UDP c\r\nX-Odd :  kept  \r\nMax-Forwards: 69\r\nX: y\r\n\r\nbody\r\n";
+        assert_eq!(edit.finish(), expected.as_bytes());
+    }
+
+    #[test]
+    fn the_first_of_a_list_goes_and_then_the_field() {
+        let message = message();
+        let mut edit = Edit::new(&message);
+        edit.remove_first_value(HeaderName::Via)
+            .remove_first_value(HeaderName::Route);
+        let out = wire::parse(edit.finish()).expect("legal");
+        let vias: Vec<&str> = out.values(HeaderName::Via).collect();
+        assert_eq!(vias, ["SIP/2.0/UDP b", "SIP/2.0/UDP c"]);
+        assert_eq!(out.count(HeaderName::Route), 0);
+    }
+
+    #[test]
+    fn a_value_cannot_add_a_field() {
+        let message = message();
+        let mut edit = Edit::new(&message);
+        edit.append("X", "a\r\nP-Asserted-Identity: <sip:boss@im.test>");
+        let out = wire::parse(edit.finish()).expect("legal");
+        assert_eq!(out.count(HeaderName::PAssertedIdentity), 0);
+    }
+}

@@ -1,0 +1,100 @@
+//! Whether a message is fit to be worked on (RFC 3261 §8.1.1, §16.3 step 1; RFC 4475).
+
+use crate::sip::header::NameAddr;
+use crate::sip::message::{HeaderName, Message, Method};
+use crate::sip::rejection::Rejection;
+use crate::uri::Uri;
+
+/// Header fields that may stand only once.
+const SINGLE: [HeaderName; 9] = [
+    HeaderName::From,
+    HeaderName::To,
+    HeaderName::CallId,
+    HeaderName::CSeq,
+    HeaderName::MaxForwards,
+    HeaderName::ContentType,
+    HeaderName::Expires,
+    HeaderName::Date,
+    HeaderName::ConversationId,
+];
+
+/// Checks what every request must hold; the rejection says what is wrong.
+pub fn validate(message: &Message) -> Result<(), Rejection> {
+    for name in SINGLE {
+        if message.count(name) > 1 {
+            return Err(Rejection::new(400, "Repeated Header"));
+        }
+    }
+    for value in message.values(HeaderName::Via) {
+        crate::sip::header::Via::parse(value)?;
+    }
+    message.top_via()?;
+    check_address(&message.from()?)?;
+    check_address(&message.to()?)?;
+    message.call_id()?;
+    let cseq = message.cseq()?;
+    if message.is_request() {
+        check_request(message, cseq.method)?;
+    }
+    Ok(())
+}
+
+fn check_request(request: &Message, cseq_method: &str) -> Result<(), Rejection> {
+    if cseq_method != request.method_str() {
+        return Err(Rejection::new(400, "CSeq Does Not Match Method"));
+    }
+    Uri::parse(request.request_uri()).map_err(|_| Rejection::new(400, "Malformed Request-URI"))?;
+    request.max_forwards()?;
+    if request.method() == Method::Register {
+        return Ok(());
+    }
+    for value in request.values(HeaderName::Contact) {
+        NameAddr::parse(value).map_err(|_| Rejection::new(400, "Malformed Contact"))?;
+    }
+    Ok(())
+}
+
+fn check_address(address: &NameAddr<'_>) -> Result<(), Rejection> {
+    Uri::parse(address.uri)
+        .map(|_| ())
+        .map_err(|_| Rejection::new(400, "Malformed Address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::wire;
+
+    fn check(change: impl Fn(&str) -> String) -> Result<(), Rejection> {
+        let text = "MESSAGE sip:bob@im.test SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <tel:+1>\r\nCall-ID: x\r\nCSeq: 1 MESSAGE\r\nMax-Forwards: 70\r\n\r\n";
+        validate(&wire::parse(change(text).into()).expect("framed"))
+    }
+
+    #[test]
+    fn a_whole_request_passes() {
+        assert_eq!(check(str::to_owned), Ok(()));
+    }
+
+    #[test]
+    fn what_is_missing_repeated_or_broken_is_named() {
+        let cases = [
+            ("Via: SIP/2.0/UDP a;branch=z9hG4bK1\r\n", ""),
+            ("From: <sip:a@b>;tag=1\r\n", ""),
+            ("Call-ID: x\r\n", ""),
+            ("CSeq: 1 MESSAGE", "CSeq: 1 INVITE"),
+            ("CSeq: 1 MESSAGE", "CSeq: 99999999999 MESSAGE"),
+            ("To: <tel:+1>", "To: \"Broken <tel:+1>"),
+            ("To: <tel:+1>", "To: <tel:+1>\r\nt: <tel:+2>"),
+            ("Max-Forwards: 70", "Max-Forwards: 300"),
+            ("sip:bob@im.test SIP", "<sip:bob@im.test> SIP"),
+        ];
+        for (from, to) in cases {
+            let outcome = check(|text| text.replacen(from, to, 1));
+            assert_eq!(
+                outcome.map_err(|rejection| rejection.status),
+                Err(400),
+                "{to}"
+            );
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Bytes to message (RFC 3261 §7, §18.3). Nothing is copied unless a header field is folded.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use memchr::memchr;
+use smallvec::SmallVec;
+
+use crate::sip::message::{Field, HeaderName, Message, Method, StartLine};
+
+/// Octets from the start line to the empty line.
+pub const MAX_HEAD: usize = 64 * 1024;
+/// Header fields in one message.
+pub const MAX_FIELDS: usize = 512;
+/// Octets in one line.
+pub const MAX_LINE: usize = 16 * 1024;
+
+/// Why octets are no message, and what a sender could be answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{status} {reason}")]
+pub struct WireError {
+    /// The status of an answer.
+    pub status: u16,
+    /// Its reason phrase.
+    pub reason: &'static str,
+    /// What was understood, if it is a request that can be answered.
+    pub partial: Option<Box<Message>>,
+}
+
+impl WireError {
+    pub(super) const fn new(status: u16, reason: &'static str) -> Self {
+        Self {
+            status,
+            reason,
+            partial: None,
+        }
+    }
+
+    fn with(self, message: Message) -> Self {
+        let partial = message.is_request().then(|| Box::new(message));
+        Self { partial, ..self }
+    }
+}
+
+/// Reads a datagram, or one message that a stream was cut into. Octets behind the body's announced
+/// end are dropped; without Content-Length the body is the rest (RFC 3261 §18.3).
+pub fn parse(octets: Bytes) -> Result<Message, WireError> {
+    let octets = skip_leading_line_ends(octets);
+    let head_end = find_head_end(&octets)?;
+    let octets = unfold(octets, head_end);
+    let mut message = read_head(octets, head_end)?;
+    let rest = message.octets.slice(head_end..);
+    match content_length(&message) {
+        Ok(None) => message.body = rest,
+        Ok(Some(length)) if length <= rest.len() => {
+            message.body = rest.slice(..length);
+            message.octets.truncate(head_end + length);
+        }
+        Ok(Some(_)) => {
+            return Err(WireError::new(400, "Body Shorter Than Content-Length").with(message));
+        }
+        Err(error) => return Err(error.with(message)),
+    }
+    Ok(message)
+}
+
+/// RFC 3261 §7.5: line ends before the start line are ignored.
+fn skip_leading_line_ends(octets: Bytes) -> Bytes {
+    let start = octets
+        .iter()
+        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+        .count();
+    octets.slice(start..)
+}
+
+/// Where the body begins.
+fn find_head_end(octets: &[u8]) -> Result<usize, WireError> {
+    let most = octets.len().min(MAX_HEAD + 4);
+    match memchr::memmem::find(&octets[..most], b"\r\n\r\n") {
+        Some(at) => Ok(at + 4),
+        None if octets.len() > MAX_HEAD => Err(WireError::new(513, "Message Too Large")),
+        None => Err(WireError::new(400, "No End Of Header Fields")),
+    }
+}
+
+/// A folded line continues the one before (RFC 3261 §7.3.1): its line end becomes blanks of the same
+/// length, so that every range stays.
+fn unfold(octets: Bytes, head_end: usize) -> Bytes {
+    let head = &octets[..head_end];
+    let is_fold = |at: usize| matches!(head.get(at + 2), Some(b' ' | b'\t'));
+    let folds: SmallVec<[usize; 8]> = memchr::memmem::find_iter(head, b"\r\n")
+        .filter(|at| is_fold(*at))
+        .collect();
+    if folds.is_empty() {
+        return octets;
+    }
+    let mut copy = octets.to_vec();
+    for at in folds {
+        copy[at..at + 2].copy_from_slice(b"  ");
+    }
+    copy.into()
+}
+
+fn read_head(octets: Bytes, head_end: usize) -> Result<Message, WireError> {
+    let bad = WireError::new(400, "Malformed Start Line");
+    let line_end = next_line_end(&octets, 0, head_end).ok_or_else(|| bad.clone())?;
+    let (start, version) = read_start_line(&octets, line_end).ok_or(bad)?;
+    let fields_at = line_end + 2;
+    let mut message = Message {
+        body: Bytes::new(),
+        start,
+        fields_at: fields_at as u32,
+        fields: SmallVec::new(),
+        octets,
+    };
+    let outcome = read_fields(&mut message, fields_at, head_end);
+    if let Err(error) = outcome {
+        return Err(error.with(message));
+    }
+    if !version {
+        return Err(WireError::new(505, "Version Not Supported").with(message));
+    }
+    Ok(message)
+}
+
+fn next_line_end(octets: &[u8], from: usize, head_end: usize) -> Option<usize> {
+    let mut at = from;
+    loop {
+        let found = at + memchr(b'\r', octets.get(at..head_end)?)?;
+        if octets.get(found + 1) == Some(&b'\n') {
+            return Some(found);
+        }
+        at = found + 1;
+    }
+}
+
+/// The start line, and whether its version is 2.0.
+fn read_start_line(octets: &[u8], end: usize) -> Option<(StartLine, bool)> {
+    let line = octets.get(..end)?;
+    if end > MAX_LINE || line.iter().any(|byte| *byte < b' ' && *byte != b'\t') {
+        return None;
+    }
+    if line.len() > 4 && line[..4].eq_ignore_ascii_case(b"SIP/") {
+        return read_status_line(line);
+    }
+    let method_end = memchr(b' ', line)?;
+    let uri_end = method_end + 1 + memchr::memrchr(b' ', &line[method_end + 1..])?;
+    let (method, uri) = (&line[..method_end], &line[method_end + 1..uri_end]);
+    let version = &line[uri_end + 1..];
+    let is_sip = version.len() > 4 && version[..4].eq_ignore_ascii_case(b"SIP/");
+    let uri_is_whole = !uri.is_empty()
+        && !uri.iter().any(u8::is_ascii_whitespace)
+        && std::str::from_utf8(uri).is_ok();
+    if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) || !uri_is_whole || !is_sip {
+        return None;
+    }
+    let start = StartLine::Request {
+        method: Method::parse(method),
+        name: range(0, method_end),
+        uri: range(method_end + 1, uri_end),
+    };
+    Some((start, version.eq_ignore_ascii_case(b"SIP/2.0")))
+}
+
+fn read_status_line(line: &[u8]) -> Option<(StartLine, bool)> {
+    let version_end = memchr(b' ', line)?;
+    let code = line.get(version_end + 1..version_end + 4)?;
+    if !code.iter().all(u8::is_ascii_digit)
+        || !matches!(line.get(version_end + 4), None | Some(b' '))
+    {
+        return None;
+    }
+    let status = code
+        .iter()
+        .fold(0u16, |sum, digit| sum * 10 + u16::from(digit - b'0'));
+    if !(100..700).contains(&status) {
+        return None;
+    }
+    let start = StartLine::Response {
+        status,
+        reason: range((version_end + 5).min(line.len()), line.len()),
+    };
+    Some((start, line[..version_end].eq_ignore_ascii_case(b"SIP/2.0")))
+}
+
+fn read_fields(message: &mut Message, from: usize, head_end: usize) -> Result<(), WireError> {
+    let octets = message.octets.clone();
+    let mut at = from;
+    while at + 2 < head_end {
+        let end =
+            next_line_end(&octets, at, head_end).ok_or(WireError::new(400, "Malformed Header"))?;
+        if end == at {
+            break;
+        }
+        if end - at > MAX_LINE || message.fields.len() >= MAX_FIELDS {
+            return Err(WireError::new(513, "Message Too Large"));
+        }
+        let field = read_field(&octets, at, end).ok_or(WireError::new(400, "Malformed Header"))?;
+        message.fields.push(field);
+        at = end + 2;
+    }
+    Ok(())
+}
+
+/// `name HCOLON value`; blanks before the colon are legal and do not make another name.
+fn read_field(octets: &[u8], at: usize, end: usize) -> Option<Field> {
+    let line = octets.get(at..end)?;
+    let colon = memchr(b':', line)?;
+    let name_end = colon
+        - line[..colon]
+            .iter()
+            .rev()
+            .take_while(|byte| is_blank(**byte))
+            .count();
+    let name = &line[..name_end];
+    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+        return None;
+    }
+    let value = &line[colon + 1..];
+    if value.iter().any(|byte| *byte < b' ' && *byte != b'\t') {
+        return None;
+    }
+    let leading = value.iter().take_while(|byte| is_blank(**byte)).count();
+    let trailing = value[leading..]
+        .iter()
+        .rev()
+        .take_while(|byte| is_blank(**byte))
+        .count();
+    let value_at = at + colon + 1 + leading;
+    Some(Field {
+        id: HeaderName::parse(name),
+        name: range(at, at + name_end),
+        value: range(value_at, end - trailing),
+        line: range(at, end + 2),
+    })
+}
+
+/// The one Content-Length; several that differ would let a message be cut in two ways.
+pub(super) fn content_length(message: &Message) -> Result<Option<usize>, WireError> {
+    let mut length = None;
+    for value in message
+        .all_headers()
+        .filter(|field| field.0 == HeaderName::ContentLength)
+        .map(|field| field.2)
+    {
+        let malformed = WireError::new(400, "Malformed Content-Length");
+        let digits = !value.is_empty() && value.len() <= 10 && value.iter().all(u8::is_ascii_digit);
+        let text = std::str::from_utf8(value)
+            .ok()
+            .filter(|_| digits)
+            .ok_or(malformed.clone())?;
+        let number: usize = text.parse().map_err(|_| malformed)?;
+        if length.is_some_and(|earlier| earlier != number) {
+            return Err(WireError::new(400, "Several Content-Length"));
+        }
+        length = Some(number);
+    }
+    Ok(length)
+}
+
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// RFC 3261 §25.1 `token`.
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte)
+}
+
+/// Messages are bounded far below 4 GiB by the readers of both transports.
+fn range(start: usize, end: usize) -> Range<u32> {
+    start as u32..end as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Message, WireError> {
+        parse(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn a_request_keeps_every_octet_and_its_order() {
+        let text = "MESSAGE sip:bob@[2001:db8::1];gr=urn:uuid:1 SIP/2.0\r\nv: SIP/2.0/UDP h\r\nX-Odd :  a  \r\nl: 3\r\n\r\n\0\r\n";
+        let message = read(text).expect("legal");
+        assert_eq!(message.method(), Method::Message);
+        assert_eq!(message.request_uri(), "sip:bob@[2001:db8::1];gr=urn:uuid:1");
+        assert_eq!(message.body().as_ref(), b"\0\r\n");
+        assert_eq!(message.bytes().as_ref(), text.as_bytes());
+        assert_eq!(message.other_header("x-odd"), Some("a"));
+    }
+
+    #[test]
+    fn an_unknown_method_is_a_request_all_the_same() {
+        let message =
+            read("!interesting-Method0123456789_*+`.%indeed'~ tel:+1-201 SIP/2.0\r\nf: x\r\n\r\n")
+                .expect("legal");
+        assert_eq!(message.method(), Method::Other);
+        assert!(message.method_str().starts_with("!interesting"));
+    }
+
+    #[test]
+    fn folded_fields_are_read_as_one_line() {
+        let message =
+            read("OPTIONS sip:a SIP/2.0\r\nSubject: one\r\n  two\r\nTo:\r\n\t<sip:x@y>\r\n\r\n")
+                .expect("legal");
+        assert_eq!(message.header(HeaderName::Subject), Some("one    two"));
+        assert_eq!(message.header(HeaderName::To), Some("<sip:x@y>"));
+    }
+
+    #[test]
+    fn octets_behind_the_body_are_dropped_and_missing_ones_refused() {
+        let message =
+            read("OPTIONS sip:a SIP/2.0\r\nContent-Length: 2\r\n\r\nabcd").expect("legal");
+        assert_eq!(message.body().as_ref(), b"ab");
+        let error =
+            read("OPTIONS sip:a SIP/2.0\r\nContent-Length: 9\r\n\r\nabcd").expect_err("short");
+        assert_eq!(error.status, 400);
+        assert!(error.partial.is_some());
+    }
+
+    #[test]
+    fn a_length_that_could_be_read_two_ways_is_refused() {
+        for length in ["1\r\nl: 2", "-1", "99999999999", "1x", ""] {
+            let text = format!("OPTIONS sip:a SIP/2.0\r\nContent-Length: {length}\r\n\r\nab");
+            assert_eq!(read(&text).expect_err(length).status, 400, "{length}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_named_in_the_answer() {
+        assert_eq!(
+            read("OPTIONS sip:a SIP/7.0\r\nTo: x\r\n\r\n")
+                .expect_err("version")
+                .status,
+            505
+        );
+    }
+
+    #[test]
+    fn broken_start_lines_are_refused() {
+        for line in [
+            "OPTIONS",
+            "OPTIONS sip:a",
+            "OPTIONS  sip:a SIP/2.0",
+            "OPTIONS sip:a  SIP/2.0",
+            "OPTIONS <sip:a b> SIP/2.0",
+            "SIP/2.0 99 Low",
+            "SIP/2.0 4294967301 x",
+        ] {
+            assert!(read(&format!("{line}\r\nTo: x\r\n\r\n")).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_response_keeps_its_reason() {
+        let message = read("SIP/2.0 202 Taken In\r\nCSeq: 1 MESSAGE\r\n\r\n").expect("legal");
+        assert_eq!(
+            (message.status(), message.reason(), message.method()),
+            (202, "Taken In", Method::Message)
+        );
+        assert_eq!(
+            read("SIP/2.0 100 \r\nCSeq: 1 A\r\n\r\n")
+                .expect("legal")
+                .reason(),
+            ""
+        );
+    }
+
+    #[test]
+    fn a_blank_before_the_colon_does_not_smuggle_a_header() {
+        let message = read("OPTIONS sip:a SIP/2.0\r\nP-Asserted-Identity \t: <sip:x@y>\r\n\r\n")
+            .expect("legal");
+        assert_eq!(
+            message.header(HeaderName::PAssertedIdentity),
+            Some("<sip:x@y>")
+        );
+    }
+}

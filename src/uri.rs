@@ -1,0 +1,379 @@
+//! `sip:`, `sips:` and `tel:` URIs (RFC 3261 §19.1, RFC 3966): kept as written, compared by rule.
+
+use std::borrow::Cow;
+
+/// What a URI begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// `sip:`
+    Sip,
+    /// `sips:`
+    Sips,
+    /// `tel:`
+    Tel,
+    /// Anything else.
+    Other,
+}
+
+/// The text is no URI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a URI")]
+pub struct UriError;
+
+/// A view of a URI; borrows the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uri<'a> {
+    text: &'a str,
+    scheme: Scheme,
+    user: Option<&'a str>,
+    host: &'a str,
+    port: Option<u16>,
+    parameters: &'a str,
+    headers: Option<&'a str>,
+}
+
+impl<'a> Uri<'a> {
+    /// Reads a URI; blanks and control characters are never legal.
+    pub fn parse(text: &'a str) -> Result<Self, UriError> {
+        Self::read(text).ok_or(UriError)
+    }
+
+    fn read(text: &'a str) -> Option<Self> {
+        if text
+            .bytes()
+            .any(|byte| byte <= b' ' || byte == 0x7f || b"<>\"".contains(&byte))
+        {
+            return None;
+        }
+        let (scheme, rest) = text.split_once(':')?;
+        let scheme = match scheme {
+            _ if scheme.eq_ignore_ascii_case("sip") => Scheme::Sip,
+            _ if scheme.eq_ignore_ascii_case("sips") => Scheme::Sips,
+            _ if scheme.eq_ignore_ascii_case("tel") => Scheme::Tel,
+            _ if is_scheme(scheme) => Scheme::Other,
+            _ => return None,
+        };
+        match scheme {
+            Scheme::Sip | Scheme::Sips => Self::read_sip(text, scheme, rest),
+            Scheme::Tel | Scheme::Other => Self::read_opaque(text, scheme, rest),
+        }
+    }
+
+    fn read_sip(text: &'a str, scheme: Scheme, rest: &'a str) -> Option<Self> {
+        // A user part may hold `;` and `?`, so the `@` is looked for first.
+        let (user, rest) = match rest.rsplit_once('@') {
+            Some((user, rest)) if !user.is_empty() => (Some(user), rest),
+            Some(_) => return None,
+            None => (None, rest),
+        };
+        let (rest, headers) = match rest.split_once('?') {
+            Some((rest, headers)) => (rest, Some(headers)),
+            None => (rest, None),
+        };
+        let (address, parameters) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
+        let (host, port) = host_port(address)?;
+        Some(Self {
+            text,
+            scheme,
+            user,
+            host,
+            port,
+            parameters,
+            headers,
+        })
+    }
+
+    fn read_opaque(text: &'a str, scheme: Scheme, rest: &'a str) -> Option<Self> {
+        let (subject, parameters) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
+        if subject.is_empty() {
+            return None;
+        }
+        let user = (scheme == Scheme::Tel).then_some(subject);
+        Some(Self {
+            text,
+            scheme,
+            user,
+            host: if user.is_none() { subject } else { "" },
+            port: None,
+            parameters,
+            headers: None,
+        })
+    }
+
+    /// What it begins with.
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The user part as written, without a password; of a `tel:` URI the number.
+    pub fn user(&self) -> Option<&'a str> {
+        let user = self.user?;
+        match self.scheme {
+            Scheme::Tel => Some(user),
+            _ => Some(user.split_once(':').map_or(user, |(user, _)| user)),
+        }
+    }
+
+    /// The host; IPv6 without its brackets. Empty for `tel:`.
+    pub fn host(&self) -> &'a str {
+        self.host
+    }
+
+    /// The port, if written.
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// A parameter by its name, without case: `Some(None)` where it has no value.
+    pub fn parameter(&self, name: &str) -> Option<Option<&'a str>> {
+        self.all_parameters()
+            .find(|(own, _)| own.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// Whether it has this parameter.
+    pub fn has_parameter(&self, name: &str) -> bool {
+        self.parameter(name).is_some()
+    }
+
+    /// What stands behind `?`.
+    pub fn headers(&self) -> Option<&'a str> {
+        self.headers
+    }
+
+    /// As written.
+    pub fn as_str(&self) -> &'a str {
+        self.text
+    }
+
+    fn all_parameters(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> + use<'a> {
+        let parameters = self
+            .parameters
+            .split(';')
+            .filter(|parameter| !parameter.is_empty());
+        parameters.map(|parameter| match parameter.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (parameter, None),
+        })
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    text.starts_with(|first: char| first.is_ascii_alphabetic()) && text.bytes().all(legal)
+}
+
+fn host_port(address: &str) -> Option<(&str, Option<u16>)> {
+    if let Some(rest) = address.strip_prefix('[') {
+        let (host, tail) = rest.split_once(']')?;
+        let port = match tail {
+            "" => None,
+            _ => Some(tail.strip_prefix(':')?.parse().ok()?),
+        };
+        return host
+            .parse::<std::net::Ipv6Addr>()
+            .is_ok()
+            .then_some((host, port));
+    }
+    let (host, port) = match address.split_once(':') {
+        Some((host, port)) => (host, Some(port.parse().ok()?)),
+        None => (address, None),
+    };
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    (!host.is_empty() && host.bytes().all(legal)).then_some((host, port))
+}
+
+/// Undoes `%HH` escapes; what is no escape, or would not be UTF-8, stays.
+pub fn unescape(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return Cow::Borrowed(text);
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        match (first, tail) {
+            (b'%', [high, low, after @ ..])
+                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
+                out.push(hex(*high) << 4 | hex(*low));
+                rest = after;
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(out).map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+fn hex(digit: u8) -> u8 {
+    match digit {
+        b'0'..=b'9' => digit - b'0',
+        _ => (digit | 0x20) - b'a' + 10,
+    }
+}
+
+/// A telephone number without its visual separators (RFC 3966 §5.1.1).
+pub fn tel_digits(number: &str) -> String {
+    number
+        .chars()
+        .filter(|c| !matches!(c, '-' | '.' | '(' | ')'))
+        .collect()
+}
+
+/// Whether two URIs are equal by rule (RFC 3261 §19.1.4; for `tel:` RFC 3966 §4).
+pub fn equivalent(a: &Uri<'_>, b: &Uri<'_>) -> bool {
+    if a.scheme != b.scheme {
+        return false;
+    }
+    match a.scheme {
+        Scheme::Tel => {
+            tel_digits(a.host_or_user()) == tel_digits(b.host_or_user()) && same_set(a, b)
+        }
+        Scheme::Other => a.text == b.text,
+        Scheme::Sip | Scheme::Sips => {
+            a.user.map(unescape) == b.user.map(unescape)
+                && same_host(a.host, b.host)
+                && a.port == b.port
+                && parameters_agree(a, b)
+                && parameters_agree(b, a)
+                && same_headers(a.headers, b.headers)
+        }
+    }
+}
+
+impl<'a> Uri<'a> {
+    fn host_or_user(&self) -> &'a str {
+        self.user.unwrap_or(self.host)
+    }
+}
+
+fn same_host(a: &str, b: &str) -> bool {
+    match (a.parse::<std::net::IpAddr>(), b.parse::<std::net::IpAddr>()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a.eq_ignore_ascii_case(b),
+    }
+}
+
+/// A parameter in both must agree; `user`, `ttl`, `method`, `maddr` and `transport` in one alone never
+/// do, and any other one alone does not count.
+fn parameters_agree(a: &Uri<'_>, b: &Uri<'_>) -> bool {
+    a.all_parameters()
+        .all(|(name, value)| match b.parameter(name) {
+            Some(other) => {
+                let own = value.map(unescape).unwrap_or_default();
+                let other = other.map(unescape).unwrap_or_default();
+                own.eq_ignore_ascii_case(&other)
+            }
+            None => !["user", "ttl", "method", "maddr", "transport"]
+                .iter()
+                .any(|strict| strict.eq_ignore_ascii_case(name)),
+        })
+}
+
+fn same_set(a: &Uri<'_>, b: &Uri<'_>) -> bool {
+    let all = |uri: &Uri<'_>| {
+        let parameters = uri.all_parameters();
+        let mut all: Vec<String> = parameters
+            .map(|(name, value)| {
+                format!("{name}={}", value.unwrap_or_default()).to_ascii_lowercase()
+            })
+            .collect();
+        all.sort();
+        all
+    };
+    all(a) == all(b)
+}
+
+fn same_headers(a: Option<&str>, b: Option<&str>) -> bool {
+    let all = |headers: Option<&str>| {
+        let mut all: Vec<String> = headers
+            .unwrap_or_default()
+            .split('&')
+            .map(|header| unescape(header).into_owned())
+            .collect();
+        all.sort();
+        all
+    };
+    all(a) == all(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn equal(a: &str, b: &str) -> bool {
+        equivalent(&Uri::parse(a).expect(a), &Uri::parse(b).expect(b))
+    }
+
+    #[test]
+    fn the_parts_of_a_uri_are_found() {
+        let uri = Uri::parse("sip:a;x=y?z:pw@[2001:DB8::1]:5061;transport=tcp;lr?Subject=hi")
+            .expect("legal");
+        assert_eq!(
+            (uri.user(), uri.host(), uri.port()),
+            (Some("a;x=y?z"), "2001:DB8::1", Some(5061))
+        );
+        assert_eq!(uri.parameter("Transport"), Some(Some("tcp")));
+        assert_eq!(uri.parameter("lr"), Some(None));
+        assert_eq!(uri.headers(), Some("Subject=hi"));
+        let tel = Uri::parse("tel:+46-70-000;phone-context=x").expect("legal");
+        assert_eq!(
+            (tel.scheme(), tel.user()),
+            (Scheme::Tel, Some("+46-70-000"))
+        );
+    }
+
+    #[test]
+    fn what_is_no_uri_is_refused() {
+        for text in [
+            "",
+            "sip:",
+            "bob",
+            "sip:@host",
+            "sip:a@b:99999",
+            "sip:a@[::1",
+            "sip:a b@c",
+            "sip:a@b>",
+            "sip:a@h ost",
+            ":x",
+        ] {
+            assert!(Uri::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn uris_compare_as_rfc_3261_says() {
+        assert!(equal(
+            "sip:%61lice@atlanta.com;transport=TCP",
+            "sip:alice@AtLanTa.CoM;Transport=tcp"
+        ));
+        assert!(equal(
+            "sip:carol@chicago.com",
+            "sip:carol@chicago.com;newparam=5"
+        ));
+        assert!(equal(
+            "sip:biloxi.com;transport=tcp;method=REGISTER?to=sip:bob%40biloxi.com",
+            "sip:biloxi.com;method=REGISTER;transport=tcp?to=sip:bob%40biloxi.com"
+        ));
+        assert!(!equal("sip:alice@atlanta.com", "sip:ALICE@atlanta.com"));
+        assert!(!equal("sip:bob@biloxi.com", "sip:bob@biloxi.com:5060"));
+        assert!(!equal(
+            "sip:bob@biloxi.com",
+            "sip:bob@biloxi.com;transport=udp"
+        ));
+        assert!(!equal(
+            "sip:carol@chicago.com;security=on",
+            "sip:carol@chicago.com;security=off"
+        ));
+        assert!(!equal("sip:a@b", "sips:a@b"));
+        assert!(equal("tel:+1-201-555-0123", "tel:+12015550123"));
+    }
+
+    #[test]
+    fn escapes_are_undone_where_they_are_escapes() {
+        assert_eq!(unescape("a%40b%zz%4"), "a@b%zz%4");
+        assert_eq!(unescape("%ff"), "%ff");
+    }
+}

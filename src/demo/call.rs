@@ -301,13 +301,17 @@ impl Chat<'_> {
 
     /// The other side ends the session; 200 was sent.
     pub fn expect_bye(&self) -> Result<SipText, Failure> {
-        let arrived = self.agent.line.requests.take(PATIENCE, |(request, _)| {
+        self.bye_within(PATIENCE)
+            .ok_or_else(|| self.agent.failure("got no BYE"))
+    }
+
+    /// The BYE of the other side, if it comes within `patience`.
+    pub fn bye_within(&self, patience: Duration) -> Option<SipText> {
+        let arrived = self.agent.line.requests.take(patience, |(request, _)| {
             request.method() == Some("BYE")
                 && request.header("Call-ID") == Some(&self.dialog.call_id)
         });
-        arrived
-            .map(|(bye, _)| bye)
-            .ok_or_else(|| self.agent.failure("got no BYE"))
+        arrived.map(|(bye, _)| bye)
     }
 
     /// Whom it is with.

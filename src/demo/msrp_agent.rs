@@ -21,6 +21,9 @@ use super::transcript::{Direction, Transcript};
 use super::user_agent::PATIENCE;
 use super::wire::{is_timeout, lock};
 
+/// How often a waiting side looks whether the connection still stands.
+const LOOK_UP: Duration = Duration::from_millis(50);
+
 /// One end of a session before it has a connection: what its SDP offers.
 pub struct MsrpEnd {
     name: String,
@@ -95,7 +98,7 @@ impl MsrpEnd {
     fn run(&self, stream: TcpStream, peer_path: &str) -> Result<MsrpSession, Failure> {
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_millis(50)))?;
+        stream.set_read_timeout(Some(LOOK_UP))?;
         let state = Arc::new(SessionState {
             name: self.name.clone(),
             transcript: self.transcript.clone(),
@@ -264,9 +267,7 @@ impl MsrpSession {
     /// The response to this transaction is this.
     pub fn expect_response(&self, transaction: &str, status: u16) -> Result<(), Failure> {
         let response = self
-            .state
-            .responses
-            .take(PATIENCE, |response| response.transaction() == transaction)
+            .next_response(transaction)
             .ok_or_else(|| self.failure(&format!("got no response to {transaction}")))?;
         match response.status() == status {
             true => Ok(()),
@@ -274,6 +275,21 @@ impl MsrpSession {
                 "expected {status} to {transaction} and got {}",
                 response.status()
             ))),
+        }
+    }
+
+    /// Waits no longer than the connection lasts.
+    fn next_response(&self, transaction: &str) -> Option<MsrpText> {
+        let deadline = clock::now().instant + PATIENCE;
+        loop {
+            let over = self.is_closed() || clock::now().instant >= deadline;
+            let response = self
+                .state
+                .responses
+                .take(LOOK_UP, |response| response.transaction() == transaction);
+            if over || response.is_some() {
+                return response;
+            }
         }
     }
 

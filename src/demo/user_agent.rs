@@ -268,6 +268,18 @@ impl UserAgent {
         self.line.transmit(octets)
     }
 
+    /// Sends octets as they are and waits for an answer to them: one with their Call-ID.
+    pub fn answer_to_octets(&self, octets: &[u8]) -> Result<SipText, Failure> {
+        let sent = SipText::read(octets).ok_or_else(|| Failure::plain("no header section"))?;
+        self.sends_octets(octets)?;
+        self.line
+            .responses
+            .take(PATIENCE, |answer| {
+                answer.header("Call-ID") == sent.header("Call-ID")
+            })
+            .ok_or_else(|| self.failure(format!("{} got no answer", self.line.name)))
+    }
+
     /// A whole round trip through the server: what it sent before has arrived after this.
     pub fn asks_options(&self) -> Result<SipText, Failure> {
         let uri = format!("sip:{}", self.settings.domain);

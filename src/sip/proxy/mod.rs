@@ -2,6 +2,7 @@
 //! ([`check`]), what it looks like when it leaves ([`forward`]), and what its branches' responses
 //! amount to ([`fork`]).
 
+mod best;
 pub mod check;
 pub mod fork;
 pub mod forward;

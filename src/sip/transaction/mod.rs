@@ -7,6 +7,7 @@
 pub mod action;
 pub mod branch;
 pub mod client;
+mod client_machine;
 mod clients;
 pub mod invite_client;
 pub mod invite_server;
@@ -14,6 +15,7 @@ pub mod key;
 mod outbox;
 pub mod reply_flow;
 pub mod server;
+mod server_machine;
 mod servers;
 mod slab;
 pub mod table;

@@ -41,7 +41,7 @@ fn rank(status: u16) -> (u16, u8) {
 
 /// The response as it goes upstream: our Via is off, and a challenge carries the challenges of all
 /// other branches too.
-pub(super) fn with_challenges(response: &Message, candidates: &[Candidate]) -> Bytes {
+pub(super) fn as_relayed(response: &Message, candidates: &[Candidate]) -> Bytes {
     let mut edit = Edit::new(response);
     edit.remove_first_value(HeaderName::Via);
     if !is_challenge(response) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::best::{Candidate, best, with_challenges};
+use super::best::{Candidate, as_relayed, best};
 use crate::clock::{Instant, Now};
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::transaction::table::{ClientId, Kind};
@@ -140,7 +140,9 @@ impl ForkContext {
         };
         // Step 3: without a second Via the response was meant for us, not for anyone upstream.
         if response.values(HeaderName::Via).nth(1).is_none() {
-            self.end_branch(index);
+            if response.status() >= 200 {
+                self.end_branch(index);
+            }
             return;
         }
         match response.status() {
@@ -270,6 +272,8 @@ impl ForkContext {
         for branch in &mut self.branches {
             if matches!(branch.state, BranchState::Calling | BranchState::Proceeding) {
                 branch.state = BranchState::Cancelling;
+                // From here on the table ends the branch (RFC 3261 §9.1).
+                branch.timer_c = None;
                 self.actions.push_back(ForkAction::Cancel(branch.id));
             }
         }
@@ -290,7 +294,7 @@ impl ForkContext {
         let candidates = std::mem::take(&mut self.candidates);
         match best(&candidates) {
             Some(Candidate::Received(response)) if response.status() != 503 => {
-                self.push_relay(response.status(), with_challenges(response, &candidates));
+                self.push_relay(response.status(), as_relayed(response, &candidates));
             }
             // A 503 would say that we cannot serve anything at all.
             Some(Candidate::Received(_) | Candidate::Own(503, _)) => {
@@ -310,7 +314,7 @@ impl ForkContext {
     }
 
     fn relay(&mut self, response: &Message) {
-        self.push_relay(response.status(), with_challenges(response, &[]));
+        self.push_relay(response.status(), as_relayed(response, &[]));
     }
 
     fn push_relay(&mut self, status: u16, octets: Bytes) {

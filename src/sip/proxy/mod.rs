@@ -9,4 +9,6 @@ pub mod forward;
 
 pub use check::{check_forwardable, unsupported_extensions};
 pub use fork::{ForkAction, ForkContext};
-pub use forward::{Forward, prepare_forward};
+pub use forward::{
+    Forward, breadth_shares, loop_hash, next_hop, prepare_forward, undo_strict_routing,
+};

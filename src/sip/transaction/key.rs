@@ -22,7 +22,7 @@ pub struct Keys {
 
 impl Keys {
     /// The server transaction of `request` itself. An ACK gets the key of the INVITE it acknowledges
-    /// (RFC 3261 §17.2.3), from an RFC 2543 client with `to_tag` in place of its own To tag.
+    /// (RFC 3261 §17.2.3).
     pub fn server(&self, request: &Message) -> Key {
         match request.method() {
             Method::Ack => self.server_as(request, "INVITE", None),

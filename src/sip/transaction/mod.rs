@@ -21,5 +21,12 @@ mod slab;
 pub mod table;
 pub mod timer;
 
+pub use action::GoneReason;
+pub use table::{
+    Busy, ClientId, Kind, RequestOutcome, ResponseOutcome, ServerId, TransactionEvent,
+    TransactionTable,
+};
+pub use timer::TimerConfig;
+
 #[cfg(test)]
 mod simulation;

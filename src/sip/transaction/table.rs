@@ -184,7 +184,8 @@ impl TransactionTable {
             .acknowledge_success(id, &mut self.pending.outbox(now));
     }
 
-    /// Sends a request whose topmost Via holds `branch`.
+    /// Sends a request whose topmost Via holds `branch`. An INVITE that got a provisional response waits
+    /// for its final one without end: how long is its user's decision, carried out by [`Self::cancel`].
     pub fn request(
         &mut self,
         kind: Kind,

@@ -274,3 +274,33 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Now;
+    use crate::sip::transaction::outbox::Pending;
+    use crate::sip::transaction::timer::TimerConfig;
+    use crate::sip::transport::flow::{ConnectionId, Transport};
+
+    #[test]
+    fn a_finished_transaction_leaves_nothing_in_any_index() {
+        let flow = Flow {
+            transport: Transport::Tcp,
+            listener: 0,
+            remote: "192.0.2.1:5060".parse().unwrap(),
+            connection: Some(ConnectionId::new(0, 1)),
+        };
+        let key = Keys::default().client("z9hG4bK1", false);
+        let mut clients = Clients::new();
+        let mut pending = Pending::new(TimerConfig::default());
+        let out = &mut pending.outbox(Now::default());
+        let octets = Bytes::from_static(b"MESSAGE");
+        let id = clients.begin(Kind::NonInvite, key, octets, flow, User::Caller, out);
+        assert_eq!(clients.by_flow.on(flow), [id.0]);
+        clients.fire(id.0, Timer::F, out);
+        assert_eq!(clients.by_flow.on(flow), []);
+        assert!(clients.by_key.is_empty());
+        assert_eq!(clients.len(), 0);
+    }
+}

@@ -292,3 +292,46 @@ fn gone(id: SlotId, reason: GoneReason, out: &mut Outbox<'_>) {
     let event = TransactionEvent::ServerGone(ServerId(id), reason);
     out.events.push_back(event);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Now;
+    use crate::sip::transaction::outbox::Pending;
+    use crate::sip::transaction::timer::TimerConfig;
+    use crate::sip::transport::flow::ConnectionId;
+
+    #[test]
+    fn a_finished_transaction_leaves_nothing_in_any_index() {
+        let text = "MESSAGE sip:bob@example.com SIP/2.0\r\n\
+                    Via: SIP/2.0/TCP 192.0.2.1;branch=z9hG4bK1\r\n\
+                    From: <sip:alice@example.com>;tag=1\r\n\
+                    To: <sip:bob@example.com>\r\n\
+                    Call-ID: call\r\n\
+                    CSeq: 1 MESSAGE\r\n\
+                    Content-Length: 0\r\n\r\n";
+        let request = wire::parse(Bytes::from_static(text.as_bytes())).unwrap();
+        let flow = Flow {
+            transport: Transport::Tcp,
+            listener: 0,
+            remote: "192.0.2.1:49152".parse().unwrap(),
+            connection: Some(ConnectionId::new(0, 1)),
+        };
+        let keys = Keys::default();
+        let (key, merge) = (keys.server(&request), keys.merge(&request));
+        let mut servers = Servers::new();
+        let mut pending = Pending::new(TimerConfig::default());
+        let out = &mut pending.outbox(Now::default());
+        let RequestOutcome::New(id) = servers.begin(&request, key, merge, flow, out) else {
+            panic!("a new request");
+        };
+        assert_eq!(servers.by_flow.on(flow), [id.0]);
+        servers.lose_flow(flow);
+        assert_eq!(servers.by_flow.on(flow), []);
+        servers.adopt_flow(id.0, flow);
+        servers.respond(id, 200, Bytes::new(), Role::UserAgent, out);
+        assert_eq!(servers.by_flow.on(flow), []);
+        assert!(servers.by_key.is_empty() && servers.by_merge.is_empty());
+        assert_eq!(servers.len(), 0);
+    }
+}

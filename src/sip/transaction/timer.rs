@@ -1,6 +1,6 @@
 //! T1, T2, T4, the lettered timers, and the deadlines of all transactions.
 //!
-//! A deadline is a value in a [`Timers`] lane, never a task. Nothing is ever cancelled: a record whose
+//! A deadline is a value in a `Timers` lane, never a task. Nothing is ever cancelled: a record whose
 //! transaction is gone, or whose machine has no arrow for it, means nothing when it comes up.
 
 use std::collections::VecDeque;

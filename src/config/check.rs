@@ -170,7 +170,13 @@ fn registrar(config: &Config) -> Checked {
     let (second, year) = (Period::seconds(1), Period::seconds(365 * 86_400));
     let (least, most) = (registrar.min_expires, registrar.max_expires);
     between("registrar.max_expires", most, second, year)?;
-    between("registrar.min_expires", least, second, most)?;
+    // RFC 3261 §10.3: only what is shorter than an hour may be refused as too brief.
+    between(
+        "registrar.min_expires",
+        least,
+        second,
+        most.min(Period::seconds(3_600)),
+    )?;
     between(
         "registrar.default_expires",
         registrar.default_expires,

@@ -1,5 +1,6 @@
 //! SIP (RFC 3261), knowing nothing of CPM.
 
+pub mod digest;
 pub mod header;
 pub mod message;
 pub mod name;

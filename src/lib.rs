@@ -7,6 +7,7 @@ pub mod config;
 pub mod date;
 pub mod identity;
 pub mod participating;
+pub mod registrar;
 pub mod sip;
 pub mod store;
 pub mod token;

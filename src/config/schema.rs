@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::address::{HostPort, Listener, Protocol};
 use super::secret::{Ha1, Secret};
-use super::values::{HostPort, Listener, Period, Protocol, Size};
+use super::values::{Period, Size};
 
 /// Declares a section: a struct whose defaults and comments the documentation is made from.
 macro_rules! section {

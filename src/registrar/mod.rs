@@ -12,6 +12,7 @@ mod contact;
 mod directory;
 mod feature;
 mod preference;
+mod reach;
 mod record;
 mod register;
 mod table;

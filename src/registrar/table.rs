@@ -72,7 +72,7 @@ pub struct Registered {
 #[derive(Debug)]
 pub struct Registrar {
     policy: Policy,
-    users: HashMap<Identity, Bindings, RandomState>,
+    pub(super) users: HashMap<Identity, Bindings, RandomState>,
     /// The earliest deadline of each user.
     deadlines: BTreeSet<(Instant, Identity)>,
     /// Which users have a binding that hangs on which connection.
@@ -103,44 +103,6 @@ impl Registrar {
     /// How many connections have a binding that hangs on them.
     pub fn connections_in_use(&self) -> usize {
         self.connections.len()
-    }
-
-    /// All bindings of a user, suspended ones too, the one registered last at the end.
-    pub fn bindings(&self, user: &Identity) -> &[Binding] {
-        self.users.get(user).map_or(&[], |bindings| &bindings.0)
-    }
-
-    /// One binding of a user.
-    pub fn binding(&self, user: &Identity, key: &BindingKey) -> Option<&Binding> {
-        self.bindings(user)
-            .iter()
-            .find(|binding| binding.key == *key)
-    }
-
-    /// The bindings a request can be sent to, the one registered last first. Of several flows to
-    /// one instance only the newest, because a request goes to a device once (RFC 5626 §7).
-    pub fn reachable(&self, user: &Identity, now: Instant) -> Vec<&Binding> {
-        let mut reachable: Vec<&Binding> = Vec::new();
-        for binding in self.bindings(user).iter().rev() {
-            let same_device = |other: &&Binding| match (other.instance(), binding.instance()) {
-                (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
-                _ => false,
-            };
-            let alive = !binding.suspended && binding.deadline > now;
-            if alive && !reachable.iter().any(same_device) {
-                reachable.push(binding);
-            }
-        }
-        reachable
-    }
-
-    /// The reachable binding a public GRUU means (RFC 5627 §6.1): `gr` is the value of the URI
-    /// parameter, unescaped.
-    pub fn reachable_by_gruu(&self, user: &Identity, gr: &str, now: Instant) -> Option<&Binding> {
-        self.reachable(user, now).into_iter().find(|binding| {
-            let instance = binding.instance().map(strip_brackets);
-            instance.is_some_and(|own| own.eq_ignore_ascii_case(gr))
-        })
     }
 
     /// Takes a binding back from the store at start; one whose time is over is dropped from it.
@@ -345,9 +307,4 @@ fn remove(user: &Identity, key: BindingKey) -> StoreRequest {
         user: user.clone(),
         key: key.as_str().into(),
     }
-}
-
-pub(super) fn strip_brackets(instance: &str) -> &str {
-    let inner = instance.strip_prefix('<').and_then(|t| t.strip_suffix('>'));
-    inner.unwrap_or(instance)
 }

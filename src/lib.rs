@@ -15,6 +15,7 @@ pub mod msrp;
 pub mod multipart;
 pub mod net;
 pub mod participating;
+pub mod registrar;
 pub mod resolve;
 pub mod server;
 pub mod shard;

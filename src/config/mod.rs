@@ -1,20 +1,24 @@
 //! The whole configuration as plain data with defaults: TOML, then the environment, then checks.
 //!
-//! A key is declared once, in [`schema`], with its type, default and comment; `load` reads it,
+//! A key is declared once, in `schema`, with its type, default and comment; `load` reads it,
 //! `check` holds the rules between keys, `document` writes it out again. Everything that starts
 //! from a configuration gets the part it needs by value. Next stop: `server`.
 
+mod accounts;
+mod address;
 mod check;
 mod document;
+mod environment;
 mod load;
 mod schema;
 mod secret;
 mod values;
 
+pub use address::{HostPort, Listener, Protocol};
 pub use load::{ConfigError, Origin};
 pub use schema::{
     Account, Authentication, Config, Deferral, Limits, Log, LogFormat, Msrp, Registrar, Sip, Store,
     Tagless,
 };
 pub use secret::{Ha1, Secret};
-pub use values::{HostPort, Listener, Period, Protocol, Size};
+pub use values::{Period, Size};

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::address::{HostPort, Listener, Protocol};
 use super::secret::{Ha1, Secret};
-use super::values::{HostPort, Listener, Period, Protocol, Size};
+use super::values::{Period, Size};
 
 /// Declares a section: a struct whose defaults and comments the documentation is made from.
 macro_rules! section {
@@ -128,7 +129,7 @@ section! {
     Msrp {
         /// Where to listen, TCP only; port 0 means any free port.
         listen: Vec<Listener> = vec![Listener::loopback(Protocol::Tcp, 2855)];
-        /// HOST or HOST:PORT by which peers reach the listeners, as in [sip].
+        /// HOST or HOST:PORT by which peers reach the listeners, as for SIP.
         advertise: Vec<HostPort> = Vec::new();
         /// Octets in a chunk the server sends.
         chunk_size: Size = Size::kib(16);

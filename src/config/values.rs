@@ -1,11 +1,8 @@
-//! The values a configuration is written in: durations, sizes, listeners, advertised addresses.
+//! The values a configuration is written in: durations and sizes.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::str::FromStr;
 use std::time::Duration;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 const DURATION_UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
@@ -166,171 +163,30 @@ impl fmt::Display for Size {
     }
 }
 
-/// The transports a listener can be written with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// Datagrams.
-    Udp,
-    /// A byte stream.
-    Tcp,
-}
-
-/// Where to listen, written as `"udp://127.0.0.1:5060"` or `"tcp://[::1]:5060"`; port 0 means any
-/// free port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// By what.
-    pub protocol: Protocol,
-    /// Where.
-    pub address: SocketAddr,
-}
-
-impl Listener {
-    /// A port of 127.0.0.1.
-    pub(super) const fn loopback(protocol: Protocol, port: u16) -> Self {
-        let address = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
-        Self { protocol, address }
-    }
-}
-
-impl FromStr for Listener {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (protocol, address) = if let Some(address) = text.strip_prefix("udp://") {
-            (Protocol::Udp, address)
-        } else if let Some(address) = text.strip_prefix("tcp://") {
-            (Protocol::Tcp, address)
-        } else {
-            return Err(not_a_listener(text));
-        };
-        let address = address.parse().map_err(|_| not_a_listener(text))?;
-        Ok(Self { protocol, address })
-    }
-}
-
-fn not_a_listener(text: &str) -> String {
-    format!(
-        "\"{text}\" is not a listener; allowed: \"udp://ADDRESS:PORT\", \"tcp://ADDRESS:PORT\", \
-         with a numeric IPv4 or [IPv6] address"
-    )
-}
-
-impl fmt::Display for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match self.protocol {
-            Protocol::Udp => "udp",
-            Protocol::Tcp => "tcp",
-        };
-        write!(f, "{protocol}://{}", self.address)
-    }
-}
-
-/// How peers reach a listener, written as `"sip.example.com"`, `"192.0.2.1:5060"` or `"[::1]"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    /// A host name or an address, IPv6 without brackets.
-    pub host: String,
-    /// `None`: the port the listener has.
-    pub port: Option<u16>,
-}
-
-impl FromStr for HostPort {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        parse_host_port(text).ok_or_else(|| {
-            format!(
-                "\"{text}\" is not a host; allowed: a host name, an IPv4 or [IPv6] address, \
-                 each with or without :PORT"
-            )
-        })
-    }
-}
-
-fn parse_host_port(text: &str) -> Option<HostPort> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, rest) = rest.split_once(']')?;
-            host.parse::<Ipv6Addr>().ok()?;
-            (
-                host,
-                if rest.is_empty() {
-                    None
-                } else {
-                    Some(rest.strip_prefix(':')?)
-                },
-            )
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        },
-    };
-    if !is_host(host) {
-        return None;
-    }
-    let port = match port {
-        Some(digits) => Some(digits.parse().ok().filter(|port| *port != 0)?),
-        None => None,
-    };
-    Some(HostPort {
-        host: host.to_owned(),
-        port,
-    })
-}
-
-/// Whether `text` can stand as the host of a URI (RFC 3261 §25.1): a name or an address.
-pub(super) fn is_host(text: &str) -> bool {
-    let is_label = |label: &str| {
-        !label.is_empty()
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    };
-    text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(is_label))
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]", self.host)?;
-        } else {
-            f.write_str(&self.host)?;
-        }
-        match self.port {
-            Some(port) => write!(f, ":{port}"),
-            None => Ok(()),
-        }
-    }
-}
-
 /// Gives a type that is written as a string its serde form, errors included.
 macro_rules! written_as_string {
     ($type:ident, $expecting:literal $(, $integer:path)?) => {
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
             }
         }
 
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Visitor;
-                impl de::Visitor<'_> for Visitor {
+                impl serde::de::Visitor<'_> for Visitor {
                     type Value = $type;
 
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                         f.write_str($expecting)
                     }
 
-                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
+                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$type, E> {
                         text.parse().map_err(E::custom)
                     }
 
-                    $(fn visit_i64<E: de::Error>(self, number: i64) -> Result<$type, E> {
+                    $(fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<$type, E> {
                         u64::try_from(number)
                             .map($integer)
                             .map_err(|_| E::custom("a negative size is not allowed"))
@@ -342,10 +198,10 @@ macro_rules! written_as_string {
     };
 }
 
+pub(super) use written_as_string;
+
 written_as_string!(Period, "a duration such as \"30s\" or \"1h30m\"");
 written_as_string!(Size, "a size such as \"64 KiB\" or 65536", Size);
-written_as_string!(Listener, "a listener such as \"udp://127.0.0.1:5060\"");
-written_as_string!(HostPort, "a host such as \"sip.example.com:5060\"");
 
 #[cfg(test)]
 mod tests {
@@ -382,30 +238,6 @@ mod tests {
         assert!("99999999999 TiB".parse::<Size>().is_err());
     }
 
-    #[test]
-    fn listeners_name_a_transport_and_a_numeric_address() {
-        let listener: Listener = "tcp://[::1]:0".parse().unwrap();
-        assert_eq!(listener.protocol, Protocol::Tcp);
-        assert_eq!(listener.to_string(), "tcp://[::1]:0");
-        assert!("sip://127.0.0.1:5060".parse::<Listener>().is_err());
-        assert!("udp://localhost:5060".parse::<Listener>().is_err());
-    }
-
-    #[test]
-    fn an_advertised_host_may_be_a_name_or_an_address() {
-        for good in [
-            "sip.example.com",
-            "192.0.2.1:5060",
-            "[2001:db8::1]:5060",
-            "[::1]",
-        ] {
-            assert_eq!(good.parse::<HostPort>().unwrap().to_string(), good);
-        }
-        for wrong in ["", "a b", "a:0", "a:b", "::1", "[a]:1", "[::1]x", "-a"] {
-            assert!(wrong.parse::<HostPort>().is_err(), "{wrong}");
-        }
-    }
-
     proptest! {
         #[test]
         fn what_is_printed_is_read_back(millis in any::<u32>(), octets in any::<u64>()) {
@@ -419,8 +251,6 @@ mod tests {
         fn nothing_written_makes_the_parsers_panic(text in "\\PC*") {
             let _ = text.parse::<Period>();
             let _ = text.parse::<Size>();
-            let _ = text.parse::<Listener>();
-            let _ = text.parse::<HostPort>();
         }
     }
 }

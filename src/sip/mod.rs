@@ -1,6 +1,7 @@
 //! SIP (RFC 3261), knowing nothing of CPM.
 
 pub mod dialog;
+pub mod digest;
 pub mod header;
 pub mod message;
 pub mod name;

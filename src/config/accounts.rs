@@ -1,0 +1,135 @@
+//! Rules of the accounts.
+
+use std::collections::BTreeSet;
+
+use super::check::{Checked, rule};
+use super::schema::{Account, Authentication, Config};
+
+/// The first rule that an account breaks.
+pub(super) fn accounts(config: &Config) -> Checked {
+    let digest = config.registrar.authentication == Authentication::Digest;
+    let mut users = BTreeSet::new();
+    let mut numbers = BTreeSet::new();
+    for (index, account) in config.account.iter().enumerate() {
+        let key = |name: &str| format!("account[{index}].{name}");
+        let user = account.user.as_str();
+        rule(is_user(user), &key("user"), || {
+            format!(
+                "\"{user}\" is not allowed; allowed: the user part of an address, without \"@\""
+            )
+        })?;
+        rule(users.insert(user), &key("user"), || {
+            format!("\"{user}\" has an account already")
+        })?;
+        if let Some(tel) = &account.tel {
+            rule(is_global_number(tel), &key("tel"), || {
+                format!("\"{tel}\" is not allowed; allowed: a global number such as \"+15550100\"")
+            })?;
+            rule(numbers.insert(digits(tel)), &key("tel"), || {
+                format!("\"{tel}\" belongs to another account already")
+            })?;
+        }
+        one_secret(account, digest).map_err(|problem| (key("user"), problem))?;
+    }
+    a_common_algorithm(config, digest)
+}
+
+fn one_secret(account: &Account, needed: bool) -> Result<(), String> {
+    let user = &account.user;
+    match (&account.password, &account.ha1) {
+        (Some(_), Some(_)) => Err(format!(
+            "\"{user}\" has two secrets; allowed: one of password, password_file, ha1"
+        )),
+        (None, None) if needed => Err(format!(
+            "\"{user}\" has no secret, which authentication = \"digest\" needs; allowed: one of \
+             password, password_file, ha1"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A challenge goes out before the user is known, so there must be an algorithm all can answer.
+fn a_common_algorithm(config: &Config, needed: bool) -> Checked {
+    let hashes = || {
+        config
+            .account
+            .iter()
+            .filter_map(|account| account.ha1.as_ref())
+    };
+    let common =
+        hashes().all(|ha1| ha1.md5().is_some()) || hashes().all(|ha1| ha1.sha256().is_some());
+    rule(common || !needed, "account", || {
+        "some accounts have only an MD5 ha1 and others only a SHA-256 one; allowed: at least one \
+         algorithm that all accounts have"
+            .to_owned()
+    })
+}
+
+fn is_user(user: &str) -> bool {
+    !user.is_empty()
+        && user.len() <= 255
+        && !user
+            .chars()
+            .any(|c| c.is_control() || c.is_whitespace() || "@:;?<>\"\\".contains(c))
+}
+
+fn is_global_number(tel: &str) -> bool {
+    tel.strip_prefix('+').is_some_and(|rest| {
+        rest.bytes()
+            .all(|byte| byte.is_ascii_digit() || b"-.()".contains(&byte))
+            && (1..=32).contains(&digits(rest).len())
+    })
+}
+
+fn digits(tel: &str) -> String {
+    tel.chars().filter(char::is_ascii_digit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broken(text: &str) -> (String, String) {
+        let config: Config = toml::from_str(text).unwrap();
+        accounts(&config).unwrap_err()
+    }
+
+    fn holds(text: &str) {
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(accounts(&config), Ok(()));
+    }
+
+    #[test]
+    fn under_digest_each_account_has_exactly_one_secret() {
+        let digest = "[registrar]\nauthentication = \"digest\"\n[[account]]\nuser = \"bob\"\n";
+        assert!(broken(digest).1.contains("no secret"));
+        holds("[[account]]\nuser = \"bob\"\n");
+        holds(&format!("{digest}password = \"x\"\n"));
+        let hash = "0".repeat(32);
+        let two = format!("{digest}password = \"x\"\nha1 = \"{hash}\"\n");
+        assert!(broken(&two).1.contains("two secrets"));
+    }
+
+    #[test]
+    fn all_accounts_can_answer_one_challenge() {
+        let (md5, sha256) = ("0".repeat(32), "0".repeat(64));
+        let text = format!(
+            "[registrar]\nauthentication = \"digest\"\n\
+             [[account]]\nuser = \"a\"\nha1 = \"{md5}\"\n[[account]]\nuser = \"b\"\n"
+        );
+        assert_eq!(broken(&format!("{text}ha1 = \"{sha256}\"\n")).0, "account");
+        holds(&format!("{text}ha1 = [\"{md5}\", \"{sha256}\"]\n"));
+    }
+
+    #[test]
+    fn users_and_numbers_belong_to_one_account() {
+        let twice = "[[account]]\nuser = \"a\"\n[[account]]\nuser = \"a\"\n";
+        assert_eq!(broken(twice).0, "account[1].user");
+        let number = "[[account]]\nuser = \"a\"\ntel = \"+1 5\"\n";
+        assert_eq!(broken(number).0, "account[0].tel");
+        let same = "[[account]]\nuser = \"a\"\ntel = \"+1-5\"\n\
+                    [[account]]\nuser = \"b\"\ntel = \"+15\"\n";
+        assert_eq!(broken(same).0, "account[1].tel");
+        assert_eq!(broken("[[account]]\nuser = \"a@b\"\n").0, "account[0].user");
+    }
+}

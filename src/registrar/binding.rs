@@ -1,0 +1,215 @@
+//! A user's device: how it is reached, until when, and what it takes.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::clock::{Instant, Now, UnixMillis};
+use crate::config::Tagless;
+use crate::registrar::capability::Capability;
+use crate::registrar::contact::{Contact, Identification};
+use crate::registrar::feature::FeatureSet;
+use crate::sip::header::Parameters;
+use crate::sip::transport::flow::{Flow, Transport};
+
+/// Names one binding of a user, also in the store: the device's instance, else its URI.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BindingKey(Box<str>);
+
+impl BindingKey {
+    pub(super) fn new(key: impl Into<Box<str>>) -> Self {
+        Self(key.into())
+    }
+
+    pub(super) fn of(identification: &Identification<'_>) -> Self {
+        let Identification {
+            uri,
+            instance,
+            reg_id,
+        } = identification;
+        Self::new(match (instance, reg_id) {
+            (Some(instance), Some(id)) => format!("{};{id}", instance.to_ascii_lowercase()),
+            (Some(instance), None) => instance.to_ascii_lowercase(),
+            (None, _) => (*uri).to_owned(),
+        })
+    }
+
+    /// As the store keeps it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BindingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The part of a binding that is stored; everything else follows from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub uri: String,
+    pub parameters: String,
+    pub q: u16,
+    pub instance: Option<String>,
+    pub reg_id: Option<u32>,
+    pub call_id: String,
+    pub cseq: u32,
+    /// Verbatim, topmost first.
+    pub path: Vec<String>,
+    pub flow: Flow,
+    pub registered_at: UnixMillis,
+    pub lifetime: Duration,
+}
+
+/// What the REGISTER says besides its contacts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Circumstances<'a> {
+    pub call_id: &'a str,
+    pub cseq: u32,
+    pub path: &'a [String],
+    pub flow: Flow,
+    pub tagless: Tagless,
+    pub now: Now,
+}
+
+/// A registered route to a device (RFC 3261 §10).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    pub(super) key: BindingKey,
+    pub(super) facts: Facts,
+    pub(super) features: FeatureSet,
+    pub(super) capability: Capability,
+    pub(super) deadline: Instant,
+    pub(super) suspended: bool,
+    /// When the store last got it, to write plain refreshes rarely.
+    pub(super) stored_at: Instant,
+}
+
+impl Binding {
+    pub(super) fn new(contact: Contact, lifetime: Duration, around: &Circumstances<'_>) -> Self {
+        let facts = Facts {
+            uri: contact.uri,
+            parameters: contact.parameters,
+            q: contact.q,
+            instance: contact.instance,
+            reg_id: contact.reg_id,
+            call_id: around.call_id.to_owned(),
+            cseq: around.cseq,
+            path: around.path.to_vec(),
+            flow: around.flow,
+            registered_at: around.now.wall,
+            lifetime,
+        };
+        Self::from_facts(
+            facts,
+            around.now.instant + lifetime,
+            around.now,
+            around.tagless,
+        )
+    }
+
+    pub(super) fn from_facts(facts: Facts, deadline: Instant, now: Now, tagless: Tagless) -> Self {
+        let features = FeatureSet::of(&Parameters::new(&facts.parameters));
+        Self {
+            key: BindingKey::of(&facts.identification()),
+            capability: Capability::of(&features, tagless),
+            features,
+            facts,
+            deadline,
+            suspended: false,
+            stored_at: now.instant,
+        }
+    }
+
+    /// Its name.
+    pub fn key(&self) -> &BindingKey {
+        &self.key
+    }
+
+    /// The contact URI: what a request to the device has as its Request-URI.
+    pub fn uri(&self) -> &str {
+        &self.facts.uri
+    }
+
+    /// The Contact parameters exactly as registered, from the first `;`, without `expires`.
+    pub fn parameters(&self) -> &str {
+        &self.facts.parameters
+    }
+
+    /// The callee's preference in thousandths.
+    pub fn q(&self) -> u16 {
+        self.facts.q
+    }
+
+    /// `+sip.instance`, with its angle brackets.
+    pub fn instance(&self) -> Option<&str> {
+        self.facts.instance.as_deref()
+    }
+
+    /// What a request to the device gets as its Route, topmost first (RFC 3327 §5.4).
+    pub fn path(&self) -> &[String] {
+        &self.facts.path
+    }
+
+    /// The way it registered over, which requests take whatever its Contact says.
+    pub fn flow(&self) -> Flow {
+        self.facts.flow
+    }
+
+    /// Its feature tags.
+    pub fn features(&self) -> &FeatureSet {
+        &self.features
+    }
+
+    /// What it accepts.
+    pub fn capability(&self) -> &Capability {
+        &self.capability
+    }
+
+    /// Whether its TCP connection is lost: it cannot be reached until it registers again.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// When it is over.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Seconds left, rounded up.
+    pub fn seconds_left(&self, now: Instant) -> u64 {
+        self.deadline.since(now).as_millis().div_ceil(1000) as u64
+    }
+
+    /// Whether a lost connection makes it unreachable: one with a Path is reached over the proxy
+    /// that wrote the Path.
+    pub(super) fn hangs_on_connection(&self) -> bool {
+        self.facts.flow.transport == Transport::Tcp && self.facts.path.is_empty()
+    }
+
+    /// Whether `new`, which replaces this one, needs no writing: the same but for its time, and
+    /// written less than half a lifetime ago.
+    pub(super) fn is_plainly_refreshed_by(&self, new: &Self, now: Instant) -> bool {
+        let (old, new) = (&self.facts, &new.facts);
+        let same_way = match new.flow.transport {
+            Transport::Udp => old.flow == new.flow,
+            // The connection is not stored anyway.
+            Transport::Tcp => old.flow.transport == Transport::Tcp,
+        };
+        same_way
+            && (&old.uri, &old.parameters, &old.path) == (&new.uri, &new.parameters, &new.path)
+            && old.lifetime == new.lifetime
+            && now.since(self.stored_at) < old.lifetime / 2
+    }
+}
+
+impl Facts {
+    pub(super) fn identification(&self) -> Identification<'_> {
+        Identification {
+            uri: &self.uri,
+            instance: self.instance.as_deref(),
+            reg_id: self.reg_id,
+        }
+    }
+}

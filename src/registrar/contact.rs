@@ -1,0 +1,281 @@
+//! The Contact header fields of a REGISTER (RFC 3261 §10.2, §20.10).
+
+use crate::sip::header::NameAddr;
+use crate::sip::message::{HeaderName, Message};
+use crate::sip::rejection::Rejection;
+use crate::uri::{Scheme, Uri, equivalent};
+
+/// Octets in one Contact value; bounds what a binding can take.
+const MOST_OCTETS: usize = 4096;
+/// What a value that is no number counts as (RFC 3261 §20.10).
+const UNREADABLE_EXPIRES: u32 = 3600;
+
+const MALFORMED: Rejection = Rejection::new(400, "Malformed Contact");
+
+/// What a REGISTER wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// To hear what is registered.
+    Fetch,
+    /// To remove every binding: `*`.
+    RemoveAll,
+    /// To add, refresh or remove these.
+    Update(Vec<Contact>),
+}
+
+/// One Contact value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Contact {
+    pub uri: String,
+    /// The header parameters exactly as written, from the first `;`, without those the registrar
+    /// sets itself (`expires`, GRUUs).
+    pub parameters: String,
+    /// In thousandths.
+    pub q: u16,
+    pub instance: Option<String>,
+    pub reg_id: Option<u32>,
+    /// Wanted seconds; `None` if neither the contact nor the request says.
+    pub expires: Option<u32>,
+}
+
+impl Wish {
+    /// Reads the request; at most `most` contacts.
+    pub(super) fn of(request: &Message, most: usize) -> Result<Self, Rejection> {
+        let fields = request.count(HeaderName::Contact);
+        if fields == 0 {
+            return Ok(Self::Fetch);
+        }
+        if fields != request.headers(HeaderName::Contact).count() {
+            return Err(MALFORMED);
+        }
+        let expires = request.header(HeaderName::Expires).map(seconds);
+        let values: Vec<&str> = request.values(HeaderName::Contact).take(most + 1).collect();
+        if values.contains(&"*") {
+            return match (values.len(), expires) {
+                (1, Some(0)) => Ok(Self::RemoveAll),
+                _ => Err(Rejection::new(
+                    400,
+                    "Contact * Needs Expires 0 and No Other Contact",
+                )),
+            };
+        }
+        if values.is_empty() {
+            return Err(MALFORMED);
+        }
+        if values.len() > most {
+            return Err(TOO_MANY);
+        }
+        let mut contacts: Vec<Contact> = Vec::with_capacity(values.len());
+        for value in values {
+            let contact = Contact::parse(value, expires).ok_or(MALFORMED)?;
+            contacts.retain(|earlier| !contact.is_same(&earlier.identification()));
+            contacts.push(contact);
+        }
+        Ok(Self::Update(contacts))
+    }
+}
+
+/// More bindings than one user may have.
+pub(super) const TOO_MANY: Rejection =
+    Rejection::new(403, "Too Many Contacts").with_warning("122 Function not allowed");
+
+/// What tells one binding from another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identification<'a> {
+    pub uri: &'a str,
+    pub instance: Option<&'a str>,
+    pub reg_id: Option<u32>,
+}
+
+impl Contact {
+    fn parse(value: &str, expires: Option<u32>) -> Option<Self> {
+        let address = NameAddr::parse(value).ok()?;
+        let uri = Uri::parse(address.uri).ok()?;
+        let routable = matches!(uri.scheme(), Scheme::Sip | Scheme::Sips);
+        if value.len() > MOST_OCTETS || !routable {
+            return None;
+        }
+        let parameter = |name| address.param(name).flatten();
+        let q = match address.param("q") {
+            None => 1_000,
+            Some(text) => thousandths(text?)?,
+        };
+        Some(Self {
+            uri: address.uri.to_owned(),
+            parameters: kept_parameters(address.parameters.as_str()),
+            q,
+            instance: parameter("+sip.instance").map(str::to_owned),
+            reg_id: parameter("reg-id").and_then(|text| text.parse().ok()),
+            expires: parameter("expires").map(seconds).or(expires),
+        })
+    }
+
+    pub(super) fn identification(&self) -> Identification<'_> {
+        Identification {
+            uri: &self.uri,
+            instance: self.instance.as_deref(),
+            reg_id: self.reg_id,
+        }
+    }
+
+    /// Whether both name the same binding: the same instance and reg-id where both have an instance
+    /// (RFC 5626 §6), else an equal URI. Two devices behind one kind of router often have one URI.
+    pub(super) fn is_same(&self, other: &Identification<'_>) -> bool {
+        match (self.instance.as_deref(), other.instance) {
+            (Some(own), Some(other_instance)) => {
+                own.eq_ignore_ascii_case(other_instance) && self.reg_id == other.reg_id
+            }
+            _ => match (Uri::parse(&self.uri), Uri::parse(other.uri)) {
+                (Ok(own), Ok(other)) => equivalent(&own, &other),
+                _ => false,
+            },
+        }
+    }
+}
+
+/// delta-seconds; too large a number is the largest one.
+fn seconds(text: &str) -> u32 {
+    let text = text.trim();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return UNREADABLE_EXPIRES;
+    }
+    text.parse().unwrap_or(u32::MAX)
+}
+
+/// A qvalue: 0 to 1 with at most three decimals (RFC 3261 §25.1).
+fn thousandths(text: &str) -> Option<u16> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    let digits = decimals.bytes().all(|byte| byte.is_ascii_digit());
+    if decimals.len() > 3 || !digits || !["0", "1", ""].contains(&whole) || text.is_empty() {
+        return None;
+    }
+    let whole: u16 = if whole == "1" { 1_000 } else { 0 };
+    let decimals: u16 = format!("{decimals:0<3}").parse().ok()?;
+    Some(whole + decimals).filter(|q| *q <= 1_000)
+}
+
+/// The parameters as written, without those that are the registrar's to say.
+fn kept_parameters(text: &str) -> String {
+    let set_by_registrar = ["expires", "pub-gruu", "temp-gruu"];
+    let mut kept = String::with_capacity(text.len());
+    for parameter in split_parameters(text) {
+        let name = parameter.split('=').next().unwrap_or_default().trim();
+        if !name.is_empty()
+            && !set_by_registrar
+                .iter()
+                .any(|own| own.eq_ignore_ascii_case(name))
+        {
+            kept.push(';');
+            kept.push_str(parameter.trim());
+        }
+    }
+    kept
+}
+
+/// Cuts at each `;` outside quotes.
+fn split_parameters(text: &str) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |c: char| {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            ';' if !quoted => return true,
+            _ => {}
+        }
+        false
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn contact(value: &str) -> Contact {
+        Contact::parse(value, None).unwrap()
+    }
+
+    #[test]
+    fn a_contact_keeps_its_parameters_exactly_but_for_the_registrars_own() {
+        let value = "\"Bob\" <sip:bob@192.0.2.1:5060;ob>;q=0.5; Expires=60 \
+                     ;+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-AABBCCDDEEFF>\"\
+                     ;+g.3gpp.icsi-ref=\"urn%3Aurn-7%3Aa;b\";reg-id=1;pub-gruu=\"x\"";
+        let contact = contact(value);
+        assert_eq!(contact.uri, "sip:bob@192.0.2.1:5060;ob");
+        assert_eq!(
+            contact.parameters,
+            ";q=0.5;+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-AABBCCDDEEFF>\"\
+             ;+g.3gpp.icsi-ref=\"urn%3Aurn-7%3Aa;b\";reg-id=1"
+        );
+        assert_eq!(
+            (contact.q, contact.expires, contact.reg_id),
+            (500, Some(60), Some(1))
+        );
+    }
+
+    #[test]
+    fn q_has_at_most_three_decimals() {
+        for (text, q) in [
+            ("1", 1_000),
+            ("0.25", 250),
+            ("0", 0),
+            ("1.000", 1_000),
+            ("0.", 0),
+        ] {
+            assert_eq!(thousandths(text), Some(q), "{text}");
+        }
+        for text in ["1.001", "2", "0.1234", "-1", "", "0.x", "+1"] {
+            assert_eq!(thousandths(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn expires_that_cannot_be_read_is_an_hour_and_too_large_the_largest() {
+        assert_eq!(contact("<sip:a@b>;expires=never").expires, Some(3_600));
+        assert_eq!(
+            contact("<sip:a@b>;expires=99999999999").expires,
+            Some(u32::MAX)
+        );
+        assert_eq!(contact("<sip:a@b>").expires, None);
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_no_contact() {
+        for value in [
+            "<tel:+15>",
+            "<mailto:a@b>",
+            "bob",
+            "<sip:>",
+            "<sip:a@b>;q=7",
+        ] {
+            assert!(Contact::parse(value, None).is_none(), "{value}");
+        }
+    }
+
+    #[test]
+    fn devices_are_told_apart_by_instance_and_else_by_uri() {
+        let same = |a: &str, b: &str| contact(a).is_same(&contact(b).identification());
+        assert!(same(
+            "<sip:a@1.1.1.1>;+sip.instance=\"<u:A>\"",
+            "<sip:a@2.2.2.2>;+sip.instance=\"<u:a>\""
+        ));
+        assert!(!same(
+            "<sip:a@1.1.1.1>;+sip.instance=\"<u:A>\"",
+            "<sip:a@1.1.1.1>;+sip.instance=\"<u:B>\""
+        ));
+        assert!(!same(
+            "<sip:a@b>;+sip.instance=\"<u:A>\";reg-id=1",
+            "<sip:a@b>;+sip.instance=\"<u:A>\";reg-id=2"
+        ));
+        assert!(same("<sip:a@B>;+sip.instance=\"<u:A>\"", "<sip:%61@b>"));
+        assert!(!same("<sip:a@b>", "<sip:a@b:5060>"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_makes_it_panic(value in "(<sip:a@b>)?\\PC{0,40}") {
+            let _ = Contact::parse(&value, None);
+        }
+    }
+}

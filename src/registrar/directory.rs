@@ -1,0 +1,296 @@
+//! Which identities exist, and by which names a user proves to be one.
+
+use std::collections::HashMap;
+
+use crate::config::{Account, Authentication, Config};
+use crate::identity::Identity;
+use crate::sip::digest::{Algorithms, Hashes};
+use crate::uri::{Scheme, Uri, tel_digits, unescape};
+
+/// The longest user part that can be an identity.
+const MOST_USER_OCTETS: usize = 255;
+
+/// Whose address a URI is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// A user of this domain.
+    Local(Identity),
+    /// An address of this domain that nobody has; also a URI of the domain without a user part,
+    /// which means the server itself.
+    Unknown,
+    /// An address of another domain, or of no domain.
+    Foreign,
+}
+
+/// The accounts of the domain; in open mode every user of the domain exists besides.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    domain: String,
+    open: bool,
+    users: HashMap<Identity, Option<String>, foldhash::fast::RandomState>,
+    numbers: HashMap<String, Identity, foldhash::fast::RandomState>,
+    credentials: HashMap<String, (Identity, Hashes), foldhash::fast::RandomState>,
+}
+
+impl Directory {
+    /// Built once from a checked configuration.
+    pub fn new(config: &Config) -> Self {
+        let mut directory = Self {
+            domain: config.domain.to_ascii_lowercase(),
+            open: config.registrar.authentication == Authentication::None,
+            users: HashMap::default(),
+            numbers: HashMap::default(),
+            credentials: HashMap::default(),
+        };
+        for account in &config.account {
+            directory.add(account, config.realm());
+        }
+        directory
+    }
+
+    fn add(&mut self, account: &Account, realm: &str) {
+        let identity = Identity::new(&account.user, &self.domain);
+        if let Some(tel) = &account.tel {
+            self.numbers.insert(tel_digits(tel), identity.clone());
+        }
+        self.users.insert(identity.clone(), account.tel.clone());
+        if let Some(password) = &account.password {
+            // IMS clients prove to be user@domain, others to be user.
+            for name in [account.user.clone(), identity.as_str().to_owned()] {
+                let hashes = Hashes::of_password(&name, realm, password.expose());
+                self.credentials.insert(name, (identity.clone(), hashes));
+            }
+        } else if let Some(ha1) = &account.ha1 {
+            let hashes = Hashes {
+                md5: ha1.md5().map(Into::into),
+                sha256: ha1.sha256().map(Into::into),
+            };
+            self.credentials
+                .insert(account.user.clone(), (identity, hashes));
+        }
+    }
+
+    /// The domain in lower case.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// Whether users exist without an account and From is believed.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Whose address `uri` is. Parameters do not count (RFC 3261 §10.3 step 5), nor does the port.
+    pub fn resolve(&self, uri: &Uri<'_>) -> Resolved {
+        match uri.scheme() {
+            Scheme::Sip | Scheme::Sips => {
+                let host = uri.host();
+                let host = host.strip_suffix('.').unwrap_or(host);
+                if !host.eq_ignore_ascii_case(&self.domain) {
+                    return Resolved::Foreign;
+                }
+                let user = uri.user().map(unescape).unwrap_or_default();
+                self.resolve_user(&user)
+            }
+            Scheme::Tel => self.resolve_number(uri.user().unwrap_or_default()),
+            Scheme::Other => Resolved::Foreign,
+        }
+    }
+
+    fn resolve_user(&self, user: &str) -> Resolved {
+        let illegal = |c: char| c.is_control() || c.is_whitespace() || "<>\"@".contains(c);
+        if user.is_empty() || user.len() > MOST_USER_OCTETS || user.contains(illegal) {
+            return Resolved::Unknown;
+        }
+        let identity = Identity::new(user, &self.domain);
+        if self.users.contains_key(&identity) {
+            return Resolved::Local(identity);
+        }
+        if is_global_number(user) {
+            // sip:+1-555@domain is the telephone number as well (RFC 3261 §19.1.6).
+            return self.resolve_number(user);
+        }
+        match self.open {
+            true => Resolved::Local(identity),
+            false => Resolved::Unknown,
+        }
+    }
+
+    fn resolve_number(&self, number: &str) -> Resolved {
+        if !is_global_number(number) {
+            return Resolved::Foreign;
+        }
+        let digits = tel_digits(number);
+        match self.numbers.get(&digits) {
+            Some(identity) => Resolved::Local(identity.clone()),
+            None if self.open => Resolved::Local(Identity::new(&digits, &self.domain)),
+            None => Resolved::Unknown,
+        }
+    }
+
+    /// The user that proves itself by `username`, and its hashes.
+    pub fn credentials(&self, username: &str) -> Option<(Identity, &Hashes)> {
+        let (identity, hashes) = self.credentials.get(username)?;
+        Some((identity.clone(), hashes))
+    }
+
+    /// The digest algorithms every account can answer; both if there is no account.
+    pub fn algorithms(&self) -> Algorithms {
+        let mut hashes = self.credentials.values().map(|(_, hashes)| hashes);
+        Algorithms {
+            md5: hashes.clone().all(|hashes| hashes.md5.is_some()),
+            sha256: hashes.all(|hashes| hashes.sha256.is_some()),
+        }
+    }
+
+    /// The URIs of a user: the SIP one first, then the telephone number (P-Associated-URI).
+    pub fn associated_uris(&self, identity: &Identity) -> Vec<String> {
+        let mut uris = vec![sip_uri(identity)];
+        if let Some(Some(tel)) = self.users.get(identity) {
+            uris.push(format!("tel:{}", tel_digits(tel)));
+        }
+        uris
+    }
+}
+
+/// `sip:user@host`, the user part escaped where RFC 3261 §25.1 wants it.
+pub(super) fn sip_uri(identity: &Identity) -> String {
+    let text = identity.as_str();
+    let (user, host) = text.rsplit_once('@').unwrap_or(("", text));
+    let mut out = String::from("sip:");
+    for byte in user.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => out.push(char::from(byte)),
+            _ if b"-_.!~*'()&=+$,;?/".contains(&byte) => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    match host.contains(':') {
+        true => format!("{out}@[{host}]"),
+        false => format!("{out}@{host}"),
+    }
+}
+
+fn is_global_number(number: &str) -> bool {
+    number.strip_prefix('+').is_some_and(|rest| {
+        let digits = rest.bytes().filter(u8::is_ascii_digit).count();
+        (1..=32).contains(&digits)
+            && rest
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || b"-.()".contains(&byte))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ACCOUNTS: &str = "[registrar]\nauthentication = \"digest\"\n\
+        [[account]]\nuser = \"alice\"\npassword = \"a\"\ntel = \"+1-555-0100\"\n\
+        [[account]]\nuser = \"j ö\"\npassword = \"b\"\n";
+
+    fn directory(text: &str) -> Directory {
+        Directory::new(&toml::from_str(text).unwrap())
+    }
+
+    fn resolve(directory: &Directory, uri: &str) -> Resolved {
+        directory.resolve(&Uri::parse(uri).unwrap())
+    }
+
+    fn local(user: &str) -> Resolved {
+        Resolved::Local(Identity::new(user, "im.test"))
+    }
+
+    #[test]
+    fn an_account_is_found_by_user_and_by_number() {
+        let directory = directory(ACCOUNTS);
+        for uri in [
+            "sip:alice@im.test",
+            "sips:%61lice@IM.test.:5061;transport=tcp",
+            "tel:+15550100",
+            "tel:+1.555.0100;isub=1",
+            "sip:+1-555-0100@im.test;user=phone",
+        ] {
+            assert_eq!(resolve(&directory, uri), local("alice"), "{uri}");
+        }
+    }
+
+    #[test]
+    fn who_has_no_account_is_unknown_and_other_domains_are_foreign() {
+        let directory = directory(ACCOUNTS);
+        for uri in [
+            "sip:bob@im.test",
+            "sip:im.test",
+            "tel:+15550199",
+            "sip:Alice@im.test",
+        ] {
+            assert_eq!(resolve(&directory, uri), Resolved::Unknown, "{uri}");
+        }
+        for uri in [
+            "sip:alice@elsewhere.test",
+            "tel:5550100",
+            "mailto:alice@im.test",
+        ] {
+            assert_eq!(resolve(&directory, uri), Resolved::Foreign, "{uri}");
+        }
+    }
+
+    #[test]
+    fn in_open_mode_every_user_of_the_domain_exists() {
+        let directory = directory("");
+        assert_eq!(resolve(&directory, "sip:anyone@im.test"), local("anyone"));
+        assert_eq!(resolve(&directory, "tel:+1-555"), local("+1555"));
+        assert_eq!(resolve(&directory, "sip:+1-555@im.test"), local("+1555"));
+        assert_eq!(resolve(&directory, "sip:x@else.test"), Resolved::Foreign);
+        assert_eq!(
+            resolve(&directory, "sip:a%0d%0ab@im.test"),
+            Resolved::Unknown
+        );
+        assert_eq!(resolve(&directory, "sip:a%40b@im.test"), Resolved::Unknown);
+    }
+
+    #[test]
+    fn a_user_proves_itself_by_short_or_full_name() {
+        let directory = directory(ACCOUNTS);
+        let (short, _) = directory.credentials("alice").unwrap();
+        let (full, _) = directory.credentials("alice@im.test").unwrap();
+        assert_eq!(short, full);
+        assert!(directory.credentials("bob").is_none());
+    }
+
+    #[test]
+    fn an_algorithm_one_account_lacks_is_not_offered() {
+        let hash = "0".repeat(64);
+        let text = format!("{ACCOUNTS}[[account]]\nuser = \"c\"\nha1 = \"{hash}\"\n");
+        let algorithms = directory(&text).algorithms();
+        assert!(algorithms.sha256 && !algorithms.md5);
+        let algorithms = directory(ACCOUNTS).algorithms();
+        assert!(algorithms.sha256 && algorithms.md5);
+    }
+
+    #[test]
+    fn the_uris_of_a_user_are_well_formed() {
+        let directory = directory(ACCOUNTS);
+        let alice = Identity::new("alice", "im.test");
+        assert_eq!(
+            directory.associated_uris(&alice),
+            ["sip:alice@im.test", "tel:+15550100"]
+        );
+        assert_eq!(
+            sip_uri(&Identity::new("j ö", "im.test")),
+            "sip:j%20%C3%B6@im.test"
+        );
+        assert_eq!(sip_uri(&Identity::new("a", "::1")), "sip:a@[::1]");
+    }
+
+    proptest! {
+        #[test]
+        fn an_identity_written_as_a_uri_resolves_to_itself(user in "[^@\\s\\x00-\\x1f\\x7f-\\x9f<>\"+]{1,40}") {
+            let directory = directory("");
+            let identity = Identity::new(&user, "im.test");
+            let uri = sip_uri(&identity);
+            prop_assert_eq!(resolve(&directory, &uri), Resolved::Local(identity));
+        }
+    }
+}

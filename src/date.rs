@@ -1,5 +1,4 @@
-//! Dates on the wire: the `Date` header field of SIP (RFC 3261 §20.17) and the `DateTime` of CPIM
-//! (RFC 3339).
+//! The `Date` header field of SIP (RFC 3261 §20.17).
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
@@ -22,14 +21,6 @@ pub fn sip(time: UnixMillis) -> String {
         .unwrap_or_default()
 }
 
-/// Writes an RFC 3339 time in UTC with seconds, such as `2010-11-13T23:29:00Z`.
-pub fn rfc3339(time: UnixMillis) -> String {
-    let seconds = timestamp(time).as_second();
-    Timestamp::from_second(seconds)
-        .unwrap_or_default()
-        .to_string()
-}
-
 fn timestamp(time: UnixMillis) -> Timestamp {
     i64::try_from(time.0)
         .ok()
@@ -47,13 +38,5 @@ mod tests {
         assert_eq!(sip(time), "Sat, 13 Nov 2010 23:29:00 GMT");
         assert_eq!(parse("Sat, 13 Nov 2010 23:29:00 GMT"), Some(time));
         assert_eq!(parse("yesterday"), None);
-    }
-
-    #[test]
-    fn a_cpim_date_is_in_utc() {
-        assert_eq!(
-            rfc3339(UnixMillis(1_289_690_940_123)),
-            "2010-11-13T23:29:00Z"
-        );
     }
 }

@@ -1,12 +1,16 @@
 //! SIP (RFC 3261), knowing nothing of CPM.
 
+pub mod dialog;
 pub mod header;
 pub mod message;
 pub mod name;
+pub mod proxy;
 pub mod rejection;
 pub mod reply;
 pub mod splice;
 pub mod stream;
+pub mod target;
+pub mod transaction;
 pub mod transport;
 pub mod validate;
 pub mod wire;

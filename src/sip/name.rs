@@ -199,6 +199,13 @@ impl HeaderName {
         Self::Other
     }
 
+    /// The long name; `None` for [`HeaderName::Other`].
+    pub fn long(self) -> Option<&'static str> {
+        LONG.iter()
+            .find(|(id, _)| *id == self)
+            .map(|(_, long)| *long)
+    }
+
     fn compact(letter: u8) -> Self {
         match letter {
             b'v' => Self::Via,

@@ -70,11 +70,17 @@ impl<'a> Edit<'a> {
         self
     }
 
-    /// Gives the first field of this name another value and removes the others.
+    /// Gives the first field of this name another value and removes the others; adds the field behind
+    /// the last one if there is none.
     pub fn replace(&mut self, name: HeaderName, value: &str) -> &mut Self {
-        self.changes
-            .push((name, Change::Replace(without_line_ends(value))));
-        self
+        match (self.message.count(name), name.long()) {
+            (0, Some(long)) => self.append(long, value),
+            _ => {
+                let change = Change::Replace(without_line_ends(value));
+                self.changes.push((name, change));
+                self
+            }
+        }
     }
 
     /// The changed message, in one new buffer.
@@ -217,6 +223,15 @@ mod tests {
         let vias: Vec<&str> = out.values(HeaderName::Via).collect();
         assert_eq!(vias, ["SIP/2.0/UDP b", "SIP/2.0/UDP c"]);
         assert_eq!(out.count(HeaderName::Route), 0);
+    }
+
+    #[test]
+    fn a_field_that_is_replaced_but_missing_is_added() {
+        let message = message();
+        let mut edit = Edit::new(&message);
+        edit.replace(HeaderName::Expires, "7");
+        let out = wire::parse(edit.finish()).expect("legal");
+        assert_eq!(out.header(HeaderName::Expires), Some("7"));
     }
 
     #[test]

@@ -1,3 +1,29 @@
 //! The store: what was acknowledged survives.
+//!
+//! The truth is one append-only log in segments; everything else is a view of it. Read `request`
+//! (what is asked and answered), then `deferred` (opening), `client` (credits), `log` (group
+//! commit), `body` (large bodies), `reader`, `recover` (a start), `compact` (room comes back).
 
+mod answer;
+mod append;
+mod body;
+pub mod client;
+mod coding;
+mod compact;
+pub mod deferred;
+pub mod files;
+mod footer;
+mod index;
+mod log;
+mod manifest;
+mod reader;
+mod record;
+mod recover;
 pub mod request;
+mod reserve;
+mod segment;
+mod shared;
+mod spool;
+
+pub use client::StoreClient;
+pub use deferred::{Health, Recovered, RecoveredBinding, Store, StoreConfig, StoreError};

@@ -8,9 +8,10 @@ use bytes::Bytes;
 
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
+pub use crate::imdn::Dispositions;
 
 /// The order of custody: strictly increasing over the life of the data folder, never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 
 /// A body that arrives in pieces before its message is known to be complete.
@@ -32,31 +33,6 @@ pub enum MessageKind {
     Chat,
     /// A disposition notification (RFC 5438) for an author who is away.
     Notification,
-}
-
-/// Which notifications the author asked for (RFC 5438 §5.1.2): bit set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dispositions(pub u8);
-
-impl Dispositions {
-    /// `positive-delivery`
-    pub const POSITIVE: Self = Self(1);
-    /// `negative-delivery`
-    pub const NEGATIVE: Self = Self(2);
-    /// `display`
-    pub const DISPLAY: Self = Self(4);
-    /// `processing`
-    pub const PROCESSING: Self = Self(8);
-
-    /// Whether every bit of `other` is set.
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Both sets together.
-    pub const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
 
 /// A message in custody, without its body. Everything a replay after a restart needs is in here.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+pub use crate::net::ConnectionId;
+
 /// The transport protocols of the SIP listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
@@ -33,23 +35,6 @@ impl fmt::Display for Transport {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
         })
-    }
-}
-
-/// One TCP connection of this process, SIP or MSRP. The upper 16 bits name the shard that owns the
-/// socket; an identifier is never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(u64);
-
-impl ConnectionId {
-    /// The `serial`th connection of `shard`.
-    pub const fn new(shard: u16, serial: u64) -> Self {
-        Self(((shard as u64) << 48) | (serial & 0xffff_ffff_ffff))
-    }
-
-    /// The shard whose runtime reads and writes the socket.
-    pub const fn shard(self) -> u16 {
-        (self.0 >> 48) as u16
     }
 }
 

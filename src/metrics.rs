@@ -1,0 +1,194 @@
+//! Every counter and gauge in one place: its name, its help, its label values.
+//!
+//! Each shard has its own set, so that counting never moves a cache line between CPUs; a reader adds
+//! them up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Only goes up.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn count(&self) {
+        self.add(1);
+    }
+
+    /// `more` more.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// One more.
+    pub fn rise(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One fewer. Each shard's gauge may wrap below zero; the sum of all is right.
+    pub fn fall(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many right now.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether a metric only goes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It does.
+    Counter,
+    /// It does not.
+    Gauge,
+}
+
+/// One metric as a reader sees it, all shards added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Its name.
+    pub name: &'static str,
+    /// Its labels as `key="value"`, or nothing.
+    pub labels: &'static str,
+    /// What it tells.
+    pub help: &'static str,
+    /// Counter or gauge.
+    pub kind: Kind,
+    /// Its value.
+    pub value: u64,
+}
+
+macro_rules! metrics {
+    ($($field:ident: $kind:ident, $name:literal, $labels:literal, $help:literal;)*) => {
+        /// The metrics of one shard, on cache lines of their own.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct ShardMetrics {
+            $(#[doc = $help] pub $field: $kind,)*
+        }
+
+        impl Metrics {
+            /// Every metric, all shards added up, in the order of declaration.
+            pub fn samples(&self) -> Vec<Sample> {
+                vec![$(Sample {
+                    name: $name,
+                    labels: $labels,
+                    help: $help,
+                    kind: Kind::$kind,
+                    value: self.shards.iter().fold(0_u64, |sum, shard| {
+                        sum.wrapping_add(shard.$field.value())
+                    }),
+                },)*]
+            }
+        }
+    };
+}
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    shards: Box<[Arc<ShardMetrics>]>,
+}
+
+impl Metrics {
+    /// Zeroes for `shards` shards.
+    pub fn new(shards: u16) -> Self {
+        Self {
+            shards: (0..shards).map(|_| Arc::default()).collect(),
+        }
+    }
+
+    /// What `shard` counts into.
+    ///
+    /// # Panics
+    /// If there is no such shard.
+    pub fn shard(&self, shard: u16) -> Arc<ShardMetrics> {
+        Arc::clone(&self.shards[usize::from(shard)])
+    }
+}
+
+metrics! {
+    udp_received: Counter, "restante_udp_datagrams_received_total", "", "Datagrams received.";
+    udp_sent: Counter, "restante_udp_datagrams_sent_total", "", "Datagrams handed to the kernel.";
+    udp_noise: Counter, "restante_udp_datagrams_dropped_total", r#"reason="keep-alive""#,
+        "Datagrams that are a keep-alive and no message.";
+    udp_truncated: Counter, "restante_udp_datagrams_dropped_total", r#"reason="truncated""#,
+        "Datagrams longer than the receive buffer.";
+    udp_handover_full: Counter, "restante_udp_datagrams_dropped_total", r#"reason="shard-busy""#,
+        "Datagrams whose shard had no room for them.";
+    udp_send_full: Counter, "restante_udp_datagrams_dropped_total", r#"reason="send-queue-full""#,
+        "Datagrams not sent because too many waited already.";
+    udp_send_failed: Counter, "restante_udp_datagrams_dropped_total", r#"reason="send-failed""#,
+        "Datagrams the kernel refused to send.";
+    udp_receive_failed: Counter, "restante_udp_receive_errors_total", "",
+        "Times the kernel refused to hand over datagrams.";
+    sip_malformed: Counter, "restante_sip_malformed_total", "",
+        "SIP messages that could not be parsed.";
+    sip_handed_over: Counter, "restante_sip_handed_over_total", "",
+        "SIP messages that arrived on another shard than their own.";
+    sip_connections: Gauge, "restante_connections", r#"protocol="sip""#,
+        "TCP connections that are open.";
+    sip_overflows: Counter, "restante_connection_overflows_total", r#"protocol="sip""#,
+        "Connections closed because the peer read too slowly.";
+    msrp_connections: Gauge, "restante_connections", r#"protocol="msrp""#,
+        "TCP connections that are open.";
+    msrp_overflows: Counter, "restante_connection_overflows_total", r#"protocol="msrp""#,
+        "Connections closed because the peer read too slowly.";
+    msrp_malformed: Counter, "restante_msrp_malformed_total", "",
+        "MSRP connections closed because of a malformed frame.";
+    resolutions_refused: Counter, "restante_resolutions_refused_total", "",
+        "Host names not looked up because too many look-ups were under way.";
+    unsent: Counter, "restante_sip_unsent_total", "",
+        "SIP messages for a listener that does not exist.";
+    turns: Counter, "restante_shard_turns_total", "", "Turns of the shards' loops.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_added_up_and_a_gauge_may_fall_on_another_shard() {
+        let metrics = Metrics::new(2);
+        metrics.shard(0).udp_received.add(2);
+        metrics.shard(1).udp_received.count();
+        metrics.shard(0).sip_connections.rise();
+        metrics.shard(0).sip_connections.rise();
+        metrics.shard(1).sip_connections.fall();
+        let samples = metrics.samples();
+        let value = |name, labels| {
+            let of = |sample: &&Sample| sample.name == name && sample.labels == labels;
+            samples.iter().find(of).map(|sample| sample.value)
+        };
+        assert_eq!(value("restante_udp_datagrams_received_total", ""), Some(3));
+        assert_eq!(value("restante_connections", r#"protocol="sip""#), Some(1));
+    }
+
+    #[test]
+    fn no_two_metrics_share_name_and_labels() {
+        let samples = Metrics::new(1).samples();
+        let mut seen = std::collections::BTreeSet::new();
+        for sample in &samples {
+            assert!(seen.insert((sample.name, sample.labels)), "{}", sample.name);
+            assert!(!sample.help.is_empty());
+            assert_eq!(
+                sample.kind == Kind::Counter,
+                sample.name.ends_with("_total")
+            );
+        }
+    }
+}

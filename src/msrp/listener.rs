@@ -1,0 +1,188 @@
+//! One shard's MSRP connections: accepted, opened, reused by address, lost (RFC 4975 §5.4, §8).
+//!
+//! A connection belongs to the shard that accepted or opened it; every shard can send on it through
+//! the [`Registry`]. Next stop: [`super::connection`].
+
+use bytes::Bytes;
+use foldhash::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
+
+use super::connection::Connection;
+use super::frame::FrameEvent;
+use super::reader;
+use crate::metrics::ShardMetrics;
+use crate::net::ConnectionId;
+use crate::net::accept::{Gate, Place, accept};
+use crate::net::conversation::Origin;
+use crate::net::registry::{Found, Registry};
+use crate::net::writer::{Lost, WriteQueue, Writer, writer};
+
+/// Bounds of an MSRP connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long a peer that connects may take to send its first frame.
+    pub first: Duration,
+    /// How long a connection may be silent. Sessions end by themselves before that.
+    pub idle: Duration,
+    /// How long connecting may take.
+    pub connect: Duration,
+    /// How long a peer may take nothing of what waits for it.
+    pub stall: Duration,
+    /// Octets that may wait for a peer.
+    pub queue: usize,
+    /// Bounds of one frame.
+    pub frames: reader::Limits,
+}
+
+/// Where a connection's frames go. All of these wait until there is room.
+pub trait Deliver: 'static {
+    /// Hands a piece of a frame to `shard`.
+    fn event(
+        &self,
+        shard: u16,
+        connection: ConnectionId,
+        event: FrameEvent,
+    ) -> impl Future<Output = ()>;
+
+    /// Tells `shard` that `octets` of what it handed over have left.
+    fn written(
+        &self,
+        shard: u16,
+        connection: ConnectionId,
+        octets: usize,
+    ) -> impl Future<Output = ()>;
+
+    /// Tells `shard` that the connection is lost.
+    fn lost(&self, shard: u16, connection: ConnectionId) -> impl Future<Output = ()>;
+}
+
+/// What all connections of a shard share.
+#[derive(Debug)]
+pub struct Shared<D> {
+    /// The shard.
+    pub shard: u16,
+    /// How many shards there are.
+    pub shards: u16,
+    /// Bounds.
+    pub settings: Settings,
+    /// The connections of all shards.
+    pub registry: Arc<Registry<SocketAddr>>,
+    /// Their number.
+    pub gate: Gate,
+    /// Where frames go.
+    pub deliver: D,
+    /// What is counted.
+    pub metrics: Arc<ShardMetrics>,
+}
+
+/// Sends over connections and opens them; to be used within the shard's `LocalSet`.
+#[derive(Debug)]
+pub struct MsrpTransport<D> {
+    shared: Rc<Shared<D>>,
+    writers: HashMap<ConnectionId, Writer>,
+}
+
+impl<D: Deliver> MsrpTransport<D> {
+    /// Without connections yet.
+    pub fn new(shared: Shared<D>) -> Self {
+        Self {
+            shared: Rc::new(shared),
+            writers: HashMap::default(),
+        }
+    }
+
+    /// Accepts connections on `socket`, which is non-blocking.
+    pub fn listen(&self, socket: std::net::TcpListener) -> io::Result<()> {
+        let socket = TcpListener::from_std(socket)?;
+        let shared = Rc::clone(&self.shared);
+        let gate = shared.gate.clone();
+        spawn_local(accept(socket, gate, move |stream, remote, place| {
+            let (writer, queue) = writer(ConnectionId::next(shared.shard), shared.settings.queue);
+            shared.registry.add(remote, writer.clone());
+            let connection = Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
+            spawn_local(connection.run(stream, queue, place));
+        }));
+        Ok(())
+    }
+
+    /// A connection to `remote`, open or being opened (RFC 4975 §5.4: sessions may share one); see
+    /// [`Writer::opened`]. `None` at the limit of connections.
+    pub fn connect(&self, remote: SocketAddr) -> Option<Writer> {
+        let shared = &self.shared;
+        let mut opening = None;
+        let found = shared.registry.find_or_open(remote, shared.shard, || {
+            let place = shared.gate.try_enter()?;
+            let (writer, queue) = writer(ConnectionId::next(shared.shard), shared.settings.queue);
+            opening = Some((queue, place));
+            Some(writer)
+        });
+        match (found?, opening) {
+            (Found::New(writer), Some((queue, place))) => {
+                let connection =
+                    Connection::new(Rc::clone(shared), remote, writer.clone(), Origin::Opened);
+                spawn_local(open(connection, remote, queue, place));
+                Some(writer)
+            }
+            (Found::Open(writer) | Found::New(writer), _) => Some(writer),
+        }
+    }
+
+    /// Queues octets; what is queued can still be lost, then [`Deliver::lost`] says so.
+    pub fn send(&mut self, connection: ConnectionId, octets: Bytes) -> Result<(), Lost> {
+        let shard = self.shared.shard;
+        let sent = self.writer(connection)?.send(shard, octets);
+        if sent.is_err() {
+            self.shared.metrics.msrp_overflows.count();
+        }
+        sent
+    }
+
+    /// This shard needs a connection no more: it is closed once everything queued is written and no
+    /// other shard uses it either (RFC 4975 §5.4: sessions may share one).
+    pub fn close(&mut self, connection: ConnectionId) {
+        self.writers.remove(&connection);
+        self.shared.registry.release(connection, self.shared.shard);
+    }
+
+    /// Drops what is remembered of a lost connection.
+    pub fn forget(&mut self, connection: ConnectionId) {
+        self.writers.remove(&connection);
+    }
+
+    fn writer(&mut self, connection: ConnectionId) -> Result<&Writer, Lost> {
+        let shared = &self.shared;
+        match self.writers.entry(connection) {
+            std::collections::hash_map::Entry::Occupied(known) => Ok(known.into_mut()),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                let found = shared.registry.find(connection, shared.shard).ok_or(Lost)?;
+                Ok(place.insert(found))
+            }
+        }
+    }
+}
+
+async fn open<D: Deliver>(
+    connection: Connection<D>,
+    remote: SocketAddr,
+    queue: WriteQueue,
+    place: Place,
+) {
+    let limit = connection.shared().settings.connect;
+    match tokio::time::timeout(limit, TcpStream::connect(remote)).await {
+        Ok(Ok(stream)) => connection.run(stream, queue, place).await,
+        Ok(Err(error)) => {
+            tracing::debug!(%remote, %error, "not connected");
+            connection.end(queue).await;
+        }
+        Err(_) => {
+            tracing::debug!(%remote, "not connected in time");
+            connection.end(queue).await;
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Sockets without a protocol: binding, batches of datagrams, accepting within limits, and one
+//! writer per connection that any shard can hand octets to.
+//!
+//! SIP ([`crate::sip::transport`]) and MSRP (`crate::msrp::connection`) stand on it.
+
+pub mod accept;
+pub mod bind;
+pub mod conversation;
+pub mod id;
+pub mod registry;
+pub mod sys;
+pub mod writer;
+
+pub use id::ConnectionId;

@@ -1,0 +1,239 @@
+//! Builds every part from the configuration, starts them, and ends them in order.
+//!
+//! Start: listeners, store, shards, then the `ready` line. End: drain within the time allowed, shards,
+//! store; so what a peer was promised is durable before the process goes.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+use crate::identity::Identity;
+use crate::metrics::Metrics;
+use crate::net::sys;
+use crate::shard::assembly::{Inboxes, Shards};
+use crate::shard::core_trait::ShardCore;
+use crate::shard::placement::shard_of_user;
+use crate::store::deferred::{Answers, DuplicateKey};
+use crate::store::request::StoreEvent;
+use crate::store::{Recovered, RecoveredBinding, Store, StoreClient, StoreConfig, StoreError};
+
+mod listeners;
+mod settings;
+
+use listeners::Sockets;
+pub use listeners::{Addresses, BindError};
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A listener of the configuration cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The data folder belongs to another process.
+    #[error("data_dir: {} is in use by another process", .0.display())]
+    Locked(PathBuf),
+    /// The store did not open.
+    #[error("data_dir: {0}")]
+    Store(StoreError),
+    /// The system refused a thread or a runtime.
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+}
+
+impl ServerError {
+    /// 2 where the configuration has to change, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Bind(_) | Self::Locked(_) => 2,
+            Self::Store(_) | Self::Start(_) => 1,
+        }
+    }
+}
+
+impl From<StoreError> for ServerError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Locked(folder) => Self::Locked(folder),
+            error => Self::Store(error),
+        }
+    }
+}
+
+/// What a shard's core is made from.
+#[derive(Clone, Debug)]
+pub struct CoreContext {
+    /// Which shard it decides for.
+    pub shard: u16,
+    /// How many there are.
+    pub shards: u16,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Where the server is reached.
+    pub addresses: Arc<Addresses>,
+    /// The bindings of this shard's users.
+    pub bindings: Vec<RecoveredBinding>,
+    /// Messages this shard's users were sent shortly before the start.
+    pub duplicate_keys: Vec<DuplicateKey>,
+}
+
+/// A server that runs. Dropping it ends it without a drain.
+pub struct Running {
+    addresses: Arc<Addresses>,
+    metrics: Arc<Metrics>,
+    shards: Shards,
+    store: Store,
+    config: Arc<Config>,
+}
+
+/// The server.
+pub struct Server;
+
+impl Server {
+    /// Starts the server; returns once it accepts traffic. `core` makes the core of a shard, on the
+    /// shard's thread. Must not be called from a runtime.
+    pub fn start<C: ShardCore + 'static>(
+        config: Config,
+        core: impl Fn(CoreContext) -> C + Send + Sync + 'static,
+    ) -> Result<Running, ServerError> {
+        match sys::raise_open_files() {
+            Ok(limit) => tracing::debug!(limit, "open files"),
+            Err(error) => tracing::warn!(%error, "the limit of open files stays"),
+        }
+        let config = Arc::new(config);
+        let shards = settings::shards(&config);
+        let sockets = Sockets::bind(&config, shards)?;
+        let addresses = Arc::new(sockets.addresses.clone());
+        let inboxes = Inboxes::new(shards, settings::sizes(&config));
+        let (store, clients, recovered) = open_store(&config, shards, &inboxes)?;
+        tracing::info!(
+            messages = recovered.messages,
+            bindings = recovered.bindings.len(),
+            damaged = recovered.damaged,
+            "store opened"
+        );
+        let metrics = Arc::new(Metrics::new(shards));
+        let context = contexts(&config, &addresses, shards, recovered);
+        let started = Shards::start(
+            settings::shells(&config),
+            inboxes,
+            sockets.supplies(clients),
+            &metrics,
+            move |shard| core(context(shard)),
+        );
+        match started {
+            Ok(shards) => Ok(Running {
+                addresses,
+                metrics,
+                shards,
+                store,
+                config,
+            }),
+            Err(error) => {
+                store.close();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Starts the server, says so in one line on stdout, runs until SIGTERM or SIGINT, drains and
+    /// ends. Must not be called from a runtime.
+    pub fn run<C: ShardCore + 'static>(
+        config: Config,
+        core: impl Fn(CoreContext) -> C + Send + Sync + 'static,
+    ) -> Result<(), ServerError> {
+        let running = Self::start(config, core)?;
+        let stopped = {
+            // Before the ready line, so that a signal that follows it is not lost.
+            let _helper = running.shards.helper().enter();
+            (
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::interrupt())?,
+            )
+        };
+        let mut out = io::stdout().lock();
+        writeln!(out, "ready {}", running.addresses)?;
+        out.flush()?;
+        drop(out);
+        let (mut terminate, mut interrupt) = stopped;
+        running.shards.helper().block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        running.stop();
+        Ok(())
+    }
+}
+
+/// What each shard's core is made from: its own users' share of what the store found.
+fn contexts(
+    config: &Arc<Config>,
+    addresses: &Arc<Addresses>,
+    shards: u16,
+    recovered: Recovered,
+) -> impl Fn(u16) -> CoreContext + use<> {
+    let (config, addresses) = (Arc::clone(config), Arc::clone(addresses));
+    move |shard| {
+        let own = |user: &Identity| shard_of_user(user, shards) == shard;
+        let bindings = recovered.bindings.iter();
+        let duplicate_keys = recovered.duplicate_keys.iter();
+        CoreContext {
+            shard,
+            shards,
+            config: Arc::clone(&config),
+            addresses: Arc::clone(&addresses),
+            bindings: bindings
+                .filter(|binding| own(&binding.user))
+                .cloned()
+                .collect(),
+            duplicate_keys: duplicate_keys
+                .filter(|key| own(&key.recipient))
+                .cloned()
+                .collect(),
+        }
+    }
+}
+
+impl Running {
+    /// Where it is reached.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Takes no new work, lets running work end within `shutdown_timeout`, then ends everything.
+    /// Must not be called from a runtime.
+    pub fn stop(mut self) {
+        let limit = self.config.shutdown_timeout.duration();
+        tracing::info!("draining");
+        if !self.shards.drain(limit) {
+            tracing::warn!("not everything ended in time; it is left for the next start");
+        }
+        self.shards.stop();
+        self.store.close();
+        tracing::info!("stopped");
+    }
+}
+
+type OpenStore = (Store, Vec<StoreClient>, Recovered);
+
+fn open_store(config: &Config, shards: u16, inboxes: &Inboxes) -> Result<OpenStore, StoreError> {
+    let answers: Answers = (inboxes.lanes.iter())
+        .map(|lanes| {
+            let lane = lanes.store.clone();
+            let answer: Box<dyn Fn(StoreEvent) + Send + Sync> =
+                // A shard that has ended needs no answer.
+                Box::new(move |event| drop(lane.send(event)));
+            answer
+        })
+        .collect();
+    let config: StoreConfig = settings::store(config);
+    Store::open(&config, move |user| shard_of_user(user, shards), answers)
+}

@@ -1,0 +1,146 @@
+//! How a shard is reached from other threads and from its own connections.
+//!
+//! Lanes keep what must get through apart from what may have to wait: `work` from peers is bounded
+//! and slows them down (or, for datagrams, is dropped); `notices` are about things this shard asked
+//! for; `internal` comes from other shards; `store` has room for every answer the store owes,
+//! because the store gives no more credits than that. A shard always takes the last three, so no
+//! two shards can wait for each other.
+
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+
+use super::port::Input;
+use crate::store::request::StoreEvent;
+
+/// Entries taken from one lane in one turn, so that no lane starves another.
+const BATCH: usize = 64;
+
+/// Room in the lanes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Messages and frames of peers.
+    pub work: usize,
+    /// Outcomes of what the shard asked for.
+    pub notices: usize,
+    /// Messages of other shards.
+    pub internal: usize,
+}
+
+/// The sending ends; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Lanes {
+    /// What peers sent.
+    pub work: mpsc::Sender<Input>,
+    /// Outcomes of what the shard asked for.
+    pub notices: mpsc::Sender<Input>,
+    /// From other shards.
+    pub internal: mpsc::Sender<Input>,
+    /// From the store, which bounds itself by its credits.
+    pub store: mpsc::UnboundedSender<StoreEvent>,
+}
+
+/// The receiving ends.
+#[derive(Debug)]
+pub struct Inbox {
+    work: mpsc::Receiver<Input>,
+    notices: mpsc::Receiver<Input>,
+    internal: mpsc::Receiver<Input>,
+    store: mpsc::UnboundedReceiver<StoreEvent>,
+    events: Vec<StoreEvent>,
+}
+
+/// Both ends of a shard's inbox.
+pub fn inbox(sizes: Sizes) -> (Lanes, Inbox) {
+    let (work, work_end) = mpsc::channel(sizes.work.max(1));
+    let (notices, notices_end) = mpsc::channel(sizes.notices.max(1));
+    let (internal, internal_end) = mpsc::channel(sizes.internal.max(1));
+    let (store, store_end) = mpsc::unbounded_channel();
+    let lanes = Lanes {
+        work,
+        notices,
+        internal,
+        store,
+    };
+    let inbox = Inbox {
+        work: work_end,
+        notices: notices_end,
+        internal: internal_end,
+        store: store_end,
+        events: Vec::with_capacity(BATCH),
+    };
+    (lanes, inbox)
+}
+
+impl Inbox {
+    /// Appends a batch of every lane to `into`, of the work lane only if `work`; pending if there
+    /// was nothing. Wakes the task when something comes in one of the lanes asked.
+    pub fn poll_take(
+        &mut self,
+        context: &mut Context<'_>,
+        work: bool,
+        into: &mut Vec<Input>,
+    ) -> Poll<()> {
+        let before = into.len();
+        if let Poll::Ready(1..) = self.store.poll_recv_many(context, &mut self.events, BATCH) {
+            into.extend(self.events.drain(..).map(Input::Store));
+        }
+        // An end of a lane cannot come: the shell holds the lanes of all shards.
+        let _ = self.notices.poll_recv_many(context, into, BATCH);
+        let _ = self.internal.poll_recv_many(context, into, BATCH);
+        if work {
+            let _ = self.work.poll_recv_many(context, into, BATCH);
+        }
+        if into.len() > before {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::participating::internal::InternalMessage;
+    use crate::store::request::StoreToken;
+    use std::future::poll_fn;
+
+    const SIZES: Sizes = Sizes {
+        work: 1000,
+        notices: 4,
+        internal: 2,
+    };
+
+    #[tokio::test]
+    async fn a_flood_of_work_does_not_hold_up_answers_and_notices() {
+        let (lanes, mut inbox) = inbox(SIZES);
+        for _ in 0..1000 {
+            lanes.work.try_send(Input::Drain).expect("there is room");
+        }
+        let token = StoreToken(1);
+        let event = StoreEvent::Synced { token };
+        lanes.store.send(event).expect("open");
+        let (number, durable) = (1, true);
+        let message = Box::new(InternalMessage::Accepted { number, durable });
+        let input = Input::Internal(message);
+        lanes.internal.try_send(input).expect("there is room");
+        let mut taken = Vec::new();
+        poll_fn(|context| inbox.poll_take(context, true, &mut taken)).await;
+        assert!(taken.len() <= 3 * BATCH);
+        assert!(matches!(taken[0], Input::Store(_)));
+        assert!(matches!(taken[1], Input::Internal(_)));
+    }
+
+    #[tokio::test]
+    async fn work_waits_while_it_is_not_asked_for() {
+        let (lanes, mut inbox) = inbox(SIZES);
+        lanes.work.try_send(Input::Drain).expect("there is room");
+        let mut taken = Vec::new();
+        let refused = poll_fn(|context| {
+            Poll::Ready(inbox.poll_take(context, false, &mut taken).is_pending())
+        });
+        assert!(refused.await);
+        poll_fn(|context| inbox.poll_take(context, true, &mut taken)).await;
+        assert_eq!(taken.len(), 1);
+    }
+}

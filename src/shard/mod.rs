@@ -1,0 +1,17 @@
+//! A shard: one thread, a pure core, and the shell that connects it with the world.
+//!
+//! Read `port` (the border), `core_trait` (what a core is), `inbox` (how others reach a shard), then
+//! `shell` (the loop).
+
+pub mod alarm;
+pub mod assembly;
+pub mod core_trait;
+pub mod deliver;
+pub mod inbox;
+pub mod outbox;
+pub mod perform;
+pub mod placement;
+pub mod port;
+pub mod shell;
+pub mod store_queue;
+pub mod thread;

@@ -1,0 +1,134 @@
+//! The border of a shard's pure core: what comes in, what it wants done.
+//!
+//! The shell ([`super::shell`]) turns sockets, store answers and other shards into [`Input`], and
+//! performs every [`Action`] in the order given. Nothing here does I/O.
+
+use bytes::Bytes;
+use std::net::SocketAddr;
+
+use crate::msrp::frame::FrameEvent;
+use crate::sip::message::Message;
+use crate::sip::transport::flow::{ConnectionId, Flow};
+use crate::store::request::{StoreEvent, StoreRequest};
+
+/// Names a connection attempt or a name look-up until it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attempt(pub u64);
+
+/// What happened.
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every input is a message, and a box would cost an allocation for each"
+)]
+pub enum Input {
+    /// A whole SIP message for this shard, parsed once where it arrived.
+    Sip {
+        /// Where it came from; answers to a request go back there.
+        flow: Flow,
+        /// The message.
+        message: Message,
+    },
+    /// A TCP flow was closed by either side, or could not be opened.
+    FlowLost {
+        /// The flow as it was given in `SendSip`, or as it came in.
+        flow: Flow,
+    },
+    /// A piece of an MSRP frame whose To-Path (or transaction) belongs to this shard.
+    Msrp {
+        /// On which connection.
+        connection: ConnectionId,
+        /// Which piece.
+        event: FrameEvent,
+    },
+    /// An MSRP connection attempt succeeded.
+    MsrpConnected {
+        /// Of `ConnectMsrp`.
+        attempt: Attempt,
+        /// The connection, new or reused.
+        connection: ConnectionId,
+    },
+    /// An MSRP connection attempt failed.
+    MsrpUnreachable {
+        /// Of `ConnectMsrp`.
+        attempt: Attempt,
+    },
+    /// An MSRP connection ended; told to every shard that got frames from it or sent to it.
+    MsrpLost {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Octets handed over with `SendMsrp` have left for the kernel.
+    MsrpWritten {
+        /// On which connection.
+        connection: ConnectionId,
+        /// How many.
+        octets: usize,
+    },
+    /// An answer of the store.
+    Store(StoreEvent),
+    /// A host name was looked up; empty if it has no address.
+    Resolved {
+        /// Of `Resolve`.
+        attempt: Attempt,
+        /// Best first.
+        addresses: Vec<SocketAddr>,
+    },
+    /// A message for a user of this shard from another shard (a disposition notification, say).
+    Internal(Box<crate::participating::internal::InternalMessage>),
+    /// No new work from here on; running replays may end.
+    Drain,
+}
+
+/// What the core wants done.
+#[derive(Debug)]
+pub enum Action {
+    /// Send a whole SIP message. Over TCP without a connection the shell opens one (or reuses one to
+    /// the same address) and keeps what waits for it within bounds.
+    SendSip {
+        /// Where to.
+        flow: Flow,
+        /// The message.
+        octets: Bytes,
+    },
+    /// Open (or reuse) an MSRP connection.
+    ConnectMsrp {
+        /// Returned with the outcome.
+        attempt: Attempt,
+        /// Where to.
+        remote: SocketAddr,
+    },
+    /// Write octets to an MSRP connection; answered by `MsrpWritten`.
+    SendMsrp {
+        /// Which.
+        connection: ConnectionId,
+        /// What.
+        octets: Bytes,
+    },
+    /// This shard needs an MSRP connection no more: close it once everything handed over is written,
+    /// unless another shard still uses it.
+    CloseMsrp {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Ask the store. The core never has more requests open than the credits it was given.
+    Store(StoreRequest),
+    /// Look up a host name.
+    Resolve {
+        /// Returned with the outcome.
+        attempt: Attempt,
+        /// The name.
+        host: String,
+        /// The port to put into the addresses.
+        port: u16,
+    },
+    /// Hand a message to the shard of its recipient.
+    Forward {
+        /// Which shard.
+        shard: u16,
+        /// What.
+        message: Box<crate::participating::internal::InternalMessage>,
+    },
+    /// Everything that had to end before a stop has ended.
+    Drained,
+}

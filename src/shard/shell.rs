@@ -1,0 +1,240 @@
+//! The loop of a shard: take what happened, let the core decide, do what it wants.
+//!
+//! A turn takes a bounded batch from every source, so that a flood at one of them starves neither
+//! the others nor the timers, and then performs everything the core asked for (`perform`). Messages
+//! that came over TCP arrive through the inbox; only datagrams are read here, many at once.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::alarm::Alarm;
+use super::core_trait::ShardCore;
+use super::deliver::Deliverer;
+use super::inbox::{Inbox, Lanes};
+use super::outbox::Outbox;
+use super::port::Input;
+use super::store_queue::{StoreGate, StoreQueue};
+use crate::clock::{self, Now};
+use crate::metrics::ShardMetrics;
+use crate::msrp::listener::MsrpTransport;
+use crate::net::sys::Datagram;
+use crate::resolve::Resolver;
+use crate::sip::transport::flow::{Flow, Transport};
+use crate::sip::transport::refusal;
+use crate::sip::transport::tcp::TcpTransport;
+use crate::sip::transport::udp::UdpTransport;
+use crate::sip::wire;
+
+/// Messages waiting for other shards or the store, above which no work of peers is taken.
+const PRESSURE: usize = 1024;
+/// How soon requests that found no credit are offered to the store again.
+const STORE_RETRY: Duration = Duration::from_millis(5);
+
+/// One shard's part of the world.
+pub struct Shell<C, G> {
+    pub(super) shard: u16,
+    pub(super) core: Rc<RefCell<C>>,
+    pub(super) inbox: Inbox,
+    pub(super) lanes: Arc<[Lanes]>,
+    pub(super) outboxes: Vec<Outbox<Input>>,
+    /// By listener; `None` where it is not UDP.
+    pub(super) udp: Vec<Option<UdpTransport>>,
+    pub(super) sip: TcpTransport<Deliverer<C>>,
+    pub(super) msrp: MsrpTransport<Deliverer<C>>,
+    pub(super) store: StoreQueue<G>,
+    pub(super) resolver: Resolver,
+    /// Where look-ups run.
+    pub(super) helper: tokio::runtime::Handle,
+    /// Look-ups this shard may have under way.
+    pub(super) look_ups: Arc<Semaphore>,
+    /// Outcomes known at once, to be taken like any other input.
+    pub(super) local: VecDeque<Input>,
+    /// Who waits for the end of the drain.
+    pub(super) drained: mpsc::UnboundedSender<u16>,
+    /// Becomes `true` when the shard has to end.
+    pub(super) stop: watch::Receiver<bool>,
+    pub(super) metrics: Arc<ShardMetrics>,
+    pub(super) alarm: Alarm,
+    pub(super) datagrams: Vec<Datagram>,
+    pub(super) inputs: Vec<Input>,
+}
+
+impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
+    /// Runs until told to stop; what the core asked for until then has left, or is queued in a
+    /// connection.
+    pub async fn run(&mut self) {
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = self.turns() => {}
+            // The sender is gone: so is the server.
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+        poll_fn(|context| {
+            self.flush(context);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    async fn turns(&mut self) {
+        let mut busy = 0;
+        loop {
+            poll_fn(|context| self.poll_turn(context, &mut busy)).await;
+            // Connections have their turn too.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Turns until one finds nothing to do; ready after a second busy one.
+    fn poll_turn(&mut self, context: &mut Context<'_>, busy: &mut u32) -> Poll<()> {
+        loop {
+            if self.turn(context) {
+                *busy += 1;
+                if *busy >= 2 {
+                    *busy = 0;
+                    return Poll::Ready(());
+                }
+            } else {
+                *busy = 0;
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// One turn; `true` if there was anything to do.
+    fn turn(&mut self, context: &mut Context<'_>) -> bool {
+        self.metrics.turns.count();
+        let now = clock::now();
+        let work = !self.is_pressed();
+        let mut busy = self.take_inputs(context, work, now);
+        if work {
+            busy |= self.take_datagrams(context, now);
+        }
+        busy |= self.take_timeouts(now);
+        self.perform(now);
+        self.flush(context);
+        busy |= self.local_waits() || self.alarm_rings(context, now);
+        busy
+    }
+
+    fn local_waits(&self) -> bool {
+        !self.local.is_empty()
+    }
+
+    /// Whether too much waits for others to take more from peers.
+    fn is_pressed(&self) -> bool {
+        let waiting: usize = self.outboxes.iter().map(Outbox::len).sum();
+        waiting + self.store.len() > PRESSURE
+    }
+
+    fn take_inputs(&mut self, context: &mut Context<'_>, work: bool, now: Now) -> bool {
+        let mut inputs = std::mem::take(&mut self.inputs);
+        let taken = self.inbox.poll_take(context, work, &mut inputs);
+        for input in inputs.drain(..) {
+            self.take(input, now);
+        }
+        self.inputs = inputs;
+        taken.is_ready()
+    }
+
+    /// Gives an input to the core. What is remembered of a lost flow goes first.
+    pub(super) fn take(&mut self, input: Input, now: Now) {
+        match &input {
+            Input::FlowLost { flow } if flow.transport == Transport::Tcp => self.sip.forget(flow),
+            Input::MsrpLost { connection } => self.msrp.forget(*connection),
+            _ => {}
+        }
+        self.core.borrow_mut().handle_input(input, now);
+    }
+
+    fn take_datagrams(&mut self, context: &mut Context<'_>, now: Now) -> bool {
+        let mut datagrams = std::mem::take(&mut self.datagrams);
+        let mut busy = false;
+        for listener in 0..self.udp.len() {
+            let Some(Some(transport)) = self.udp.get_mut(listener) else {
+                continue;
+            };
+            if transport.poll_receive(context, &mut datagrams).is_ready() {
+                busy = true;
+            }
+            for datagram in datagrams.drain(..) {
+                self.take_datagram(listener, datagram, now);
+            }
+        }
+        self.datagrams = datagrams;
+        busy
+    }
+
+    /// Parses a datagram and hands it to its shard; without room there it is dropped, and the sender
+    /// repeats it.
+    fn take_datagram(&mut self, listener: usize, datagram: Datagram, now: Now) {
+        let flow = Flow {
+            transport: Transport::Udp,
+            listener: u16::try_from(listener).unwrap_or(u16::MAX),
+            remote: datagram.remote,
+            connection: None,
+        };
+        let message = match wire::parse(datagram.octets) {
+            Ok(message) => message,
+            Err(error) => return self.refuse(listener, flow, &error),
+        };
+        let owner = self.core.borrow().owner_of(&message);
+        let input = Input::Sip { flow, message };
+        match self.lanes.get(usize::from(owner)) {
+            Some(lanes) if owner != self.shard => {
+                self.metrics.sip_handed_over.count();
+                if lanes.work.try_send(input).is_err() {
+                    self.metrics.udp_handover_full.count();
+                }
+            }
+            _ => self.core.borrow_mut().handle_input(input, now),
+        }
+    }
+
+    fn refuse(&mut self, listener: usize, flow: Flow, error: &wire::WireError) {
+        self.metrics.sip_malformed.count();
+        tracing::debug!(remote = %flow.remote, %error, "malformed datagram");
+        if let Some(Some(transport)) = self.udp.get_mut(listener)
+            && let Some(answer) = refusal::answer(error, flow.remote)
+        {
+            transport.send(refusal::return_address(error, flow.remote), answer);
+        }
+    }
+
+    fn take_timeouts(&mut self, now: Now) -> bool {
+        let mut core = self.core.borrow_mut();
+        let due = core
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= now.instant);
+        if due {
+            core.handle_timeout(now);
+        }
+        due
+    }
+
+    /// Hands over what waits for sockets, other shards and the store.
+    fn flush(&mut self, context: &mut Context<'_>) {
+        for transport in self.udp.iter_mut().flatten() {
+            let _ = transport.poll_flush(context);
+        }
+        for outbox in &mut self.outboxes {
+            let _ = outbox.poll_flush(context);
+        }
+        self.store.flush();
+    }
+
+    fn alarm_rings(&mut self, context: &mut Context<'_>, now: Now) -> bool {
+        let mut deadline = self.core.borrow().next_deadline();
+        if !self.store.is_empty() {
+            let retry = now.instant + STORE_RETRY;
+            deadline = Some(deadline.map_or(retry, |deadline| deadline.min(retry)));
+        }
+        self.alarm.poll(context, deadline, now.instant).is_ready()
+    }
+}

@@ -1,0 +1,123 @@
+//! Requests on their way to the store.
+//!
+//! The store takes a request only with a credit. The core counts its credits, so requests rarely
+//! wait here; but a settlement or an append must not be lost when it does, nor overtaken.
+
+use std::collections::VecDeque;
+
+use crate::store::StoreClient;
+use crate::store::request::{Refusal, StoreEvent, StoreRequest};
+
+/// The store as a shard sees it.
+pub trait StoreGate {
+    /// Hands a request over, or gives it back if there is no credit for it; never waits.
+    fn try_submit(&self, request: StoreRequest) -> Result<(), StoreRequest>;
+}
+
+impl StoreGate for StoreClient {
+    fn try_submit(&self, request: StoreRequest) -> Result<(), StoreRequest> {
+        Self::try_submit(self, request)
+    }
+}
+
+/// A store's gate and what waits before it.
+#[derive(Debug)]
+pub struct StoreQueue<G> {
+    gate: G,
+    waiting: VecDeque<StoreRequest>,
+}
+
+impl<G: StoreGate> StoreQueue<G> {
+    /// With nothing waiting.
+    pub fn new(gate: G) -> Self {
+        Self {
+            gate,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Hands a request over or lets it wait behind the others. A message without credit is refused
+    /// instead: its sender can be told, and try again.
+    pub fn submit(&mut self, request: StoreRequest) -> Option<StoreEvent> {
+        if !self.waiting.is_empty() {
+            self.waiting.push_back(request);
+            return None;
+        }
+        match self.gate.try_submit(request) {
+            Ok(()) => None,
+            Err(StoreRequest::Put { token, .. }) => Some(StoreEvent::Refused {
+                token,
+                refusal: Refusal::Full,
+            }),
+            Err(request) => {
+                self.waiting.push_back(request);
+                None
+            }
+        }
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Hands over what waits as far as there are credits.
+    pub fn flush(&mut self) {
+        while let Some(request) = self.waiting.pop_front() {
+            if let Err(request) = self.gate.try_submit(request) {
+                self.waiting.push_front(request);
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::request::{SpoolId, StoreToken};
+    use std::cell::{Cell, RefCell};
+    use std::rc::Rc;
+
+    #[derive(Clone, Default)]
+    struct Counting {
+        credits: Rc<Cell<usize>>,
+        taken: Rc<RefCell<Vec<String>>>,
+    }
+
+    impl StoreGate for Counting {
+        fn try_submit(&self, request: StoreRequest) -> Result<(), StoreRequest> {
+            let Some(left) = self.credits.get().checked_sub(1) else {
+                return Err(request);
+            };
+            self.credits.set(left);
+            self.taken.borrow_mut().push(format!("{request:?}"));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn requests_without_credit_wait_in_order() {
+        let gate = Counting::default();
+        gate.credits.set(1);
+        let mut queue = StoreQueue::new(gate.clone());
+        let token = StoreToken(1);
+        for spool in (0..3).map(SpoolId) {
+            assert!(queue.submit(StoreRequest::Drop { spool }).is_none());
+        }
+        let spool = SpoolId(9);
+        queue.submit(StoreRequest::Sync { token, spool });
+        assert_eq!(queue.len(), 3);
+        gate.credits.set(10);
+        queue.flush();
+        assert!(queue.is_empty());
+        let taken = gate.taken.borrow();
+        assert_eq!(taken.len(), 4);
+        assert!(taken[3].contains("Sync"));
+    }
+}

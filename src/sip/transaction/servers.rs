@@ -1,0 +1,337 @@
+//! The server half of the table: requests that came in, and what we answered.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+
+use super::action::{GoneReason, ServerAction};
+use super::invite_server::Event as InviteEvent;
+use super::key::{Key, Keys};
+use super::outbox::{FlowIndex, Outbox, Owner, Started};
+use super::reply_flow::{reply_flow, sent_by_port, without_connection};
+use super::server_machine::{Event, Machine, Role};
+use super::slab::{Slab, SlotId};
+use super::table::{RequestOutcome, ServerId, TransactionEvent};
+use super::timer::Timer;
+use super::{invite_server, server};
+use crate::sip::message::{Message, Method};
+use crate::sip::transport::flow::{Flow, Transport};
+use crate::sip::{reply, wire};
+
+/// What a transaction keeps: the request until something was sent, from then on the latest response.
+#[derive(Debug)]
+enum Kept {
+    Request(Bytes),
+    Response(Bytes),
+}
+
+#[derive(Debug)]
+struct Server {
+    machine: Machine,
+    key: Key,
+    merge: Option<Key>,
+    flow: Flow,
+    sent_by_port: u16,
+    interval: Duration,
+    kept: Kept,
+}
+
+#[derive(Debug)]
+pub(super) struct Servers {
+    slab: Slab<Server>,
+    by_key: HashMap<Key, SlotId, FixedState>,
+    by_merge: HashMap<Key, SlotId, FixedState>,
+    by_flow: FlowIndex,
+}
+
+impl Servers {
+    pub fn new() -> Self {
+        Self {
+            slab: Slab::new(),
+            by_key: HashMap::default(),
+            by_merge: HashMap::default(),
+            by_flow: FlowIndex::default(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub fn is_alive(&self, id: SlotId) -> bool {
+        self.slab.find(id).is_some()
+    }
+
+    pub fn find(&self, key: Key) -> Option<ServerId> {
+        self.by_key.get(&key).map(|id| ServerId(*id))
+    }
+
+    /// Takes the retransmission of a request.
+    pub fn absorb(&mut self, id: ServerId, flow: Flow, out: &mut Outbox<'_>) {
+        self.adopt_flow(id.0, flow);
+        self.handle(id.0, Event::Retransmission, out);
+    }
+
+    /// Starts the transaction of a request that matched none.
+    pub fn begin(
+        &mut self,
+        request: &Message,
+        key: Key,
+        merge: Option<Key>,
+        flow: Flow,
+        out: &mut Outbox<'_>,
+    ) -> RequestOutcome {
+        let (machine, actions) = if request.method() == Method::Invite {
+            (
+                Machine::Invite(invite_server::START.0),
+                invite_server::START.1,
+            )
+        } else {
+            (Machine::Other(server::START.0), server::START.1)
+        };
+        let merged = merge.is_some_and(|merge| self.by_merge.contains_key(&merge));
+        let via = request.top_via().ok();
+        let id = self.insert(Server {
+            machine,
+            key,
+            merge: merge.filter(|_| !merged),
+            flow: via.as_ref().map_or(flow, |via| reply_flow(via, flow)),
+            sent_by_port: via.as_ref().map_or(flow.remote.port(), sent_by_port),
+            interval: Duration::ZERO,
+            kept: Kept::Request(request.bytes().clone()),
+        });
+        self.perform(id, actions, out);
+        if merged {
+            RequestOutcome::Merged(ServerId(id))
+        } else {
+            RequestOutcome::New(ServerId(id))
+        }
+    }
+
+    pub fn handle_ack(
+        &mut self,
+        ack: &Message,
+        keys: &Keys,
+        out: &mut Outbox<'_>,
+    ) -> RequestOutcome {
+        use invite_server::State::{Accepted, Answered, Completed};
+        let Some(id) = self.acknowledged(ack, keys) else {
+            return RequestOutcome::AckTo2xx;
+        };
+        match self.slab.find(id).map(|server| server.machine) {
+            // RFC 6026 §7.1: passed to the user, not absorbed.
+            Some(Machine::Invite(Answered | Accepted)) => RequestOutcome::AckTo2xx,
+            Some(Machine::Invite(Completed)) => {
+                self.handle(id, Event::Invite(InviteEvent::Ack), out);
+                RequestOutcome::Ack(ServerId(id))
+            }
+            _ => RequestOutcome::Absorbed,
+        }
+    }
+
+    /// Takes the user's response; one that the figure or RFC 4320 has no place for is dropped.
+    pub fn respond(
+        &mut self,
+        id: ServerId,
+        status: u16,
+        octets: Bytes,
+        role: Role,
+        out: &mut Outbox<'_>,
+    ) {
+        let Some(server) = self.slab.find_mut(id.0) else {
+            return;
+        };
+        let transport = server.flow.transport;
+        let Some(event) = server.machine.response_event(status, role, transport) else {
+            return;
+        };
+        let Some((machine, actions)) = server.machine.step(event) else {
+            return;
+        };
+        server.machine = machine;
+        server.kept = Kept::Response(octets);
+        self.perform(id.0, actions, out);
+    }
+
+    pub fn acknowledge_success(&mut self, id: ServerId, out: &mut Outbox<'_>) {
+        self.handle(id.0, Event::Invite(InviteEvent::SuccessAcknowledged), out);
+    }
+
+    pub fn fire(&mut self, id: SlotId, timer: Timer, out: &mut Outbox<'_>) {
+        self.handle(id, Event::Fired(timer), out);
+    }
+
+    /// Turns the transactions of a lost connection towards a new one (RFC 3261 §18.2.2). They live on,
+    /// so that a retransmission is still absorbed (RFC 6026 §7.1).
+    pub fn lose_flow(&mut self, flow: Flow) {
+        for id in self.by_flow.on(flow) {
+            if let Some(server) = self.slab.find(id) {
+                let new = without_connection(server.flow, server.sent_by_port);
+                self.turn(id, new);
+            }
+        }
+    }
+
+    /// A client that lost its connection and repeats its request over a new one is answered there.
+    fn adopt_flow(&mut self, id: SlotId, flow: Flow) {
+        let lost = self.slab.find(id).is_some_and(|server| {
+            server.flow.transport == Transport::Tcp && server.flow.connection.is_none()
+        });
+        if lost && flow.connection.is_some() {
+            self.turn(id, flow);
+        }
+    }
+
+    fn turn(&mut self, id: SlotId, flow: Flow) {
+        if let Some(server) = self.slab.find_mut(id) {
+            self.by_flow.remove(server.flow, id);
+            self.by_flow.insert(flow, id);
+            server.flow = flow;
+        }
+    }
+
+    fn acknowledged(&self, ack: &Message, keys: &Keys) -> Option<SlotId> {
+        if let Some(id) = self.by_key.get(&keys.server(ack)) {
+            return Some(*id);
+        }
+        let id = *self.by_key.get(&keys.initial_invite_of_old_ack(ack)?)?;
+        // RFC 3261 §17.2.3: the To tag of the ACK matches that of the response sent.
+        let Kept::Response(octets) = &self.slab.find(id)?.kept else {
+            return None;
+        };
+        let response = wire::parse(octets.clone()).ok()?;
+        (response.to().ok()?.tag() == ack.to().ok()?.tag()).then_some(id)
+    }
+
+    fn handle(&mut self, id: SlotId, event: Event, out: &mut Outbox<'_>) {
+        let Some(server) = self.slab.find_mut(id) else {
+            return;
+        };
+        if let Some((machine, actions)) = server.machine.step(event) {
+            server.machine = machine;
+            self.perform(id, actions, out);
+        }
+    }
+
+    fn perform(&mut self, id: SlotId, actions: &[ServerAction], out: &mut Outbox<'_>) {
+        let Some(server) = self.slab.find_mut(id) else {
+            return;
+        };
+        let mut due = None;
+        for action in actions {
+            match *action {
+                ServerAction::SendResponse => server.send(out),
+                ServerAction::SendTrying => server.send_trying(out),
+                ServerAction::Start(timer) => {
+                    let reliable = server.flow.transport.is_reliable();
+                    let owner = Owner::Server(id);
+                    if out.start(owner, timer, &mut server.interval, reliable)
+                        == Started::FiresAtOnce
+                    {
+                        due = Some(timer);
+                    }
+                }
+                ServerAction::Gone(reason) => gone(id, reason, out),
+            }
+        }
+        if server.machine.is_terminated() {
+            self.remove(id);
+        }
+        if let Some(timer) = due {
+            self.fire(id, timer, out);
+        }
+    }
+
+    fn insert(&mut self, server: Server) -> SlotId {
+        let (key, merge, flow) = (server.key, server.merge, server.flow);
+        let id = self.slab.insert(server);
+        self.by_key.insert(key, id);
+        if let Some(merge) = merge {
+            self.by_merge.insert(merge, id);
+        }
+        self.by_flow.insert(flow, id);
+        id
+    }
+
+    fn remove(&mut self, id: SlotId) {
+        let Some(server) = self.slab.remove(id) else {
+            return;
+        };
+        self.by_key.remove(&server.key);
+        if let Some(merge) = server.merge {
+            self.by_merge.remove(&merge);
+        }
+        self.by_flow.remove(server.flow, id);
+    }
+}
+
+impl Server {
+    fn send(&self, out: &mut Outbox<'_>) {
+        if let Kept::Response(octets) = &self.kept {
+            out.transmit(self.flow, octets.clone());
+        }
+    }
+
+    fn send_trying(&mut self, out: &mut Outbox<'_>) {
+        let Kept::Request(octets) = &self.kept else {
+            return;
+        };
+        let Ok(request) = wire::parse(octets.clone()) else {
+            return;
+        };
+        // RFC 3261 §17.2.1: a 100 gets no To tag.
+        let octets = reply::response(&request, 100, "Trying", None).build();
+        self.kept = Kept::Response(octets);
+        self.send(out);
+    }
+}
+
+fn gone(id: SlotId, reason: GoneReason, out: &mut Outbox<'_>) {
+    let event = TransactionEvent::ServerGone(ServerId(id), reason);
+    out.events.push_back(event);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Now;
+    use crate::sip::transaction::outbox::Pending;
+    use crate::sip::transaction::timer::TimerConfig;
+    use crate::sip::transport::flow::ConnectionId;
+
+    #[test]
+    fn a_finished_transaction_leaves_nothing_in_any_index() {
+        let text = "MESSAGE sip:bob@example.com SIP/2.0\r\n\
+                    Via: SIP/2.0/TCP 192.0.2.1;branch=z9hG4bK1\r\n\
+                    From: <sip:alice@example.com>;tag=1\r\n\
+                    To: <sip:bob@example.com>\r\n\
+                    Call-ID: call\r\n\
+                    CSeq: 1 MESSAGE\r\n\
+                    Content-Length: 0\r\n\r\n";
+        let request = wire::parse(Bytes::from_static(text.as_bytes())).unwrap();
+        let flow = Flow {
+            transport: Transport::Tcp,
+            listener: 0,
+            remote: "192.0.2.1:49152".parse().unwrap(),
+            connection: Some(ConnectionId::new(0, 1)),
+        };
+        let keys = Keys::default();
+        let (key, merge) = (keys.server(&request), keys.merge(&request));
+        let mut servers = Servers::new();
+        let mut pending = Pending::new(TimerConfig::default());
+        let out = &mut pending.outbox(Now::default());
+        let RequestOutcome::New(id) = servers.begin(&request, key, merge, flow, out) else {
+            panic!("a new request");
+        };
+        assert_eq!(servers.by_flow.on(flow), [id.0]);
+        servers.lose_flow(flow);
+        assert_eq!(servers.by_flow.on(flow), []);
+        servers.adopt_flow(id.0, flow);
+        servers.respond(id, 200, Bytes::new(), Role::UserAgent, out);
+        assert_eq!(servers.by_flow.on(flow), []);
+        assert!(servers.by_key.is_empty() && servers.by_merge.is_empty());
+        assert_eq!(servers.len(), 0);
+    }
+}

@@ -1,0 +1,335 @@
+//! One SIP connection over TCP: messages cut, parsed and delivered; keep-alives answered.
+//!
+//! A peer that is slow in either direction costs a bounded amount of memory and time: reading waits
+//! for the shard that a message belongs to, a message must be whole in time, writing is bounded by
+//! [`crate::net::writer`].
+
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+use super::flow::{Flow, Transport};
+use super::refusal;
+use super::tcp::{Deliver, Remote, Shared};
+use crate::clock::{Instant, now};
+use crate::net::accept::Place;
+use crate::net::conversation::{Origin, converse};
+use crate::net::writer::{WriteQueue, Writer};
+use crate::sip::stream::{Framed, StreamFramer};
+use crate::sip::wire::{self, WireError};
+
+/// A connection that is open or being opened.
+#[derive(Debug)]
+pub struct Connection<D> {
+    shared: Rc<Shared<D>>,
+    remote: Remote,
+    writer: Writer,
+    origin: Origin,
+    /// The shards that got a message of it.
+    served: RefCell<Vec<u16>>,
+}
+
+/// Why reading stopped.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error("closed by the peer")]
+    Closed,
+    #[error("nothing came for too long")]
+    Silent,
+    #[error("a message took too long")]
+    Slow,
+    #[error("{0}")]
+    Wire(WireError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl<D: Deliver> Connection<D> {
+    /// A connection with `remote` that `writer` writes to.
+    pub fn new(shared: Rc<Shared<D>>, remote: Remote, writer: Writer, origin: Origin) -> Self {
+        Self {
+            shared,
+            remote,
+            writer,
+            origin,
+            served: RefCell::default(),
+        }
+    }
+
+    /// What all connections of the shard share.
+    pub fn shared(&self) -> &Shared<D> {
+        &self.shared
+    }
+
+    /// With whom.
+    pub fn remote(&self) -> Remote {
+        self.remote
+    }
+
+    /// Serves the connection until its end. It keeps its place within the limit as long.
+    pub async fn run(self, stream: TcpStream, mut queue: WriteQueue, place: Place) {
+        self.shared.metrics.sip_connections.rise();
+        let stall = self.shared.settings.stall;
+        let read = async {
+            let stop = self.read(&stream).await;
+            tracing::debug!(remote = %self.remote.address, %stop, "connection ends");
+        };
+        let written = async |_, _| ();
+        converse(&stream, &self.writer, &mut queue, stall, read, written).await;
+        self.shared.metrics.sip_connections.fall();
+        drop(stream);
+        drop(place);
+        self.end(queue).await;
+    }
+
+    /// Tells everyone concerned that the connection has ended, or was never opened.
+    pub async fn end(self, queue: WriteQueue) {
+        // From here on sending fails; whoever sent before is told below.
+        drop(queue);
+        let interested = self.shared.registry.remove(self.writer.id());
+        let mut by_id = self.served.into_inner();
+        by_id.extend(interested.by_id);
+        by_id.sort_unstable();
+        by_id.dedup();
+        let flow = Flow {
+            transport: Transport::Tcp,
+            listener: self.remote.listener,
+            remote: self.remote.address,
+            connection: None,
+        };
+        for shard in interested.by_key {
+            self.shared.deliver.lost(shard, flow).await;
+        }
+        let connection = Some(self.writer.id());
+        for shard in by_id {
+            let flow = Flow { connection, ..flow };
+            self.shared.deliver.lost(shard, flow).await;
+        }
+    }
+
+    async fn read(&self, stream: &TcpStream) -> Stop {
+        let mut framer = StreamFramer::new(self.shared.settings.body);
+        let mut begun = None;
+        let mut idle = match self.origin {
+            // Who connects has something to say.
+            Origin::Accepted => self.shared.settings.message,
+            Origin::Opened => self.shared.settings.idle,
+        };
+        loop {
+            match self.take_all(&mut framer).await {
+                Ok(true) => {
+                    begun = None;
+                    idle = self.shared.settings.idle;
+                }
+                Ok(false) => {}
+                Err(error) => return self.refuse(error),
+            }
+            let limit = if framer.is_partial() {
+                self.left(begun.get_or_insert_with(|| now().instant))
+            } else {
+                begun = None;
+                Ok(idle)
+            };
+            let read = match limit {
+                Ok(limit) => read_some(stream, &mut framer, limit).await,
+                Err(stop) => Err(stop),
+            };
+            match read {
+                Ok(()) => {}
+                Err(Stop::Silent) if framer.is_partial() => return Stop::Slow,
+                Err(stop) => return stop,
+            }
+        }
+    }
+
+    /// How long the message that began at `begun` may still take.
+    fn left(&self, begun: &Instant) -> Result<Duration, Stop> {
+        let spent = now().instant.since(*begun);
+        let left = self.shared.settings.message.checked_sub(spent);
+        left.ok_or(Stop::Slow)
+    }
+
+    /// Delivers every whole message; `true` if there was one.
+    async fn take_all(&self, framer: &mut StreamFramer) -> Result<bool, WireError> {
+        let mut any = false;
+        while let Some(framed) = framer.next()? {
+            any = true;
+            match framed {
+                // RFC 5626 §3.5.1: a double CRLF is answered by a single one.
+                Framed::KeepAlive => self.send(Bytes::from_static(b"\r\n")),
+                Framed::Message(octets) => self.take(octets).await,
+            }
+        }
+        Ok(any)
+    }
+
+    async fn take(&self, octets: Bytes) {
+        match wire::parse(octets) {
+            Ok(message) => {
+                let flow = Flow {
+                    transport: Transport::Tcp,
+                    listener: self.remote.listener,
+                    remote: self.remote.address,
+                    connection: Some(self.writer.id()),
+                };
+                let shard = self.shared.deliver.message(flow, message).await;
+                let mut served = self.served.borrow_mut();
+                if !served.contains(&shard) {
+                    served.push(shard);
+                }
+            }
+            // The stream is still in step: only this message is refused.
+            Err(error) => self.answer(&error),
+        }
+    }
+
+    /// Where the next message begins is unknown: answer what can be answered, then give up.
+    fn refuse(&self, error: WireError) -> Stop {
+        self.answer(&error);
+        Stop::Wire(error)
+    }
+
+    fn answer(&self, error: &WireError) {
+        self.shared.metrics.sip_malformed.count();
+        tracing::debug!(remote = %self.remote.address, %error, "malformed message");
+        if let Some(answer) = refusal::answer(error, self.remote.address) {
+            self.send(answer);
+        }
+    }
+
+    fn send(&self, octets: Bytes) {
+        if self.writer.send(self.shared.shard, octets).is_err() {
+            self.shared.metrics.sip_overflows.count();
+        }
+    }
+}
+
+/// Waits at most `limit` for octets and gives them to `framer`.
+async fn read_some(
+    stream: &TcpStream,
+    framer: &mut StreamFramer,
+    limit: Duration,
+) -> Result<(), Stop> {
+    let readable = tokio::time::timeout(limit, stream.readable()).await;
+    readable.map_err(|_| Stop::Silent)??;
+    let mut scratch = [0; 16 * 1024];
+    match stream.try_read(&mut scratch) {
+        Ok(0) => Err(Stop::Closed),
+        Ok(length) => {
+            framer.push(scratch.get(..length).unwrap_or_default());
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tcp::{Settings, TcpTransport};
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::net::accept::Gate;
+    use crate::sip::message::Message;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+    use tokio::task::LocalSet;
+
+    const LONG: Duration = Duration::from_secs(600);
+    const SHORT: Duration = Duration::from_millis(50);
+    const REQUEST: &[u8] = b"OPTIONS sip:im.test SIP/2.0\r\nContent-Length: 0\r\n\r\n";
+
+    struct Telling(UnboundedSender<&'static str>);
+
+    impl Deliver for Telling {
+        async fn message(&self, _: Flow, _: Message) -> u16 {
+            let _ = self.0.send("message");
+            0
+        }
+
+        async fn lost(&self, _: u16, _: Flow) {
+            let _ = self.0.send("lost");
+        }
+    }
+
+    /// A shard that listens, what it delivers, and its address.
+    fn listening(
+        idle: Duration,
+        message: Duration,
+    ) -> (
+        TcpTransport<Telling>,
+        UnboundedReceiver<&'static str>,
+        SocketAddr,
+    ) {
+        let (tell, told) = unbounded_channel();
+        let transport = TcpTransport::new(Shared {
+            shard: 0,
+            settings: Settings {
+                idle,
+                message,
+                connect: LONG,
+                stall: LONG,
+                queue: 1 << 20,
+                body: 1000,
+            },
+            registry: std::sync::Arc::default(),
+            gate: Gate::new(10, 10),
+            sources: Vec::new(),
+            deliver: Telling(tell),
+            metrics: Metrics::new(1).shard(0),
+        });
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut sockets = crate::net::bind::tcp(loopback, 1).expect("bound");
+        let socket = sockets.pop().expect("one for each shard");
+        let address = socket.local_addr().expect("bound");
+        transport.listen(0, socket).expect("listening");
+        (transport, told, address)
+    }
+
+    async fn closes(line: &mut TcpStream) {
+        let mut rest = Vec::new();
+        let end = tokio::time::timeout(LONG, line.read_to_end(&mut rest)).await;
+        end.expect("closed in time").expect("an orderly end");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_comes_in_drips_ends_the_connection() {
+        let drip = async {
+            let (_transport, mut told, address) = listening(LONG, SHORT);
+            let mut line = TcpStream::connect(address).await.expect("connected");
+            line.write_all(REQUEST).await.expect("sent");
+            assert_eq!(told.recv().await, Some("message"));
+            line.write_all(&REQUEST[..20]).await.expect("sent");
+            closes(&mut line).await;
+            drop(line);
+            assert_eq!(told.recv().await, Some("lost"));
+        };
+        LocalSet::new().run_until(drip).await;
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_connects_and_says_nothing_is_let_go() {
+        let silence = async {
+            let (_transport, _told, address) = listening(LONG, SHORT);
+            let mut line = TcpStream::connect(address).await.expect("connected");
+            closes(&mut line).await;
+        };
+        LocalSet::new().run_until(silence).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_falls_silent_is_closed() {
+        let silence = async {
+            let (_transport, mut told, address) = listening(SHORT, LONG);
+            let mut line = TcpStream::connect(address).await.expect("connected");
+            line.write_all(REQUEST).await.expect("sent");
+            assert_eq!(told.recv().await, Some("message"));
+            closes(&mut line).await;
+        };
+        LocalSet::new().run_until(silence).await;
+    }
+}

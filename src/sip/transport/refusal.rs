@@ -1,0 +1,96 @@
+//! The answer to octets that are no SIP message, where there is enough to answer (RFC 3261 §8.2, §21.4.1).
+//!
+//! It is given without a transaction: a retransmission is as malformed as the first, and answered
+//! alike.
+
+use bytes::Bytes;
+use std::net::SocketAddr;
+
+use crate::sip::message::{Message, Method};
+use crate::sip::reply;
+use crate::sip::wire::{self, WireError};
+
+/// A response to what `error` is about, for the connection or address it came from. `None` if
+/// nothing can be answered: too little was understood, or it was a response or an ACK.
+pub fn answer(error: &WireError, source: SocketAddr) -> Option<Bytes> {
+    let request = error.partial.as_deref()?;
+    if !request.is_request() || request.method() == Method::Ack || request.top_via().is_err() {
+        return None;
+    }
+    let stamped = stamp(request, source);
+    let request = stamped.as_ref().unwrap_or(request);
+    // RFC 3261 §8.2.7: a stateless answer gives every copy of a request the same tag.
+    let tag = format!("{:08x}", crc32c::crc32c(request.bytes()));
+    let answer = reply::response(request, error.status, error.reason, Some(&tag));
+    Some(answer.build())
+}
+
+/// Where a response to a malformed datagram from `source` goes: to the very port it came from if the
+/// sender asks for that (RFC 3581 §4), else to the one its Via names (RFC 3261 §18.2.2).
+pub fn return_address(error: &WireError, source: SocketAddr) -> SocketAddr {
+    let partial = error.partial.as_deref();
+    let via = partial.and_then(|message| message.top_via().ok());
+    match via {
+        Some(via) if via.rport.is_none() => SocketAddr::new(source.ip(), via.port.unwrap_or(5060)),
+        _ => source,
+    }
+}
+
+/// The request with its source in the top Via, read once more; a body that is not as announced does
+/// not matter to an answer.
+fn stamp(request: &Message, source: SocketAddr) -> Option<Message> {
+    let octets = reply::stamp_source(request, source)?;
+    match wire::parse(octets) {
+        Ok(message) => Some(message),
+        Err(error) => error.partial.map(|partial| *partial),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: &str = "192.0.2.7:4711";
+
+    fn refused(via: &str, method: &str) -> (WireError, SocketAddr) {
+        let text = format!(
+            "{method} sip:bob@im.test SIP/2.0\r\nVia: SIP/2.0/UDP {via}\r\nFrom: <sip:a@b>;tag=1\r\n\
+             To: <sip:bob@im.test>\r\nCall-ID: c\r\nCSeq: 1 {method}\r\nContent-Length: 99\r\n\r\n",
+        );
+        let error = wire::parse(Bytes::from(text)).expect_err("the body is missing");
+        (error, SOURCE.parse().expect("an address"))
+    }
+
+    fn text(octets: &Bytes) -> &str {
+        std::str::from_utf8(octets).expect("text")
+    }
+
+    #[test]
+    fn a_request_without_its_whole_body_is_answered_400_where_it_came_from() {
+        let (error, source) = refused("host.test;rport;branch=z9hG4bKx", "MESSAGE");
+        let answered = answer(&error, source).expect("there is enough to answer");
+        assert!(text(&answered).starts_with("SIP/2.0 400 "));
+        assert!(text(&answered).contains("received=192.0.2.7"));
+        assert!(text(&answered).contains("rport=4711"));
+        assert!(text(&answered).contains("To: <sip:bob@im.test>;tag="));
+        assert_eq!(return_address(&error, source), source);
+        assert_eq!(answer(&error, source), Some(answered));
+    }
+
+    #[test]
+    fn without_rport_the_answer_goes_to_the_port_of_the_via() {
+        let (error, source) = refused("host.test:5080;branch=z9hG4bKx", "MESSAGE");
+        let to = return_address(&error, source);
+        assert_eq!(to, "192.0.2.7:5080".parse().expect("an address"));
+        let (error, source) = refused("host.test;branch=z9hG4bKx", "MESSAGE");
+        assert_eq!(return_address(&error, source).port(), 5060);
+    }
+
+    #[test]
+    fn acks_and_noise_are_not_answered() {
+        let (error, source) = refused("host.test;branch=z9hG4bKx", "ACK");
+        assert_eq!(answer(&error, source), None);
+        let error = wire::parse(Bytes::from_static(b"hello")).expect_err("no message");
+        assert_eq!(answer(&error, source), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! The writing end of a folder of segments: where the next record goes, and when it is durable.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::files::Files;
+use super::footer::Line;
+use super::manifest::Place;
+use super::record::{HEADER, Kind};
+use super::segment::{Birth, START, Segment};
+
+/// Room is taken from the file system in steps of this, ahead of the records.
+const STEP: u64 = 1024 * 1024;
+
+/// What all segments of a folder have in common.
+#[derive(Clone)]
+pub(super) struct Folder {
+    pub(super) files: Arc<dyn Files>,
+    pub(super) path: PathBuf,
+    pub(super) salt: u64,
+    pub(super) segment_bytes: u64,
+}
+
+/// Appends records to the newest segment of a folder.
+pub(super) struct Appender {
+    folder: Folder,
+    pub(super) segment: Arc<Segment>,
+    /// After the last record.
+    pub(super) end: u64,
+    allocated: u64,
+    /// Written since the last sync.
+    dirty: bool,
+    /// What the footer will say; only the log keeps it.
+    pub(super) lines: Vec<Line>,
+}
+
+/// A segment that is full.
+pub(super) struct Full {
+    pub(super) segment: Arc<Segment>,
+    pub(super) end: u64,
+    pub(super) lines: Vec<Line>,
+}
+
+impl Appender {
+    /// Begins a new segment.
+    pub(super) fn begin(folder: Folder, number: u64, next_seq: u64) -> io::Result<Self> {
+        let birth = Birth {
+            salt: folder.salt,
+            number,
+            next_seq,
+        };
+        let segment = Segment::create(&*folder.files, &folder.path, birth)?;
+        Ok(Self::resume(folder, Arc::new(segment), START, Vec::new()))
+    }
+
+    /// Goes on at the end of a segment whose contents are durable.
+    pub(super) fn resume(
+        folder: Folder,
+        segment: Arc<Segment>,
+        end: u64,
+        lines: Vec<Line>,
+    ) -> Self {
+        Self {
+            folder,
+            segment,
+            end,
+            allocated: end,
+            dirty: false,
+            lines,
+        }
+    }
+
+    /// Whether the next record should go to a new segment.
+    pub(super) fn is_full(&self) -> bool {
+        self.end >= self.folder.segment_bytes
+    }
+
+    /// Begins the next segment and returns the last one, durable but without footer.
+    pub(super) fn roll(&mut self, number: u64, next_seq: u64) -> io::Result<Full> {
+        self.sync()?;
+        let next = Self::begin(self.folder.clone(), number, next_seq)?;
+        let last = std::mem::replace(self, next);
+        Ok(Full {
+            segment: last.segment,
+            end: last.end,
+            lines: last.lines,
+        })
+    }
+
+    /// Writes records one after the other; says where they are. Not durable before `sync`. After an
+    /// error nothing was appended, but `take_back` must remove what may have been written.
+    pub(super) fn append(&mut self, records: &[(Kind, &[u8])]) -> io::Result<Vec<Place>> {
+        let mut octets = Vec::new();
+        let mut places = Vec::with_capacity(records.len());
+        for (kind, payload) in records {
+            let position = self.end + octets.len() as u64;
+            self.segment
+                .seal
+                .frame(&mut octets, position, *kind, payload);
+            places.push(Place {
+                segment: self.segment.number,
+                position,
+                length: u32::try_from(HEADER + payload.len()).map_err(io::Error::other)?,
+            });
+        }
+        let end = self.end + octets.len() as u64;
+        if end > self.allocated {
+            let allocated = end.next_multiple_of(STEP.min(self.folder.segment_bytes));
+            self.segment.file.allocate(allocated)?;
+            self.allocated = allocated;
+        }
+        self.dirty = true;
+        self.segment.file.write_at(&octets, self.end)?;
+        self.end = end;
+        Ok(places)
+    }
+
+    /// Makes everything that was appended durable.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        if self.dirty {
+            self.segment.file.sync()?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Removes for good what a failed `append` may have left behind the end.
+    pub(super) fn take_back(&mut self) -> io::Result<()> {
+        self.segment.file.truncate(self.end)?;
+        self.allocated = self.end;
+        self.dirty = true;
+        self.sync()
+    }
+}

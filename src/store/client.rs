@@ -1,0 +1,244 @@
+//! A shard's end of the store: hands requests over without ever waiting.
+//!
+//! A request takes a credit of its kind; without one it comes back, and the shard answers 503 or
+//! keeps it for later. Only the shard takes credits, so what `free_*` says stays true until it does.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use super::answer::{APPEND_COST, Desk};
+use super::body::BodyJob;
+use super::log::{LogJob, Put};
+use super::reader::{ReadJob, What};
+use super::record::RecordBody;
+use super::request::{Body, BodySource, DeferredMessage, StoreRequest, StoreToken};
+use super::shared::Shared;
+use super::spool::BUFFER;
+
+/// A shard's end of the store.
+pub struct StoreClient {
+    pub(super) shard: u16,
+    pub(super) shared: Arc<Shared>,
+    pub(super) log: Sender<LogJob>,
+    pub(super) body: Sender<BodyJob>,
+    pub(super) reader: Sender<ReadJob>,
+}
+
+impl StoreClient {
+    /// Hands a request over, or gives it back if there is no credit for it. Never blocks. Messages
+    /// get their place in the order here: a `Put` that follows another has the larger `Seq`, even if
+    /// it is stored earlier because the other's body is large.
+    pub fn try_submit(&self, request: StoreRequest) -> Result<(), StoreRequest> {
+        let Some(desk) = self.shared.desks.get(usize::from(self.shard)) else {
+            return Err(request);
+        };
+        if !has_room(desk, &request) {
+            return Err(request);
+        }
+        self.submit(request);
+        Ok(())
+    }
+
+    /// How many `Put` and `Sync` could be handed over.
+    pub fn free_writes(&self) -> usize {
+        self.desk().map_or(0, |desk| desk.writes.free())
+    }
+
+    /// How many `Load`, `Fetch`, `Read` and `TakeDue` could be handed over.
+    pub fn free_reads(&self) -> usize {
+        self.desk().map_or(0, |desk| desk.reads.free())
+    }
+
+    /// How many octets could be appended to spools.
+    pub fn free_append_octets(&self) -> usize {
+        self.desk().map_or(0, |desk| desk.append_octets.free())
+    }
+
+    fn desk(&self) -> Option<&Desk> {
+        self.shared.desks.get(usize::from(self.shard))
+    }
+
+    fn submit(&self, request: StoreRequest) {
+        let shard = self.shard;
+        match request {
+            StoreRequest::Put {
+                token,
+                message,
+                body,
+            } => self.put(token, message, body),
+            // Behind the Put wherever that is: the body thread passes it on.
+            StoreRequest::Abandon { token } => {
+                self.body(BodyJob::Forward(LogJob::Abandon { shard, token }));
+            }
+            StoreRequest::Settle {
+                recipient,
+                seq,
+                settlement,
+            } => self.log(LogJob::Settle {
+                shard,
+                recipient,
+                seq,
+                settlement,
+            }),
+            StoreRequest::Load {
+                token,
+                recipient,
+                after,
+                limit,
+            } => self.log(LogJob::Read(self.read_job(
+                token,
+                What::Load {
+                    recipient,
+                    after,
+                    limit,
+                },
+            ))),
+            StoreRequest::TakeDue { token, now, limit } => {
+                self.log(LogJob::Read(self.read_job(token, What::Due { now, limit })));
+            }
+            StoreRequest::Fetch {
+                token,
+                recipient,
+                seq,
+            } => self.reader(self.read_job(token, What::Fetch { recipient, seq })),
+            StoreRequest::Read {
+                token,
+                source,
+                offset,
+                length,
+            } => self.read(token, source, offset, length),
+            StoreRequest::Append {
+                spool,
+                offset,
+                octets,
+            } => self.body(BodyJob::Append {
+                shard,
+                spool,
+                offset,
+                octets,
+            }),
+            StoreRequest::Sync { token, spool } => self.body(BodyJob::Sync {
+                shard,
+                token,
+                spool,
+            }),
+            StoreRequest::Drop { spool } => self.body(BodyJob::Drop { shard, spool }),
+            StoreRequest::PutBinding { user, key, value } => self.log(LogJob::Bind {
+                shard,
+                user,
+                key,
+                value: Some(value),
+            }),
+            StoreRequest::RemoveBinding { user, key } => self.log(LogJob::Bind {
+                shard,
+                user,
+                key,
+                value: None,
+            }),
+        }
+    }
+
+    fn put(&self, token: StoreToken, message: Box<DeferredMessage>, body: Body) {
+        let shard = self.shard;
+        let seq = self.shared.next_seq();
+        let cost = cost(&message, &body);
+        match body {
+            Body::Inline(octets) if octets.len() <= BUFFER => self.log(LogJob::Put(Put {
+                shard,
+                token,
+                seq,
+                message,
+                body: RecordBody::Inline(octets),
+                cost,
+                spool: None,
+            })),
+            body => self.body(BodyJob::Put {
+                shard,
+                token,
+                seq,
+                message,
+                body,
+                cost,
+            }),
+        }
+    }
+
+    fn read(&self, token: StoreToken, source: BodySource, offset: u64, length: usize) {
+        let shard = self.shard;
+        match source {
+            BodySource::Message { recipient, seq } => self.reader(self.read_job(
+                token,
+                What::Body {
+                    recipient,
+                    seq,
+                    offset,
+                    length,
+                },
+            )),
+            BodySource::Spool(spool) => self.body(BodyJob::Read {
+                shard,
+                token,
+                spool,
+                offset,
+                length,
+            }),
+        }
+    }
+
+    fn read_job(&self, token: StoreToken, what: What) -> ReadJob {
+        ReadJob {
+            shard: self.shard,
+            token,
+            what,
+        }
+    }
+
+    // A closed store answers nothing; the shards are gone by then.
+
+    fn log(&self, job: LogJob) {
+        let _ = self.log.send(job);
+    }
+
+    fn body(&self, job: BodyJob) {
+        let _ = self.body.send(job);
+    }
+
+    fn reader(&self, job: ReadJob) {
+        let _ = self.reader.send(job);
+    }
+}
+
+/// Octets of memory that a `Put` keeps while it waits.
+fn cost(message: &DeferredMessage, body: &Body) -> usize {
+    let body = match body {
+        Body::Inline(octets) => octets.len(),
+        Body::Spooled { .. } => 0,
+    };
+    body + message.headers.len() * 64 + 512
+}
+
+fn has_room(desk: &Desk, request: &StoreRequest) -> bool {
+    match request {
+        StoreRequest::Put { message, body, .. } => {
+            if !desk.put_octets.take(cost(message, body)) {
+                return false;
+            }
+            let credit = desk.writes.take(1);
+            if !credit {
+                desk.put_octets.give(cost(message, body));
+            }
+            credit
+        }
+        StoreRequest::Sync { .. } => desk.writes.take(1),
+        StoreRequest::Load { .. }
+        | StoreRequest::Fetch { .. }
+        | StoreRequest::Read { .. }
+        | StoreRequest::TakeDue { .. } => desk.reads.take(1),
+        StoreRequest::Append { octets, .. } => desk.append_octets.take(octets.len() + APPEND_COST),
+        StoreRequest::Abandon { .. }
+        | StoreRequest::Settle { .. }
+        | StoreRequest::Drop { .. }
+        | StoreRequest::PutBinding { .. }
+        | StoreRequest::RemoveBinding { .. } => desk.notes.take(1),
+    }
+}

@@ -1,0 +1,407 @@
+//! The keeper's thread: seals full segments, and gives back the room of what was settled.
+//!
+//! A segment with under half of its octets of use is copied out and dropped. Copies of records go
+//! through the log thread, which alone knows what is still current; pieces of bodies are copied here
+//! into a segment of their own. The old file goes after the copies are durable, never before.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+
+use super::append::{Appender, Folder, Full};
+use super::footer::{About, Line};
+use super::index::BindingEntry;
+use super::log::{Copied, Copy, LogJob};
+use super::manifest::{Manifest, Place};
+use super::reader;
+use super::record::{BindingRecord, Kind, MessageRecord, RecordBody, SettledRecord};
+use super::request::Seq;
+use super::segment::{Segment, Unreadable};
+use super::shared::Shared;
+use crate::identity::Identity;
+
+/// Octets of copies handed to the log at once, so that intake goes on in between.
+const BATCH_OCTETS: usize = 512 * 1024;
+
+/// What the keeper is asked.
+pub(super) enum KeeperJob {
+    /// A log segment is full.
+    Seal(Full),
+    /// A body segment is full.
+    SealBody(Full),
+    /// Something was settled or dropped.
+    Look,
+    Close,
+}
+
+/// What became of a copy.
+pub(super) enum Verdict {
+    Durable,
+    Failed,
+}
+
+/// Why a segment could not be compacted now.
+enum Stop {
+    /// The log took no copies; later perhaps.
+    Refused,
+    Failed(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The keeper.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    jobs: Receiver<KeeperJob>,
+    log: Sender<LogJob>,
+    log_folder: Folder,
+    body_folder: Folder,
+    next_body: Arc<AtomicU64>,
+    /// Where copies of pieces go.
+    copies: Option<Appender>,
+    /// Compaction failed and rests until a restart.
+    resting: bool,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        jobs: Receiver<KeeperJob>,
+        log: Sender<LogJob>,
+        log_folder: Folder,
+        body_folder: Folder,
+        next_body: Arc<AtomicU64>,
+    ) -> Self {
+        Self {
+            shared,
+            jobs,
+            log,
+            log_folder,
+            body_folder,
+            next_body,
+            copies: None,
+            resting: false,
+        }
+    }
+
+    /// Runs until closed; segments that were full before are sealed then.
+    pub(super) fn run(mut self) {
+        let mut closing = false;
+        while !closing {
+            let Ok(first) = self.jobs.recv() else { return };
+            closing = self.take(first);
+            while let Ok(job) = self.jobs.try_recv() {
+                closing |= self.take(job);
+            }
+            if !closing {
+                self.compact_one();
+            }
+        }
+    }
+
+    /// True when asked to close.
+    fn take(&mut self, job: KeeperJob) -> bool {
+        match job {
+            KeeperJob::Seal(full) => self.seal(&full),
+            KeeperJob::SealBody(full) => self.seal_body(&full),
+            KeeperJob::Look => {}
+            KeeperJob::Close => return true,
+        }
+        false
+    }
+
+    /// Without a footer a start reads the records, so a failure costs time only.
+    fn seal(&self, full: &Full) {
+        if self.shared.is_poisoned() {
+            return;
+        }
+        match full.segment.seal(full.end, &full.lines) {
+            Ok(total) => self.shared.index().log.sealed(full.segment.number, total),
+            Err(error) => tracing::warn!(%error, "a log segment has no footer"),
+        }
+    }
+
+    fn seal_body(&self, full: &Full) {
+        // Only gives back what was allocated too much.
+        if let Err(error) = full.segment.file.truncate(full.end) {
+            tracing::warn!(%error, "a body segment keeps unused room");
+        }
+        let mut index = self.shared.index();
+        index.bodies.sealed(full.segment.number, full.end);
+    }
+
+    /// Compacts the segments that are worth it, until none is or one fails.
+    fn compact_one(&mut self) {
+        while !self.resting && !self.shared.is_poisoned() {
+            let (log, body) = {
+                let index = self.shared.index();
+                (index.log.victim(), index.bodies.victim())
+            };
+            let result = match (log, body) {
+                (Some(number), _) => self.compact_log(number),
+                (None, Some(number)) => self.compact_body(number),
+                (None, None) => return,
+            };
+            match result {
+                Ok(()) => {}
+                Err(Stop::Refused) => return,
+                Err(Stop::Failed(error)) => {
+                    tracing::error!(%error, "compaction rests until a restart");
+                    self.resting = true;
+                }
+            }
+        }
+    }
+
+    fn compact_log(&mut self, number: u64) -> Result<(), Stop> {
+        let Some(segment) = self.shared.index().log.segment(number) else {
+            return Ok(());
+        };
+        let lines = match segment.footer()? {
+            Some(lines) => lines,
+            None => read_lines(&segment)?,
+        };
+        let mut batch = Vec::new();
+        let mut octets = 0;
+        for line in &lines {
+            let Some(copy) = self.copy_of(&segment, line)? else {
+                continue;
+            };
+            octets += line.length as usize;
+            batch.push(copy);
+            if octets >= BATCH_OCTETS {
+                self.hand_over(std::mem::take(&mut batch))?;
+                octets = 0;
+            }
+        }
+        self.hand_over(batch)?;
+        self.forget_removals(number, &lines);
+        self.unlink(&self.log_folder, &segment)?;
+        self.shared.index().dropped(number);
+        Ok(())
+    }
+
+    /// The record of a line, if it is still needed.
+    fn copy_of(&self, segment: &Segment, line: &Line) -> Result<Option<Copy>, Stop> {
+        let from = Place {
+            segment: segment.number,
+            position: line.position,
+            length: line.length,
+        };
+        if !self.needed(from, &line.about) {
+            return Ok(None);
+        }
+        let what = match read_record(segment, from) {
+            Ok(what) => what,
+            Err(Unreadable::Damaged) => {
+                self.shared.damages.report(segment, from.range());
+                if let About::Message { seq, recipient, .. } = &line.about {
+                    self.shared.index().take(recipient, *seq);
+                }
+                return Ok(None);
+            }
+            Err(Unreadable::Failed(error)) => return Err(error.into()),
+        };
+        Ok(Some(Copy { from, what }))
+    }
+
+    fn needed(&self, from: Place, about: &About) -> bool {
+        let index = self.shared.index();
+        match about {
+            About::Message { seq, recipient, .. } => index
+                .entry(recipient, *seq)
+                .is_some_and(|entry| entry.place == from),
+            About::Settled { seq, segment, .. } => {
+                index.settlement_needed(*seq, *segment, from.segment)
+            }
+            About::Binding { user, key, .. } => index
+                .bindings
+                .get(&(user.clone(), key.clone()))
+                .is_some_and(|entry| {
+                    entry.place == from && (!entry.removed || index.removal_needed(*entry))
+                }),
+        }
+    }
+
+    /// Waits until the log has written the copies.
+    fn hand_over(&self, copies: Vec<Copy>) -> Result<(), Stop> {
+        if copies.is_empty() {
+            return Ok(());
+        }
+        let (sender, verdicts) = mpsc::channel();
+        let sent = self.log.send(LogJob::Copy(copies, sender));
+        if sent.is_err() || verdicts.iter().any(|v| matches!(v, Verdict::Failed)) {
+            return Err(Stop::Refused);
+        }
+        match self.shared.is_poisoned() {
+            true => Err(Stop::Refused),
+            false => Ok(()),
+        }
+    }
+
+    /// Removals that no older record can contradict go with their segment.
+    fn forget_removals(&self, number: u64, lines: &[Line]) {
+        let mut index = self.shared.index();
+        for line in lines {
+            let About::Binding { user, key, .. } = &line.about else {
+                continue;
+            };
+            let known = (user.clone(), key.clone());
+            let here = |entry: &BindingEntry| {
+                entry.removed
+                    && entry.place.segment == number
+                    && entry.place.position == line.position
+            };
+            if index.bindings.get(&known).is_some_and(here) {
+                index.bindings.remove(&known);
+            }
+        }
+    }
+
+    fn unlink(&self, folder: &Folder, segment: &Segment) -> io::Result<()> {
+        folder.files.unlink(&segment.path)?;
+        folder.files.sync_dir(&folder.path)
+    }
+
+    fn compact_body(&mut self, number: u64) -> Result<(), Stop> {
+        let (segment, messages) = {
+            let index = self.shared.index();
+            let Some(segment) = index.bodies.segment(number) else {
+                return Ok(());
+            };
+            (segment, index.bodies_in(number))
+        };
+        for (recipient, seq) in messages {
+            self.move_body(number, &recipient, seq)?;
+        }
+        self.unlink(&self.body_folder, &segment)?;
+        self.shared.index().bodies.0.remove(&number);
+        Ok(())
+    }
+
+    /// Copies what a message has in a body segment, then rewrites the message's record.
+    fn move_body(&mut self, number: u64, recipient: &Identity, seq: Seq) -> Result<(), Stop> {
+        let Some((from, mut record)) = self.current(recipient, seq)? else {
+            return Ok(());
+        };
+        let RecordBody::Large(manifest) = &mut record.body else {
+            return Ok(());
+        };
+        for place in manifest.places() {
+            if place.segment != number {
+                continue;
+            }
+            let Some(moved) = self.copy_piece(place)? else {
+                continue;
+            };
+            for extent in &mut manifest.extents {
+                if extent.place == place {
+                    extent.place = moved;
+                }
+            }
+        }
+        if let Some(copies) = &mut self.copies
+            && let Err(error) = copies.sync()
+        {
+            self.shared.poison("sync of copied bodies", &error);
+            return Err(error.into());
+        }
+        let manifest: Manifest = manifest.clone();
+        record.generation += 1;
+        let what = Copied::Message(Box::new(record), Some(manifest));
+        self.hand_over(vec![Copy { from, what }])
+    }
+
+    fn current(
+        &self,
+        recipient: &Identity,
+        seq: Seq,
+    ) -> Result<Option<(Place, MessageRecord)>, Stop> {
+        let Some(entry) = self.shared.index().entry(recipient, seq) else {
+            return Ok(None);
+        };
+        match reader::record_of(&self.shared, recipient, seq) {
+            Ok(record) => Ok(Some((entry.place, record))),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// A damaged piece is reported and stays where it was: that message cannot be delivered.
+    fn copy_piece(&mut self, place: Place) -> Result<Option<Place>, Stop> {
+        let Some(segment) = self.shared.index().bodies.segment(place.segment) else {
+            return Ok(None);
+        };
+        let payload = match segment.read(place.position, place.length) {
+            Ok((_, payload)) => payload,
+            Err(Unreadable::Damaged) => {
+                self.shared.damages.report(&segment, place.range());
+                return Ok(None);
+            }
+            Err(Unreadable::Failed(error)) => return Err(error.into()),
+        };
+        let copies = self.copies_appender()?;
+        let places = copies.append(&[(Kind::Piece, &payload)])?;
+        let end = copies.end;
+        if let Some(moved) = places.first() {
+            self.shared.index().bodies.grew(moved.segment, end);
+        }
+        Ok(places.first().copied())
+    }
+
+    /// The appender for copies; a full one is sealed and a new one begun.
+    fn copies_appender(&mut self) -> Result<&mut Appender, Stop> {
+        if self.copies.as_ref().is_some_and(Appender::is_full)
+            && let Some(mut full) = self.copies.take()
+        {
+            full.sync()?;
+            let mut index = self.shared.index();
+            index.bodies.sealed(full.segment.number, full.end);
+        }
+        if self.copies.is_none() {
+            let number = self.next_body.fetch_add(1, Ordering::Relaxed);
+            let appender = Appender::begin(self.body_folder.clone(), number, 0)?;
+            let mut index = self.shared.index();
+            index
+                .bodies
+                .insert(appender.segment.clone(), appender.end, false);
+            self.copies = Some(appender);
+        }
+        self.copies.as_mut().ok_or(Stop::Refused)
+    }
+}
+
+/// The lines of a segment without footer.
+fn read_lines(segment: &Segment) -> io::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    segment.scan(|position, header, payload| {
+        let length = u32::try_from(header.record_length());
+        if let (Some(about), Ok(length)) = (About::read(header.kind, &payload), length) {
+            lines.push(Line {
+                position,
+                length,
+                about,
+            });
+        }
+    })?;
+    Ok(lines)
+}
+
+fn read_record(segment: &Segment, place: Place) -> Result<Copied, Unreadable> {
+    let (kind, payload) = segment.read(place.position, place.length)?;
+    let what = match kind {
+        Kind::Message => {
+            MessageRecord::decode(&payload).map(|record| Copied::Message(Box::new(record), None))
+        }
+        Kind::Settled => SettledRecord::decode(&payload).map(Copied::Settled),
+        Kind::PutBinding | Kind::RemoveBinding => {
+            BindingRecord::decode(kind, &payload).map(Copied::Binding)
+        }
+        Kind::Piece | Kind::Footer => None,
+    };
+    what.ok_or(Unreadable::Damaged)
+}

@@ -1,0 +1,197 @@
+//! What a segment's footer says of its records, so that a start need not read them all.
+
+use bytes::Bytes;
+
+use super::coding::{Decoder, Encoder};
+use super::record::{self, BindingRecord, Kind, MessageRecord, RecordBody, SettledRecord};
+use super::request::{Seq, Settlement};
+use crate::clock::UnixMillis;
+use crate::identity::Identity;
+
+/// One record of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    /// First octet of the record.
+    pub(super) position: u64,
+    /// Octets with the header.
+    pub(super) length: u32,
+    /// What it says.
+    pub(super) about: About,
+}
+
+/// What a record is about, as far as a start must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    Message {
+        seq: Seq,
+        generation: u32,
+        recipient: Identity,
+        accepted_at: UnixMillis,
+        expires_at: UnixMillis,
+        duplicate_key: u128,
+        /// Whether the record holds a manifest.
+        large: bool,
+    },
+    Settled {
+        seq: Seq,
+        /// Where the message's record is.
+        segment: u64,
+        /// The message was never acknowledged.
+        cancelled: bool,
+    },
+    Binding {
+        revision: u64,
+        first: u64,
+        user: Identity,
+        key: Box<str>,
+        removed: bool,
+    },
+}
+
+impl About {
+    /// Of a message.
+    pub(super) fn message(record: &MessageRecord) -> Self {
+        Self::Message {
+            seq: record.seq,
+            generation: record.generation,
+            recipient: record.message.recipient.clone(),
+            accepted_at: record.message.accepted_at,
+            expires_at: record.message.expires_at,
+            duplicate_key: record.message.duplicate_key,
+            large: matches!(record.body, RecordBody::Large(_)),
+        }
+    }
+
+    /// Of a settlement.
+    pub(super) fn settled(record: &SettledRecord) -> Self {
+        Self::Settled {
+            seq: record.seq,
+            segment: record.segment,
+            cancelled: record.settlement == Settlement::Cancelled,
+        }
+    }
+
+    /// Of a binding.
+    pub(super) fn binding(record: &BindingRecord) -> Self {
+        Self::Binding {
+            revision: record.revision,
+            first: record.first,
+            user: record.user.clone(),
+            key: record.key.clone(),
+            removed: record.value.is_none(),
+        }
+    }
+
+    /// Of a record as it was read; `None` if it makes no sense.
+    pub(super) fn read(kind: Kind, payload: &Bytes) -> Option<Self> {
+        Some(match kind {
+            Kind::Message => Self::message(&MessageRecord::decode(payload)?),
+            Kind::Settled => Self::settled(&SettledRecord::decode(payload)?),
+            Kind::PutBinding | Kind::RemoveBinding => {
+                Self::binding(&BindingRecord::decode(kind, payload)?)
+            }
+            Kind::Piece | Kind::Footer => return None,
+        })
+    }
+}
+
+/// The payload of a footer.
+pub(super) fn encode(lines: &[Line]) -> Vec<u8> {
+    let mut out = Encoder::default();
+    out.count(lines.len());
+    for line in lines {
+        out.u64(line.position);
+        out.u32(line.length);
+        encode_about(&line.about, &mut out);
+    }
+    out.0
+}
+
+fn encode_about(about: &About, out: &mut Encoder) {
+    match about {
+        About::Message {
+            seq,
+            generation,
+            recipient,
+            accepted_at,
+            expires_at,
+            duplicate_key,
+            large,
+        } => {
+            out.u8(0);
+            out.u64(seq.0);
+            out.u32(*generation);
+            out.text(recipient.as_str());
+            out.u64(accepted_at.0);
+            out.u64(expires_at.0);
+            out.u128(*duplicate_key);
+            out.u8((*large).into());
+        }
+        About::Settled {
+            seq,
+            segment,
+            cancelled,
+        } => {
+            out.u8(1);
+            out.u64(seq.0);
+            out.u64(*segment);
+            out.u8((*cancelled).into());
+        }
+        About::Binding {
+            revision,
+            first,
+            user,
+            key,
+            removed,
+        } => {
+            out.u8(2);
+            out.u64(*revision);
+            out.u64(*first);
+            out.text(user.as_str());
+            out.text(key);
+            out.u8((*removed).into());
+        }
+    }
+}
+
+/// The lines of a footer; `None` if it makes no sense.
+pub(super) fn decode(payload: &[u8]) -> Option<Vec<Line>> {
+    let mut from = Decoder(payload);
+    let count = from.u32()?;
+    let mut lines = Vec::new();
+    for _ in 0..count {
+        lines.push(Line {
+            position: from.u64()?,
+            length: from.u32()?,
+            about: decode_about(&mut from)?,
+        });
+    }
+    Some(lines)
+}
+
+fn decode_about(from: &mut Decoder) -> Option<About> {
+    Some(match from.u8()? {
+        0 => About::Message {
+            seq: Seq(from.u64()?),
+            generation: from.u32()?,
+            recipient: record::identity(from.text()?)?,
+            accepted_at: UnixMillis(from.u64()?),
+            expires_at: UnixMillis(from.u64()?),
+            duplicate_key: from.u128()?,
+            large: from.u8()? == 1,
+        },
+        1 => About::Settled {
+            seq: Seq(from.u64()?),
+            segment: from.u64()?,
+            cancelled: from.u8()? == 1,
+        },
+        2 => About::Binding {
+            revision: from.u64()?,
+            first: from.u64()?,
+            user: record::identity(from.text()?)?,
+            key: from.text()?.into(),
+            removed: from.u8()? == 1,
+        },
+        _ => return None,
+    })
+}

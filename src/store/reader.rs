@@ -1,0 +1,297 @@
+//! The thread that reads: queues, messages and bodies, so that a shard never waits for a disk.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use bytes::Bytes;
+
+use super::index::Entry;
+use super::manifest::{Extent, Manifest, Place};
+use super::record::{Kind, MessageRecord, PIECE_HEADER, RecordBody};
+use super::request::{ConversationKey, Held, Refusal, Seq, StoreEvent, StoreToken};
+use super::segment::{Segment, Unreadable};
+use super::shared::Shared;
+use super::spool::Spool;
+use crate::clock::UnixMillis;
+use crate::identity::Identity;
+
+/// Octets of one answer to `Read`, at most.
+const PIECE_LIMIT: usize = 1024 * 1024;
+
+/// A reading request.
+pub(super) struct ReadJob {
+    pub(super) shard: u16,
+    pub(super) token: StoreToken,
+    pub(super) what: What,
+}
+
+pub(super) enum What {
+    Load {
+        recipient: Identity,
+        after: Option<Seq>,
+        limit: usize,
+    },
+    Fetch {
+        recipient: Identity,
+        seq: Seq,
+    },
+    Body {
+        recipient: Identity,
+        seq: Seq,
+        offset: u64,
+        length: usize,
+    },
+    Due {
+        now: UnixMillis,
+        limit: usize,
+    },
+    Close,
+}
+
+/// Serves until closed.
+pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>) {
+    for job in jobs {
+        if matches!(job.what, What::Close) {
+            return;
+        }
+        let Some(desk) = shared.desks.get(usize::from(job.shard)) else {
+            continue;
+        };
+        match answer(shared, job.shard, job.token, job.what) {
+            Ok(event) => desk.read(event),
+            Err(refusal) => desk.refuse_read(job.token, refusal),
+        }
+    }
+}
+
+fn answer(
+    shared: &Shared,
+    shard: u16,
+    token: StoreToken,
+    what: What,
+) -> Result<StoreEvent, Refusal> {
+    match what {
+        What::Load {
+            recipient,
+            after,
+            limit,
+        } => Ok(load(shared, token, &recipient, after, limit)),
+        What::Fetch { recipient, seq } => fetch(shared, token, &recipient, seq),
+        What::Body {
+            recipient,
+            seq,
+            offset,
+            length,
+        } => {
+            let octets = read_body(shared, &recipient, seq, offset, length)?;
+            Ok(StoreEvent::Piece { token, octets })
+        }
+        What::Due { now, limit } => {
+            let due = shared.index().due(shard, now, limit);
+            let due = due
+                .into_iter()
+                .filter_map(|(recipient, seq)| {
+                    let record = record_of(shared, &recipient, seq).ok()?;
+                    Some((seq, Box::new(record.message)))
+                })
+                .collect();
+            Ok(StoreEvent::Due { token, due })
+        }
+        What::Close => Err(Refusal::Unknown),
+    }
+}
+
+fn load(
+    shared: &Shared,
+    token: StoreToken,
+    recipient: &Identity,
+    after: Option<Seq>,
+    limit: usize,
+) -> StoreEvent {
+    let mut waiting = shared
+        .index()
+        .queue(recipient, after, limit.saturating_add(1));
+    let more = waiting.len() > limit;
+    waiting.truncate(limit);
+    let held = waiting
+        .into_iter()
+        .filter_map(|(seq, entry)| held(shared, recipient, seq, entry))
+        .collect();
+    StoreEvent::Loaded { token, held, more }
+}
+
+fn held(shared: &Shared, recipient: &Identity, seq: Seq, entry: Entry) -> Option<Held> {
+    let record = record_of(shared, recipient, seq).ok()?;
+    Some(Held {
+        seq,
+        kind: record.message.kind,
+        conversation: ConversationKey {
+            author: record.message.author,
+            conversation: record.message.conversation.into(),
+        },
+        message_id: record.message.message_id.into(),
+        length: record.body.length(),
+        expires_at: entry.expires_at,
+    })
+}
+
+fn fetch(
+    shared: &Shared,
+    token: StoreToken,
+    recipient: &Identity,
+    seq: Seq,
+) -> Result<StoreEvent, Refusal> {
+    let record = record_of(shared, recipient, seq)?;
+    let length = record.body.length();
+    let body = match record.body {
+        RecordBody::Inline(octets) => Some(octets),
+        RecordBody::Large(_) => None,
+    };
+    Ok(StoreEvent::Fetched {
+        token,
+        message: Box::new(record.message),
+        body,
+        length,
+    })
+}
+
+/// The record of a message in custody. A damaged one is reported and seen no more.
+pub(super) fn record_of(
+    shared: &Shared,
+    recipient: &Identity,
+    seq: Seq,
+) -> Result<MessageRecord, Refusal> {
+    let (segment, place) = {
+        let index = shared.index();
+        let entry = index.entry(recipient, seq).ok_or(Refusal::Unknown)?;
+        let segment = index.log.segment(entry.place.segment);
+        (segment.ok_or(Refusal::Unknown)?, entry.place)
+    };
+    match read_message(&segment, place) {
+        Ok(record) if record.seq == seq => Ok(record),
+        Ok(_) | Err(Unreadable::Damaged) => {
+            shared.damages.report(&segment, place.range());
+            shared.index().take(recipient, seq);
+            Err(Refusal::Damaged)
+        }
+        Err(Unreadable::Failed(error)) => {
+            tracing::error!(file = %segment.path.display(), %error, "a record cannot be read");
+            Err(Refusal::Damaged)
+        }
+    }
+}
+
+/// Reads and checks a message's record.
+pub(super) fn read_message(segment: &Segment, place: Place) -> Result<MessageRecord, Unreadable> {
+    match segment.read(place.position, place.length)? {
+        (Kind::Message, payload) => MessageRecord::decode(&payload).ok_or(Unreadable::Damaged),
+        _ => Err(Unreadable::Damaged),
+    }
+}
+
+fn read_body(
+    shared: &Shared,
+    recipient: &Identity,
+    seq: Seq,
+    offset: u64,
+    length: usize,
+) -> Result<Bytes, Refusal> {
+    // An unknown message has no manifest either; the index drops both together.
+    let manifest = {
+        let index = shared.index();
+        index.entry(recipient, seq).ok_or(Refusal::Unknown)?;
+        index.manifest(seq)
+    };
+    match manifest {
+        Some(manifest) => read_extents(shared, &manifest, offset, length),
+        None => match record_of(shared, recipient, seq)?.body {
+            RecordBody::Inline(octets) => Ok(part(&octets, offset, length)),
+            RecordBody::Large(manifest) => read_extents(shared, &manifest, offset, length),
+        },
+    }
+}
+
+fn part(octets: &Bytes, offset: u64, length: usize) -> Bytes {
+    let from = usize::try_from(offset).map_or(octets.len(), |from| from.min(octets.len()));
+    let to = from.saturating_add(length).min(octets.len());
+    octets.slice(from..to)
+}
+
+/// Octets of a spool that is still arriving, as many as lie before the first hole.
+pub(super) fn read_spool(
+    shared: &Shared,
+    spool: &Spool,
+    offset: u64,
+    length: usize,
+) -> Result<Bytes, Refusal> {
+    let length = length.min(PIECE_LIMIT);
+    let reach = spool.reach();
+    let mut octets = match Manifest::flatten(&spool.pieces, reach_of_pieces(spool)) {
+        Some(manifest) => read_extents(shared, &manifest, offset, length)?.to_vec(),
+        None => Vec::new(),
+    };
+    let wanted = usize::try_from(reach.saturating_sub(offset)).map_or(length, |l| l.min(length));
+    spool.overlay(offset, &mut octets, wanted);
+    Ok(octets.into())
+}
+
+/// How far the pieces alone reach without a hole.
+fn reach_of_pieces(spool: &Spool) -> u64 {
+    let mut runs: Vec<_> = spool
+        .pieces
+        .iter()
+        .map(|piece| (piece.offset, piece.offset + u64::from(piece.length)))
+        .collect();
+    runs.sort_unstable();
+    let mut reach = 0;
+    for (start, end) in runs {
+        if start > reach {
+            break;
+        }
+        reach = reach.max(end);
+    }
+    reach
+}
+
+fn read_extents(
+    shared: &Shared,
+    manifest: &Manifest,
+    offset: u64,
+    length: usize,
+) -> Result<Bytes, Refusal> {
+    let length = length.min(PIECE_LIMIT) as u64;
+    let length = length.min(manifest.length.saturating_sub(offset));
+    let mut octets = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    for extent in manifest.overlapping(offset, length) {
+        let piece = read_piece(shared, extent.place)?;
+        let run = run_of(&piece, extent, offset, length).ok_or(Refusal::Damaged)?;
+        octets.extend_from_slice(run);
+    }
+    Ok(octets.into())
+}
+
+/// The octets of a piece that an extent has of the range asked for.
+fn run_of<'a>(piece: &'a [u8], extent: &Extent, offset: u64, length: u64) -> Option<&'a [u8]> {
+    let start = offset.max(extent.offset);
+    let end = (offset + length).min(extent.offset + u64::from(extent.length));
+    let skip = u64::from(extent.skip) + (start - extent.offset);
+    let from = PIECE_HEADER + usize::try_from(skip).ok()?;
+    let to = from + usize::try_from(end.checked_sub(start)?).ok()?;
+    piece.get(from..to)
+}
+
+fn read_piece(shared: &Shared, place: Place) -> Result<Bytes, Refusal> {
+    let segment: Option<Arc<Segment>> = shared.index().bodies.segment(place.segment);
+    let segment = segment.ok_or(Refusal::Damaged)?;
+    match segment.read(place.position, place.length) {
+        Ok((Kind::Piece, payload)) => Ok(payload),
+        Ok(_) | Err(Unreadable::Damaged) => {
+            shared.damages.report(&segment, place.range());
+            Err(Refusal::Damaged)
+        }
+        Err(Unreadable::Failed(error)) => {
+            tracing::error!(file = %segment.path.display(), %error, "a body cannot be read");
+            Err(Refusal::Damaged)
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! A start: what the folder holds, made whole again.
+//!
+//! Sealed segments tell their contents in their footers. Others are synced, read from the disk
+//! record by record, freed of a torn tail and sealed; the last one goes on if it is sound.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::append::{Appender, Folder};
+use super::deferred::{DuplicateKey, Recovered, RecoveredBinding, StoreConfig, StoreError};
+use super::files::{self, File, Files};
+use super::footer::{About, Line};
+use super::index::{BindingEntry, Entry, Index};
+use super::manifest::{Manifest, Place};
+use super::reader;
+use super::record::{BindingRecord, RecordBody};
+use super::request::Seq;
+use super::reserve::Reserve;
+use super::segment::{self, Birth, Read, START, Segment};
+use super::shared::Damages;
+use crate::clock::UnixMillis;
+use crate::identity::Identity;
+use crate::token::Tokens;
+
+/// How long a retransmission may come after the request (RFC 3261 §17.1.2.2: 64 × T1).
+const DUPLICATE_WINDOW: std::time::Duration = std::time::Duration::from_secs(32);
+
+/// A folder that was made whole.
+pub(super) struct Found {
+    pub(super) index: Index,
+    pub(super) damages: Damages,
+    pub(super) recovered: Recovered,
+    pub(super) log: Appender,
+    pub(super) body: Appender,
+    pub(super) log_folder: Folder,
+    pub(super) body_folder: Folder,
+    pub(super) reserve: Reserve,
+}
+
+/// A segment file before its records are known.
+struct Opened {
+    number: u64,
+    birth: Option<Birth>,
+    segment: Arc<Segment>,
+}
+
+/// A log segment's records.
+struct Contents {
+    segment: Arc<Segment>,
+    lines: Vec<Line>,
+    /// Octets of the file.
+    total: u64,
+    /// Where records may go on, if the segment has no footer and no damage.
+    open_end: Option<u64>,
+}
+
+/// Makes the folder whole.
+pub(super) fn recover(
+    config: &StoreConfig,
+    files: &Arc<dyn Files>,
+    mut index: Index,
+) -> Result<Found, StoreError> {
+    let log_path = config.data_dir.join("log");
+    let body_path = config.data_dir.join("body");
+    let damaged_path = config.data_dir.join("damaged");
+    for path in [&log_path, &body_path, &damaged_path] {
+        files.make_dir(path).map_err(|e| StoreError::io(path, e))?;
+    }
+    for path in [&log_path, &body_path, &config.data_dir] {
+        files.sync_dir(path).map_err(|e| StoreError::io(path, e))?;
+    }
+    let damages = Damages::new(files.clone(), damaged_path);
+    let log_births = births(&**files, &log_path)?;
+    let body_births = births(&**files, &body_path)?;
+    let salt = log_births
+        .iter()
+        .chain(&body_births)
+        .find_map(|found| match found.read {
+            Read::Sound(birth) => Some(birth.salt),
+            _ => None,
+        });
+    let last = |births: &[Birthed]| births.iter().map(|b| b.number).max().unwrap_or(0);
+    let (next_log, next_body) = (last(&log_births) + 1, last(&body_births) + 1);
+    let salt_known = salt.is_some();
+    let salt = salt.unwrap_or_else(|| Tokens::from_os().number());
+    let folder = |path: &Path| Folder {
+        files: files.clone(),
+        path: path.to_path_buf(),
+        salt,
+        segment_bytes: config.segment_bytes,
+    };
+    let (log_folder, body_folder) = (folder(&log_path), folder(&body_path));
+    let log_segments = open_all(&log_folder, log_births, salt_known, &damages)?;
+    let body_segments = open_all(&body_folder, body_births, salt_known, &damages)?;
+
+    let mut next_seq = 1;
+    let mut contents = Vec::new();
+    let mut torn = 0;
+    let newest = log_segments.last().map(|opened| opened.number);
+    for opened in log_segments {
+        next_seq = next_seq.max(opened.birth.map_or(0, |birth| birth.next_seq));
+        let is_newest = Some(opened.number) == newest;
+        let found = read_log(
+            &opened,
+            is_newest,
+            config.segment_bytes,
+            &damages,
+            &mut torn,
+        )
+        .map_err(|e| StoreError::io(&opened.segment.path, e))?;
+        contents.push(found);
+    }
+    for found in &contents {
+        index
+            .log
+            .insert(found.segment.clone(), found.total, found.open_end.is_none());
+    }
+    for opened in &body_segments {
+        let length = opened.segment.file.length();
+        let length = length.map_err(|e| StoreError::io(&opened.segment.path, e))?;
+        index.bodies.insert(opened.segment.clone(), length, true);
+    }
+    let mut recovered = fill(&mut index, &contents, config.now, &damages, &mut next_seq);
+    drop_unused_bodies(&mut index, &body_folder)?;
+    recovered.torn_octets = torn;
+    recovered.next_seq = Seq(next_seq);
+
+    let mut reserve = Reserve::open(&**files, &log_path, config.reserve_bytes)
+        .map_err(|e| StoreError::io(&log_path, e))?;
+    let open = contents.pop().filter(|found| found.open_end.is_some());
+    let log = match open {
+        Some(Contents {
+            segment,
+            lines,
+            open_end: Some(end),
+            ..
+        }) => Appender::resume(log_folder.clone(), segment, end, lines),
+        _ => begin(&log_folder, next_log, next_seq, &mut reserve)?,
+    };
+    let body = begin(&body_folder, next_body, 0, &mut reserve)?;
+    index.log.insert_new(&log.segment, log.end);
+    index.bodies.insert_new(&body.segment, body.end);
+    recovered.damaged = damages.count();
+    Ok(Found {
+        index,
+        damages,
+        recovered,
+        log,
+        body,
+        log_folder,
+        body_folder,
+        reserve,
+    })
+}
+
+fn begin(
+    folder: &Folder,
+    number: u64,
+    next_seq: u64,
+    reserve: &mut Reserve,
+) -> Result<Appender, StoreError> {
+    let made = match Appender::begin(folder.clone(), number, next_seq) {
+        Err(error) if files::is_full(&error) && reserve.give(256 * 1024) => {
+            Appender::begin(folder.clone(), number, next_seq)
+        }
+        other => other,
+    };
+    made.map_err(|e| StoreError::io(&folder.path, e))
+}
+
+/// A segment file and what its header says.
+struct Birthed {
+    number: u64,
+    file: Arc<dyn File>,
+    read: Read,
+}
+
+fn births(files: &dyn Files, folder: &Path) -> Result<Vec<Birthed>, StoreError> {
+    let names = files.list(folder).map_err(|e| StoreError::io(folder, e))?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment::number_of(n)).collect();
+    numbers.sort_unstable();
+    let mut births = Vec::new();
+    for number in numbers {
+        let path = folder.join(segment::file_name(number));
+        let file = files.open(&path).map_err(|e| StoreError::io(&path, e))?;
+        let read = segment::read_birth(&*file).map_err(|e| StoreError::io(&path, e))?;
+        if let Read::Newer(format) = read {
+            return Err(StoreError::Newer { path, format });
+        }
+        births.push(Birthed { number, file, read });
+    }
+    Ok(births)
+}
+
+/// Opens every segment whose salt is known; removes those whose birth was interrupted.
+fn open_all(
+    folder: &Folder,
+    births: Vec<Birthed>,
+    salt_known: bool,
+    damages: &Damages,
+) -> Result<Vec<Opened>, StoreError> {
+    let mut opened = Vec::new();
+    for found in births {
+        let path = folder.path.join(segment::file_name(found.number));
+        let birth = match found.read {
+            Read::Sound(birth) => Some(birth),
+            _ => None,
+        };
+        let salt = birth.map_or(folder.salt, |birth| birth.salt);
+        let segment = Arc::new(Segment::new(path, found.number, salt, found.file));
+        if birth.is_none() {
+            let length = segment.file.length();
+            let length = length.map_err(|e| StoreError::io(&segment.path, e))?;
+            if length <= START {
+                // The header is durable before the first record, so there was none.
+                let gone = folder.files.unlink(&segment.path);
+                gone.map_err(|e| StoreError::io(&segment.path, e))?;
+                continue;
+            }
+            damages.report(&segment, 0..START);
+            if !salt_known {
+                continue;
+            }
+        }
+        opened.push(Opened {
+            number: found.number,
+            birth,
+            segment,
+        });
+    }
+    Ok(opened)
+}
+
+fn read_log(
+    opened: &Opened,
+    newest: bool,
+    segment_bytes: u64,
+    damages: &Damages,
+    torn: &mut u64,
+) -> std::io::Result<Contents> {
+    let segment = &opened.segment;
+    if let Some(lines) = segment.footer()? {
+        return Ok(Contents {
+            segment: segment.clone(),
+            lines,
+            total: segment.file.length()?,
+            open_end: None,
+        });
+    }
+    // What a killed process wrote may never have reached the disk; and after a failed sync the
+    // cache may hold what the disk does not.
+    segment.file.sync()?;
+    segment.file.drop_cache();
+    let mut lines = Vec::new();
+    let mut unclear = Vec::new();
+    let scan = segment.scan(|position, header, payload| {
+        let Ok(length) = u32::try_from(header.record_length()) else {
+            return;
+        };
+        match About::read(header.kind, &payload) {
+            Some(about) => lines.push(Line {
+                position,
+                length,
+                about,
+            }),
+            None => unclear.push(position..position + u64::from(length)),
+        }
+    })?;
+    for range in scan.damaged.iter().chain(&unclear) {
+        damages.report(segment, range.clone());
+    }
+    if let Some(tail) = &scan.tail {
+        *torn += tail.end - tail.start;
+        damages.torn(segment, tail.clone());
+        segment.file.truncate(scan.end)?;
+        segment.file.sync()?;
+    }
+    let sound = scan.damaged.is_empty() && unclear.is_empty() && opened.birth.is_some();
+    if newest && sound && scan.end < segment_bytes {
+        return Ok(Contents {
+            segment: segment.clone(),
+            lines,
+            total: scan.end,
+            open_end: Some(scan.end),
+        });
+    }
+    let total = match segment.seal(scan.end, &lines) {
+        Ok(total) => total,
+        // The next start reads the records again.
+        Err(error) if files::is_full(&error) => scan.end,
+        Err(error) => return Err(error),
+    };
+    Ok(Contents {
+        segment: segment.clone(),
+        lines,
+        total,
+        open_end: None,
+    })
+}
+
+/// What is known of one message before it is known whether it is live.
+struct Candidate<'a> {
+    entry: Entry,
+    recipient: &'a Identity,
+    segment: &'a Arc<Segment>,
+    large: bool,
+}
+
+/// Fills the index from all lines of all segments.
+fn fill(
+    index: &mut Index,
+    contents: &[Contents],
+    now: UnixMillis,
+    damages: &Damages,
+    next_seq: &mut u64,
+) -> Recovered {
+    let mut recovered = Recovered::default();
+    let settled = settlements(index, contents);
+    let mut messages: HashMap<Seq, Candidate, RandomState> = HashMap::default();
+    for found in contents {
+        for line in &found.lines {
+            let place = Place {
+                segment: found.segment.number,
+                position: line.position,
+                length: line.length,
+            };
+            match &line.about {
+                About::Message {
+                    seq,
+                    generation,
+                    recipient,
+                    accepted_at,
+                    expires_at,
+                    duplicate_key,
+                    large,
+                } => {
+                    *next_seq = (*next_seq).max(seq.0 + 1);
+                    let cancelled = settled.get(seq).copied().unwrap_or(false);
+                    if now.since(*accepted_at) <= DUPLICATE_WINDOW && !cancelled {
+                        recovered.duplicate_keys.push(DuplicateKey {
+                            recipient: recipient.clone(),
+                            key: *duplicate_key,
+                            accepted_at: *accepted_at,
+                        });
+                    }
+                    let candidate = Candidate {
+                        entry: Entry {
+                            place,
+                            generation: *generation,
+                            expires_at: *expires_at,
+                        },
+                        recipient,
+                        segment: &found.segment,
+                        large: *large,
+                    };
+                    add_candidate(index, &mut messages, *seq, candidate);
+                }
+                About::Binding {
+                    revision,
+                    first,
+                    user,
+                    key,
+                    removed,
+                } => {
+                    *next_seq = (*next_seq).max(revision + 1);
+                    let entry = BindingEntry {
+                        place,
+                        revision: *revision,
+                        first: *first,
+                        removed: *removed,
+                    };
+                    index.bind(user.clone(), key.clone(), entry);
+                }
+                About::Settled { .. } => {}
+            }
+        }
+    }
+    for (seq, candidate) in messages {
+        if !settled.contains_key(&seq) {
+            restore(index, seq, &candidate, damages);
+        }
+    }
+    recovered.bindings = bindings(index, damages);
+    recovered.messages = index.messages();
+    recovered
+}
+
+/// Which messages were settled, and whether by a cancellation.
+fn settlements(index: &mut Index, contents: &[Contents]) -> HashMap<Seq, bool, RandomState> {
+    let mut settled = HashMap::default();
+    for found in contents {
+        for line in &found.lines {
+            if let About::Settled {
+                seq,
+                segment,
+                cancelled,
+            } = line.about
+            {
+                settled.insert(seq, cancelled);
+                let place = Place {
+                    segment: found.segment.number,
+                    position: line.position,
+                    length: line.length,
+                };
+                index.settled(segment, place);
+            }
+        }
+    }
+    settled
+}
+
+/// Keeps the newest record of a message, and remembers that there are several.
+fn add_candidate<'a>(
+    index: &mut Index,
+    messages: &mut HashMap<Seq, Candidate<'a>, RandomState>,
+    seq: Seq,
+    candidate: Candidate<'a>,
+) {
+    let Some(known) = messages.get_mut(&seq) else {
+        messages.insert(seq, candidate);
+        return;
+    };
+    let segments = index.twice.entry(seq).or_default();
+    segments.push(known.entry.place.segment);
+    segments.push(candidate.entry.place.segment);
+    let rank = |c: &Candidate| (c.entry.generation, c.entry.place);
+    if rank(&candidate) > rank(known) {
+        *known = candidate;
+    }
+}
+
+fn restore(index: &mut Index, seq: Seq, found: &Candidate, damages: &Damages) {
+    let manifest = match found.large {
+        false => None,
+        true => match reader::read_message(found.segment, found.entry.place) {
+            Ok(record) => match record.body {
+                RecordBody::Large(manifest) => Some(manifest),
+                RecordBody::Inline(_) => None,
+            },
+            Err(_) => {
+                damages.report(found.segment, found.entry.place.range());
+                return;
+            }
+        },
+    };
+    for place in manifest.iter().flat_map(Manifest::places) {
+        index.bodies.keep(place);
+    }
+    index.put(found.recipient, seq, found.entry, manifest.map(Arc::new));
+}
+
+fn bindings(index: &Index, damages: &Damages) -> Vec<RecoveredBinding> {
+    let live = index.bindings.iter().filter(|(_, entry)| !entry.removed);
+    live.filter_map(|((user, key), entry)| {
+        let segment = index.log.segment(entry.place.segment)?;
+        let read = segment.read(entry.place.position, entry.place.length);
+        let record = match read {
+            Ok((kind, payload)) => BindingRecord::decode(kind, &payload),
+            Err(_) => None,
+        };
+        let Some(value) = record.and_then(|record| record.value) else {
+            damages.report(&segment, entry.place.range());
+            return None;
+        };
+        Some(RecoveredBinding {
+            user: user.clone(),
+            key: key.clone(),
+            value,
+        })
+    })
+    .collect()
+}
+
+/// Body segments that no message needs hold spools of the past.
+fn drop_unused_bodies(index: &mut Index, folder: &Folder) -> Result<(), StoreError> {
+    let unused: Vec<u64> = index
+        .bodies
+        .0
+        .iter()
+        .filter(|(_, usage)| usage.live == 0)
+        .map(|(number, _)| *number)
+        .collect();
+    for number in &unused {
+        let path = folder.path.join(segment::file_name(*number));
+        let gone = folder.files.unlink(&path);
+        gone.map_err(|e| StoreError::io(&path, e))?;
+        index.bodies.0.remove(number);
+    }
+    if !unused.is_empty() {
+        let synced = folder.files.sync_dir(&folder.path);
+        synced.map_err(|e| StoreError::io(&folder.path, e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! What the store's threads have in common.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::answer::Desk;
+use super::deferred::Health;
+use super::files::Files;
+use super::index::Index;
+use super::request::Seq;
+use super::segment::Segment;
+
+/// Damaged octets kept for a closer look are cut to this.
+const ASIDE: u64 = 1024 * 1024;
+
+/// The index, the shards' desks, and whether all is well.
+pub(super) struct Shared {
+    index: Mutex<Index>,
+    pub(super) desks: Vec<Desk>,
+    health: AtomicU8,
+    next_seq: AtomicU64,
+    pub(super) damages: Damages,
+}
+
+impl Shared {
+    pub(super) fn new(index: Index, desks: Vec<Desk>, next_seq: u64, damages: Damages) -> Self {
+        Self {
+            index: Mutex::new(index),
+            desks,
+            health: AtomicU8::new(0),
+            next_seq: AtomicU64::new(next_seq),
+            damages,
+        }
+    }
+
+    /// The index; held for lookups only, never over reading or writing a file.
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
+        // A panic under the lock would be our fault; the index is whole between its calls.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next place in the order of custody.
+    pub(super) fn next_seq(&self) -> Seq {
+        Seq(self.next_seq.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// What `next_seq` would give.
+    pub(super) fn peek_seq(&self) -> u64 {
+        self.next_seq.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn health(&self) -> Health {
+        match self.health.load(Ordering::Acquire) {
+            0 => Health::Serving,
+            1 => Health::Full,
+            _ => Health::Poisoned,
+        }
+    }
+
+    /// Says that there is no room for intake, or that there is again.
+    pub(super) fn set_full(&self, full: bool) {
+        let (from, to) = if full { (0, 1) } else { (1, 0) };
+        let change = self
+            .health
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        if change.is_ok() {
+            tracing::warn!(full, "room for intake");
+        }
+    }
+
+    /// Nothing is acknowledged any more.
+    pub(super) fn poison(&self, what: &str, error: &std::io::Error) {
+        if self.health.swap(2, Ordering::AcqRel) != 2 {
+            tracing::error!(what, %error, "the store failed and acknowledges nothing until a restart");
+        }
+    }
+
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.health() == Health::Poisoned
+    }
+}
+
+/// Counts damage and puts damaged octets aside.
+pub(super) struct Damages {
+    files: Arc<dyn Files>,
+    folder: PathBuf,
+    count: AtomicU64,
+}
+
+impl Damages {
+    pub(super) fn new(files: Arc<dyn Files>, folder: PathBuf) -> Self {
+        Self {
+            files,
+            folder,
+            count: AtomicU64::new(0),
+        }
+    }
+
+    /// How many damaged places were met.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Reports damaged octets of a segment and copies them to the folder for damage.
+    pub(super) fn report(&self, segment: &Segment, range: std::ops::Range<u64>) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            file = %segment.path.display(),
+            position = range.start,
+            octets = range.end.saturating_sub(range.start),
+            "damaged on disk; set aside"
+        );
+        if let Err(error) = self.set_aside(segment, range) {
+            tracing::error!(%error, "damaged octets could not be set aside");
+        }
+    }
+
+    /// Reports what lies behind the last record of a segment that was not sealed.
+    pub(super) fn torn(&self, segment: &Segment, range: std::ops::Range<u64>) {
+        tracing::warn!(
+            file = %segment.path.display(),
+            position = range.start,
+            octets = range.end.saturating_sub(range.start),
+            "an unfinished write at the end; set aside"
+        );
+        if let Err(error) = self.set_aside(segment, range) {
+            tracing::error!(%error, "an unfinished write could not be set aside");
+        }
+    }
+
+    fn set_aside(&self, segment: &Segment, range: std::ops::Range<u64>) -> std::io::Result<()> {
+        let length = range.end.saturating_sub(range.start).min(ASIDE);
+        let mut octets = vec![0; usize::try_from(length).unwrap_or(0)];
+        let count = segment.file.read_at(&mut octets, range.start)?;
+        octets.truncate(count);
+        let parent = segment.path.parent().and_then(|parent| parent.file_name());
+        let folder = parent.unwrap_or_default().to_string_lossy();
+        let name = format!("{folder}-{:016}-{}.bad", segment.number, range.start);
+        match self.files.create(&self.folder.join(name)) {
+            Ok(file) => file.write_at(&octets, 0),
+            // It was met before.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

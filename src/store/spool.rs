@@ -1,0 +1,123 @@
+//! A body that is arriving: a buffer for what came last, and pieces on disk for what came before.
+//!
+//! A message that fits the buffer never touches a body segment.
+
+use super::manifest::Piece;
+use super::request::{Refusal, SpoolId};
+
+/// Octets of a buffer, and of the largest piece; also the largest body inside a message record.
+pub(super) const BUFFER: usize = 64 * 1024;
+/// Pieces of one spool, at most: hostile byte ranges could make one of every octet.
+const PIECES: usize = 65_536;
+
+/// Whose spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Owner {
+    /// The shard named it.
+    Client(u16, SpoolId),
+    /// It came whole with a `Put`, and is gone with it.
+    Whole(u64),
+}
+
+/// A body that is arriving.
+#[derive(Default)]
+pub(super) struct Spool {
+    /// In the order they came.
+    pub(super) pieces: Vec<Piece>,
+    buffer: Vec<u8>,
+    buffer_offset: u64,
+    /// A `Put` is using so many octets of it; dropping waits for the outcome.
+    pub(super) taken: Option<u64>,
+    pub(super) dropped: bool,
+    /// It is no longer whole.
+    pub(super) failed: Option<Refusal>,
+}
+
+impl Spool {
+    /// Octets in memory.
+    pub(super) fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Takes octets that continue the buffer, as many as it has room for.
+    pub(super) fn extend(&mut self, offset: u64, octets: &[u8]) -> usize {
+        if self.buffer.is_empty() {
+            self.buffer_offset = offset;
+        }
+        if offset != self.buffer_offset + self.buffer.len() as u64 {
+            return 0;
+        }
+        let count = octets.len().min(BUFFER - self.buffer.len());
+        self.buffer
+            .extend_from_slice(octets.get(..count).unwrap_or_default());
+        count
+    }
+
+    /// What must go to disk before more can be taken: offset and octets.
+    pub(super) fn flush(&mut self) -> Option<(u64, Vec<u8>)> {
+        if self.buffer.is_empty() {
+            return None;
+        }
+        Some((self.buffer_offset, std::mem::take(&mut self.buffer)))
+    }
+
+    /// A piece is on disk.
+    pub(super) fn add(&mut self, piece: Piece) {
+        self.pieces.push(piece);
+        if self.pieces.len() > PIECES {
+            self.failed = Some(Refusal::Full);
+        }
+    }
+
+    /// The whole body, if it is in memory.
+    pub(super) fn in_memory(&self, length: u64) -> Option<&[u8]> {
+        if !self.pieces.is_empty() || (self.buffer_offset != 0 && length > 0) {
+            return None;
+        }
+        self.buffer.get(..usize::try_from(length).ok()?)
+    }
+
+    /// Lays what the buffer has over `octets`, which begin at `offset` of the body; at most `length`.
+    pub(super) fn overlay(&self, offset: u64, octets: &mut Vec<u8>, length: usize) {
+        let end = offset.saturating_add(length as u64);
+        for (at, octet) in (self.buffer_offset..end).zip(&self.buffer) {
+            let index = at.checked_sub(offset).and_then(|i| usize::try_from(i).ok());
+            let present = octets.len();
+            match index {
+                Some(index) if index < present => octets[index] = *octet,
+                Some(index) if index == present => octets.push(*octet),
+                // Before the range, or behind a hole.
+                _ => {}
+            }
+        }
+    }
+
+    /// After the last octet that came.
+    pub(super) fn reach(&self) -> u64 {
+        let buffered = match self.buffer.is_empty() {
+            true => 0,
+            false => self.buffer_offset + self.buffer.len() as u64,
+        };
+        self.pieces
+            .iter()
+            .map(|piece| piece.offset.saturating_add(piece.length.into()))
+            .fold(buffered, u64::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_takes_what_continues_it_and_no_more() {
+        let mut spool = Spool::default();
+        assert_eq!(spool.extend(0, &[1; 10]), 10);
+        assert_eq!(spool.extend(20, &[2; 10]), 0);
+        assert_eq!(spool.extend(10, &vec![3; BUFFER]), BUFFER - 10);
+        assert_eq!(spool.in_memory(11).map(<[u8]>::len), Some(11));
+        let (offset, octets) = spool.flush().expect("full");
+        assert_eq!((offset, octets.len()), (0, BUFFER));
+        assert_eq!(spool.reach(), 0);
+    }
+}

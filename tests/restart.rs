@@ -167,8 +167,8 @@ fn replay(
             while arrived.distinct.load(Ordering::Relaxed) < moment && !over() {
                 thread::sleep(Duration::from_millis(1));
             }
-            kill_and_restart(stage, moments)?;
-            lock(&arrived.kills).push(clock::now().instant);
+            let killed = kill_and_restart(stage, moments)?;
+            lock(&arrived.kills).push(killed);
             bob.registers()?;
         }
         while !over() {
@@ -208,10 +208,13 @@ fn takes_replays(bob: &UserAgent, arrived: &Arrivals, over: &impl Fn() -> bool) 
     }
 }
 
-fn kill_and_restart(stage: &Stage, moments: &mut StdRng) -> Result<(), Failure> {
+/// When it was killed.
+fn kill_and_restart(stage: &Stage, moments: &mut StdRng) -> Result<Instant, Failure> {
     stage.kill9()?;
+    let killed = clock::now().instant;
     thread::sleep(Duration::from_millis(moments.random_range(0..200)));
-    stage.restart()
+    stage.restart()?;
+    Ok(killed)
 }
 
 /// So many messages into a phase, in rising order.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use md5::{Digest, Md5};
+
 /// Keys that differ from the defaults, by section.
 #[derive(Clone, Debug)]
 pub struct Configuration {
@@ -22,21 +24,32 @@ impl Configuration {
 
     /// Alice, Bob and Carol have accounts; their passwords are `NAME-secret`.
     pub fn digest() -> Self {
-        let accounts = [
+        Self::accounts(|user| format!("password = \"{user}-secret\""))
+    }
+
+    /// The same accounts with MD5 hashes alone, so that only MD5 is offered: SIPp 3.6 gives up at
+    /// a SHA-256 challenge.
+    pub fn md5() -> Self {
+        Self::accounts(|user| {
+            let ha1 = Md5::digest(format!("{user}:im.test:{user}-secret"));
+            let hex: String = ha1.iter().map(|octet| format!("{octet:02x}")).collect();
+            format!("ha1 = \"{hex}\"")
+        })
+    }
+
+    fn accounts(secret: impl Fn(&str) -> String) -> Self {
+        let users = [
             ("alice", "+4670000001"),
             ("bob", "+4670000002"),
             ("carol", "+4670000003"),
         ];
+        let account = |(user, tel): (&str, &str)| {
+            let secret = secret(user);
+            format!("[[account]]\nuser = \"{user}\"\n{secret}\ntel = \"{tel}\"\n")
+        };
         Self {
             sections: BTreeMap::new(),
-            accounts: accounts
-                .iter()
-                .map(|(user, tel)| {
-                    format!(
-                        "[[account]]\nuser = \"{user}\"\npassword = \"{user}-secret\"\ntel = \"{tel}\"\n"
-                    )
-                })
-                .collect(),
+            accounts: users.into_iter().map(account).collect(),
         }
         .with("registrar", "authentication = \"digest\"")
     }

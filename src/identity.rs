@@ -13,6 +13,16 @@ impl Identity {
         Self(format!("{user}@{}", host.to_ascii_lowercase()).into())
     }
 
+    /// The host.
+    pub fn host(&self) -> &str {
+        self.0.rsplit_once('@').map_or("", |(_, host)| host)
+    }
+
+    /// The user part, unescaped.
+    pub fn user(&self) -> &str {
+        self.0.rsplit_once('@').map_or(&*self.0, |(user, _)| user)
+    }
+
     /// `user@host`.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -22,5 +32,34 @@ impl Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// The shard of `user` among `shards`: by identity alone, so that every shard, the store and every
+/// start with as many shards agree.
+pub fn shard_of(user: &Identity, shards: u16) -> u16 {
+    let hash = u64::from(crc32c::crc32c(user.as_str().as_bytes()));
+    // The upper bits of the product, instead of a remainder: no division, and all bits count.
+    ((hash * u64::from(shards)) >> 32) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_spread_over_the_shards() {
+        let mut counts = [0u32; 4];
+        for number in 0..4000 {
+            let user = Identity::new(&format!("u{number}"), "im.test");
+            counts[usize::from(shard_of(&user, 4))] += 1;
+        }
+        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_parts_of_an_identity_are_found() {
+        let odd = Identity::new("a@b", "IM.Test");
+        assert_eq!((odd.user(), odd.host()), ("a@b", "im.test"));
     }
 }

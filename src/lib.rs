@@ -17,6 +17,7 @@ pub mod net;
 pub mod participating;
 pub mod registrar;
 pub mod resolve;
+pub mod router;
 pub mod server;
 pub mod shard;
 pub mod sip;

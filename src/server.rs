@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::net::sys;
 use crate::shard::assembly::{Inboxes, Shards};
 use crate::shard::core_trait::ShardCore;
-use crate::shard::placement::shard_of_user;
+use crate::identity::shard_of;
 use crate::store::deferred::{Answers, DuplicateKey};
 use crate::store::request::StoreEvent;
 use crate::store::{Recovered, RecoveredBinding, Store, StoreClient, StoreConfig, StoreError};
@@ -177,7 +177,7 @@ fn contexts(
 ) -> impl Fn(u16) -> CoreContext + use<> {
     let (config, addresses) = (Arc::clone(config), Arc::clone(addresses));
     move |shard| {
-        let own = |user: &Identity| shard_of_user(user, shards) == shard;
+        let own = |user: &Identity| shard_of(user, shards) == shard;
         let bindings = recovered.bindings.iter();
         let duplicate_keys = recovered.duplicate_keys.iter();
         CoreContext {
@@ -235,5 +235,5 @@ fn open_store(config: &Config, shards: u16, inboxes: &Inboxes) -> Result<OpenSto
         })
         .collect();
     let config: StoreConfig = settings::store(config);
-    Store::open(&config, move |user| shard_of_user(user, shards), answers)
+    Store::open(&config, move |user| shard_of(user, shards), answers)
 }

@@ -42,6 +42,13 @@ pub struct Wrapper<'a> {
 impl Envelope<'_> {
     /// Writes an envelope around `content`, which stays as it is.
     pub fn wrap(wrapper: &Wrapper<'_>, content: &[u8]) -> Vec<u8> {
+        let mut out = Self::wrap_head(wrapper, content.len() as u64);
+        out.extend_from_slice(content);
+        out
+    }
+
+    /// Writes all of an envelope that goes before its content of `length` octets.
+    pub fn wrap_head(wrapper: &Wrapper<'_>, length: u64) -> Vec<u8> {
         let mut head = String::with_capacity(512);
         let mut put = |name: &str, value: &str| {
             head.push_str(name);
@@ -63,10 +70,8 @@ impl Envelope<'_> {
             let value: String = value.chars().filter(|c| !c.is_control()).collect();
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        head.push_str(&format!("Content-Length: {}\r\n\r\n", content.len()));
-        let mut out = head.into_bytes();
-        out.extend_from_slice(content);
-        out
+        head.push_str(&format!("Content-Length: {length}\r\n\r\n"));
+        head.into_bytes()
     }
 }
 

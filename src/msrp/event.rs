@@ -94,6 +94,13 @@ pub enum SessionEvent {
         /// The status it was refused with; `None` if the peer gave it up.
         status: Option<u16>,
     },
+    /// The peer has confirmed every octet before `confirmed`, and more of the message is to come.
+    Progress {
+        /// Which.
+        message: OutboundId,
+        /// Octets from the start.
+        confirmed: u64,
+    },
     /// The peer has the whole message: 200 for every chunk, or success REPORTs for every octet. With
     /// Failure-Report partial or no and no Success-Report: it has left without complaint.
     Delivered {

@@ -93,6 +93,8 @@ struct Outbound {
     ended: bool,
     /// Chunks without an answer, or, if none is due, that have not left.
     in_flight: usize,
+    /// Octets from the start that the peer has confirmed.
+    confirmed: u64,
     delivered: bool,
     reported: RangeSet,
 }
@@ -103,6 +105,8 @@ struct InFlight {
     transaction: Box<str>,
     /// `None`: a bodiless SEND.
     message: Option<OutboundId>,
+    /// The first octet of its message that it carries, from 0.
+    start: u64,
     failure_report: FailureReport,
     /// Set when the last octet has left.
     deadline: Option<Instant>,
@@ -164,6 +168,7 @@ impl Outgoing {
                 chunked: 0,
                 ended: false,
                 in_flight: 0,
+                confirmed: 0,
                 delivered: false,
                 reported: RangeSet::default(),
             },
@@ -259,8 +264,10 @@ impl Outgoing {
         if message.chunked > 0 && !message.ended {
             let length = message.held.len();
             let flag = Continuation::Aborted;
+            let start = message.chunked;
             let (frame, transaction) = self.chunk(&mut message, length, flag, to, tokens);
-            self.launch(frame, transaction, Some(id), message.failure_report, out);
+            let part = Some((id, start));
+            self.launch(frame, transaction, part, message.failure_report, out);
         }
     }
 
@@ -281,10 +288,11 @@ impl Outgoing {
             } else {
                 (self.limits.chunk, Continuation::More)
             };
+            let part = Some((id, message.chunked));
             let (frame, transaction) = self.chunk(&mut message, length, flag, to, tokens);
             message.ended = last;
             message.in_flight += 1;
-            self.launch(frame, transaction, Some(id), message.failure_report, out);
+            self.launch(frame, transaction, part, message.failure_report, out);
         }
         self.messages.insert(id, message);
     }
@@ -335,16 +343,18 @@ impl Outgoing {
         &mut self,
         frame: Bytes,
         transaction: String,
-        message: Option<OutboundId>,
+        part: Option<(OutboundId, u64)>,
         failure_report: FailureReport,
         out: &mut Outbox,
     ) {
+        let message = part.map(|(message, _)| message);
         let serial = self.next_serial;
         self.next_serial += 1;
         self.in_flight.push_back(InFlight {
             serial,
             transaction: transaction.into(),
             message,
+            start: part.map_or(0, |(_, start)| start),
             failure_report,
             deadline: None,
         });

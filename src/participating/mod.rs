@@ -1,8 +1,33 @@
 //! The CPM participating function: what it does for the users it serves.
+//!
+//! What comes in: `pager` (SIP MESSAGE), `chat` (INVITE) and `bridge` (its MSRP). What is decided:
+//! `served_user` and `deferral`. What goes out: `message_run`, `session_run`, `disposition`. `service`
+//! holds them together, `custody` is the way into the store, `media` the way to MSRP.
 
+mod answering;
+pub mod arrival;
+mod bridge;
+pub mod callee;
+pub mod chat;
+mod chat_end;
+pub mod contacts;
 pub mod custody;
 pub mod deferral;
+pub mod delivery;
+pub mod dialogs;
+mod disposition;
 pub mod expiry;
+pub mod forward;
 pub mod internal;
+pub mod media;
+mod message_run;
+pub mod outgoing;
+pub mod pager;
+pub mod recent;
+pub mod relay;
 pub mod served_user;
+pub mod service;
+mod session_run;
 pub mod spool;
+mod transit;
+mod users;

@@ -77,6 +77,17 @@ impl Spool {
         }
     }
 
+    /// Moves what is in memory to the store, so that a sync can cover it.
+    pub fn spill(&mut self, new_id: impl FnOnce() -> SpoolId) -> Option<StoreRequest> {
+        let Place::Memory(buffer) = &mut self.place else {
+            return None;
+        };
+        let spool = new_id();
+        let earlier = std::mem::take(buffer).freeze();
+        self.place = Place::Store(spool);
+        Some(append(spool, 0, earlier))
+    }
+
     /// Octets from `offset`, if they are in memory.
     pub fn read(&self, offset: u64, most: usize) -> Option<Bytes> {
         let Place::Memory(buffer) = &self.place else {

@@ -10,7 +10,6 @@ pub mod deliver;
 pub mod inbox;
 pub mod outbox;
 pub mod perform;
-pub mod placement;
 pub mod port;
 pub mod shell;
 pub mod store_queue;

@@ -2,6 +2,7 @@
 
 pub mod dialog;
 pub mod digest;
+pub mod endpoint;
 pub mod header;
 pub mod message;
 pub mod name;

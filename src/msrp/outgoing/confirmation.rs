@@ -76,8 +76,21 @@ impl Outgoing {
         };
         message.in_flight = message.in_flight.saturating_sub(1);
         let quiet = message.failure_report != FailureReport::Yes && message.success_report;
-        if message.ended && message.in_flight == 0 && !quiet {
-            self.deliver(id, out);
+        if message.ended && message.in_flight == 0 {
+            if !quiet {
+                self.deliver(id, out);
+            }
+            return;
+        }
+        let waiting = self.in_flight.iter().filter(|part| part.message == Some(id));
+        let confirmed = waiting.map(|part| part.start).min();
+        let confirmed = confirmed.unwrap_or(message.chunked);
+        if confirmed > message.confirmed {
+            message.confirmed = confirmed;
+            out.tell(SessionEvent::Progress {
+                message: id,
+                confirmed,
+            });
         }
     }
 

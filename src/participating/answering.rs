@@ -1,0 +1,253 @@
+//! How requests are answered, and what the router asks of the participating function.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use crate::clock::Now;
+use crate::msrp::negotiation::SdpRefusal;
+use crate::participating::callee;
+use crate::participating::dialogs::DialogUse;
+use crate::participating::outgoing::ALLOW;
+use crate::participating::service::Service;
+use crate::registrar::{Directory, Registered, Registration};
+use crate::sip::dialog::DialogId;
+use crate::sip::digest::{Challenger, Digest};
+use crate::sip::message::{Message, Method};
+use crate::sip::rejection::Rejection;
+use crate::sip::reply::{self, ResponseBuilder, warning};
+use crate::sip::transaction::{RequestOutcome, ServerId, reply_flow};
+use crate::sip::transport::flow::{Flow, Transport};
+use crate::uri::{Uri, equivalent};
+
+/// Seconds after which a sender may try again when we have too much to do.
+const RETRY_AFTER: &str = "2";
+
+impl Service {
+    /// A response being written; our tag is added where none is given.
+    pub fn reply(&mut self, request: &Message, status: u16, reason: &str, tag: Option<&str>) -> ResponseBuilder {
+        match tag {
+            Some(tag) => reply::response(request, status, reason, Some(tag)),
+            None => {
+                let tag = self.tokens.token();
+                reply::response(request, status, reason, Some(&tag))
+            }
+        }
+    }
+
+    /// Sends an answer.
+    pub fn respond(&mut self, server: ServerId, status: u16, octets: Bytes, now: Now) {
+        self.sip.respond(server, status, octets, now);
+    }
+
+    /// Refuses a request.
+    pub fn reject(&mut self, request: &Message, server: ServerId, rejection: &Rejection, now: Now) {
+        if request.method() == Method::Ack {
+            return;
+        }
+        tracing::debug!(%rejection, call_id = request.call_id().unwrap_or_default(), "refused");
+        let octets = self.rejection(request, rejection);
+        self.sip.respond(server, rejection.status, octets, now);
+    }
+
+    /// Refuses a request that gets no transaction.
+    pub fn reject_stateless(&mut self, request: &Message, flow: Flow, rejection: &Rejection) {
+        let Ok(via) = request.top_via() else { return };
+        if request.method() == Method::Ack {
+            return;
+        }
+        let to = reply_flow::reply_flow(&via, flow);
+        let octets = self.rejection(request, rejection);
+        self.sip.send_ack(octets, to);
+    }
+
+    fn rejection(&mut self, request: &Message, rejection: &Rejection) -> Bytes {
+        let mut reply = self.reply(request, rejection.status, rejection.reason, None);
+        if let Some(text) = rejection.warning {
+            reply = reply.header("Warning", &warning(399, &self.settings.domain, text));
+        }
+        match rejection.status {
+            405 | 501 => reply = reply.header("Allow", ALLOW),
+            503 => reply = reply.header("Retry-After", RETRY_AFTER),
+            415 => reply = reply.header("Accept", "application/sdp, message/cpim, text/plain"),
+            _ => {}
+        }
+        reply.build()
+    }
+
+    /// Nothing is taken on at the moment; never a 2xx (cpm-facts §11).
+    pub(super) fn overloaded(&mut self, request: &Message, server: ServerId, now: Now) {
+        self.reject(request, server, &Rejection::new(503, "Service Unavailable"), now);
+    }
+
+    /// The method is known and not for this.
+    pub fn not_allowed(&mut self, request: &Message, server: ServerId, now: Now) {
+        self.reject(request, server, &Rejection::new(405, "Method Not Allowed"), now);
+    }
+
+    /// No session can come of a description.
+    pub(super) fn reject_description(&mut self, request: &Message, server: ServerId, refusal: SdpRefusal, now: Now) {
+        let text = warning(refusal.warning, &self.settings.domain, refusal.text);
+        let reply = self.reply(request, refusal.status, "Not Acceptable Here", None);
+        let octets = reply.header("Warning", &text).build();
+        self.sip.respond(server, refusal.status, octets, now);
+    }
+
+    /// The message is durable here: 202 and its conversation header fields, used or generated.
+    pub(super) fn accepted(&mut self, request: &Message, server: ServerId, kept: Option<(&str, &str)>, now: Now) {
+        let mut reply = self.reply(request, 202, "Accepted", None);
+        if let Some((conversation, contribution)) = kept {
+            reply = reply
+                .header("Conversation-ID", conversation)
+                .header("Contribution-ID", contribution);
+        }
+        self.sip.respond(server, 202, reply.build(), now);
+    }
+
+    /// Asks for credentials: one challenge for each algorithm, the best on top (RFC 8760 §2.3).
+    pub fn challenge(
+        &mut self,
+        digest: &Digest,
+        request: &Message,
+        server: ServerId,
+        challenger: Challenger,
+        stale: bool,
+        now: Now,
+    ) {
+        let (status, reason, name) = match challenger {
+            Challenger::UserAgentServer => (401, "Unauthorized", "WWW-Authenticate"),
+            Challenger::Proxy => (407, "Proxy Authentication Required", "Proxy-Authenticate"),
+        };
+        let challenges = digest.challenges(stale, now.wall, &mut self.tokens);
+        let mut reply = self.reply(request, status, reason, None);
+        for challenge in &challenges {
+            reply = reply.header(name, challenge);
+        }
+        self.sip.respond(server, status, reply.build(), now);
+    }
+
+    /// Answers a REGISTER and offers what waits to who came.
+    pub fn register(&mut self, directory: &Directory, registration: &Registration<'_>, server: ServerId) {
+        let now = registration.now;
+        let handled = self.registrar.register(directory, registration);
+        let status = crate::sip::wire::parse(handled.response.clone()).map_or(500, |reply| reply.status());
+        self.sip.respond(server, status, handled.response, now);
+        if let Some(registered) = handled.registered {
+            self.handle_registered(registered, now);
+        }
+    }
+
+    pub(super) fn handle_registered(&mut self, registered: Registered, now: Now) {
+        for request in registered.store {
+            self.custody.tell(request);
+        }
+        self.handle_registration(&registered.user, now);
+    }
+
+    /// A tag of our own.
+    pub fn new_tag(&mut self) -> String {
+        self.tokens.token()
+    }
+
+    /// Whether the request is news.
+    pub fn receive(&mut self, request: &Message, flow: Flow, now: Now) -> RequestOutcome {
+        self.time = now.instant;
+        self.sip.handle_request(request, flow, now)
+    }
+
+    /// A response came.
+    pub fn handle_sip_response(&mut self, response: Message, flow: Flow, now: Now) {
+        self.time = now.instant;
+        self.sip.handle_response(response, flow, now);
+    }
+
+    /// The name that goes into loop hashes.
+    pub fn own_name(&self) -> String {
+        self.sip.own_name().to_owned()
+    }
+
+    pub(super) fn loop_hash(&self, request: &Message) -> u32 {
+        crate::sip::proxy::loop_hash(request, self.sip.own_name())
+    }
+
+    /// Our Record-Route with a mark for the dialog.
+    pub fn record_route(&self, mark: &str) -> String {
+        let shard = self.settings.shard;
+        format!("<sip:rr-{shard}-{mark}@{};lr>", self.sip.own_name())
+    }
+
+    /// The flow to an address.
+    pub fn flow_to(&self, remote: SocketAddr, transport: Option<Transport>) -> Option<Flow> {
+        self.sip.flow_to(remote, transport)
+    }
+
+    /// The flow over which some user of this shard registered this Contact.
+    pub fn flow_to_contact(&self, uri: &Uri<'_>) -> Option<Flow> {
+        let named = |own: &str| Uri::parse(own).is_ok_and(|own| equivalent(&own, uri));
+        let user = self.registrar.users_of_contact_host(uri.host());
+        user.into_iter().find(|(contact, _)| named(contact)).map(|(_, flow)| flow)
+    }
+
+    /// A request in a dialog of ours; false if it is in none.
+    pub fn handle_in_dialog(&mut self, request: &Message, server: ServerId, now: Now) -> bool {
+        let Some(id) = DialogId::of_request(request) else {
+            return false;
+        };
+        match self.dialogs.find(&id.call_id, &id.local_tag) {
+            Some(DialogUse::Chat(chat, side)) => self.handle_chat_request(chat, side, request, server, now),
+            Some(DialogUse::Replay(delivery)) => self.handle_replay_request(delivery, request, server, now),
+            None if self.is_ours(request) => {
+                self.reject(request, server, &Rejection::new(481, "Call Does Not Exist"), now);
+            }
+            None => return false,
+        }
+        true
+    }
+
+    /// Whether the Request-URI is a Contact of ours.
+    fn is_ours(&self, request: &Message) -> bool {
+        let uri = Uri::parse(request.request_uri()).ok();
+        uri.and_then(|uri| callee::shard_of_contact(uri.user()?)).is_some()
+    }
+
+    /// The ACK of a 2xx of ours; false if it is not.
+    pub fn handle_ack(&mut self, ack: &Message, now: Now) -> bool {
+        let Some(id) = DialogId::of_request(ack) else {
+            return false;
+        };
+        match self.dialogs.find(&id.call_id, &id.local_tag) {
+            Some(DialogUse::Chat(chat, side)) => self.handle_chat_ack(chat, side, now),
+            Some(DialogUse::Replay(_)) => {}
+            None => return false,
+        }
+        true
+    }
+
+    /// RFC 3261 §9.2: the CANCEL is answered for itself, then what it cancels ends.
+    pub fn handle_cancel(&mut self, request: &Message, cancel: ServerId, cancelled: Option<ServerId>, now: Now) {
+        let Some(invite) = cancelled else {
+            let unknown = Rejection::new(481, "Transaction Does Not Exist");
+            return self.reject(request, cancel, &unknown, now);
+        };
+        let octets = self.reply(request, 200, "OK", None).build();
+        self.sip.respond(cancel, 200, octets, now);
+        if !self.handle_chat_cancel(invite, now) {
+            self.cancel_relay(invite, now);
+        }
+    }
+
+    /// A TCP flow is gone: bindings that hang on it are suspended (decision 13).
+    pub fn handle_flow_lost(&mut self, flow: Flow, now: Now) {
+        self.sip.handle_flow_lost(flow, now);
+        let Some(connection) = flow.connection else {
+            return;
+        };
+        let mut users: Vec<_> = self.registrar.suspend(connection).into_iter().map(|(user, _)| user).collect();
+        users.dedup();
+        for user in users {
+            if self.reach(&user).is_none() {
+                self.handle_registration(&user, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! From a request as it came in to a message as it is kept.
+
+use std::time::Duration;
+
+use crate::clock::{Now, UnixMillis};
+use crate::cpim::Envelope;
+use crate::identity::Identity;
+use crate::imdn::Dispositions;
+use crate::sip::message::Message;
+use crate::sip::message::HeaderName;
+use crate::sip::rejection::Rejection;
+use crate::store::request::{ConversationKey, DeferredMessage, Held, MessageKind, Seq};
+use crate::token::Tokens;
+
+/// The longest Conversation-ID and Contribution-ID taken (cpm-facts §3).
+const LONGEST_ID: usize = 255;
+
+/// Header fields that are kept with a message and given to the recipient again.
+const KEPT_HEADERS: [(HeaderName, &str); 6] = [
+    (HeaderName::Subject, "Subject"),
+    (HeaderName::Privacy, "Privacy"),
+    (HeaderName::ContentDisposition, "Content-Disposition"),
+    (HeaderName::ContentEncoding, "Content-Encoding"),
+    (HeaderName::ContentLanguage, "Content-Language"),
+    (HeaderName::MimeVersion, "MIME-Version"),
+];
+
+/// How long messages live.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetimes {
+    /// Without a word of the sender.
+    pub default: Duration,
+    /// At most.
+    pub maximum: Duration,
+}
+
+/// The conversation header fields of a request; generated where the author gave none, so that the
+/// messages between two people without them still form one ordered conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConversationHeaders {
+    /// `Conversation-ID`
+    pub conversation: String,
+    /// `Contribution-ID`
+    pub contribution: String,
+    /// `InReplyTo-Contribution-ID`
+    pub in_reply_to: Option<String>,
+}
+
+impl ConversationHeaders {
+    /// Reads them; malformed ones are refused (cpm-facts §11).
+    pub fn read(
+        request: &Message,
+        author: &Identity,
+        recipient: &Identity,
+        tokens: &mut Tokens,
+    ) -> Result<Self, Rejection> {
+        let conversation = identifier(request, HeaderName::ConversationId)?;
+        let contribution = identifier(request, HeaderName::ContributionId)?;
+        let in_reply_to = identifier(request, HeaderName::InReplyToContributionId)?;
+        Ok(Self {
+            conversation: conversation.unwrap_or_else(|| standing_id(author, recipient)),
+            contribution: contribution.unwrap_or_else(|| tokens.token()),
+            in_reply_to,
+        })
+    }
+}
+
+/// The Conversation-ID of two people whose clients give none: the same for every message from the
+/// one to the other.
+fn standing_id(author: &Identity, recipient: &Identity) -> String {
+    let digest = fold128(&[author.as_str().as_bytes(), recipient.as_str().as_bytes()]);
+    format!("{digest:032x}")
+}
+
+fn identifier(request: &Message, name: HeaderName) -> Result<Option<String>, Rejection> {
+    let Some(value) = request.header(name) else {
+        return Ok(None);
+    };
+    let value = value.trim();
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+=/@".contains(&byte);
+    if value.is_empty() || value.len() > LONGEST_ID || !value.bytes().all(legal) {
+        return Err(Rejection::new(400, "Bad Conversation Header"));
+    }
+    Ok(Some(value.to_owned()))
+}
+
+/// What the body of a message says about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// `imdn.Message-ID`
+    pub message_id: Option<String>,
+    /// `DateTime`, verbatim.
+    pub date_time: Option<String>,
+    /// Notifications asked for.
+    pub dispositions: Dispositions,
+    /// It is itself a notification.
+    pub is_notification: bool,
+    /// It says that somebody is typing: never kept (RFC 3994).
+    pub is_composing: bool,
+}
+
+impl Content {
+    /// Looks into a body of the given type; a CPIM envelope that cannot be read is refused.
+    pub fn read(content_type: &str, body: &[u8]) -> Result<Self, Rejection> {
+        if !is_type(content_type, "message/cpim") {
+            return Ok(Self {
+                is_notification: is_type(content_type, "message/imdn+xml"),
+                is_composing: is_type(content_type, "application/im-iscomposing+xml"),
+                ..Self::default()
+            });
+        }
+        let envelope =
+            Envelope::parse(body).map_err(|_| Rejection::new(400, "Malformed message/cpim"))?;
+        let inner = envelope.content_type();
+        let is_notification = is_type(inner, "message/imdn+xml");
+        Ok(Self {
+            message_id: envelope.imdn_message_id().map(str::to_owned),
+            date_time: envelope.date_time().map(str::to_owned),
+            // RFC 5438 §7.1: a notification never asks for notifications.
+            dispositions: if is_notification { Dispositions::default() } else { envelope.dispositions() },
+            is_notification,
+            is_composing: is_type(inner, "application/im-iscomposing+xml"),
+        })
+    }
+}
+
+/// Whether a Content-Type value names this media type, whatever its parameters.
+pub fn is_type(content_type: &str, wanted: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case(wanted)
+}
+
+/// The message of a SIP MESSAGE request.
+pub fn of_message(
+    request: &Message,
+    author: &Identity,
+    recipient: &Identity,
+    content: Content,
+    lifetimes: Lifetimes,
+    tokens: &mut Tokens,
+    now: Now,
+) -> Result<DeferredMessage, Rejection> {
+    let ids = ConversationHeaders::read(request, author, recipient, tokens)?;
+    let kind = if content.is_notification {
+        MessageKind::Notification
+    } else {
+        MessageKind::Pager
+    };
+    let content_type = request.header(HeaderName::ContentType);
+    Ok(DeferredMessage {
+        recipient: recipient.clone(),
+        author: author.clone(),
+        from: without_tag(request.header(HeaderName::From).unwrap_or_default()),
+        to: without_tag(request.header(HeaderName::To).unwrap_or_default()),
+        kind,
+        conversation: ids.conversation,
+        contribution: ids.contribution,
+        in_reply_to: ids.in_reply_to,
+        headers: kept_headers(request),
+        content_type: content_type.unwrap_or("text/plain").to_owned(),
+        message_id: content.message_id.unwrap_or_else(|| tokens.token()),
+        date_time: content.date_time,
+        dispositions: content.dispositions,
+        accepted_at: now.wall,
+        expires_at: expiry(request, lifetimes, now),
+        duplicate_key: duplicate_key(request),
+    })
+}
+
+/// What the recipient's machine needs to know of a message.
+pub fn held(seq: Seq, message: &DeferredMessage, length: u64) -> Held {
+    Held {
+        seq,
+        kind: message.kind,
+        conversation: conversation_key(message),
+        message_id: message.message_id.as_str().into(),
+        length,
+        expires_at: message.expires_at,
+    }
+}
+
+/// The conversation a message belongs to.
+pub fn conversation_key(message: &DeferredMessage) -> ConversationKey {
+    ConversationKey {
+        author: message.author.clone(),
+        conversation: message.conversation.as_str().into(),
+    }
+}
+
+/// The Privacy of a session, kept with each of its messages.
+pub fn privacy_of(invite: &Message) -> Vec<(String, String)> {
+    let value = invite.header(HeaderName::Privacy);
+    value.map(|value| ("Privacy".to_owned(), value.to_owned())).into_iter().collect()
+}
+
+/// The address in a From or To value: what stands in CPIM headers.
+pub fn address_of(value: &str) -> String {
+    match crate::sip::header::NameAddr::parse(value) {
+        Ok(address) => format!("<{}>", address.uri),
+        Err(_) => value.to_owned(),
+    }
+}
+
+/// Which header fields come with the message when it is delivered later.
+fn kept_headers(request: &Message) -> Vec<(String, String)> {
+    KEPT_HEADERS
+        .iter()
+        .filter_map(|(id, name)| {
+            let value = request.header(*id)?;
+            Some(((*name).to_owned(), value.to_string()))
+        })
+        .collect()
+}
+
+/// RFC 3428 §5: Expires counts from Date if that is given, else from arrival.
+fn expiry(request: &Message, lifetimes: Lifetimes, now: Now) -> UnixMillis {
+    let asked = request
+        .header(HeaderName::Expires)
+        .and_then(|value| value.trim().parse::<u64>().ok());
+    let Some(seconds) = asked else {
+        return now.wall.plus(lifetimes.default.min(lifetimes.maximum));
+    };
+    let from = request
+        .header(HeaderName::Date)
+        .and_then(crate::date::parse)
+        .map_or(now.wall, |date| date.min(now.wall));
+    let latest = now.wall.plus(lifetimes.maximum);
+    from.plus(Duration::from_secs(seconds)).min(latest)
+}
+
+/// Recognises the same request again after a restart: its Via branch, Call-ID and CSeq (decision 12).
+pub fn duplicate_key(request: &Message) -> u128 {
+    let via = request.top_via().ok();
+    let branch = via.as_ref().and_then(|via| via.branch).unwrap_or_default();
+    let call_id = request.header(HeaderName::CallId).unwrap_or_default();
+    let cseq = request.header(HeaderName::CSeq).unwrap_or_default();
+    fold128(&[branch.as_bytes(), call_id.as_bytes(), cseq.as_bytes()])
+}
+
+/// Recognises the same chat message again: its author and imdn.Message-ID.
+pub fn chat_duplicate_key(author: &Identity, message_id: &str) -> u128 {
+    fold128(&[author.as_str().as_bytes(), message_id.as_bytes()])
+}
+
+/// The first 128 bits of a SHA-256 over length-prefixed parts: stable over restarts, and not to be
+/// forged into somebody else's key.
+fn fold128(parts: &[&[u8]]) -> u128 {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let digest = hash.finalize();
+    let mut first = [0u8; 16];
+    first.copy_from_slice(&digest[..16]);
+    u128::from_be_bytes(first)
+}
+
+/// A From or To value as it is shown again: without its tag.
+pub fn without_tag(value: &str) -> String {
+    let Some((start, end)) = tag_range(value) else {
+        return value.to_owned();
+    };
+    format!("{}{}", &value[..start], &value[end..])
+}
+
+/// The octets of `;tag=…` among the header parameters.
+fn tag_range(value: &str) -> Option<(usize, usize)> {
+    let parameters = match value.rfind('>') {
+        Some(at) => at + 1,
+        None => 0,
+    };
+    let mut start = parameters;
+    while let Some(offset) = value[start..].find(';') {
+        let begin = start + offset;
+        let rest = &value[begin + 1..];
+        let end = begin + 1 + rest.find(';').unwrap_or(rest.len());
+        let name = value[begin + 1..end].split('=').next().unwrap_or_default();
+        if name.trim().eq_ignore_ascii_case("tag") {
+            return Some((begin, end));
+        }
+        start = end;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tag_is_left_out_of_what_is_shown_again() {
+        assert_eq!(without_tag("<sip:a@b>;tag=1"), "<sip:a@b>");
+        assert_eq!(without_tag("\"A;tag=x\" <sip:a@b;tag=no>;x=1;tag=1;y"), "\"A;tag=x\" <sip:a@b;tag=no>;x=1;y");
+        assert_eq!(without_tag("sip:a@b;tag=1"), "sip:a@b");
+        assert_eq!(without_tag("<tel:+1>"), "<tel:+1>");
+    }
+
+    #[test]
+    fn people_without_conversation_headers_still_have_one_conversation() {
+        let alice = Identity::new("alice", "im.test");
+        let bob = Identity::new("bob", "im.test");
+        assert_eq!(standing_id(&alice, &bob), standing_id(&alice, &bob));
+        assert_ne!(standing_id(&alice, &bob), standing_id(&bob, &alice));
+    }
+
+    #[test]
+    fn media_types_compare_without_case_and_parameters() {
+        assert!(is_type("Message/CPIM; charset=utf-8", "message/cpim"));
+        assert!(!is_type("message/cpimx", "message/cpim"));
+    }
+}

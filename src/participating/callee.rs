@@ -1,0 +1,130 @@
+//! What the recipient's side of a chat looks like from the outside: our Contact, the INVITE to a
+//! device, its refusal as the caller sees it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::msrp::sdp::SessionDescription;
+use crate::participating::chat::Chat;
+use crate::participating::contacts::Target;
+use crate::participating::forward::wants_privacy;
+use crate::participating::outgoing::{self, service_tag};
+use crate::participating::service::Settings;
+use crate::sip::message::{HeaderName, Message};
+use crate::sip::reply::{self, RequestBuilder};
+use crate::sip::transport::flow::{Flow, Transport};
+use crate::token::Tokens;
+
+/// The shortest session interval (RFC 4028 §5).
+const MIN_SE: Duration = Duration::from_secs(90);
+
+/// The user part of our Contact: it names the shard, so that requests in a dialog find it.
+pub fn contact_user(shard: u16) -> String {
+    format!("pf-{shard}")
+}
+
+/// The shard that a Contact user part of ours names.
+pub fn shard_of_contact(user: &str) -> Option<u16> {
+    user.strip_prefix("pf-")?.parse().ok()
+}
+
+/// Our URI for requests inside a dialog.
+pub(super) fn contact_uri(settings: &Settings, advertised: &str, flow: &Flow) -> String {
+    let transport = match flow.transport {
+        Transport::Udp => "",
+        Transport::Tcp => ";transport=tcp",
+    };
+    format!("sip:{}@{advertised}{transport}", contact_user(settings.shard))
+}
+
+/// Our Contact.
+pub(super) fn contact(settings: &Settings, advertised: &str, flow: &Flow) -> String {
+    let uri = contact_uri(settings, advertised, flow);
+    format!("<{uri}>;{}", service_tag("oma.cpm.session"))
+}
+
+/// The INVITE of a chat to one of the recipient's devices.
+pub(super) fn invite(
+    chat: &Chat,
+    target: &Target,
+    via: &str,
+    contact: &str,
+    local_tag: &str,
+    sdp: &str,
+    call_id: &str,
+) -> Bytes {
+    let caller = &chat.invite;
+    let value = |name| crate::participating::arrival::without_tag(caller.header(name).unwrap_or_default());
+    let hops = caller.max_forwards().ok().flatten().unwrap_or(70).saturating_sub(1);
+    let mut invite = RequestBuilder::new("INVITE", &target.uri)
+        .header("Via", via)
+        .header("Max-Forwards", &hops.to_string());
+    for path in &target.path {
+        invite = invite.header("Route", path);
+    }
+    invite = invite
+        .header("From", &format!("{};tag={local_tag}", value(HeaderName::From)))
+        .header("To", &value(HeaderName::To))
+        .header("Call-ID", call_id)
+        .header("CSeq", "1 INVITE")
+        .header("Contact", contact)
+        .header("Conversation-ID", &chat.ids.conversation)
+        .header("Contribution-ID", &chat.ids.contribution);
+    if let Some(in_reply_to) = &chat.ids.in_reply_to {
+        invite = invite.header("InReplyTo-Contribution-ID", in_reply_to);
+    }
+    if !wants_privacy(caller) {
+        invite = invite.header("P-Asserted-Identity", &format!("<sip:{}>", chat.caller));
+    }
+    let service = caller.header(HeaderName::PPreferredService);
+    let service = service.unwrap_or("urn:urn-7:3gpp-service.ims.icsi.oma.cpm.session");
+    invite = invite.header("P-Asserted-Service", service);
+    for (id, name) in [(HeaderName::AcceptContact, "Accept-Contact"), (HeaderName::Subject, "Subject"), (HeaderName::Privacy, "Privacy")] {
+        for value in caller.headers(id) {
+            invite = invite.header(name, value);
+        }
+    }
+    invite
+        .header("Allow", outgoing::ALLOW)
+        .header("Supported", "timer")
+        .body("application/sdp", sdp.as_bytes())
+        .build()
+}
+
+/// A device's refusal as the caller gets it: the status, the phrase and the warnings.
+pub(super) fn refusal(chat: &Chat, best: &Message) -> Bytes {
+    let mut reply = reply::response(&chat.invite, best.status(), best.reason(), Some(&chat.tag));
+    for (id, name) in [(HeaderName::Warning, "Warning"), (HeaderName::RetryAfter, "Retry-After"), (HeaderName::Reason, "Reason")] {
+        for value in best.headers(id) {
+            reply = reply.header(name, value);
+        }
+    }
+    reply.build()
+}
+
+/// The session description of a message, alone or in a multipart body; `None` if there is none that
+/// can be read.
+pub fn description(message: &Message) -> Option<SessionDescription> {
+    let content_type = message.header(HeaderName::ContentType)?;
+    if crate::multipart::media_type(content_type) == "application/sdp" {
+        return SessionDescription::parse(message.body()).ok();
+    }
+    let parts = crate::multipart::parts(content_type, message.body()).ok()?;
+    let sdp = parts.iter().find(|part| part.media_type() == "application/sdp")?;
+    SessionDescription::parse(message.body().get(sdp.body.clone())?).ok()
+}
+
+/// The session interval the peer asks for, if it refreshes the session itself (RFC 4028 §9).
+pub(super) fn session_interval(request: &Message) -> Option<Duration> {
+    let value = request.header(HeaderName::SessionExpires)?;
+    let (seconds, parameters) = value.split_once(';').unwrap_or((value, ""));
+    let by_us = parameters.replace(' ', "").to_ascii_lowercase().contains("refresher=uas");
+    let interval = Duration::from_secs(seconds.trim().parse().ok()?);
+    (!by_us).then(|| interval.max(MIN_SE))
+}
+
+/// A new Call-ID.
+pub(super) fn call_id(domain: &str, tokens: &mut Tokens) -> String {
+    format!("{}@{domain}", tokens.token())
+}

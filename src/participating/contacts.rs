@@ -1,0 +1,103 @@
+//! Which of a user's devices a request goes to.
+
+use crate::identity::Identity;
+use crate::participating::service::Service;
+use crate::registrar::{Binding, BindingKey, Preferences, Profile};
+use crate::sip::message::Message;
+use crate::sip::rejection::Rejection;
+use crate::sip::transport::flow::Flow;
+
+/// The largest body that fits into a datagram beside its header fields.
+pub const LARGEST_DATAGRAM: u64 = 60_000;
+
+/// A device as a request is sent to it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The Request-URI: its Contact.
+    pub uri: String,
+    /// How it is reached, whatever its Contact says (decision 13).
+    pub flow: Flow,
+    /// The proxies in between (RFC 3327).
+    pub path: Vec<String>,
+    /// In which dialect it is spoken to.
+    pub profile: Profile,
+    /// Its binding, to be forgotten when the device is gone.
+    pub binding: Option<BindingKey>,
+}
+
+impl Target {
+    fn of(binding: &Binding) -> Self {
+        Self {
+            uri: binding.uri().to_owned(),
+            flow: binding.flow(),
+            path: binding.path().to_vec(),
+            profile: binding.capability().profile,
+            binding: Some(binding.key().clone()),
+        }
+    }
+
+    /// Something else than a binding: where a request inside a dialog goes.
+    pub fn elsewhere(uri: String, flow: Flow) -> Self {
+        Self {
+            uri,
+            flow,
+            path: Vec::new(),
+            profile: Profile::MessageOnly,
+            binding: None,
+        }
+    }
+}
+
+impl Service {
+    /// The contacts of a user that take SIP MESSAGE, best first.
+    pub(super) fn message_targets(&self, user: &Identity, request: Option<&Message>) -> Vec<Target> {
+        self.targets(user, request, |binding| binding.capability().message)
+            .unwrap_or_default()
+    }
+
+    /// The contacts of a user that a replay or a chat can be offered to, best first.
+    pub(super) fn session_targets(&self, user: &Identity) -> Vec<Target> {
+        self.targets(user, None, |binding| binding.capability().takes_chat())
+            .unwrap_or_default()
+    }
+
+    /// The contacts a chat INVITE can go to.
+    pub(super) fn session_targets_for(&self, user: &Identity, invite: &Message) -> Vec<Target> {
+        self.targets(user, Some(invite), |binding| binding.capability().takes_chat())
+            .unwrap_or_default()
+    }
+
+    /// The contacts any other request goes to by the caller's preferences (RFC 3841); 480 when stated
+    /// preferences fit none.
+    pub fn relay_targets(&self, user: &Identity, request: &Message) -> Result<Vec<Target>, Rejection> {
+        self.targets(user, Some(request), |_| true)
+    }
+
+    fn targets(
+        &self,
+        user: &Identity,
+        request: Option<&Message>,
+        fits: impl Fn(&Binding) -> bool,
+    ) -> Result<Vec<Target>, Rejection> {
+        let reachable = self.registrar.reachable(user, self.time);
+        let reachable: Vec<&Binding> = reachable.into_iter().filter(|binding| fits(binding)).collect();
+        let (Some(request), 2..) = (request, reachable.len()) else {
+            return Ok(reachable.into_iter().map(Target::of).collect());
+        };
+        let preferences = Preferences::of(request)?;
+        let contacts = reachable.iter().map(|binding| (binding.features(), binding.q()));
+        let ordered = preferences.order(contacts)?;
+        let chosen = ordered.iter().filter_map(|target| reachable.get(target.index));
+        Ok(chosen.map(|binding| Target::of(binding)).collect())
+    }
+
+    /// The device answered that it is gone: its binding is too (cpm-facts §7.3).
+    pub(super) fn forget_device(&mut self, user: &Identity, target: &Target) {
+        let Some(key) = &target.binding else { return };
+        if let Some(registered) = self.registrar.forget(user, key) {
+            for request in registered.store {
+                self.custody.tell(request);
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! One run of one user: the delivery of a conversation's kept messages to one device, and how it ended.
+//!
+//! `message_run` carries pager messages by SIP MESSAGE, `session_run` chat messages over MSRP.
+
+use crate::clock::Now;
+use crate::identity::Identity;
+use crate::participating::contacts::Target;
+use crate::participating::message_run::MessageRun;
+use crate::participating::served_user::{Carrier, RunEnd, RunId};
+use crate::participating::service::{Service, Waiter};
+use crate::participating::session_run::SessionRun;
+use crate::sip::message::Message;
+use crate::store::request::{ConversationKey, Held, Refusal, Seq, Settlement, StoreEvent};
+
+/// Names a run among all users of the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeliveryId(pub u64);
+
+/// A running delivery.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Whose messages.
+    pub(super) user: Identity,
+    /// The user's own name for it.
+    pub(super) run: RunId,
+    /// Which conversation.
+    pub(super) key: ConversationKey,
+    /// The devices to try, best first.
+    pub(super) targets: Vec<Target>,
+    /// Which of them is being tried.
+    pub(super) target: usize,
+    pub(super) carrier: DeliveryBy,
+}
+
+/// The part that differs.
+#[derive(Debug)]
+pub(super) enum DeliveryBy {
+    Message(MessageRun),
+    Session(Box<SessionRun>),
+}
+
+/// What a device's refusal means for a replay (cpm-facts §7.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReplayAnswer {
+    /// This device cannot be reached: the next one may.
+    NextDevice,
+    /// The user does not want these now.
+    Park,
+    /// The user declined: not before the next registration.
+    Decline,
+    /// The device takes nothing of this form: the other carrier, or keep.
+    OtherWay,
+}
+
+/// The replay table of cpm-facts §7.3, rows 480 to 606.
+pub(super) fn replay_answer(status: u16) -> ReplayAnswer {
+    match status {
+        408 | 430 | 500 | 503 | 504 | 404 | 410 => ReplayAnswer::NextDevice,
+        415 | 488 | 606 => ReplayAnswer::OtherWay,
+        600 | 603 => ReplayAnswer::Decline,
+        _ => ReplayAnswer::Park,
+    }
+}
+
+impl Service {
+    /// The machine of `user` wants a run.
+    pub(super) fn start_delivery(
+        &mut self,
+        user: &Identity,
+        run: RunId,
+        key: ConversationKey,
+        carrier: Carrier,
+        now: Now,
+    ) {
+        let targets = match carrier {
+            Carrier::Message => self.message_targets(user, None),
+            Carrier::Session => self.session_targets(user),
+        };
+        if targets.is_empty() || self.draining || self.deliveries.len() >= self.settings.most_under_way {
+            return self.end_run(user, run, RunEnd::Parked, now);
+        }
+        tracing::debug!(%user, author = %key.author, ?carrier, "replay begins");
+        let id = DeliveryId(self.next_number());
+        let by = match carrier {
+            Carrier::Message => DeliveryBy::Message(MessageRun::default()),
+            Carrier::Session => DeliveryBy::Session(Box::default()),
+        };
+        let delivery = Delivery {
+            user: user.clone(),
+            run,
+            key,
+            targets,
+            target: 0,
+            carrier: by,
+        };
+        self.deliveries.insert(id, delivery);
+        match carrier {
+            Carrier::Message => self.take_next_message(id, now),
+            Carrier::Session => self.begin_session_run(id, now),
+        }
+    }
+
+    /// The next message the run may carry, asked of the user's machine.
+    pub(super) fn next_of_run(&mut self, id: DeliveryId) -> Option<Held> {
+        let delivery = self.deliveries.get(&id)?;
+        let user = self.users.get_mut(&delivery.user)?;
+        user.next_message(delivery.run)
+    }
+
+    /// Reads a message of the run; without a credit the run is parked.
+    pub(super) fn fetch_of_run(&mut self, id: DeliveryId, seq: Seq, now: Now) -> bool {
+        let Some(delivery) = self.deliveries.get(&id) else {
+            return false;
+        };
+        let waiter = Waiter::Delivery(id);
+        self.custody.fetch(delivery.user.clone(), seq, waiter, now).is_ok()
+    }
+
+    /// A device confirmed a message of the run.
+    pub(super) fn confirm(&mut self, id: DeliveryId, seq: Seq) {
+        let Some(delivery) = self.deliveries.get(&id) else {
+            return;
+        };
+        let (user, key) = (delivery.user.clone(), delivery.key.clone());
+        tracing::debug!(%user, seq = seq.0, "delivered");
+        self.take_out(&user, &key, seq, Settlement::Delivered);
+    }
+
+    /// A message leaves the queue.
+    pub(super) fn take_out(
+        &mut self,
+        user: &Identity,
+        key: &ConversationKey,
+        seq: Seq,
+        settlement: Settlement,
+    ) {
+        self.settle(user, seq, settlement);
+        self.forget_due(user, seq);
+        if let Some(machine) = self.users.get_mut(user) {
+            machine.handle_settled(key, seq);
+        }
+    }
+
+    /// The run is over.
+    pub(super) fn end_delivery(&mut self, id: DeliveryId, end: RunEnd, now: Now) {
+        let Some(delivery) = self.deliveries.remove(&id) else {
+            return;
+        };
+        tracing::debug!(user = %delivery.user, ?end, "replay ends");
+        self.end_run(&delivery.user, delivery.run, end, now);
+        self.expire_due_of(&delivery.user, now);
+    }
+
+    fn end_run(&mut self, user: &Identity, run: RunId, end: RunEnd, now: Now) {
+        if let Some(machine) = self.users.get_mut(user) {
+            machine.handle_run_ended(run, end, now);
+        }
+        self.run_user_later(user);
+    }
+
+    /// An answer to the MESSAGE or INVITE of a run.
+    pub(super) fn handle_delivery_response(&mut self, id: DeliveryId, response: &Message, now: Now) {
+        match self.deliveries.get(&id).map(|delivery| &delivery.carrier) {
+            Some(DeliveryBy::Message(_)) => self.handle_run_message_response(id, response, now),
+            Some(DeliveryBy::Session(_)) => self.handle_replay_response(id, response, now),
+            None => self.end_late_dialog(response, now),
+        }
+    }
+
+    /// No answer to the MESSAGE or INVITE of a run.
+    pub(super) fn handle_delivery_silence(&mut self, id: DeliveryId, now: Now) {
+        match self.deliveries.get(&id).map(|delivery| &delivery.carrier) {
+            Some(DeliveryBy::Message(_)) => self.message_refused(id, ReplayAnswer::NextDevice, now),
+            Some(DeliveryBy::Session(_)) => self.replay_refused(id, ReplayAnswer::NextDevice, now),
+            None => {}
+        }
+    }
+
+    /// An answer of the store for a run.
+    pub(super) fn handle_delivery_read(&mut self, id: DeliveryId, event: StoreEvent, now: Now) {
+        match self.deliveries.get(&id).map(|delivery| &delivery.carrier) {
+            Some(DeliveryBy::Message(_)) => self.handle_run_read(id, event, now),
+            Some(DeliveryBy::Session(_)) => self.handle_replay_read(id, event, now),
+            None => {}
+        }
+    }
+
+    /// The store cannot give a message of the run: it is gone, or damaged and set aside.
+    pub(super) fn handle_delivery_unread(&mut self, id: DeliveryId, refusal: Refusal, now: Now) {
+        tracing::warn!(%refusal, "a kept message could not be read");
+        match self.deliveries.get(&id).map(|delivery| &delivery.carrier) {
+            Some(DeliveryBy::Message(_)) => self.skip_unread_message(id, refusal, now),
+            Some(DeliveryBy::Session(_)) => self.skip_unread_chat(id, refusal, now),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_replay_table_of_cpm_facts() {
+        assert_eq!(replay_answer(480), ReplayAnswer::Park);
+        assert_eq!(replay_answer(486), ReplayAnswer::Park);
+        assert_eq!(replay_answer(600), ReplayAnswer::Decline);
+        assert_eq!(replay_answer(603), ReplayAnswer::Decline);
+        for status in [404, 408, 410, 430, 503, 504] {
+            assert_eq!(replay_answer(status), ReplayAnswer::NextDevice, "{status}");
+        }
+        for status in [415, 488, 606] {
+            assert_eq!(replay_answer(status), ReplayAnswer::OtherWay, "{status}");
+        }
+        assert_eq!(replay_answer(400), ReplayAnswer::Park);
+    }
+}

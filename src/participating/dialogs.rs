@@ -1,0 +1,59 @@
+//! Which of our sessions a request inside a dialog belongs to.
+
+use std::collections::HashMap;
+
+use crate::participating::chat::{ChatId, Side};
+use crate::participating::delivery::DeliveryId;
+
+/// A dialog of ours: its Call-ID and our own tag (RFC 3261 §12).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DialogKey {
+    /// `Call-ID`
+    pub call_id: String,
+    /// The tag we gave.
+    pub local_tag: String,
+}
+
+/// What the dialog carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialogUse {
+    /// One side of a chat.
+    Chat(ChatId, Side),
+    /// A replay.
+    Replay(DeliveryId),
+}
+
+/// All dialogs of a shard in which we are the user agent.
+#[derive(Debug, Default)]
+pub struct Dialogs(HashMap<DialogKey, DialogUse, foldhash::fast::RandomState>);
+
+impl Dialogs {
+    /// Remembers a dialog.
+    pub fn insert(&mut self, key: DialogKey, usage: DialogUse) {
+        self.0.insert(key, usage);
+    }
+
+    /// Finds the dialog of a request by its Call-ID and To tag.
+    pub fn find(&self, call_id: &str, local_tag: &str) -> Option<DialogUse> {
+        let key = DialogKey {
+            call_id: call_id.to_owned(),
+            local_tag: local_tag.to_owned(),
+        };
+        self.0.get(&key).copied()
+    }
+
+    /// Forgets a dialog.
+    pub fn remove(&mut self, key: &DialogKey) {
+        self.0.remove(key);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,68 @@
+//! A request of an author as it goes to one of the recipient's devices (RFC 3261 §16.6).
+
+use bytes::Bytes;
+
+use crate::identity::Identity;
+use crate::participating::contacts::Target;
+use crate::sip::message::Message;
+use crate::sip::message::HeaderName;
+use crate::sip::splice::Edit;
+
+/// Where Max-Forwards starts when a request has none (RFC 3261 §16.6 step 3).
+const MAX_FORWARDS: u8 = 70;
+
+/// Splices our Via, the device's address and the author's asserted identity into the request; all
+/// else stays octet by octet. What the author says of his own identity or service is only a hint to
+/// us (RFC 3325 §5, RFC 6050 §4.3) and goes no further.
+pub fn to_device(
+    request: &Message,
+    author: &Identity,
+    target: &Target,
+    via: &str,
+    record_route: Option<&str>,
+) -> Bytes {
+    let mut edit = Edit::new(request);
+    edit.request_uri(&target.uri);
+    edit.prepend("Via", via);
+    if let Some(record_route) = record_route {
+        edit.prepend("Record-Route", record_route);
+    }
+    let hops = request.max_forwards().unwrap_or(MAX_FORWARDS);
+    edit.remove(HeaderName::MaxForwards);
+    edit.prepend("Max-Forwards", &hops.saturating_sub(1).to_string());
+    edit.remove(HeaderName::Route);
+    for path in &target.path {
+        edit.prepend("Route", path);
+    }
+    assert_identity(&mut edit, request, author);
+    edit.finish()
+}
+
+/// Replaces what the author claims by what we know.
+fn assert_identity(edit: &mut Edit<'_>, request: &Message, author: &Identity) {
+    edit.remove(HeaderName::PAssertedIdentity);
+    edit.remove(HeaderName::PPreferredIdentity);
+    edit.remove(HeaderName::PAssertedService);
+    edit.remove(HeaderName::PPreferredService);
+    edit.remove(HeaderName::ProxyAuthorization);
+    if !wants_privacy(request) {
+        edit.append("P-Asserted-Identity", &format!("<sip:{author}>"));
+    }
+    if let Some(service) = request.header(HeaderName::PPreferredService) {
+        edit.append("P-Asserted-Service", &service);
+    }
+}
+
+/// Whether the author asked to stay unnamed (RFC 3323 §4.2, RFC 3325 §9.3).
+pub fn wants_privacy(request: &Message) -> bool {
+    request
+        .header(HeaderName::Privacy)
+        .is_some_and(|value| has_privacy_id(&value))
+}
+
+/// Whether a Privacy value holds `id` or asks for full anonymity.
+pub fn has_privacy_id(value: &str) -> bool {
+    value
+        .split([';', ','])
+        .any(|token| matches!(token.trim(), "id" | "user" | "header"))
+}

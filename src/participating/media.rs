@@ -1,0 +1,559 @@
+//! The MSRP sessions of a shard: which connection carries which, who opens it, and whose frame it is.
+//!
+//! Pure: frames come in piece by piece, octets to be written go out in [`MediaAction`]. A session is
+//! opened before its description is sent, so that a peer can never be faster than we are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock::{Instant, Now};
+use crate::msrp::connection_queue::{ConnectionQueue, QueueLimits};
+use crate::msrp::event::SessionEvent;
+use crate::msrp::frame::FrameEvent;
+use crate::msrp::incoming::IncomingLimits;
+use crate::msrp::negotiation::{self, Agreement, Local, Role, SdpRefusal};
+use crate::msrp::outgoing::OutgoingLimits;
+use crate::msrp::sdp::{Direction, SessionDescription};
+use crate::msrp::session::{Session, SessionConfig};
+use crate::msrp::uri::{MsrpUri, new_session_id, session_id_in};
+use crate::msrp::writer;
+use crate::participating::chat::{ChatId, Side};
+use crate::participating::delivery::DeliveryId;
+use crate::sip::transport::flow::ConnectionId;
+use crate::token::Tokens;
+
+/// Names a session of this shard; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MediaId(u64);
+
+/// Names an attempt to connect or to look up a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId(pub u64);
+
+/// Whom a session serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaUse {
+    /// One side of a chat.
+    Chat(ChatId, Side),
+    /// A replay.
+    Replay(DeliveryId),
+}
+
+/// What the shell is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MediaAction {
+    /// Write octets.
+    Send(ConnectionId, Bytes),
+    /// Open a connection.
+    Connect(AttemptId, SocketAddr),
+    /// Look up a name.
+    Resolve(AttemptId, String, u16),
+    /// Close a connection once its octets are written.
+    Close(ConnectionId),
+}
+
+/// One of our MSRP listeners as peers see it.
+#[derive(Clone, Debug)]
+pub struct MediaListener {
+    /// Where it is bound; its family decides whom it serves.
+    pub bound: SocketAddr,
+    /// The host in our paths.
+    pub host: String,
+    /// The port in our paths.
+    pub port: u16,
+}
+
+/// Bounds and times.
+#[derive(Clone, Copy, Debug)]
+pub struct MediaSettings {
+    /// Octets of a chunk we send.
+    pub chunk: usize,
+    /// Largest message taken, in octets.
+    pub message: u64,
+    /// Sessions at once.
+    pub sessions: usize,
+    /// How long a session may wait for its connection.
+    pub bind_within: Duration,
+}
+
+/// The types we take (RFC 4975 §8.6): an envelope with anything inside, and typing.
+const ACCEPT_TYPES: [&str; 2] = ["message/cpim", "application/im-iscomposing+xml"];
+const ACCEPT_WRAPPED: [&str; 1] = ["*"];
+/// Chunks that may be unanswered.
+const WINDOW: usize = 16;
+
+#[derive(Debug)]
+struct Entry {
+    usage: MediaUse,
+    uri: MsrpUri,
+    description: Description,
+    session: Option<Session<ConnectionId>>,
+    /// Until then the peer must have spoken.
+    bind_by: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Description {
+    accept: Vec<String>,
+    wrapped: Vec<String>,
+    direction: Direction,
+    number: u64,
+}
+
+#[derive(Debug)]
+struct Connection {
+    queue: ConnectionQueue<MediaId>,
+    sessions: BTreeSet<MediaId>,
+    /// Whose frame is arriving.
+    current: Option<MediaId>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Media {
+    shard: u16,
+    settings: MediaSettings,
+    listeners: Vec<MediaListener>,
+    last: u64,
+    entries: BTreeMap<MediaId, Entry>,
+    by_session: HashMap<String, MediaId, foldhash::fast::RandomState>,
+    connections: BTreeMap<ConnectionId, Connection>,
+    attempts: BTreeMap<AttemptId, MediaId>,
+    events: VecDeque<(MediaId, MediaUse, SessionEvent)>,
+    actions: VecDeque<MediaAction>,
+    /// Sessions that may have frames to write or events to tell.
+    stirred: BTreeSet<MediaId>,
+}
+
+impl Media {
+    /// No sessions yet.
+    pub fn new(shard: u16, settings: MediaSettings, listeners: Vec<MediaListener>) -> Self {
+        Self {
+            shard,
+            settings,
+            listeners,
+            last: 0,
+            entries: BTreeMap::new(),
+            by_session: HashMap::default(),
+            connections: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            events: VecDeque::new(),
+            actions: VecDeque::new(),
+            stirred: BTreeSet::new(),
+        }
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether another session can begin.
+    pub fn has_room(&self) -> bool {
+        self.entries.len() < self.settings.sessions
+    }
+
+    /// Prepares a session towards a peer at `remote`; `None` when there is no room for one.
+    pub fn open(
+        &mut self,
+        usage: MediaUse,
+        remote: IpAddr,
+        direction: Direction,
+        tokens: &mut Tokens,
+    ) -> Option<MediaId> {
+        if !self.has_room() {
+            return None;
+        }
+        let same_family = |listener: &&MediaListener| listener.bound.is_ipv4() == remote.is_ipv4();
+        let listener = self.listeners.iter().find(same_family).or(self.listeners.first())?;
+        let session_id = new_session_id(self.shard, tokens);
+        let uri = MsrpUri::of_session(&listener.host, listener.port, &session_id).ok()?;
+        self.last += 1;
+        let id = MediaId(self.last);
+        let owned = |types: &[&str]| types.iter().map(|each| (*each).to_owned()).collect();
+        let entry = Entry {
+            usage,
+            uri,
+            description: Description {
+                accept: owned(&ACCEPT_TYPES),
+                wrapped: owned(&ACCEPT_WRAPPED),
+                direction,
+                number: tokens.number() >> 2,
+            },
+            session: None,
+            bind_by: None,
+        };
+        self.entries.insert(id, entry);
+        self.by_session.insert(session_id, id);
+        Some(id)
+    }
+
+    /// Offers just these types.
+    pub fn offer_types(&mut self, id: MediaId, accept: Vec<String>, wrapped: Vec<String>) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.description.accept = accept;
+            entry.description.wrapped = wrapped;
+        }
+    }
+
+    /// Our offer.
+    pub fn offer(&self, id: MediaId) -> String {
+        let entry = self.entries.get(&id);
+        entry.map_or_else(String::new, |entry| entry.describe(self.settings.message, negotiation::offer))
+    }
+
+    /// Our answer to an offer; the session stands from then on.
+    pub fn answer(
+        &mut self,
+        id: MediaId,
+        offer: &SessionDescription,
+        now: Now,
+    ) -> Result<String, SdpRefusal> {
+        let Some(entry) = self.entries.get(&id) else {
+            return Ok(String::new());
+        };
+        let most = self.settings.message;
+        let (text, agreement) = entry.describe(most, |local| negotiation::answer(offer, local))?;
+        self.begin(id, agreement, now);
+        Ok(text)
+    }
+
+    /// The answer to our offer came.
+    pub fn accept(
+        &mut self,
+        id: MediaId,
+        answer: &SessionDescription,
+        now: Now,
+    ) -> Result<Direction, SdpRefusal> {
+        let Some(entry) = self.entries.get(&id) else {
+            return Ok(Direction::Inactive);
+        };
+        let most = self.settings.message;
+        let agreement = entry.describe(most, |local| negotiation::accept_answer(local, answer))?;
+        let direction = agreement.direction;
+        self.begin(id, agreement, now);
+        Ok(direction)
+    }
+
+    fn begin(&mut self, id: MediaId, agreement: Agreement, now: Now) {
+        let settings = self.settings;
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        if entry.session.is_some() {
+            return;
+        }
+        let peer = agreement.peer.first().clone();
+        entry.bind_by = Some(now.instant + settings.bind_within);
+        entry.session = Some(Session::new(SessionConfig {
+            local: entry.uri.clone(),
+            remote: agreement.peer,
+            accept_types: agreement.accept_types,
+            incoming: IncomingLimits {
+                message: settings.message,
+                ..IncomingLimits::default()
+            },
+            outgoing: OutgoingLimits {
+                chunk: settings.chunk,
+                window: WINDOW,
+            },
+        }));
+        if agreement.role == Role::Active {
+            self.connect(id, peer.host(), peer.port().unwrap_or(2855));
+        }
+    }
+
+    /// RFC 6135 §4.2.2: the active side connects to the first URI of the peer's path.
+    fn connect(&mut self, id: MediaId, host: &str, port: u16) {
+        self.last += 1;
+        let attempt = AttemptId(self.last);
+        self.attempts.insert(attempt, id);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        self.actions.push_back(match host.parse::<IpAddr>() {
+            Ok(ip) => MediaAction::Connect(attempt, SocketAddr::new(ip, port)),
+            Err(_) => MediaAction::Resolve(attempt, host.to_owned(), port),
+        });
+    }
+
+    /// A name was looked up.
+    pub fn handle_resolved(&mut self, attempt: AttemptId, addresses: &[SocketAddr]) {
+        match addresses.first() {
+            Some(address) => self.actions.push_back(MediaAction::Connect(attempt, *address)),
+            None => self.handle_unreachable(attempt),
+        }
+    }
+
+    /// A connection stands.
+    pub fn handle_connected(&mut self, attempt: AttemptId, connection: ConnectionId, tokens: &mut Tokens) {
+        let Some(id) = self.attempts.remove(&attempt) else {
+            return;
+        };
+        self.attach(id, connection);
+        if let Some(session) = self.session(id) {
+            session.handle_connected(connection, true, tokens);
+        }
+    }
+
+    /// A connection could not be opened: the session is over.
+    pub fn handle_unreachable(&mut self, attempt: AttemptId) {
+        let Some(id) = self.attempts.remove(&attempt) else {
+            return;
+        };
+        self.lose(id);
+    }
+
+    fn lose(&mut self, id: MediaId) {
+        if let Some(entry) = self.entries.get(&id) {
+            let reason = crate::msrp::event::EndReason::ConnectionLost;
+            self.events.push_back((id, entry.usage, SessionEvent::Ended { reason }));
+        }
+    }
+
+    fn attach(&mut self, id: MediaId, connection: ConnectionId) {
+        self.connection(connection).sessions.insert(id);
+    }
+
+    fn connection(&mut self, id: ConnectionId) -> &mut Connection {
+        self.connections.entry(id).or_insert_with(|| Connection {
+            queue: ConnectionQueue::new(QueueLimits::default()),
+            sessions: BTreeSet::new(),
+            current: None,
+        })
+    }
+
+    /// A connection has ended, and so have its sessions.
+    pub fn handle_lost(&mut self, connection: ConnectionId) {
+        let Some(lost) = self.connections.remove(&connection) else {
+            return;
+        };
+        for id in lost.sessions {
+            if let Some(session) = self.session(id) {
+                session.handle_connection_lost(connection);
+            }
+        }
+    }
+
+    /// Octets have left for the kernel.
+    pub fn handle_written(&mut self, connection: ConnectionId, octets: usize, now: Now) {
+        let Some(state) = self.connections.get_mut(&connection) else {
+            return;
+        };
+        for id in state.queue.written(octets) {
+            if let Some(session) = self.session(id) {
+                session.handle_written(connection, 1, now.instant);
+            }
+        }
+        let waiting: Vec<MediaId> = self
+            .connections
+            .get(&connection)
+            .map(|state| state.sessions.iter().copied().collect())
+            .unwrap_or_default();
+        self.stirred.extend(waiting);
+        self.write_out(connection);
+    }
+
+    /// A piece of a frame.
+    pub fn handle_frame(&mut self, connection: ConnectionId, event: FrameEvent) {
+        let id = match &event {
+            FrameEvent::Request(head) => {
+                let found = self.session_of(head.to_path());
+                if found.is_none()
+                    && let Some(refusal) = writer::refuse(head, 481)
+                {
+                    self.actions.push_back(MediaAction::Send(connection, refusal));
+                }
+                found
+            }
+            FrameEvent::Response(head) => self.session_of(head.to_path()),
+            FrameEvent::Data(_) | FrameEvent::End(_) => self.connection(connection).current,
+        };
+        let ends = matches!(event, FrameEvent::End(_));
+        self.connection(connection).current = if ends { None } else { id };
+        let Some(id) = id else { return };
+        if let Some(session) = self.session(id) {
+            session.handle_frame(connection, event);
+            if session.connection() == Some(connection) {
+                self.attach(id, connection);
+            }
+        }
+    }
+
+    fn session_of(&self, to_path: &str) -> Option<MediaId> {
+        let first = to_path.split_whitespace().next()?;
+        self.by_session.get(session_id_in(first)?).copied()
+    }
+
+    /// The machine of a session; whoever asks may make it say something.
+    pub fn session(&mut self, id: MediaId) -> Option<&mut Session<ConnectionId>> {
+        self.stirred.insert(id);
+        self.entries.get_mut(&id)?.session.as_mut()
+    }
+
+    /// The session is not needed any more; what was handed to it for writing is still written.
+    pub fn close(&mut self, id: MediaId) {
+        self.drain_session(id);
+        let Some(entry) = self.entries.remove(&id) else {
+            return;
+        };
+        if let Some(session_id) = entry.uri.session_id() {
+            self.by_session.remove(session_id);
+        }
+        self.stirred.remove(&id);
+        self.attempts.retain(|_, waiting| *waiting != id);
+        let used: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .filter(|(_, state)| state.sessions.contains(&id))
+            .map(|(connection, _)| *connection)
+            .collect();
+        for connection in used {
+            self.leave(connection, id);
+        }
+    }
+
+    /// RFC 4975 §5.4: a connection that no session uses is closed.
+    fn leave(&mut self, connection: ConnectionId, id: MediaId) {
+        self.flush(connection);
+        let Some(state) = self.connections.get_mut(&connection) else {
+            return;
+        };
+        state.sessions.remove(&id);
+        if state.sessions.is_empty() {
+            self.connections.remove(&connection);
+            self.actions.push_back(MediaAction::Close(connection));
+        }
+    }
+
+    /// Everything that waits goes to the shell, whose own bound holds from here on.
+    fn flush(&mut self, connection: ConnectionId) {
+        if let Some(state) = self.connections.get_mut(&connection) {
+            while let Some(octets) = state.queue.poll_transmit() {
+                self.actions.push_back(MediaAction::Send(connection, octets));
+            }
+        }
+    }
+
+    /// What happened in some session.
+    pub fn poll_event(&mut self) -> Option<(MediaId, MediaUse, SessionEvent)> {
+        if self.events.is_empty() {
+            self.settle_stirred();
+        }
+        self.events.pop_front()
+    }
+
+    /// What the shell is to do.
+    pub fn poll_action(&mut self) -> Option<MediaAction> {
+        if self.actions.is_empty() {
+            self.settle_stirred();
+        }
+        self.actions.pop_front()
+    }
+
+    /// Takes events and frames from every session that may have some.
+    fn settle_stirred(&mut self) {
+        while let Some(id) = self.stirred.pop_first() {
+            self.drain_session(id);
+        }
+    }
+
+    fn drain_session(&mut self, id: MediaId) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        let Some(session) = entry.session.as_mut() else {
+            return;
+        };
+        while let Some(event) = session.poll_event() {
+            if matches!(event, SessionEvent::Bound) {
+                entry.bind_by = None;
+            }
+            self.events.push_back((id, entry.usage, event));
+        }
+        let mut touched = BTreeSet::new();
+        let mut overfull = None;
+        while let Some(frame) = session.poll_transmit() {
+            let state = self.connections.entry(frame.connection).or_insert_with(|| Connection {
+                queue: ConnectionQueue::new(QueueLimits::default()),
+                sessions: BTreeSet::new(),
+                current: None,
+            });
+            touched.insert(frame.connection);
+            if state.queue.push(id, frame.octets).is_err() {
+                overfull = Some(frame.connection);
+                break;
+            }
+        }
+        for connection in touched {
+            self.write_out(connection);
+        }
+        if let Some(connection) = overfull {
+            tracing::warn!("an MSRP peer asks faster than it reads; its connection is closed");
+            self.actions.push_back(MediaAction::Close(connection));
+            self.handle_lost(connection);
+        }
+    }
+
+    fn write_out(&mut self, connection: ConnectionId) {
+        self.flush(connection);
+    }
+
+    /// Whether a session is worth supplying with more octets.
+    pub fn has_room_for(&self, id: MediaId) -> bool {
+        let connection = self.entries.get(&id).and_then(|entry| entry.session.as_ref()?.connection());
+        let state = connection.and_then(|connection| self.connections.get(&connection));
+        state.is_none_or(|state| state.queue.has_room(id))
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let of_entry = |entry: &Entry| {
+            let session = entry.session.as_ref().and_then(Session::next_deadline);
+            session.into_iter().chain(entry.bind_by).min()
+        };
+        self.entries.values().filter_map(of_entry).min()
+    }
+
+    /// Lets sessions time out.
+    pub fn handle_timeout(&mut self, now: Now) {
+        let all: Vec<MediaId> = self.entries.keys().copied().collect();
+        for id in all {
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            let unbound = entry.bind_by.is_some_and(|at| at <= now.instant);
+            let due = entry.session.as_ref().and_then(Session::next_deadline);
+            if unbound {
+                entry.bind_by = None;
+                self.lose(id);
+            } else if due.is_some_and(|at| at <= now.instant)
+                && let Some(session) = self.session(id)
+            {
+                session.handle_timeout(now.instant);
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn describe<T>(&self, max_size: u64, write: impl FnOnce(&Local<'_>) -> T) -> T {
+        let accept: Vec<&str> = self.description.accept.iter().map(String::as_str).collect();
+        let wrapped: Vec<&str> = self.description.wrapped.iter().map(String::as_str).collect();
+        write(&Local {
+            uri: &self.uri,
+            accept_types: &accept,
+            accept_wrapped_types: &wrapped,
+            direction: self.description.direction,
+            max_size: Some(max_size),
+            session: self.description.number,
+            version: self.description.number,
+        })
+    }
+}

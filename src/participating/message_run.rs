@@ -1,0 +1,159 @@
+//! Kept pager messages leave as SIP MESSAGE, oldest first, the next after the answer to the last
+//! (RFC 3428 §8).
+
+use bytes::{Bytes, BytesMut};
+
+use crate::clock::Now;
+use crate::participating::delivery::{DeliveryBy, DeliveryId, ReplayAnswer, replay_answer};
+use crate::participating::outgoing;
+use crate::participating::served_user::RunEnd;
+use crate::participating::service::{Service, Usage, Waiter};
+use crate::sip::message::Message;
+use crate::sip::transaction::table::Kind;
+use crate::store::request::{BodySource, DeferredMessage, Held, Refusal, Settlement, StoreEvent};
+
+/// Octets asked for at a time when a long body is read back.
+const PIECE: usize = 256 * 1024;
+
+/// The message under way.
+#[derive(Debug, Default)]
+pub(super) struct MessageRun {
+    held: Option<Held>,
+    message: Option<Box<DeferredMessage>>,
+    body: BytesMut,
+    length: u64,
+}
+
+impl Service {
+    fn message_run(&mut self, id: DeliveryId) -> Option<&mut MessageRun> {
+        match &mut self.deliveries.get_mut(&id)?.carrier {
+            DeliveryBy::Message(run) => Some(run),
+            DeliveryBy::Session(_) => None,
+        }
+    }
+
+    /// Fetches the run's next message, or ends the run.
+    pub(super) fn take_next_message(&mut self, id: DeliveryId, now: Now) {
+        let Some(held) = self.next_of_run(id) else {
+            return self.end_delivery(id, RunEnd::Done, now);
+        };
+        let seq = held.seq;
+        if let Some(run) = self.message_run(id) {
+            *run = MessageRun {
+                held: Some(held),
+                ..MessageRun::default()
+            };
+        }
+        if !self.fetch_of_run(id, seq, now) {
+            self.end_delivery(id, RunEnd::Parked, now);
+        }
+    }
+
+    /// The message or a piece of its body came from the store.
+    pub(super) fn handle_run_read(&mut self, id: DeliveryId, event: StoreEvent, now: Now) {
+        let Some(run) = self.message_run(id) else {
+            return;
+        };
+        match event {
+            StoreEvent::Fetched { message, body, length, .. } => {
+                run.message = Some(message);
+                run.length = length;
+                run.body = body.map(BytesMut::from).unwrap_or_default();
+            }
+            StoreEvent::Piece { octets, .. } if octets.is_empty() => {
+                return self.skip_unread_message(id, Refusal::Damaged, now);
+            }
+            StoreEvent::Piece { octets, .. } => run.body.extend_from_slice(&octets),
+            _ => return,
+        }
+        if (run.body.len() as u64) < run.length {
+            self.read_more(id, now);
+        } else {
+            self.send_message_of_run(id, now);
+        }
+    }
+
+    fn read_more(&mut self, id: DeliveryId, now: Now) {
+        let Some(delivery) = self.deliveries.get(&id) else {
+            return;
+        };
+        let DeliveryBy::Message(run) = &delivery.carrier else {
+            return;
+        };
+        let Some(held) = &run.held else { return };
+        let source = BodySource::Message {
+            recipient: delivery.user.clone(),
+            seq: held.seq,
+        };
+        let offset = run.body.len() as u64;
+        let waiter = Waiter::Delivery(id);
+        if self.custody.read(source, offset, PIECE, waiter, now).is_err() {
+            self.end_delivery(id, RunEnd::Parked, now);
+        }
+    }
+
+    fn send_message_of_run(&mut self, id: DeliveryId, now: Now) {
+        let Some(delivery) = self.deliveries.get(&id) else {
+            return;
+        };
+        let (DeliveryBy::Message(run), Some(target)) =
+            (&delivery.carrier, delivery.targets.get(delivery.target))
+        else {
+            return;
+        };
+        let (Some(message), flow) = (&run.message, target.flow) else {
+            return;
+        };
+        let via = self.sip.via(&flow, &mut self.tokens);
+        let domain = &self.settings.domain;
+        let body: Bytes = run.body.clone().freeze();
+        let octets = outgoing::message(message, &body, target, &via.value, domain, &mut self.tokens);
+        let usage = Usage::Delivery(id);
+        if self.sip.send(Kind::NonInvite, via, octets, flow, usage, now).is_err() {
+            self.end_delivery(id, RunEnd::Parked, now);
+        }
+    }
+
+    /// The device answered the MESSAGE.
+    pub(super) fn handle_run_message_response(&mut self, id: DeliveryId, response: &Message, now: Now) {
+        match response.status() {
+            ..200 => {}
+            200..300 => {
+                let held = self.message_run(id).and_then(|run| run.held.take());
+                if let Some(held) = held {
+                    self.confirm(id, held.seq);
+                }
+                self.take_next_message(id, now);
+            }
+            status => self.message_refused(id, replay_answer(status), now),
+        }
+    }
+
+    /// The device did not take the message.
+    pub(super) fn message_refused(&mut self, id: DeliveryId, answer: ReplayAnswer, now: Now) {
+        let Some(delivery) = self.deliveries.get_mut(&id) else {
+            return;
+        };
+        match answer {
+            ReplayAnswer::NextDevice if delivery.target + 1 < delivery.targets.len() => {
+                delivery.target += 1;
+                self.send_message_of_run(id, now);
+            }
+            ReplayAnswer::Decline => self.end_delivery(id, RunEnd::Declined, now),
+            _ => self.end_delivery(id, RunEnd::Parked, now),
+        }
+    }
+
+    /// A message that the store lost track of is left out; a damaged one counts as failed.
+    pub(super) fn skip_unread_message(&mut self, id: DeliveryId, refusal: Refusal, now: Now) {
+        let held = self.message_run(id).and_then(|run| run.held.take());
+        let key = self.deliveries.get(&id).map(|d| (d.user.clone(), d.key.clone()));
+        match (held, key, refusal) {
+            (Some(held), Some((user, key)), Refusal::Unknown | Refusal::Damaged) => {
+                self.take_out(&user, &key, held.seq, Settlement::Failed);
+                self.take_next_message(id, now);
+            }
+            _ => self.end_delivery(id, RunEnd::Parked, now),
+        }
+    }
+}

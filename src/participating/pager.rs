@@ -1,0 +1,377 @@
+//! Pager mode: a SIP MESSAGE goes to the recipient's devices, or is kept (cpm-facts §4, §6).
+//!
+//! 200 only when a device took it; 202 when it is durable here. While no device has answered within
+//! `answer_within`, the message is kept and the branches go on: a late 2xx settles the kept copy.
+
+use crate::clock::Now;
+use crate::identity::Identity;
+use crate::participating::arrival::{self, Content};
+use crate::participating::contacts::Target;
+use crate::participating::deferral::{self, Deferral, Outcome};
+use crate::participating::service::{Service, Usage, Waiter};
+use crate::sip::message::Message;
+use crate::sip::message::HeaderName;
+use crate::sip::rejection::Rejection;
+use crate::sip::splice::Edit;
+use crate::sip::transaction::table::{Kind, ServerId};
+use crate::store::request::{Body, DeferredMessage, Seq, Settlement, StoreRequest};
+
+/// Names a MESSAGE under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PagerId(pub u64);
+
+/// A MESSAGE that has no final answer yet, or whose branches still run.
+#[derive(Debug)]
+pub struct Pager {
+    request: Message,
+    server: ServerId,
+    author: Identity,
+    recipient: Identity,
+    content: Content,
+    answered: bool,
+    branches: usize,
+    best: Option<Message>,
+    keeping: Keeping,
+}
+
+#[derive(Debug)]
+enum Keeping {
+    No,
+    Storing(Box<DeferredMessage>),
+    Stored(Seq, Box<DeferredMessage>),
+    /// A device took it while it was being stored.
+    Superseded(Box<DeferredMessage>),
+    Failed,
+}
+
+impl Service {
+    /// A MESSAGE from an authenticated author to a user of this shard.
+    pub fn handle_message(
+        &mut self,
+        request: Message,
+        server: ServerId,
+        author: Identity,
+        recipient: Identity,
+        now: Now,
+    ) {
+        let content = match self.read_message(&request) {
+            Ok(content) => content,
+            Err(rejection) => return self.reject(&request, server, &rejection, now),
+        };
+        if self.pagers.len() >= self.settings.most_under_way {
+            return self.overloaded(&request, server, now);
+        }
+        if let Some(seq) = self.recent.find(arrival::duplicate_key(&request)) {
+            tracing::debug!(seq = seq.0, "a MESSAGE kept before a restart came again");
+            return self.accepted(&request, server, None, now);
+        }
+        let targets = self.message_targets(&recipient, Some(&request));
+        let pass = !targets.is_empty() && self.may_pass(&request, &author, &recipient);
+        let id = PagerId(self.next_number());
+        let pager = Pager {
+            request,
+            server,
+            author,
+            recipient,
+            content,
+            answered: false,
+            branches: 0,
+            best: None,
+            keeping: Keeping::No,
+        };
+        self.pagers.insert(id, pager);
+        if pass {
+            self.fork_message(id, &targets, now);
+        } else {
+            self.keep(id, Outcome::NoContact, now);
+        }
+    }
+
+    fn read_message(&self, request: &Message) -> Result<Content, Rejection> {
+        if request.body().len() as u64 > self.settings.largest_message {
+            return Err(Rejection::new(413, "Request Entity Too Large"));
+        }
+        let content_type = request.header(HeaderName::ContentType);
+        let content_type = content_type.as_deref().unwrap_or("text/plain");
+        Content::read(content_type, request.body())
+    }
+
+    /// A message never overtakes one that is being stored or replayed (decision 3).
+    fn may_pass(&mut self, request: &Message, author: &Identity, recipient: &Identity) -> bool {
+        let Some(user) = self.users.get(recipient) else {
+            return true;
+        };
+        let ids =
+            arrival::ConversationHeaders::read(request, author, recipient, &mut self.tokens);
+        ids.is_ok_and(|ids| {
+            user.may_pass(&crate::store::request::ConversationKey {
+                author: author.clone(),
+                conversation: ids.conversation.into(),
+            })
+        })
+    }
+
+    fn fork_message(&mut self, id: PagerId, targets: &[Target], now: Now) {
+        let deadline = now.instant + self.settings.answer_within;
+        self.pager_deadlines.push_back((deadline, id));
+        for target in targets {
+            let Some(pager) = self.pagers.get(&id) else {
+                return;
+            };
+            let via = self.sip.via(&target.flow, &mut self.tokens);
+            let octets = to_device(&pager.request, &pager.author, target, &via.value);
+            let usage = Usage::Pager(id);
+            let sent = self.sip.send(Kind::NonInvite, via, octets, target.flow, usage, now);
+            if let (Ok(_), Some(pager)) = (sent, self.pagers.get_mut(&id)) {
+                pager.branches += 1;
+            }
+        }
+        if self.pagers.get(&id).is_some_and(|pager| pager.branches == 0) {
+            self.keep(id, Outcome::NoAnswer, now);
+        }
+    }
+
+    /// A device answered.
+    pub(super) fn handle_pager_response(&mut self, id: PagerId, response: Message, now: Now) {
+        let status = response.status();
+        if status < 200 {
+            return;
+        }
+        let Some(pager) = self.pagers.get_mut(&id) else {
+            return;
+        };
+        pager.branches = pager.branches.saturating_sub(1);
+        if status < 300 {
+            self.message_taken(id, &response, now);
+        } else {
+            let better = pager.best.as_ref().is_none_or(|best| rank(status) < rank(best.status()));
+            if better {
+                pager.best = Some(response);
+            }
+        }
+        self.branch_ended(id, now);
+    }
+
+    /// A device gave no answer.
+    pub(super) fn handle_pager_silence(&mut self, id: PagerId, now: Now) {
+        if let Some(pager) = self.pagers.get_mut(&id) {
+            pager.branches = pager.branches.saturating_sub(1);
+        }
+        self.branch_ended(id, now);
+    }
+
+    /// RFC 3428 §7: the first 2xx goes upstream; later ones end here.
+    fn message_taken(&mut self, id: PagerId, response: &Message, now: Now) {
+        let Some(pager) = self.pagers.get_mut(&id) else {
+            return;
+        };
+        if !pager.answered {
+            pager.answered = true;
+            let octets = upstream(response);
+            self.sip.respond(pager.server, response.status(), octets, now);
+        }
+        let Some(pager) = self.pagers.get_mut(&id) else {
+            return;
+        };
+        match std::mem::replace(&mut pager.keeping, Keeping::No) {
+            Keeping::Storing(message) => pager.keeping = Keeping::Superseded(message),
+            Keeping::Stored(seq, message) => {
+                pager.keeping = Keeping::Failed;
+                self.settle(&message.recipient, seq, Settlement::Delivered);
+                self.end_storing(&message, now);
+            }
+            other => pager.keeping = other,
+        }
+    }
+
+    fn branch_ended(&mut self, id: PagerId, now: Now) {
+        let Some(pager) = self.pagers.get_mut(&id) else {
+            return;
+        };
+        if pager.branches > 0 {
+            return;
+        }
+        match std::mem::replace(&mut pager.keeping, Keeping::Failed) {
+            Keeping::No if pager.answered => {
+                self.pagers.remove(&id);
+            }
+            Keeping::No => {
+                pager.keeping = Keeping::No;
+                let outcome = match &pager.best {
+                    Some(best) => Outcome::Status(best.status()),
+                    None => Outcome::NoAnswer,
+                };
+                self.decide(id, outcome, now);
+            }
+            Keeping::Stored(seq, message) => {
+                let length = pager.request.body().len() as u64;
+                self.pagers.remove(&id);
+                self.hold(&message, seq, length, true, now);
+            }
+            Keeping::Failed => {
+                self.pagers.remove(&id);
+            }
+            still @ (Keeping::Storing(_) | Keeping::Superseded(_)) => pager.keeping = still,
+        }
+    }
+
+    fn decide(&mut self, id: PagerId, outcome: Outcome, now: Now) {
+        match deferral::of_message(outcome) {
+            Deferral::Keep => self.keep(id, outcome, now),
+            Deferral::Relay => {
+                let Some(pager) = self.pagers.remove(&id) else {
+                    return;
+                };
+                let Some(best) = pager.best else { return };
+                let status = best.status();
+                self.sip.respond(pager.server, status, upstream(&best), now);
+            }
+        }
+    }
+
+    /// Begins custody, or refuses when nothing may be kept.
+    fn keep(&mut self, id: PagerId, outcome: Outcome, now: Now) {
+        let Some(pager) = self.pagers.get(&id) else {
+            return;
+        };
+        if !self.settings.deferral || pager.content.is_composing {
+            return self.unavailable(id, now);
+        }
+        let message = arrival::of_message(
+            &pager.request,
+            &pager.author,
+            &pager.recipient,
+            pager.content.clone(),
+            self.settings.lifetimes,
+            &mut self.tokens,
+            now,
+        );
+        let message = match message {
+            Ok(message) if message.expires_at > now.wall => Box::new(message),
+            Ok(_) => return self.unavailable(id, now),
+            Err(rejection) => return self.refuse(id, &rejection, now),
+        };
+        let body = self.custody_body(pager.request.body().clone());
+        let tried = outcome != Outcome::NoContact;
+        tracing::debug!(recipient = %message.recipient, tried, "keeping a MESSAGE");
+        if self.begin_custody(&message, body, Waiter::Pager(id), now) {
+            if let Some(pager) = self.pagers.get_mut(&id) {
+                pager.keeping = Keeping::Storing(message);
+            }
+        } else if let Some(pager) = self.pagers.remove(&id) {
+            self.overloaded(&pager.request, pager.server, now);
+        }
+    }
+
+    /// The store has the message: only now the author hears 202.
+    pub(super) fn handle_pager_stored(&mut self, id: PagerId, seq: Seq, now: Now) {
+        let Some(pager) = self.pagers.get_mut(&id) else {
+            return;
+        };
+        match std::mem::replace(&mut pager.keeping, Keeping::Failed) {
+            Keeping::Storing(message) => {
+                pager.answered = true;
+                let (request, server) = (pager.request.clone(), pager.server);
+                let waits = pager.branches > 0;
+                let length = request.body().len() as u64;
+                self.recent.add(message.duplicate_key, seq, now);
+                self.accepted(&request, server, Some(&message), now);
+                self.tell_stored(&message, now);
+                if waits {
+                    if let Some(pager) = self.pagers.get_mut(&id) {
+                        pager.keeping = Keeping::Stored(seq, message);
+                    }
+                } else {
+                    let tried = pager_was_tried(self.pagers.remove(&id));
+                    self.hold(&message, seq, length, tried, now);
+                }
+            }
+            Keeping::Superseded(message) => {
+                self.settle(&message.recipient, seq, Settlement::Delivered);
+                self.end_storing(&message, now);
+            }
+            _ => {}
+        }
+        self.branch_ended(id, now);
+    }
+
+    /// The store could not take it: the author keeps the message.
+    pub(super) fn handle_pager_not_stored(&mut self, id: PagerId, now: Now) {
+        let Some(pager) = self.pagers.get_mut(&id) else {
+            return;
+        };
+        let keeping = std::mem::replace(&mut pager.keeping, Keeping::Failed);
+        if let Keeping::Storing(message) | Keeping::Superseded(message) = keeping {
+            let answered = std::mem::replace(&mut pager.answered, true);
+            let (request, server) = (pager.request.clone(), pager.server);
+            self.end_storing(&message, now);
+            if !answered {
+                self.overloaded(&request, server, now);
+            }
+        }
+        self.branch_ended(id, now);
+    }
+
+    /// Keeps what no device answered in time.
+    pub(super) fn handle_pager_timeouts(&mut self, now: Now) {
+        while let Some((deadline, id)) = self.pager_deadlines.front().copied() {
+            if deadline > now.instant {
+                break;
+            }
+            self.pager_deadlines.pop_front();
+            let waits = |pager: &Pager| !pager.answered && matches!(pager.keeping, Keeping::No);
+            if self.pagers.get(&id).is_some_and(waits) {
+                self.keep(id, Outcome::NoAnswer, now);
+            }
+        }
+    }
+
+    fn unavailable(&mut self, id: PagerId, now: Now) {
+        self.refuse(id, &Rejection::new(480, "Temporarily Unavailable"), now);
+    }
+
+    fn refuse(&mut self, id: PagerId, rejection: &Rejection, now: Now) {
+        if let Some(pager) = self.pagers.remove(&id) {
+            self.reject(&pager.request, pager.server, rejection, now);
+        }
+    }
+
+    /// A body as the store takes it: octets of a long one go ahead into a spool.
+    pub(super) fn custody_body(&mut self, octets: bytes::Bytes) -> Body {
+        if octets.len() as u64 <= super::spool::IN_MEMORY {
+            return Body::Inline(octets);
+        }
+        let spool = self.custody.new_spool();
+        let length = octets.len() as u64;
+        self.custody.tell(StoreRequest::Append {
+            spool,
+            offset: 0,
+            octets,
+        });
+        Body::Spooled { spool, length }
+    }
+}
+
+fn pager_was_tried(pager: Option<Pager>) -> bool {
+    pager.is_some_and(|pager| pager.best.is_some())
+}
+
+/// Which refusal tells the author most: the user's own no, then the lowest class (RFC 3261 §16.7).
+fn rank(status: u16) -> (u8, u16) {
+    match status {
+        600.. => (0, status),
+        _ => (1, status),
+    }
+}
+
+/// The request as it goes to a device (RFC 3261 §16.6): identity headers are ours to assert.
+fn to_device(request: &Message, author: &Identity, target: &Target, via: &str) -> bytes::Bytes {
+    super::forward::to_device(request, author, target, via, None)
+}
+
+/// A device's answer on its way to the author: our Via is taken off (RFC 3261 §16.7 step 3).
+pub(super) fn upstream(response: &Message) -> bytes::Bytes {
+    let mut edit = Edit::new(response);
+    edit.remove_first_value(HeaderName::Via);
+    edit.finish()
+}

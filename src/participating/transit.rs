@@ -1,0 +1,144 @@
+//! One message on its way through a chat: what has arrived, what the other side has confirmed, and
+//! which chunks still wait for their answer.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use crate::clock::Instant;
+use crate::msrp::event::{ChunkId, OutboundId};
+use crate::participating::spool::Spool;
+use crate::store::request::{DeferredMessage, StoreRequest, SpoolId};
+
+/// What decides how a message may end.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// It goes to the other side as it arrives.
+    Live(OutboundId),
+    /// The other side has it; only a REPORT may follow.
+    Confirmed(OutboundId),
+    /// It will be stored once it is complete.
+    Custody,
+    /// It is on its way to the disk.
+    Storing(Box<DeferredMessage>),
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Transit {
+    pub content_type: String,
+    pub fate: Fate,
+    pub spool: Spool,
+    /// The first octets, for a look at the envelope of a body that lies in the store.
+    pub head: Vec<u8>,
+    pub covered: Covered,
+    /// All octets have come: how many.
+    pub complete: Option<u64>,
+    pub unanswered: VecDeque<(ChunkId, u64)>,
+    /// The other side has confirmed up to here.
+    pub confirmed: u64,
+    /// A piece has been asked of the store for the other side.
+    pub reading: bool,
+    /// A sync covers up to here; `None` when none is under way.
+    pub syncing: Option<u64>,
+    /// Without progress by then the other side counts as lost (decision 1).
+    pub deadline: Instant,
+}
+
+/// Octets of the envelope that are kept for a look.
+const HEAD: usize = 16 * 1024;
+
+impl Transit {
+    /// Nothing has arrived yet.
+    pub fn new(content_type: String, fate: Fate, deadline: Instant) -> Self {
+        Self {
+            content_type,
+            fate,
+            spool: Spool::new(),
+            head: Vec::new(),
+            covered: Covered::default(),
+            complete: None,
+            unanswered: VecDeque::new(),
+            confirmed: 0,
+            reading: false,
+            syncing: None,
+            deadline,
+        }
+    }
+
+    /// Takes octets in; returns what the store must be told.
+    pub fn write(
+        &mut self,
+        offset: u64,
+        octets: Bytes,
+        new_id: impl FnOnce() -> SpoolId,
+    ) -> Vec<StoreRequest> {
+        if offset == self.head.len() as u64 && self.head.len() < HEAD {
+            let most = octets.len().min(HEAD - self.head.len());
+            self.head.extend_from_slice(&octets[..most]);
+        }
+        self.covered.add(offset, offset.saturating_add(octets.len() as u64));
+        self.spool.write(offset, octets, new_id)
+    }
+
+    /// The way it goes out, while it does.
+    pub fn outbound(&self) -> Option<OutboundId> {
+        match self.fate {
+            Fate::Live(out) | Fate::Confirmed(out) => Some(out),
+            Fate::Custody | Fate::Storing(_) => None,
+        }
+    }
+
+    /// Whether the other side may still take it.
+    pub fn is_live(&self) -> bool {
+        matches!(self.fate, Fate::Live(_))
+    }
+}
+
+/// Which octets have arrived: those from the start without a gap, and islands behind.
+#[derive(Debug, Default)]
+pub(super) struct Covered {
+    prefix: u64,
+    islands: BTreeMap<u64, u64>,
+}
+
+impl Covered {
+    /// Octets `start..end` are here. The session bounds how many islands there can be.
+    pub fn add(&mut self, start: u64, end: u64) {
+        if start > self.prefix {
+            let island = self.islands.entry(start).or_default();
+            *island = (*island).max(end);
+            return;
+        }
+        self.prefix = self.prefix.max(end);
+        while let Some((start, end)) = self.islands.first_key_value() {
+            if *start > self.prefix {
+                break;
+            }
+            self.prefix = self.prefix.max(*end);
+            self.islands.pop_first();
+        }
+    }
+
+    /// The octets from the start without a gap.
+    pub fn prefix(&self) -> u64 {
+        self.prefix
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn islands_join_the_prefix_when_the_gap_is_filled() {
+        let mut covered = Covered::default();
+        covered.add(10, 20);
+        covered.add(30, 40);
+        assert_eq!(covered.prefix(), 0);
+        covered.add(0, 12);
+        assert_eq!(covered.prefix(), 20);
+        covered.add(18, 30);
+        assert_eq!(covered.prefix(), 40);
+    }
+}

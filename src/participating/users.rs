@@ -1,0 +1,172 @@
+//! The machines of the served users: made when something happens for a user, forgotten when nothing
+//! is left to decide.
+
+use crate::clock::Now;
+use crate::identity::Identity;
+use crate::participating::arrival;
+use crate::participating::served_user::{Reach, ServedUser, UserAction};
+use crate::participating::service::{Service, Waiter};
+use crate::store::request::{Body, DeferredMessage, Held, Seq, Settlement, StoreRequest};
+
+impl Service {
+    /// The user's machine; made if there was none.
+    pub(super) fn user(&mut self, identity: &Identity) -> &mut ServedUser {
+        let waiting = self.waiting.contains(identity);
+        let retry = &self.settings.retry;
+        let user = self.users.entry(identity.clone());
+        user.or_insert_with(|| ServedUser::new(waiting, retry.clone()))
+    }
+
+    /// Performs what the user's machine wants, and forgets the machine when it is idle.
+    pub(super) fn run_user(&mut self, identity: &Identity, now: Now) {
+        loop {
+            let Some(user) = self.users.get_mut(identity) else {
+                return;
+            };
+            let Some(action) = user.poll_action() else {
+                break;
+            };
+            match action {
+                UserAction::Load { after } => self.load(identity, after, now),
+                UserAction::Start { run, key, carrier } => {
+                    self.start_delivery(identity, run, key, carrier, now);
+                }
+            }
+        }
+        self.forget_if_idle(identity);
+    }
+
+    fn forget_if_idle(&mut self, identity: &Identity) {
+        let Some(user) = self.users.get(identity) else {
+            return;
+        };
+        if user.is_idle() {
+            if user.holds_nothing() {
+                self.waiting.remove(identity);
+            } else {
+                self.waiting.insert(identity.clone());
+            }
+            self.users.remove(identity);
+        } else if let Some(deadline) = user.next_deadline() {
+            self.user_deadlines.insert((deadline, identity.clone()));
+        }
+    }
+
+    fn load(&mut self, identity: &Identity, after: Option<Seq>, now: Now) {
+        let waiter = Waiter::Load(identity.clone());
+        if self.custody.load(identity.clone(), after, waiter, now).is_err() {
+            self.postponed_loads.push_back((identity.clone(), after));
+        }
+    }
+
+    /// Asks again for the queues that there was no credit for.
+    pub(super) fn resume_loads(&mut self, now: Now) {
+        while self.custody.has_room() {
+            let Some((identity, after)) = self.postponed_loads.pop_front() else {
+                return;
+            };
+            self.load(&identity, after, now);
+        }
+    }
+
+    /// A page of a user's queue came.
+    pub(super) fn handle_loaded(&mut self, identity: &Identity, held: Vec<Held>, more: bool, now: Now) {
+        if let Some(user) = self.users.get_mut(identity) {
+            user.handle_loaded(held, more, now);
+            self.run_user(identity, now);
+        }
+    }
+
+    /// The user's bindings changed or were refreshed: what waits is offered (again).
+    pub fn handle_registration(&mut self, identity: &Identity, now: Now) {
+        match self.reach(identity) {
+            Some(reach) if self.waiting.contains(identity) || self.users.contains_key(identity) => {
+                self.user(identity).handle_reach(reach, now);
+            }
+            Some(_) => return,
+            None => {
+                if let Some(user) = self.users.get_mut(identity) {
+                    user.handle_unreachable();
+                }
+            }
+        }
+        self.run_user(identity, now);
+    }
+
+    /// What the user's devices can take at the moment; `None` when there is none.
+    pub(super) fn reach(&self, identity: &Identity) -> Option<Reach> {
+        let targets = self.message_targets(identity, None);
+        let first = targets.first()?;
+        let by_stream = targets.iter().any(|target| target.flow.transport.is_reliable());
+        let datagram = super::contacts::LARGEST_DATAGRAM.min(self.settings.largest_message);
+        let message = if by_stream || first.flow.transport.is_reliable() {
+            self.settings.largest_message
+        } else {
+            datagram
+        };
+        Some(Reach {
+            session: targets.iter().any(|target| target.profile.takes_sessions()),
+            message: Some(message),
+        })
+    }
+
+    /// Begins to store a message for a user of this shard; false when there is no credit.
+    pub(super) fn begin_custody(
+        &mut self,
+        message: &DeferredMessage,
+        body: Body,
+        waiter: Waiter,
+        now: Now,
+    ) -> bool {
+        if self.custody.put(Box::new(message.clone()), body, waiter, now).is_err() {
+            return false;
+        }
+        let key = arrival::conversation_key(message);
+        self.user(&message.recipient).handle_storing(&key);
+        self.give_reach(&message.recipient, now);
+        true
+    }
+
+    /// A machine made while its user is reachable must know so.
+    fn give_reach(&mut self, identity: &Identity, now: Now) {
+        let reach = self.reach(identity);
+        if let (Some(reach), Some(user)) = (reach, self.users.get_mut(identity))
+            && !user.is_reachable()
+        {
+            user.handle_reach(reach, now);
+        }
+    }
+
+    /// What was to be stored is not, or no longer has to be held.
+    pub(super) fn end_storing(&mut self, message: &DeferredMessage, now: Now) {
+        let key = arrival::conversation_key(message);
+        if let Some(user) = self.users.get_mut(&message.recipient) {
+            user.handle_not_stored(&key, now);
+            self.run_user(&message.recipient, now);
+        }
+    }
+
+    /// Gives a stored message to its recipient's machine; `tried` says a device just failed to take it.
+    pub(super) fn hold(
+        &mut self,
+        message: &DeferredMessage,
+        seq: Seq,
+        length: u64,
+        tried: bool,
+        now: Now,
+    ) {
+        let held = arrival::held(seq, message, length);
+        self.waiting.insert(message.recipient.clone());
+        self.user(&message.recipient).handle_stored(held, tried, now);
+        self.run_user(&message.recipient, now);
+    }
+
+    /// A message leaves the store for good.
+    pub(super) fn settle(&mut self, recipient: &Identity, seq: Seq, settlement: Settlement) {
+        self.custody.tell(StoreRequest::Settle {
+            recipient: recipient.clone(),
+            seq,
+            settlement,
+        });
+    }
+}

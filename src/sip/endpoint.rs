@@ -1,0 +1,388 @@
+//! The user agent core of a shard: transactions, who waits for which answer, and which transport a
+//! request takes. Pure; the shell performs what [`Endpoint::poll_event`] says.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock::{Instant, Now};
+use crate::sip::message::Message;
+use crate::sip::transaction::action::GoneReason;
+use crate::sip::transaction::branch;
+use crate::sip::transaction::table::{
+    ClientId, Kind, RequestOutcome, ResponseOutcome, ServerId, TransactionEvent, TransactionTable,
+};
+use crate::sip::transport::flow::{Flow, Transport};
+use crate::token::Tokens;
+
+/// Over UDP a longer request is first tried over TCP (RFC 3261 §18.1.1).
+const CONGESTION_SAFE: usize = 1300;
+/// How long a peer that refused TCP is not tried again.
+const TCP_REFUSED_FOR: Duration = Duration::from_secs(300);
+/// Peers remembered as refusing TCP.
+const TCP_REFUSED_MOST: usize = 10_000;
+/// An INVITE's asker is remembered for retransmitted 2xx (RFC 6026 Timer M).
+const LATE_ANSWERS: Duration = Duration::from_secs(32);
+
+/// One of our SIP listeners as peers see it.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// By what.
+    pub transport: Transport,
+    /// Where it is bound; its family decides which peers it can reach.
+    pub bound: SocketAddr,
+    /// `host:port` for Via, Contact and Record-Route.
+    pub advertise: String,
+}
+
+/// What happened to the requests and answers of the users of this endpoint.
+#[derive(Debug)]
+pub enum EndpointEvent<U> {
+    /// Send this.
+    Transmit(Flow, Bytes),
+    /// A response to a request; provisional or final.
+    Response(U, Message),
+    /// No final answer came in time.
+    TimedOut(U),
+    /// The peer cannot be reached.
+    Unreachable(U),
+    /// A server transaction ended.
+    ServerGone(ServerId, GoneReason),
+}
+
+/// Why a request was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+#[derive(Debug)]
+struct Asker<U> {
+    usage: U,
+    fallback: Option<Fallback>,
+}
+
+#[derive(Debug)]
+struct Fallback {
+    kind: Kind,
+    flow: Flow,
+    octets: Bytes,
+    branch: String,
+}
+
+/// The Via line of a request to be sent: the request must begin with it, right behind its first line.
+#[derive(Clone, Debug)]
+pub struct Via {
+    /// The header field value.
+    pub value: String,
+    /// Its branch.
+    pub branch: String,
+}
+
+/// See the module's text. `U` tells who asked.
+#[derive(Debug)]
+pub struct Endpoint<U> {
+    shard: u16,
+    listeners: Vec<Listener>,
+    transactions: TransactionTable,
+    askers: HashMap<ClientId, Asker<U>, foldhash::fast::RandomState>,
+    retiring: VecDeque<(Instant, ClientId)>,
+    tcp_refused: HashMap<(IpAddr, u16), Instant, foldhash::fast::RandomState>,
+    events: VecDeque<EndpointEvent<U>>,
+}
+
+impl<U: Clone> Endpoint<U> {
+    /// An endpoint with at least one listener.
+    pub fn new(shard: u16, listeners: Vec<Listener>, transactions: TransactionTable) -> Self {
+        Self {
+            shard,
+            listeners,
+            transactions,
+            askers: HashMap::default(),
+            retiring: VecDeque::new(),
+            tcp_refused: HashMap::default(),
+            events: VecDeque::new(),
+        }
+    }
+
+    /// `host:port` that the peer behind `flow` knows us by.
+    pub fn advertised(&self, flow: &Flow) -> &str {
+        let index = usize::from(flow.listener).min(self.listeners.len().saturating_sub(1));
+        self.listeners.get(index).map_or("", |listener| &listener.advertise)
+    }
+
+    /// Whether `host` and `port` name one of our listeners.
+    pub fn is_us(&self, host: &str, port: Option<u16>) -> bool {
+        let port = port.unwrap_or(5060);
+        self.listeners.iter().any(|listener| {
+            let (own_host, own_port) = split_host_port(&listener.advertise);
+            let own_port = own_port.unwrap_or(5060);
+            own_port == port && own_host.eq_ignore_ascii_case(host)
+                || listener.bound.port() == port
+                    && host.parse::<IpAddr>().is_ok_and(|ip| ip == listener.bound.ip())
+        })
+    }
+
+    /// A flow to an address, by the first listener that can reach it: over `transport` if given.
+    pub fn flow_to(&self, remote: SocketAddr, transport: Option<Transport>) -> Option<Flow> {
+        let fits = |listener: &&(usize, &Listener)| {
+            listener.1.bound.is_ipv4() == remote.is_ipv4()
+                && transport.is_none_or(|wanted| wanted == listener.1.transport)
+        };
+        let listeners: Vec<(usize, &Listener)> = self.listeners.iter().enumerate().collect();
+        let (index, listener) = listeners.iter().find(fits)?;
+        Some(Flow {
+            transport: listener.transport,
+            listener: u16::try_from(*index).ok()?,
+            remote,
+            connection: None,
+        })
+    }
+
+    /// A request arrived: absorbs retransmissions and the ACKs of refusals.
+    pub fn handle_request(&mut self, request: &Message, flow: Flow, now: Now) -> RequestOutcome {
+        let outcome = self.transactions.handle_request(request, flow, now);
+        self.collect(now);
+        outcome
+    }
+
+    /// A response arrived.
+    pub fn handle_response(&mut self, response: Message, now: Now) {
+        let outcome = self.transactions.handle_response(&response, now);
+        self.collect(now);
+        let ResponseOutcome::Deliver(client) = outcome else {
+            return;
+        };
+        let Some(asker) = self.askers.get_mut(&client) else {
+            return;
+        };
+        asker.fallback = None;
+        let usage = asker.usage.clone();
+        if response.status() >= 200 {
+            self.retiring.push_back((now.instant + LATE_ANSWERS, client));
+        }
+        self.events.push_back(EndpointEvent::Response(usage, response));
+    }
+
+    /// Answers a request; provisional or final.
+    pub fn respond(&mut self, server: ServerId, status: u16, octets: Bytes, now: Now) {
+        self.transactions.respond(server, status, octets, now);
+        self.collect(now);
+    }
+
+    /// The ACK of our 2xx arrived: stop sending it again.
+    pub fn acknowledged(&mut self, server: ServerId, now: Now) {
+        self.transactions.ack_received_for_2xx(server, now);
+        self.collect(now);
+    }
+
+    /// Passes on a response of the next hop.
+    pub fn relay(&mut self, server: ServerId, status: u16, octets: Bytes, now: Now) {
+        self.transactions.relay(server, status, octets, now);
+        self.collect(now);
+    }
+
+    /// The Via of a request that will go over `flow`. The loop hash of a forwarded request goes into its
+    /// branch (RFC 5393 §4.2).
+    pub fn via(&self, flow: &Flow, loop_hash: Option<u32>, tokens: &mut Tokens) -> Via {
+        let branch = match loop_hash {
+            Some(hash) => branch::with_loop_hash(self.shard, tokens, hash),
+            None => branch::fresh(self.shard, tokens),
+        };
+        let value = format!(
+            "SIP/2.0/{} {};branch={branch};rport",
+            flow.transport.via_token(),
+            self.advertised(flow)
+        );
+        Via { value, branch }
+    }
+
+    /// Sends a request of a proxied transaction, whose first header field is `via`, over just this flow.
+    pub fn send_as_is(
+        &mut self,
+        kind: Kind,
+        via: &Via,
+        octets: Bytes,
+        flow: Flow,
+        usage: U,
+        now: Now,
+    ) -> Result<ClientId, Busy> {
+        self.start(kind, &via.branch, octets, flow, usage, None, now)
+    }
+
+    /// Sends a request of our own, whose first header field is `via`; a long one over TCP where the
+    /// peer takes it.
+    pub fn send(
+        &mut self,
+        kind: Kind,
+        via: Via,
+        octets: Bytes,
+        flow: Flow,
+        usage: U,
+        now: Now,
+    ) -> Result<ClientId, Busy> {
+        match self.tcp_instead(&flow, octets.len(), now) {
+            Some(tcp) => {
+                let fallback = Fallback {
+                    kind,
+                    flow,
+                    octets: octets.clone(),
+                    branch: via.branch.clone(),
+                };
+                let (via, octets) = self.change_via(&via, &octets, &tcp);
+                self.start(kind, &via.branch, octets, tcp, usage, Some(fallback), now)
+            }
+            None => self.start(kind, &via.branch, octets, flow, usage, None, now),
+        }
+    }
+
+    /// Sends what has no transaction: the ACK of a 2xx.
+    pub fn send_ack(&mut self, octets: Bytes, flow: Flow) {
+        self.events.push_back(EndpointEvent::Transmit(flow, octets));
+    }
+
+    /// Cancels an INVITE; its final answer still comes.
+    pub fn cancel(&mut self, client: ClientId, now: Now) {
+        self.transactions.cancel(client, now);
+        self.collect(now);
+    }
+
+    /// A TCP flow was lost or could not be opened.
+    pub fn handle_flow_lost(&mut self, flow: Flow, now: Now) {
+        if flow.transport == Transport::Tcp && self.tcp_refused.len() < TCP_REFUSED_MOST {
+            let remote = (flow.remote.ip(), flow.remote.port());
+            self.tcp_refused.insert(remote, now.instant + TCP_REFUSED_FOR);
+        }
+        self.transactions.handle_flow_lost(flow, now);
+        self.collect(now);
+    }
+
+    /// What happened or must be sent.
+    pub fn poll_event(&mut self) -> Option<EndpointEvent<U>> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let retire = self.retiring.front().map(|(at, _)| *at);
+        let transactions = self.transactions.next_deadline();
+        retire.into_iter().chain(transactions).min()
+    }
+
+    /// Retransmits, gives up, forgets.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while self.retiring.front().is_some_and(|(at, _)| *at <= now.instant) {
+            if let Some((_, client)) = self.retiring.pop_front() {
+                self.askers.remove(&client);
+            }
+        }
+        self.tcp_refused.retain(|_, until| *until > now.instant);
+        self.transactions.handle_timeout(now);
+        self.collect(now);
+    }
+
+    /// Live transactions.
+    pub fn transactions(&self) -> usize {
+        self.transactions.len()
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one private place where they meet")]
+    fn start(
+        &mut self,
+        kind: Kind,
+        branch: &str,
+        octets: Bytes,
+        flow: Flow,
+        usage: U,
+        fallback: Option<Fallback>,
+        now: Now,
+    ) -> Result<ClientId, Busy> {
+        let started = self.transactions.request(kind, branch, octets, flow, now);
+        let client = started.map_err(|_| Busy)?;
+        self.askers.insert(client, Asker { usage, fallback });
+        self.collect(now);
+        Ok(client)
+    }
+
+    fn tcp_instead(&self, flow: &Flow, length: usize, now: Now) -> Option<Flow> {
+        if flow.transport != Transport::Udp || length <= CONGESTION_SAFE {
+            return None;
+        }
+        let remote = (flow.remote.ip(), flow.remote.port());
+        let refused = self.tcp_refused.get(&remote);
+        if refused.is_some_and(|until| *until > now.instant) {
+            return None;
+        }
+        self.flow_to(flow.remote, Some(Transport::Tcp))
+    }
+
+    /// The same request with another transport, and so another branch, in its Via.
+    fn change_via(&self, via: &Via, octets: &Bytes, flow: &Flow) -> (Via, Bytes) {
+        let branch = format!("{}T", via.branch);
+        let value = format!(
+            "SIP/2.0/{} {};branch={branch};rport",
+            flow.transport.via_token(),
+            self.advertised(flow)
+        );
+        let octets = replace_first(octets, via.value.as_bytes(), value.as_bytes());
+        (Via { value, branch }, octets)
+    }
+
+    fn collect(&mut self, now: Now) {
+        while let Some(event) = self.transactions.poll_event() {
+            match event {
+                TransactionEvent::Transmit { flow, octets } => {
+                    self.events.push_back(EndpointEvent::Transmit(flow, octets));
+                }
+                TransactionEvent::ServerGone(server, reason) => {
+                    self.events.push_back(EndpointEvent::ServerGone(server, reason));
+                }
+                TransactionEvent::TimedOut(client) => {
+                    if let Some(asker) = self.askers.remove(&client) {
+                        self.events.push_back(EndpointEvent::TimedOut(asker.usage));
+                    }
+                }
+                TransactionEvent::Unreachable(client) => self.fall_back(client, now),
+            }
+        }
+    }
+
+    /// RFC 3261 §18.1.1: when TCP cannot be had for a long request, UDP is tried after all.
+    fn fall_back(&mut self, client: ClientId, now: Now) {
+        let Some(asker) = self.askers.remove(&client) else {
+            return;
+        };
+        let Some(fallback) = asker.fallback else {
+            self.events.push_back(EndpointEvent::Unreachable(asker.usage));
+            return;
+        };
+        let Fallback { kind, flow, octets, branch } = fallback;
+        let usage = asker.usage;
+        if self.start(kind, &branch, octets, flow, usage.clone(), None, now).is_err() {
+            self.events.push_back(EndpointEvent::Unreachable(usage));
+        }
+    }
+}
+
+/// Splits `host[:port]` with an IPv6 host in brackets.
+pub fn split_host_port(text: &str) -> (&str, Option<u16>) {
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, tail) = rest.split_once(']').unwrap_or((rest, ""));
+        return (host, tail.strip_prefix(':').and_then(|port| port.parse().ok()));
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()),
+        None => (text, None),
+    }
+}
+
+fn replace_first(octets: &Bytes, old: &[u8], new: &[u8]) -> Bytes {
+    let Some(at) = memchr::memmem::find(octets, old) else {
+        return octets.clone();
+    };
+    let mut out = Vec::with_capacity(octets.len() + new.len());
+    out.extend_from_slice(&octets[..at]);
+    out.extend_from_slice(new);
+    out.extend_from_slice(&octets[at + old.len()..]);
+    out.into()
+}

@@ -12,7 +12,7 @@ use quick_xml::name::{Namespace, ResolveResult};
 
 use crate::multipart::media_type;
 
-/// The media type of a disposition notification (RFC 5438 §12.2).
+/// The media type of a disposition notification (RFC 5438 §7.2.1.1).
 pub const MEDIA_TYPE: &str = "message/imdn+xml";
 /// The namespace of its elements.
 pub const NAMESPACE: &str = "urn:ietf:params:xml:ns:imdn";

@@ -6,27 +6,19 @@
 use std::io;
 use tracing_subscriber::EnvFilter;
 
-/// How a line of the log looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
+use crate::config::{Log, LogFormat};
 
-/// Starts the log of this process. `filter` counts where the environment has no `RUST_LOG`. Does
-/// nothing if there is a log already.
-pub fn start(format: Format, filter: &str) {
+/// Starts the log of this process; `RUST_LOG` wins over the configured filter. Does nothing if there
+/// is a log already.
+pub fn start(log: &Log) {
     let environment = EnvFilter::try_from_default_env();
-    let filter = environment.unwrap_or_else(|_| EnvFilter::new(filter));
+    let filter = environment.unwrap_or_else(|_| EnvFilter::new(&log.filter));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
     // An error means that a log was started before, which is what a test wants.
-    let _ = match format {
-        Format::Text => lines.with_ansi(false).try_init(),
-        Format::Json => lines.json().try_init(),
+    let _ = match log.format {
+        LogFormat::Text => lines.with_ansi(false).try_init(),
+        LogFormat::Json => lines.json().try_init(),
     };
 }

@@ -188,18 +188,26 @@ fn part(body: &[u8], range: Range<usize>) -> Result<Part, MultipartError> {
     })
 }
 
-/// Writes a multipart body. `boundary` must not occur in any content: a fresh token will do. Each part
-/// is its header fields, without line ends in them, and its content.
-pub fn write(boundary: &str, parts: &[(&[(&str, &str)], &[u8])]) -> Vec<u8> {
+/// A part to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct NewPart<'a> {
+    /// MIME header fields: name and value; control characters are left out.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// Its content.
+    pub content: &'a [u8],
+}
+
+/// Writes a multipart body. `boundary` must not occur in any content: a fresh token will do.
+pub fn write(boundary: &str, parts: &[NewPart<'_>]) -> Vec<u8> {
     let mut out = Vec::new();
-    for (headers, content) in parts {
+    for part in parts {
         out.extend_from_slice(format!("--{boundary}\r\n").as_bytes());
-        for (name, value) in *headers {
+        for (name, value) in part.headers {
             let value: String = value.chars().filter(|c| !c.is_control()).collect();
             out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
         }
         out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(content);
+        out.extend_from_slice(part.content);
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
@@ -273,7 +281,7 @@ mod tests {
         fn what_is_written_is_read_again(contents in proptest::collection::vec(
             proptest::collection::vec(any::<u8>(), 0..60), 1..5)) {
             let headers: &[(&str, &str)] = &[("Content-Type", "x/y")];
-            let written: Vec<_> = contents.iter().map(|c| (headers, c.as_slice())).collect();
+            let written: Vec<_> = contents.iter().map(|content| NewPart { headers, content }).collect();
             let body = write("Zk3fresh9token", &written);
             let read = parts("multipart/mixed; boundary=Zk3fresh9token", &body).unwrap();
             prop_assert_eq!(read.len(), contents.len());

@@ -4,12 +4,12 @@
 //! store; so what a peer was promised is durable before the process goes.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
+use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::net::sys;
 use crate::shard::assembly::{Inboxes, Shards};
@@ -17,7 +17,7 @@ use crate::shard::core_trait::ShardCore;
 use crate::shard::placement::shard_of_user;
 use crate::store::deferred::{Answers, DuplicateKey};
 use crate::store::request::StoreEvent;
-use crate::store::{RecoveredBinding, Store, StoreClient, StoreConfig, StoreError};
+use crate::store::{Recovered, RecoveredBinding, Store, StoreClient, StoreConfig, StoreError};
 
 mod listeners;
 mod settings;
@@ -114,23 +114,7 @@ impl Server {
             "store opened"
         );
         let metrics = Arc::new(Metrics::new(shards));
-        let context = {
-            let (config, addresses) = (Arc::clone(&config), Arc::clone(&addresses));
-            move |shard: u16| CoreContext {
-                shard,
-                shards,
-                config: Arc::clone(&config),
-                addresses: Arc::clone(&addresses),
-                bindings: (recovered.bindings.iter())
-                    .filter(|binding| shard_of_user(&binding.user, shards) == shard)
-                    .cloned()
-                    .collect(),
-                duplicate_keys: (recovered.duplicate_keys.iter())
-                    .filter(|key| shard_of_user(&key.recipient, shards) == shard)
-                    .cloned()
-                    .collect(),
-            }
-        };
+        let context = contexts(&config, &addresses, shards, recovered);
         let started = Shards::start(
             settings::shells(&config),
             inboxes,
@@ -184,6 +168,35 @@ impl Server {
     }
 }
 
+/// What each shard's core is made from: its own users' share of what the store found.
+fn contexts(
+    config: &Arc<Config>,
+    addresses: &Arc<Addresses>,
+    shards: u16,
+    recovered: Recovered,
+) -> impl Fn(u16) -> CoreContext + use<> {
+    let (config, addresses) = (Arc::clone(config), Arc::clone(addresses));
+    move |shard| {
+        let own = |user: &Identity| shard_of_user(user, shards) == shard;
+        let bindings = recovered.bindings.iter();
+        let duplicate_keys = recovered.duplicate_keys.iter();
+        CoreContext {
+            shard,
+            shards,
+            config: Arc::clone(&config),
+            addresses: Arc::clone(&addresses),
+            bindings: bindings
+                .filter(|binding| own(&binding.user))
+                .cloned()
+                .collect(),
+            duplicate_keys: duplicate_keys
+                .filter(|key| own(&key.recipient))
+                .cloned()
+                .collect(),
+        }
+    }
+}
+
 impl Running {
     /// Where it is reached.
     pub fn addresses(&self) -> &Addresses {
@@ -209,7 +222,7 @@ impl Running {
     }
 }
 
-type OpenStore = (Store, Vec<StoreClient>, crate::store::Recovered);
+type OpenStore = (Store, Vec<StoreClient>, Recovered);
 
 fn open_store(config: &Config, shards: u16, inboxes: &Inboxes) -> Result<OpenStore, StoreError> {
     let answers: Answers = (inboxes.lanes.iter())

@@ -6,7 +6,7 @@ use super::draft::{self, Draft};
 use super::envelope::{Envelope, fresh};
 use super::exchange::{IncomingRequest, SentRequest};
 use super::failure::Failure;
-use super::msrp_agent::{MsrpEnd, MsrpSession};
+use super::msrp_agent::{Answering, MsrpEnd, MsrpSession};
 use super::msrp_sending::SentMessage;
 use super::sdp_text::{self, Setup};
 use super::sip_text::{SipText, address};
@@ -24,6 +24,7 @@ pub struct OutgoingCall<'a> {
 /// An INVITE this agent got.
 pub struct IncomingCall<'a> {
     request: IncomingRequest<'a>,
+    answering: Answering,
 }
 
 /// An accepted session with its MSRP connection.
@@ -98,7 +99,10 @@ impl UserAgent {
     /// The next INVITE, waiting so long for it.
     pub fn expect_invite_within(&self, patience: Duration) -> Result<IncomingCall<'_>, Failure> {
         let request = self.expect_request_within("INVITE", patience)?;
-        Ok(IncomingCall { request })
+        Ok(IncomingCall {
+            request,
+            answering: Answering::Status(200),
+        })
     }
 }
 
@@ -201,6 +205,12 @@ impl<'a> IncomingCall<'a> {
         self.request.agent.expect_request("CANCEL").map(|_| ())
     }
 
+    /// How the session will answer SENDs from its first one on.
+    pub fn taking(mut self, answering: Answering) -> Self {
+        self.answering = answering;
+        self
+    }
+
     /// Accepts a replay: 200 with `a=recvonly`.
     pub fn answers_recvonly(self, setup: Setup) -> Result<Chat<'a>, Failure> {
         self.answers(setup, "recvonly")
@@ -210,7 +220,8 @@ impl<'a> IncomingCall<'a> {
     pub fn answers(self, setup: Setup, direction: &str) -> Result<Chat<'a>, Failure> {
         let agent = self.request.agent;
         let offer = self.offer();
-        let end = MsrpEnd::open(&agent.line.name, &agent.line.transcript)?;
+        let end =
+            MsrpEnd::open(&agent.line.name, &agent.line.transcript)?.answering(self.answering);
         let sdp = sdp_text::description(&end, setup, direction);
         let contact = format!("<{}>;{SESSION_TAG}", agent.contact_uri());
         let headers = [
@@ -290,13 +301,17 @@ impl Chat<'_> {
 
     /// The other side ends the session; 200 was sent.
     pub fn expect_bye(&self) -> Result<SipText, Failure> {
-        let arrived = self.agent.line.requests.take(PATIENCE, |(request, _)| {
+        self.bye_within(PATIENCE)
+            .ok_or_else(|| self.agent.failure("got no BYE"))
+    }
+
+    /// The BYE of the other side, if it comes within `patience`.
+    pub fn bye_within(&self, patience: Duration) -> Option<SipText> {
+        let arrived = self.agent.line.requests.take(patience, |(request, _)| {
             request.method() == Some("BYE")
                 && request.header("Call-ID") == Some(&self.dialog.call_id)
         });
-        arrived
-            .map(|(bye, _)| bye)
-            .ok_or_else(|| self.agent.failure("got no BYE"))
+        arrived.map(|(bye, _)| bye)
     }
 
     /// Whom it is with.

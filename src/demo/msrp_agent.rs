@@ -21,12 +21,16 @@ use super::transcript::{Direction, Transcript};
 use super::user_agent::PATIENCE;
 use super::wire::{is_timeout, lock};
 
+/// How often a waiting side looks whether the connection still stands.
+const LOOK_UP: Duration = Duration::from_millis(50);
+
 /// One end of a session before it has a connection: what its SDP offers.
 pub struct MsrpEnd {
     name: String,
     transcript: Transcript,
     listener: TcpListener,
     path: String,
+    answering: Answering,
 }
 
 impl MsrpEnd {
@@ -39,7 +43,14 @@ impl MsrpEnd {
             transcript: transcript.clone(),
             listener,
             path: format!("msrp://{address}/{};tcp", fresh("s")),
+            answering: Answering::Status(200),
         })
+    }
+
+    /// How its session answers SENDs from the first one on.
+    pub fn answering(mut self, answering: Answering) -> Self {
+        self.answering = answering;
+        self
     }
 
     /// Its MSRP URI.
@@ -55,13 +66,18 @@ impl MsrpEnd {
     /// Connects to the first URI of the peer's path and binds the session with a bodiless SEND
     /// (RFC 6135 §4.2.1).
     pub fn connects(self, peer_path: &str) -> Result<MsrpSession, Failure> {
+        let session = self.dials(peer_path)?;
+        session.binds()?;
+        Ok(session)
+    }
+
+    /// Connects, and says nothing yet.
+    pub fn dials(self, peer_path: &str) -> Result<MsrpSession, Failure> {
         let address = path_address(peer_path)
             .ok_or_else(|| self.failure(&format!("\"{peer_path}\" names no address")))?;
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
             .map_err(|error| self.failure(&format!("could not connect to {address}: {error}")))?;
-        let session = self.run(stream, peer_path)?;
-        session.binds()?;
-        Ok(session)
+        self.run(stream, peer_path)
     }
 
     /// Waits for the peer to connect.
@@ -82,7 +98,7 @@ impl MsrpEnd {
     fn run(&self, stream: TcpStream, peer_path: &str) -> Result<MsrpSession, Failure> {
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_millis(50)))?;
+        stream.set_read_timeout(Some(LOOK_UP))?;
         let state = Arc::new(SessionState {
             name: self.name.clone(),
             transcript: self.transcript.clone(),
@@ -93,7 +109,7 @@ impl MsrpEnd {
             reports: Inbox::new(),
             messages: Inbox::new(),
             partial: Mutex::new(HashMap::new()),
-            answering: Mutex::new(Answering::Status(200)),
+            answering: Mutex::new(self.answering),
             closed: AtomicBool::new(false),
         });
         let reader = Arc::clone(&state);
@@ -251,9 +267,7 @@ impl MsrpSession {
     /// The response to this transaction is this.
     pub fn expect_response(&self, transaction: &str, status: u16) -> Result<(), Failure> {
         let response = self
-            .state
-            .responses
-            .take(PATIENCE, |response| response.transaction() == transaction)
+            .next_response(transaction)
             .ok_or_else(|| self.failure(&format!("got no response to {transaction}")))?;
         match response.status() == status {
             true => Ok(()),
@@ -261,6 +275,21 @@ impl MsrpSession {
                 "expected {status} to {transaction} and got {}",
                 response.status()
             ))),
+        }
+    }
+
+    /// Waits no longer than the connection lasts.
+    fn next_response(&self, transaction: &str) -> Option<MsrpText> {
+        let deadline = clock::now().instant + PATIENCE;
+        loop {
+            let over = self.is_closed() || clock::now().instant >= deadline;
+            let response = self
+                .state
+                .responses
+                .take(LOOK_UP, |response| response.transaction() == transaction);
+            if over || response.is_some() {
+                return response;
+            }
         }
     }
 

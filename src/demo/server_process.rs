@@ -185,7 +185,13 @@ fn spawn(
 ) -> Result<(Child, Ready), Failure> {
     let file = folder.join("restante.toml");
     fs::write(&file, configuration)?;
-    let mut child = Command::new(binary)
+    let mut command = Command::new(binary);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("RESTANTE_") {
+            command.env_remove(name);
+        }
+    }
+    let mut child = command
         .arg("serve")
         .arg("-c")
         .arg(&file)

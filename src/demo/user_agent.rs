@@ -235,10 +235,16 @@ impl UserAgent {
     ) -> Result<SentRequest<'_>, Failure> {
         let draft = Draft::new("MESSAGE", &self.uri_of(to))
             .header("Accept-Contact", &format!("*;{PAGER_TAG}"))
-            .header("Conversation-ID", &fresh("conv-"))
+            .header("Conversation-ID", &self.conversation_with(to))
             .header("Contribution-ID", &fresh("contr-"))
             .body(content_type, body);
         self.sends(draft)
+    }
+
+    /// The Conversation-ID of its pager messages to this user.
+    pub fn conversation_with(&self, to: &str) -> String {
+        let peer = to.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+        format!("{}-{peer}", self.registration)
     }
 
     /// Notifies the author of `message` of a disposition, by a MESSAGE of its own.
@@ -260,6 +266,18 @@ impl UserAgent {
     /// Sends octets as they are.
     pub fn sends_octets(&self, octets: &[u8]) -> Result<(), Failure> {
         self.line.transmit(octets)
+    }
+
+    /// Sends octets as they are and waits for an answer to them: one with their Call-ID.
+    pub fn answer_to_octets(&self, octets: &[u8]) -> Result<SipText, Failure> {
+        let sent = SipText::read(octets).ok_or_else(|| Failure::plain("no header section"))?;
+        self.sends_octets(octets)?;
+        self.line
+            .responses
+            .take(PATIENCE, |answer| {
+                answer.header("Call-ID") == sent.header("Call-ID")
+            })
+            .ok_or_else(|| self.failure(format!("{} got no answer", self.line.name)))
     }
 
     /// A whole round trip through the server: what it sent before has arrived after this.

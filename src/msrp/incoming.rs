@@ -5,6 +5,8 @@
 //! chunk set are here. The user decides what every chunk is answered; Failure-Report decides whether
 //! the answer is sent.
 
+mod settlement;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -72,6 +74,26 @@ struct Inbound {
     unanswered: VecDeque<PendingChunk>,
 }
 
+impl Inbound {
+    /// The `$` chunk sets the length (RFC 4975 §7.3.1), once; false if that contradicts what is here.
+    fn set_length(&mut self, length: u64) -> bool {
+        let other = self.length.is_some_and(|known| known != length);
+        self.length = Some(length);
+        !other && !self.overruns()
+    }
+
+    fn overruns(&self) -> bool {
+        self.length.is_some_and(|length| self.here.end() > length)
+    }
+
+    /// The length, if every octet is here for the first time.
+    fn newly_complete(&mut self) -> Option<u64> {
+        let length = self.length.filter(|length| self.here.covers(*length))?;
+        let newly = !std::mem::replace(&mut self.complete, true);
+        newly.then_some(length)
+    }
+}
+
 #[derive(Debug)]
 struct Settled {
     id: InboundId,
@@ -92,12 +114,16 @@ enum Frame {
         failure_report: FailureReport,
         message: Option<InboundId>,
     },
-    Chunk {
-        message: InboundId,
-        transaction: Box<str>,
-        start: u64,
-        received: u64,
-    },
+    Chunk(ArrivingChunk),
+}
+
+#[derive(Debug)]
+struct ArrivingChunk {
+    message: InboundId,
+    transaction: Box<str>,
+    /// Where its first octet belongs, from 0.
+    start: u64,
+    received: u64,
 }
 
 /// What a REPORT about a message needs.
@@ -183,12 +209,12 @@ impl Incoming {
         if self.unanswered >= self.limits.unanswered {
             return Err(413);
         }
-        Ok(Frame::Chunk {
+        Ok(Frame::Chunk(ArrivingChunk {
             message,
             transaction,
             start,
             received: 0,
-        })
+        }))
     }
 
     /// Where the chunk belongs, from 0.
@@ -215,16 +241,9 @@ impl Incoming {
             return Err(settled.status);
         }
         let content_type = fields.content_type.ok_or(400u16)?;
-        let full =
-            self.arriving >= self.limits.arriving || self.messages.len() >= self.limits.unsettled;
-        let refused = if !accepts(&self.accept_types, content_type) {
-            Some(415)
-        } else {
-            full.then_some(413)
-        };
         let id = InboundId(self.next_message);
         self.next_message += 1;
-        if let Some(status) = refused {
+        if let Some(status) = self.unwelcome(content_type) {
             // Remembered, so that its other chunks fare alike.
             self.remember(Settled {
                 id,
@@ -263,24 +282,28 @@ impl Incoming {
         Ok(id)
     }
 
+    /// Why a new message of this type is refused, if it is.
+    fn unwelcome(&self, content_type: &str) -> Option<u16> {
+        if !accepts(&self.accept_types, content_type) {
+            return Some(415);
+        }
+        let full =
+            self.arriving >= self.limits.arriving || self.messages.len() >= self.limits.unsettled;
+        full.then_some(413)
+    }
+
     /// Octets of the SEND that began last.
     pub(super) fn data(&mut self, octets: Bytes, to: Addresses<'_>, out: &mut Outbox) {
-        let Frame::Chunk {
-            message,
-            start,
-            received,
-            ..
-        } = &mut self.frame
-        else {
+        let Frame::Chunk(chunk) = &mut self.frame else {
             return;
         };
-        let id = *message;
+        let id = chunk.message;
         let Some(inbound) = self.messages.get_mut(&id) else {
             return;
         };
-        let offset = *start + *received;
+        let offset = chunk.start + chunk.received;
         let end = offset.saturating_add(octets.len() as u64);
-        *received = end - *start;
+        chunk.received = end - chunk.start;
         if inbound.complete {
             return;
         }
@@ -312,192 +335,54 @@ impl Incoming {
                     self.abort(message, to, out);
                 }
             }
-            Frame::Chunk {
-                message,
-                transaction,
-                start,
-                received,
-            } => self.end_chunk(flag, message, transaction, start, received, to, out),
+            Frame::Chunk(chunk) => self.end_chunk(chunk, flag, to, out),
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one enum variant")]
     fn end_chunk(
         &mut self,
+        chunk: ArrivingChunk,
         flag: Continuation,
-        id: InboundId,
-        transaction: Box<str>,
-        start: u64,
-        received: u64,
         to: Addresses<'_>,
         out: &mut Outbox,
     ) {
+        let id = chunk.message;
         let Some(inbound) = self.messages.get_mut(&id) else {
             return;
         };
-        let end = start + received;
         let serial = self.next_chunk;
         self.next_chunk += 1;
         self.unanswered += 1;
         inbound.unanswered.push_back(PendingChunk {
             serial,
-            transaction,
+            transaction: chunk.transaction,
         });
-        if flag == Continuation::Aborted && !inbound.complete {
-            return self.abort(id, to, out);
-        }
-        if flag == Continuation::Last && !inbound.complete {
-            // RFC 4975 §7.3.1: the `$` chunk sets the length; it can be set only once.
-            let other = inbound.length.is_some_and(|length| length != end);
-            if other || inbound.here.end() > end {
-                return self.break_off(id, 400, to, out);
+        let end = chunk.start + chunk.received;
+        if !inbound.complete {
+            match flag {
+                Continuation::Aborted => return self.abort(id, to, out),
+                Continuation::Last if !inbound.set_length(end) => {
+                    return self.break_off(id, 400, to, out);
+                }
+                Continuation::More if inbound.overruns() => {
+                    return self.break_off(id, 400, to, out);
+                }
+                Continuation::Last | Continuation::More => {}
             }
-            inbound.length = Some(end);
         }
-        if inbound
-            .length
-            .is_some_and(|length| inbound.here.end() > length)
-        {
-            return self.break_off(id, 400, to, out);
-        }
+        let message = id;
         out.tell(SessionEvent::ChunkDone {
-            message: id,
-            chunk: ChunkId {
-                message: id,
-                serial,
-            },
+            message,
+            chunk: ChunkId { message, serial },
             range: ByteRange {
-                start: start + 1,
+                start: chunk.start + 1,
                 end: Some(end),
                 total: inbound.length.or(inbound.total),
             },
         });
-        let Some(length) = inbound.length.filter(|length| inbound.here.covers(*length)) else {
-            return;
-        };
-        if !inbound.complete {
-            inbound.complete = true;
+        if let Some(length) = inbound.newly_complete() {
             self.arriving -= 1;
-            out.tell(SessionEvent::MessageDone {
-                message: id,
-                length,
-            });
+            out.tell(SessionEvent::MessageDone { message, length });
         }
-    }
-
-    /// The peer gave the message up: what it sent of it is answered and forgotten.
-    fn abort(&mut self, id: InboundId, to: Addresses<'_>, out: &mut Outbox) {
-        let complete = self.messages.get(&id).is_none_or(|m| m.complete);
-        if complete {
-            return;
-        }
-        self.settle(id, 200, to, out);
-        // A later SEND with the same Message-ID is a new attempt (RFC 4975 §5.4).
-        self.settled.retain(|settled| settled.id != id);
-        out.tell(SessionEvent::MessageAborted {
-            message: id,
-            status: None,
-        });
-    }
-
-    fn break_off(&mut self, id: InboundId, status: u16, to: Addresses<'_>, out: &mut Outbox) {
-        self.settle(id, status, to, out);
-        out.tell(SessionEvent::MessageAborted {
-            message: id,
-            status: Some(status),
-        });
-    }
-
-    /// Answers one chunk; a second answer, and one that Failure-Report forbids, is not sent.
-    pub(super) fn answer(
-        &mut self,
-        chunk: ChunkId,
-        status: u16,
-        to: Addresses<'_>,
-        out: &mut Outbox,
-    ) {
-        let Some(inbound) = self.messages.get_mut(&chunk.message) else {
-            return;
-        };
-        let place = inbound
-            .unanswered
-            .binary_search_by_key(&chunk.serial, |pending| pending.serial);
-        let Some(pending) = place.ok().and_then(|at| inbound.unanswered.remove(at)) else {
-            return;
-        };
-        self.unanswered -= 1;
-        if inbound.failure_report.answers(status) {
-            out.respond(&pending.transaction, status, to.hop, to.local);
-        }
-    }
-
-    /// Answers all chunks that are still unanswered, also the one that is arriving, and forgets the
-    /// message but for its fate: chunks that come later are answered alike.
-    pub(super) fn settle(
-        &mut self,
-        id: InboundId,
-        status: u16,
-        to: Addresses<'_>,
-        out: &mut Outbox,
-    ) {
-        let Some(inbound) = self.messages.remove(&id) else {
-            return;
-        };
-        self.by_message_id.remove(&inbound.message_id);
-        self.unanswered -= inbound.unanswered.len();
-        self.arriving -= usize::from(!inbound.complete);
-        let chunks = inbound.unanswered.iter().map(|chunk| &chunk.transaction);
-        let mut transactions: Vec<&str> = chunks.map(AsRef::as_ref).collect();
-        let arriving = match &self.frame {
-            Frame::Chunk {
-                message,
-                transaction,
-                ..
-            } if *message == id => Some(transaction.clone()),
-            _ => None,
-        };
-        if let Some(transaction) = &arriving {
-            transactions.push(transaction);
-            self.frame = Frame::Skipped;
-        }
-        if inbound.failure_report.answers(status) {
-            for transaction in transactions {
-                out.respond(transaction, status, to.hop, to.local);
-            }
-        }
-        self.remember(Settled {
-            id,
-            length: inbound.length.unwrap_or_else(|| inbound.here.end()),
-            message_id: inbound.message_id,
-            status,
-            success_report: inbound.success_report,
-            failure_report: inbound.failure_report,
-        });
-    }
-
-    fn remember(&mut self, settled: Settled) {
-        if self.settled.len() == REMEMBERED {
-            self.settled.pop_front();
-        }
-        self.settled.push_back(settled);
-    }
-
-    /// What a REPORT about a message needs, as long as the message is known.
-    pub(super) fn reportable(&self, id: InboundId) -> Option<Reportable> {
-        if let Some(inbound) = self.messages.get(&id) {
-            return Some(Reportable {
-                message_id: inbound.message_id.clone(),
-                success_report: inbound.success_report,
-                failure_report: inbound.failure_report,
-                length: inbound.length.unwrap_or_else(|| inbound.here.end()),
-            });
-        }
-        let settled = self.settled.iter().find(|settled| settled.id == id)?;
-        Some(Reportable {
-            message_id: settled.message_id.clone(),
-            success_report: settled.success_report,
-            failure_report: settled.failure_report,
-            length: settled.length,
-        })
     }
 }

@@ -143,11 +143,11 @@ impl<D: Deliver> MsrpTransport<D> {
         sent
     }
 
-    /// Closes a connection once everything queued is written.
+    /// This shard needs a connection no more: it is closed once everything queued is written and no
+    /// other shard uses it either (RFC 4975 §5.4: sessions may share one).
     pub fn close(&mut self, connection: ConnectionId) {
-        if let Ok(writer) = self.writer(connection) {
-            writer.close();
-        }
+        self.writers.remove(&connection);
+        self.shared.registry.release(connection, self.shared.shard);
     }
 
     /// Drops what is remembered of a lost connection.

@@ -3,6 +3,7 @@
 pub mod connection;
 pub mod connection_queue;
 pub mod event;
+mod field;
 pub mod frame;
 pub mod incoming;
 pub mod listener;
@@ -11,6 +12,8 @@ pub mod outgoing;
 pub mod reader;
 pub mod sdp;
 pub mod session;
+#[cfg(test)]
+mod session_tests;
 pub mod uri;
 pub mod writer;
 

@@ -5,13 +5,15 @@
 //! chunk is held back until it is known to be the last, so that a message can be passed on while it is
 //! still arriving and its length is unknown.
 
+mod confirmation;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::event::{EndReason, OutboundId, SessionEvent};
-use super::frame::{ByteRange, Continuation, FailureReport, ReportFields};
+use super::event::OutboundId;
+use super::frame::{ByteRange, Continuation, FailureReport};
 use super::outbox::{Outbox, Tag};
 use super::ranges::RangeSet;
 use super::uri::new_transaction_id;
@@ -230,7 +232,7 @@ impl Outgoing {
         self.cut(id, to, tokens, out);
     }
 
-    pub(super) fn finish(
+    pub(super) fn end(
         &mut self,
         id: OutboundId,
         to: Route<'_>,
@@ -349,190 +351,6 @@ impl Outgoing {
         out.write(frame, Tag::Request { serial, message });
     }
 
-    /// The last octet of a request has left.
-    pub(super) fn left(&mut self, serial: u64, now: Instant, out: &mut Outbox) {
-        let mut in_flight = self.in_flight.iter_mut();
-        let Some(at) = in_flight.position(|request| request.serial == serial) else {
-            return;
-        };
-        let Some(request) = self.in_flight.get_mut(at) else {
-            return;
-        };
-        match (request.failure_report, request.message) {
-            (FailureReport::Yes, _) => request.deadline = Some(now + RESPONSE_TIMEOUT),
-            (quiet, message) => {
-                let request = self.in_flight.remove(at);
-                if let (FailureReport::Partial, Some(request), Some(id)) = (quiet, request, message)
-                {
-                    bounded_push(&mut self.quiet, (request.transaction, id));
-                }
-                if let Some(id) = message {
-                    self.confirm(id, out);
-                }
-            }
-        }
-    }
-
-    /// A response came. Tells whether it was to one of our requests, and why the session is over, if
-    /// it is.
-    pub(super) fn response(
-        &mut self,
-        transaction: &str,
-        status: u16,
-        out: &mut Outbox,
-    ) -> (bool, Option<EndReason>) {
-        let mut in_flight = self.in_flight.iter();
-        let place = in_flight.position(|request| *request.transaction == *transaction);
-        let message = match place.and_then(|at| self.in_flight.remove(at)) {
-            Some(request) => request.message,
-            None => {
-                let mut quiet = self.quiet.iter();
-                match quiet.find(|(quiet, _)| **quiet == *transaction) {
-                    Some((_, id)) => Some(*id),
-                    None => return (false, None),
-                }
-            }
-        };
-        if (200..300).contains(&status) {
-            if let Some(id) = message {
-                self.confirm(id, out);
-            }
-            return (true, None);
-        }
-        (true, self.fail(message, status, out))
-    }
-
-    /// One chunk needs no more waiting for.
-    fn confirm(&mut self, id: OutboundId, out: &mut Outbox) {
-        let Some(message) = self.messages.get_mut(&id) else {
-            return;
-        };
-        message.in_flight = message.in_flight.saturating_sub(1);
-        let quiet = message.failure_report != FailureReport::Yes && message.success_report;
-        if message.ended && message.in_flight == 0 && !quiet {
-            self.deliver(id, out);
-        }
-    }
-
-    /// The peer has all of it; only a REPORT may be outstanding.
-    fn deliver(&mut self, id: OutboundId, out: &mut Outbox) {
-        let Some(message) = self.messages.get_mut(&id) else {
-            return;
-        };
-        if !message.delivered {
-            message.delivered = true;
-            out.tell(SessionEvent::Delivered { message: id });
-        }
-        let reported = message.reported.covers(message.chunked);
-        if !message.success_report || (reported && message.chunked > 0) {
-            self.messages.remove(&id);
-        }
-        self.forget_oldest_delivered();
-    }
-
-    fn forget_oldest_delivered(&mut self) {
-        let delivered = self.messages.iter().filter(|(_, m)| m.delivered);
-        let mut ids = delivered.map(|(id, _)| *id);
-        if let (Some(oldest), true) = (ids.next(), ids.count() >= REMEMBERED) {
-            self.messages.remove(&oldest);
-        }
-    }
-
-    /// A request of `message` was refused (RFC 4975 §10).
-    fn fail(
-        &mut self,
-        message: Option<OutboundId>,
-        status: u16,
-        out: &mut Outbox,
-    ) -> Option<EndReason> {
-        match (status, message) {
-            (481, _) => return Some(EndReason::Unknown),
-            (506, _) => return Some(EndReason::Elsewhere),
-            // A binding SEND refused in any other way has still reached the peer's session.
-            (_, None) => return None,
-            (status, Some(id)) => {
-                let known = self.drop_message(id, out);
-                let quiet = self.quiet.iter().any(|(_, quiet)| *quiet == id);
-                if known || quiet {
-                    self.quiet.retain(|(_, quiet)| *quiet != id);
-                    out.tell(match status {
-                        408 => SessionEvent::TimedOut { message: id },
-                        status => SessionEvent::Refused {
-                            message: id,
-                            status,
-                        },
-                    });
-                }
-            }
-        }
-        None
-    }
-
-    /// No more of the message goes out. False if it was gone already.
-    fn drop_message(&mut self, id: OutboundId, out: &mut Outbox) -> bool {
-        let known = self.messages.remove(&id).is_some_and(|m| !m.delivered);
-        out.withdraw(id);
-        self.in_flight.retain(|request| request.message != Some(id));
-        known
-    }
-
-    /// A REPORT came (RFC 4975 §7.3.2). One for an unknown message, or with a namespace other than
-    /// 000, is ignored.
-    pub(super) fn report(
-        &mut self,
-        fields: &ReportFields<'_>,
-        out: &mut Outbox,
-    ) -> Option<EndReason> {
-        let mut messages = self.messages.iter_mut();
-        let (id, message) = messages.find(|(_, m)| *m.message_id == *fields.message_id)?;
-        if fields.namespace != 0 {
-            return None;
-        }
-        let id = *id;
-        out.tell(SessionEvent::Report {
-            message: id,
-            status: fields.status,
-            range: fields.byte_range,
-        });
-        if fields.status != 200 {
-            return self.fail(Some(id), fields.status, out);
-        }
-        if !message.success_report {
-            return None;
-        }
-        let (start, end) = match fields.byte_range {
-            None => (0, message.chunked),
-            Some(range) => (range.start - 1, range.end.unwrap_or(message.chunked)),
-        };
-        message.reported.insert(start, end.min(message.chunked));
-        if message.ended && message.reported.covers(message.chunked) {
-            self.deliver(id, out);
-            self.messages.remove(&id);
-        }
-        None
-    }
-
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.in_flight.iter().filter_map(|r| r.deadline).min()
-    }
-
-    pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut Outbox) -> Option<EndReason> {
-        let due = |request: &&InFlight| request.deadline.is_some_and(|at| at <= now);
-        while let Some(request) = self.in_flight.iter().find(due) {
-            let (serial, message) = (request.serial, request.message);
-            self.in_flight.retain(|request| request.serial != serial);
-            match message {
-                None => return Some(EndReason::Silent),
-                Some(id) => {
-                    if self.drop_message(id, out) {
-                        out.tell(SessionEvent::TimedOut { message: id });
-                    }
-                }
-            }
-        }
-        None
-    }
-
     /// Messages that are not known to have been delivered, oldest first.
     pub(super) fn unconfirmed(&self) -> impl Iterator<Item = OutboundId> {
         let messages = self.messages.iter().filter(|(_, m)| !m.delivered);
@@ -550,11 +368,4 @@ impl Outgoing {
 
 fn range(start: u64, end: Option<u64>, total: Option<u64>) -> ByteRange {
     ByteRange { start, end, total }
-}
-
-fn bounded_push<T>(queue: &mut VecDeque<T>, item: T) {
-    if queue.len() == REMEMBERED {
-        queue.pop_front();
-    }
-    queue.push_back(item);
 }

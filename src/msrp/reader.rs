@@ -11,9 +11,8 @@ use std::ops::Range;
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::{memchr, memmem};
 
-use super::frame::{
-    Continuation, FrameEvent, Head, Method, RequestHead, ResponseHead, parse_status_code,
-};
+use super::field::parse_status_code;
+use super::frame::{Continuation, FrameEvent, Head, Method, RequestHead, ResponseHead};
 use super::uri::is_ident;
 
 /// Bounds on what a peer can make us hold.

@@ -127,7 +127,7 @@ impl<C: Copy + Eq + Debug> Session<C> {
     /// A connection has ended; if it is ours, so has the session (RFC 4975 §5.4).
     pub fn handle_connection_lost(&mut self, connection: C) {
         if self.connection() == Some(connection) {
-            self.end(EndReason::ConnectionLost);
+            self.fail(EndReason::ConnectionLost);
         }
     }
 
@@ -139,7 +139,7 @@ impl<C: Copy + Eq + Debug> Session<C> {
                 let (status, outbox) = (head.status(), &mut self.outbox);
                 let (ours, end) = self.outgoing.response(head.transaction(), status, outbox);
                 match end {
-                    Some(reason) => self.end(reason),
+                    Some(reason) => self.fail(reason),
                     None if ours => self.bind(connection),
                     None => {}
                 }
@@ -174,7 +174,7 @@ impl<C: Copy + Eq + Debug> Session<C> {
                 let fields = head.report();
                 let end = fields.map(|fields| self.outgoing.report(&fields, &mut self.outbox));
                 if let Ok(Some(reason)) = end {
-                    self.end(reason);
+                    self.fail(reason);
                 }
             }
             // RFC 4975 §12
@@ -215,7 +215,7 @@ impl<C: Copy + Eq + Debug> Session<C> {
         }
     }
 
-    fn end(&mut self, reason: EndReason) {
+    fn fail(&mut self, reason: EndReason) {
         self.state = State::Ended;
         self.outbox.clear_frames();
         self.taken.clear();
@@ -306,11 +306,17 @@ impl<C: Copy + Eq + Debug> Session<C> {
         outgoing.send_bodiless(to, tokens, outbox);
     }
 
-    /// Messages that have room for octets, oldest first; none while the window of unanswered chunks is
-    /// full or the session has no connection.
-    pub fn wants(&self) -> impl Iterator<Item = Want> {
+    /// The oldest message that has room for octets; `None` while the window of unanswered chunks is full
+    /// or the session has no connection.
+    pub fn wants(&self) -> Option<Want> {
+        self.connection().and_then(|_| self.outgoing.wants().next())
+    }
+
+    /// The room of one message, for a user who has octets for it but not for the oldest.
+    pub fn wants_of(&self, message: OutboundId) -> Option<Want> {
         let connected = self.connection().is_some();
-        self.outgoing.wants().filter(move |_| connected)
+        let mut wants = self.outgoing.wants().filter(|_| connected);
+        wants.find(|want| want.message == message)
     }
 
     /// Gives a message its next octets, at most as many as it wants. Of a message that is over by now
@@ -321,9 +327,9 @@ impl<C: Copy + Eq + Debug> Session<C> {
     }
 
     /// All octets of a message of unknown length have been supplied.
-    pub fn finish(&mut self, message: OutboundId, tokens: &mut Tokens) {
+    pub fn end(&mut self, message: OutboundId, tokens: &mut Tokens) {
         let (to, outgoing, outbox) = self.sending();
-        outgoing.finish(message, to, tokens, outbox);
+        outgoing.end(message, to, tokens, outbox);
     }
 
     /// Gives a message up; the peer is told if it has any of it. Nothing more is heard of it.
@@ -374,7 +380,7 @@ impl<C: Copy + Eq + Debug> Session<C> {
             return;
         }
         if let Some(reason) = self.outgoing.handle_timeout(now, &mut self.outbox) {
-            self.end(reason);
+            self.fail(reason);
         }
     }
 

@@ -106,22 +106,22 @@ impl Place {
     }
 }
 
-/// Accepts for ever; `open` gets each connection with its place.
+/// Accepts for ever; `open` gets each connection with its place. At the limit one connection is
+/// held here until there is a place for it: a place reserved by every listener that waits for peers
+/// would be lost to the others.
 pub async fn accept(
     listener: TcpListener,
     gate: Gate,
     mut open: impl FnMut(TcpStream, SocketAddr, Place),
 ) {
     loop {
-        let place = gate.enter().await;
         match listener.accept().await {
-            // Too many of one address: this one is closed.
-            Ok((stream, remote)) => match place.of(remote.ip()) {
+            Ok((stream, remote)) => match gate.enter().await.of(remote.ip()) {
                 Some(place) => open(stream, remote, place),
+                // This one is closed.
                 None => tracing::debug!(%remote, "too many connections of one address"),
             },
             Err(error) if is_exhausted(&error) => {
-                drop(place);
                 tracing::warn!(%error, "accepting rests");
                 gate.rest().await;
             }
@@ -159,7 +159,7 @@ mod tests {
         }
         let first = accepted.recv().await.expect("accepted");
         let _second = accepted.recv().await.expect("accepted");
-        assert!(gate.try_enter().is_none(), "the third waits in the backlog");
+        assert!(gate.try_enter().is_none(), "the third has to wait");
         assert!(accepted.try_recv().is_err());
         drop(first);
         accepted.recv().await.expect("accepted once there is room");

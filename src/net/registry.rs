@@ -96,15 +96,30 @@ impl<K: Copy + Eq + Hash> Registry<K> {
         Some(Found::New(writer))
     }
 
+    /// `shard` needs the connection no more. When no shard does, it is closed once everything queued
+    /// is written, and not found for its key any longer.
+    pub fn release(&self, id: ConnectionId, shard: u16) {
+        let mut tables = self.lock();
+        let Some(connection) = tables.connections.get_mut(&id) else {
+            return;
+        };
+        let interested = &mut connection.interested;
+        interested.by_id.retain(|other| *other != shard);
+        interested.by_key.retain(|other| *other != shard);
+        if interested.by_id.is_empty() && interested.by_key.is_empty() {
+            connection.writer.close();
+            let key = connection.key;
+            tables.unlist(key, id);
+        }
+    }
+
     /// Forgets a connection that ended; tells who must hear of it.
     pub fn remove(&self, id: ConnectionId) -> Interested {
         let mut tables = self.lock();
         let Some(connection) = tables.connections.remove(&id) else {
             return Interested::default();
         };
-        if tables.by_key.get(&connection.key) == Some(&id) {
-            tables.by_key.remove(&connection.key);
-        }
+        tables.unlist(connection.key, id);
         connection.interested
     }
 
@@ -131,6 +146,12 @@ impl<K: Copy + Eq + Hash> Tables<K> {
             writer,
             interested: Interested::default(),
         })
+    }
+
+    fn unlist(&mut self, key: K, id: ConnectionId) {
+        if self.by_key.get(&key) == Some(&id) {
+            self.by_key.remove(&key);
+        }
     }
 }
 
@@ -173,6 +194,23 @@ mod tests {
         assert_eq!(registry.remove(id).by_id, [3, 0]);
         assert!(registry.find(id, 0).is_none());
         assert_eq!(registry.remove(id), Interested::default());
+    }
+
+    #[test]
+    fn a_connection_is_closed_when_the_last_shard_that_uses_it_lets_it_go() {
+        let registry = Registry::default();
+        let (writer, mut queue) = writer(ConnectionId::new(1, 1), 1000);
+        let id = writer.id();
+        registry.find_or_open("peer", 0, || Some(writer));
+        registry.find(id, 2);
+        registry.release(id, 0);
+        let found = registry.find_or_open("peer", 3, || None);
+        assert!(matches!(found, Some(Found::Open(_))));
+        assert!(!queue.is_closing());
+        registry.release(id, 2);
+        registry.release(id, 3);
+        assert!(queue.is_closing());
+        assert!(registry.find_or_open("peer", 3, || None).is_none());
     }
 
     #[test]

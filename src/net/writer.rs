@@ -134,6 +134,12 @@ impl WriteQueue {
         self.state.phase.send_replace(Phase::Open);
     }
 
+    /// Whether the next entry is the order to close.
+    #[cfg(test)]
+    pub(super) fn is_closing(&mut self) -> bool {
+        matches!(self.queue.try_recv(), Ok(Entry::Close))
+    }
+
     /// Ends when [`Writer::abort`] was called.
     pub fn aborted(&self) -> impl Future<Output = ()> + use<> {
         let state = Arc::clone(&self.state);

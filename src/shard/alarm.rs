@@ -43,22 +43,21 @@ mod tests {
     use std::future::poll_fn;
     use std::time::Duration;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn it_rings_at_the_earliest_deadline_it_was_told() {
         let mut alarm = Alarm::default();
         let start = Instant::default();
-        let at = |seconds| Some(start + Duration::from_secs(seconds));
+        let at = |millis| Some(start + Duration::from_millis(millis));
         let waits = poll_fn(|context| {
-            assert!(alarm.poll(context, at(60), start).is_pending());
+            assert!(alarm.poll(context, at(600_000), start).is_pending());
             assert!(alarm.poll(context, at(5), start).is_pending());
-            Poll::Ready(alarm.poll(context, at(90), start).is_pending())
+            Poll::Ready(alarm.poll(context, at(900_000), start).is_pending())
         });
         assert!(waits.await);
-        let limit = Duration::from_secs(6);
+        let limit = Duration::from_secs(20);
         let rings = poll_fn(|context| alarm.poll(context, None, start));
-        tokio::time::timeout(limit, rings)
-            .await
-            .expect("rings after five seconds");
+        let rang = tokio::time::timeout(limit, rings).await;
+        rang.expect("rings after five milliseconds");
         let silent = poll_fn(|context| Poll::Ready(alarm.poll(context, None, start).is_pending()));
         assert!(silent.await);
     }

@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
 use super::port::Input;
-use crate::participating::internal::InternalMessage;
 use crate::store::request::StoreEvent;
 
 /// Entries taken from one lane in one turn, so that no lane starves another.
@@ -35,7 +34,7 @@ pub struct Lanes {
     /// Outcomes of what the shard asked for.
     pub notices: mpsc::Sender<Input>,
     /// From other shards.
-    pub internal: mpsc::Sender<Box<InternalMessage>>,
+    pub internal: mpsc::Sender<Input>,
     /// From the store, which bounds itself by its credits.
     pub store: mpsc::UnboundedSender<StoreEvent>,
 }
@@ -45,10 +44,9 @@ pub struct Lanes {
 pub struct Inbox {
     work: mpsc::Receiver<Input>,
     notices: mpsc::Receiver<Input>,
-    internal: mpsc::Receiver<Box<InternalMessage>>,
+    internal: mpsc::Receiver<Input>,
     store: mpsc::UnboundedReceiver<StoreEvent>,
     events: Vec<StoreEvent>,
-    messages: Vec<Box<InternalMessage>>,
 }
 
 /// Both ends of a shard's inbox.
@@ -69,7 +67,6 @@ pub fn inbox(sizes: Sizes) -> (Lanes, Inbox) {
         internal: internal_end,
         store: store_end,
         events: Vec::with_capacity(BATCH),
-        messages: Vec::with_capacity(BATCH),
     };
     (lanes, inbox)
 }
@@ -89,10 +86,7 @@ impl Inbox {
         }
         // An end of a lane cannot come: the shell holds the lanes of all shards.
         let _ = self.notices.poll_recv_many(context, into, BATCH);
-        let internal = &mut self.internal;
-        if let Poll::Ready(1..) = internal.poll_recv_many(context, &mut self.messages, BATCH) {
-            into.extend(self.messages.drain(..).map(Input::Internal));
-        }
+        let _ = self.internal.poll_recv_many(context, into, BATCH);
         if work {
             let _ = self.work.poll_recv_many(context, into, BATCH);
         }
@@ -107,6 +101,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::participating::internal::InternalMessage;
     use crate::store::request::StoreToken;
     use std::future::poll_fn;
 
@@ -125,10 +120,10 @@ mod tests {
         let token = StoreToken(1);
         let event = StoreEvent::Synced { token };
         lanes.store.send(event).expect("open");
-        lanes
-            .internal
-            .try_send(Box::new(InternalMessage))
-            .expect("there is room");
+        let (number, durable) = (1, true);
+        let message = Box::new(InternalMessage::Accepted { number, durable });
+        let input = Input::Internal(message);
+        lanes.internal.try_send(input).expect("there is room");
         let mut taken = Vec::new();
         poll_fn(|context| inbox.poll_take(context, true, &mut taken)).await;
         assert!(taken.len() <= 3 * BATCH);

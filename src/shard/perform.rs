@@ -47,15 +47,19 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
                     port,
                 } => self.resolve(attempt, host, port),
                 Action::Forward { shard, message } => {
-                    if shard == self.shard {
-                        self.local.push_back(Input::Internal(message));
-                    } else if let Some(outbox) = self.outboxes.get_mut(usize::from(shard)) {
-                        outbox.push(message);
-                    }
+                    self.forward(shard, Input::Internal(message));
                 }
                 // Nobody waits if the server was told to stop at once.
                 Action::Drained => drop(self.drained.send(self.shard)),
             }
+        }
+    }
+
+    fn forward(&mut self, shard: u16, message: Input) {
+        if shard == self.shard {
+            self.local.push_back(message);
+        } else if let Some(outbox) = self.outboxes.get_mut(usize::from(shard)) {
+            outbox.push(message);
         }
     }
 

@@ -17,6 +17,10 @@ pub struct Attempt(pub u64);
 
 /// What happened.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every input is a message, and a box would cost an allocation for each"
+)]
 pub enum Input {
     /// A whole SIP message for this shard, parsed once where it arrived.
     Sip {
@@ -101,7 +105,8 @@ pub enum Action {
         /// What.
         octets: Bytes,
     },
-    /// Close an MSRP connection once everything handed over is written.
+    /// This shard needs an MSRP connection no more: close it once everything handed over is written,
+    /// unless another shard still uses it.
     CloseMsrp {
         /// Which.
         connection: ConnectionId,

@@ -24,7 +24,6 @@ use crate::clock::{self, Now};
 use crate::metrics::ShardMetrics;
 use crate::msrp::listener::MsrpTransport;
 use crate::net::sys::Datagram;
-use crate::participating::internal::InternalMessage;
 use crate::resolve::Resolver;
 use crate::sip::transport::flow::{Flow, Transport};
 use crate::sip::transport::refusal;
@@ -43,7 +42,7 @@ pub struct Shell<C, G> {
     pub(super) core: Rc<RefCell<C>>,
     pub(super) inbox: Inbox,
     pub(super) lanes: Arc<[Lanes]>,
-    pub(super) outboxes: Vec<Outbox<Box<InternalMessage>>>,
+    pub(super) outboxes: Vec<Outbox<Input>>,
     /// By listener; `None` where it is not UDP.
     pub(super) udp: Vec<Option<UdpTransport>>,
     pub(super) sip: TcpTransport<Deliverer<C>>,

@@ -1,9 +1,9 @@
 //! What the black-box tests stand on: the real binary, agents around it, and one way to play.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
 
 mod configuration;
 mod stage;
 
 pub use configuration::Configuration;
-pub use stage::{Stage, on_every_shard_count, on_stage};
+pub use stage::{BINARY, Stage, on_every_shard_count, on_stage};

@@ -3,9 +3,7 @@
 use std::cell::{Ref, RefCell};
 use std::path::Path;
 
-use restante::demo::{
-    Failure, Profile, ServerProcess, Settings, Transcript, Transport, UserAgent,
-};
+use restante::demo::{Failure, Profile, ServerProcess, Settings, Transcript, Transport, UserAgent};
 use tempfile::TempDir;
 
 use super::Configuration;

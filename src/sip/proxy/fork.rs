@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::best::{Candidate, as_relayed, best};
 use crate::clock::{Instant, Now};
 use crate::sip::message::{HeaderName, Message};
-use crate::sip::splice::Edit;
 use crate::sip::transaction::table::{ClientId, Kind};
 
 /// Timer C: how long a proxied INVITE may ring without a word. "Larger than 3 minutes" (RFC 3261
@@ -72,13 +72,6 @@ struct Branch {
     id: ClientId,
     state: BranchState,
     timer_c: Option<Instant>,
-}
-
-/// A final response that may become the best.
-#[derive(Debug)]
-enum Candidate {
-    Received(Message),
-    Own(u16, &'static str),
 }
 
 /// See the module.
@@ -147,7 +140,9 @@ impl ForkContext {
         };
         // Step 3: without a second Via the response was meant for us, not for anyone upstream.
         if response.values(HeaderName::Via).nth(1).is_none() {
-            self.end_branch(index);
+            if response.status() >= 200 {
+                self.end_branch(index);
+            }
             return;
         }
         match response.status() {
@@ -239,7 +234,8 @@ impl ForkContext {
         if self.phase == Phase::Answered {
             return;
         }
-        self.candidates.push(Candidate::Received(response.clone()));
+        let candidate = Candidate::Received(Box::new(response.clone()));
+        self.candidates.push(candidate);
         if response.status() >= 600 {
             self.phase = Phase::Refused;
             self.cancel_pending();
@@ -276,6 +272,8 @@ impl ForkContext {
         for branch in &mut self.branches {
             if matches!(branch.state, BranchState::Calling | BranchState::Proceeding) {
                 branch.state = BranchState::Cancelling;
+                // From here on the table ends the branch (RFC 3261 §9.1).
+                branch.timer_c = None;
                 self.actions.push_back(ForkAction::Cancel(branch.id));
             }
         }
@@ -296,7 +294,7 @@ impl ForkContext {
         let candidates = std::mem::take(&mut self.candidates);
         match best(&candidates) {
             Some(Candidate::Received(response)) if response.status() != 503 => {
-                self.relay_best(response, &candidates);
+                self.push_relay(response.status(), as_relayed(response, &candidates));
             }
             // A 503 would say that we cannot serve anything at all.
             Some(Candidate::Received(_) | Candidate::Own(503, _)) => {
@@ -316,64 +314,12 @@ impl ForkContext {
     }
 
     fn relay(&mut self, response: &Message) {
-        let mut edit = Edit::new(response);
-        edit.remove_first_value(HeaderName::Via);
-        self.push_relay(response.status(), edit.finish());
-    }
-
-    /// RFC 3261 §16.7 step 7: a challenge carries the challenges of all other branches too.
-    fn relay_best(&mut self, response: &Message, candidates: &[Candidate]) {
-        let mut edit = Edit::new(response);
-        edit.remove_first_value(HeaderName::Via);
-        if is_challenge(response) {
-            let others = candidates.iter().filter_map(|candidate| match candidate {
-                Candidate::Received(other) if !std::ptr::eq(other, response) => Some(other),
-                _ => None,
-            });
-            for other in others.filter(|other| is_challenge(other)) {
-                for value in other.headers(HeaderName::WwwAuthenticate) {
-                    edit.append("WWW-Authenticate", value);
-                }
-                for value in other.headers(HeaderName::ProxyAuthenticate) {
-                    edit.append("Proxy-Authenticate", value);
-                }
-            }
-        }
-        self.push_relay(response.status(), edit.finish());
+        self.push_relay(response.status(), as_relayed(response, &[]));
     }
 
     fn push_relay(&mut self, status: u16, octets: Bytes) {
         self.actions.push_back(ForkAction::Relay { status, octets });
     }
-}
-
-impl Candidate {
-    fn status(&self) -> u16 {
-        match self {
-            Self::Received(response) => response.status(),
-            Self::Own(status, _) => *status,
-        }
-    }
-}
-
-/// The first of the best rank, so that the order of arrival decides between equals.
-fn best(candidates: &[Candidate]) -> Option<&Candidate> {
-    candidates.iter().min_by_key(|each| rank(each.status()))
-}
-
-/// Any 6xx, else the lowest class; within 4xx first what helps the sender to try again, within 5xx
-/// anything before 503.
-fn rank(status: u16) -> (u16, u8) {
-    match status {
-        600.. => (0, 0),
-        401 | 407 | 415 | 420 | 484 => (4, 0),
-        503 => (5, 2),
-        _ => (status / 100, 1),
-    }
-}
-
-fn is_challenge(response: &Message) -> bool {
-    matches!(response.status(), 401 | 407)
 }
 
 #[cfg(test)]

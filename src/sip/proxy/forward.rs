@@ -71,6 +71,21 @@ pub fn next_hop<'a>(request: &'a Message, forward: &'a Forward<'_>) -> &'a str {
         .unwrap_or(forward.target)
 }
 
+/// The request that a strict router took apart: its Request-URI is one that we put into Record-Route,
+/// and its target is the last Route value (RFC 3261 §16.4). `None` if there is no such value.
+pub fn undo_strict_routing(request: &Message) -> Option<Bytes> {
+    let mut routes: Vec<&str> = request.values(HeaderName::Route).collect();
+    let target = NameAddr::parse(routes.pop()?).ok()?.uri;
+    let mut edit = Edit::new(request);
+    edit.request_uri(&as_request_uri(target));
+    if routes.is_empty() {
+        edit.remove(HeaderName::Route);
+    } else {
+        edit.replace(HeaderName::Route, &routes.join(", "));
+    }
+    Some(edit.finish())
+}
+
 /// RFC 3261 §16.4 and §16.6 steps 2 and 6.
 fn route(edit: &mut Edit<'_>, request: &Message, forward: &Forward<'_>) {
     let pushed = forward.push_routes.iter().map(String::as_str);
@@ -250,6 +265,18 @@ mod tests {
         assert_eq!(copy.request_uri(), "sip:strict");
         assert_eq!(routes(&copy), ["<sip:p3;lr>", "<sip:bob@192.0.2.9>"]);
         assert_eq!(next_hop(&request, &forward), "sip:strict");
+    }
+
+    #[test]
+    fn what_a_strict_router_did_is_undone() {
+        let mangled = request("Route: <sip:p3;lr>\r\nRoute: <sip:bob@192.0.2.9?x=y>\r\n");
+        let restored = wire::parse(undo_strict_routing(&mangled).unwrap()).unwrap();
+        assert_eq!(restored.request_uri(), "sip:bob@192.0.2.9");
+        assert_eq!(routes(&restored), ["<sip:p3;lr>"]);
+        let last = request("Route: <sip:bob@192.0.2.9>\r\n");
+        let restored = wire::parse(undo_strict_routing(&last).unwrap()).unwrap();
+        assert_eq!(routes(&restored), [""; 0]);
+        assert_eq!(undo_strict_routing(&request("")), None);
     }
 
     #[test]

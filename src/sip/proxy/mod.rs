@@ -2,10 +2,13 @@
 //! ([`check`]), what it looks like when it leaves ([`forward`]), and what its branches' responses
 //! amount to ([`fork`]).
 
+mod best;
 pub mod check;
 pub mod fork;
 pub mod forward;
 
 pub use check::{check_forwardable, unsupported_extensions};
 pub use fork::{ForkAction, ForkContext};
-pub use forward::{Forward, prepare_forward};
+pub use forward::{
+    Forward, breadth_shares, loop_hash, next_hop, prepare_forward, undo_strict_routing,
+};

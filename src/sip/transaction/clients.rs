@@ -7,8 +7,7 @@ use bytes::Bytes;
 use foldhash::fast::FixedState;
 
 use super::action::ClientAction;
-use super::client::Event as OtherEvent;
-use super::invite_client::Event as InviteEvent;
+use super::client_machine::{Event, Machine};
 use super::key::{Key, Keys};
 use super::outbox::{FlowIndex, Outbox, Owner, Started};
 use super::slab::{Slab, SlotId};
@@ -18,65 +17,6 @@ use super::{client, invite_client};
 use crate::sip::message::Message;
 use crate::sip::transport::flow::Flow;
 use crate::sip::{reply, wire};
-
-/// Which figure a transaction follows, and where in it it stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Machine {
-    Invite(invite_client::State),
-    Other(client::State),
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Event {
-    Response(u16),
-    Fired(Timer),
-    TransportError,
-}
-
-impl Machine {
-    fn step(self, event: Event) -> Option<(Self, &'static [ClientAction])> {
-        match self {
-            Self::Invite(state) => {
-                let event = match event {
-                    Event::Response(..200) => InviteEvent::Provisional,
-                    Event::Response(200..300) => InviteEvent::Success,
-                    Event::Response(300..) => InviteEvent::Failure,
-                    Event::Fired(timer) => InviteEvent::Fired(timer),
-                    Event::TransportError => InviteEvent::TransportError,
-                };
-                let (state, actions) = invite_client::transition(state, event)?;
-                Some((Self::Invite(state), actions))
-            }
-            Self::Other(state) => {
-                let event = match event {
-                    Event::Response(..200) => OtherEvent::Provisional,
-                    Event::Response(200..) => OtherEvent::Final,
-                    Event::Fired(timer) => OtherEvent::Fired(timer),
-                    Event::TransportError => OtherEvent::TransportError,
-                };
-                let (state, actions) = client::transition(state, event)?;
-                Some((Self::Other(state), actions))
-            }
-        }
-    }
-
-    fn is_terminated(self) -> bool {
-        matches!(
-            self,
-            Self::Invite(invite_client::State::Terminated) | Self::Other(client::State::Terminated)
-        )
-    }
-
-    /// Whether the request may still have to be sent, cancelled or acknowledged.
-    fn needs_request(self) -> bool {
-        use invite_client::State::{Calling, Proceeding};
-        matches!(
-            self,
-            Self::Invite(Calling | Proceeding)
-                | Self::Other(client::State::Trying | client::State::Proceeding)
-        )
-    }
-}
 
 /// Who wants to know what becomes of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,5 +272,35 @@ impl Client {
         if self.user == User::Caller {
             out.events.push_back(event);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Now;
+    use crate::sip::transaction::outbox::Pending;
+    use crate::sip::transaction::timer::TimerConfig;
+    use crate::sip::transport::flow::{ConnectionId, Transport};
+
+    #[test]
+    fn a_finished_transaction_leaves_nothing_in_any_index() {
+        let flow = Flow {
+            transport: Transport::Tcp,
+            listener: 0,
+            remote: "192.0.2.1:5060".parse().unwrap(),
+            connection: Some(ConnectionId::new(0, 1)),
+        };
+        let key = Keys::default().client("z9hG4bK1", false);
+        let mut clients = Clients::new();
+        let mut pending = Pending::new(TimerConfig::default());
+        let out = &mut pending.outbox(Now::default());
+        let octets = Bytes::from_static(b"MESSAGE");
+        let id = clients.begin(Kind::NonInvite, key, octets, flow, User::Caller, out);
+        assert_eq!(clients.by_flow.on(flow), [id.0]);
+        clients.fire(id.0, Timer::F, out);
+        assert_eq!(clients.by_flow.on(flow), []);
+        assert!(clients.by_key.is_empty());
+        assert_eq!(clients.len(), 0);
     }
 }

@@ -22,7 +22,7 @@ pub struct Keys {
 
 impl Keys {
     /// The server transaction of `request` itself. An ACK gets the key of the INVITE it acknowledges
-    /// (RFC 3261 §17.2.3), from an RFC 2543 client with `to_tag` in place of its own To tag.
+    /// (RFC 3261 §17.2.3).
     pub fn server(&self, request: &Message) -> Key {
         match request.method() {
             Method::Ack => self.server_as(request, "INVITE", None),
@@ -135,4 +135,90 @@ fn cseq(message: &Message) -> (u32, &str) {
     message
         .cseq()
         .map_or((0, ""), |cseq| (cseq.number, cseq.method))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::sip::wire;
+
+    fn request(method: &str, via: &str, to: &str) -> Message {
+        let text = format!(
+            "{method} sip:bob@example.com SIP/2.0\r\n\
+             Via: SIP/2.0/UDP {via}\r\n\
+             From: <sip:alice@example.com>;tag=a\r\n\
+             To: <sip:bob@example.com>{to}\r\n\
+             Call-ID: call\r\n\
+             CSeq: 1 {method}\r\n\
+             Content-Length: 0\r\n\r\n"
+        );
+        wire::parse(Bytes::from(text)).unwrap()
+    }
+
+    #[test]
+    fn an_ack_has_its_invites_key_and_a_cancel_finds_it() {
+        let keys = Keys::default();
+        let via = "192.0.2.1;branch=z9hG4bK1";
+        let invite = keys.server(&request("INVITE", via, ""));
+        assert_eq!(keys.server(&request("ACK", via, ";tag=b")), invite);
+        let cancel = request("CANCEL", via, "");
+        assert_ne!(keys.server(&cancel), invite);
+        assert_eq!(keys.cancelled_invite(&cancel), invite);
+        assert_eq!(
+            keys.initial_invite_of_old_ack(&request("ACK", via, "")),
+            None
+        );
+    }
+
+    #[test]
+    fn text_cannot_move_from_one_field_to_the_next() {
+        let keys = Keys::default();
+        let first = keys.server(&request("INFO", "host1;branch=z9hG4bKa", ""));
+        let second = keys.server(&request("INFO", "ost1;branch=z9hG4bKah", ""));
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn a_branch_without_the_cookie_is_not_enough() {
+        let keys = Keys::default();
+        let via = "192.0.2.1;branch=1";
+        let first = keys.server(&request("INFO", via, ";tag=b"));
+        assert_eq!(keys.server(&request("INFO", via, ";tag=b")), first);
+        assert_ne!(keys.server(&request("INFO", via, ";tag=c")), first);
+        assert_ne!(
+            keys.server(&request("INFO", "192.0.2.1;branch=2", ";tag=b")),
+            first
+        );
+    }
+
+    #[test]
+    fn only_requests_outside_of_dialogs_can_merge() {
+        let keys = Keys::default();
+        let one = keys.merge(&request("INVITE", "a;branch=z9hG4bK1", ""));
+        let two = keys.merge(&request("INVITE", "b;branch=z9hG4bK2", ""));
+        assert!(one.is_some());
+        assert_eq!(one, two);
+        assert_ne!(keys.merge(&request("INFO", "a;branch=z9hG4bK1", "")), one);
+        assert_eq!(keys.merge(&request("INVITE", "a", ";tag=b")), None);
+    }
+
+    #[test]
+    fn another_table_makes_other_keys() {
+        let message = request("INFO", "a;branch=z9hG4bK1", "");
+        assert_ne!(
+            Keys::default().server(&message),
+            Keys::default().server(&message)
+        );
+    }
+
+    #[test]
+    fn a_cancel_and_its_invite_are_different_client_transactions() {
+        let keys = Keys::default();
+        assert_ne!(
+            keys.client("z9hG4bK1", true),
+            keys.client("z9hG4bK1", false)
+        );
+    }
 }

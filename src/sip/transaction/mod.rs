@@ -7,6 +7,7 @@
 pub mod action;
 pub mod branch;
 pub mod client;
+mod client_machine;
 mod clients;
 pub mod invite_client;
 pub mod invite_server;
@@ -14,10 +15,18 @@ pub mod key;
 mod outbox;
 pub mod reply_flow;
 pub mod server;
+mod server_machine;
 mod servers;
 mod slab;
 pub mod table;
 pub mod timer;
+
+pub use action::GoneReason;
+pub use table::{
+    Busy, ClientId, Kind, RequestOutcome, ResponseOutcome, ServerId, TransactionEvent,
+    TransactionTable,
+};
+pub use timer::TimerConfig;
 
 #[cfg(test)]
 mod simulation;

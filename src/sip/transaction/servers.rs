@@ -11,7 +11,7 @@ use super::invite_server::Event as InviteEvent;
 use super::key::{Key, Keys};
 use super::outbox::{FlowIndex, Outbox, Owner, Started};
 use super::reply_flow::{reply_flow, sent_by_port, without_connection};
-use super::server::Event as OtherEvent;
+use super::server_machine::{Event, Machine, Role};
 use super::slab::{Slab, SlotId};
 use super::table::{RequestOutcome, ServerId, TransactionEvent};
 use super::timer::Timer;
@@ -19,63 +19,6 @@ use super::{invite_server, server};
 use crate::sip::message::{Message, Method};
 use crate::sip::transport::flow::{Flow, Transport};
 use crate::sip::{reply, wire};
-
-/// Which figure a transaction follows, and where in it it stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Machine {
-    Invite(invite_server::State),
-    Other(server::State),
-}
-
-/// What the two figures have in common, each taking it as its own event.
-#[derive(Clone, Copy, Debug)]
-enum Event {
-    Retransmission,
-    Fired(Timer),
-    Invite(InviteEvent),
-    Other(OtherEvent),
-}
-
-impl Machine {
-    fn step(self, event: Event) -> Option<(Self, &'static [ServerAction])> {
-        match self {
-            Self::Invite(state) => {
-                let event = match event {
-                    Event::Retransmission => InviteEvent::Invite,
-                    Event::Fired(timer) => InviteEvent::Fired(timer),
-                    Event::Invite(event) => event,
-                    Event::Other(_) => return None,
-                };
-                let (state, actions) = invite_server::transition(state, event)?;
-                Some((Self::Invite(state), actions))
-            }
-            Self::Other(state) => {
-                let event = match event {
-                    Event::Retransmission => OtherEvent::Request,
-                    Event::Fired(timer) => OtherEvent::Fired(timer),
-                    Event::Other(event) => event,
-                    Event::Invite(_) => return None,
-                };
-                let (state, actions) = server::transition(state, event)?;
-                Some((Self::Other(state), actions))
-            }
-        }
-    }
-
-    fn is_terminated(self) -> bool {
-        matches!(
-            self,
-            Self::Invite(invite_server::State::Terminated) | Self::Other(server::State::Terminated)
-        )
-    }
-}
-
-/// Who answers an INVITE with a 2xx, and so who repeats it until the ACK.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    UserAgent,
-    Proxy,
-}
 
 /// What a transaction keeps: the request until something was sent, from then on the latest response.
 #[derive(Debug)]
@@ -200,12 +143,9 @@ impl Servers {
         let Some(server) = self.slab.find_mut(id.0) else {
             return;
         };
-        let event = match server.machine {
-            Machine::Invite(_) => Event::Invite(invite_response(status, role)),
-            Machine::Other(state) => match other_response(status, state, server.flow.transport) {
-                Some(event) => Event::Other(event),
-                None => return,
-            },
+        let transport = server.flow.transport;
+        let Some(event) = server.machine.response_event(status, role, transport) else {
+            return;
         };
         let Some((machine, actions)) = server.machine.step(event) else {
             return;
@@ -353,23 +293,45 @@ fn gone(id: SlotId, reason: GoneReason, out: &mut Outbox<'_>) {
     out.events.push_back(event);
 }
 
-fn invite_response(status: u16, role: Role) -> InviteEvent {
-    match (status, role) {
-        (..200, _) => InviteEvent::Provisional,
-        (200..300, Role::UserAgent) => InviteEvent::Answer,
-        (200..300, Role::Proxy) => InviteEvent::RelayedSuccess,
-        (300.., _) => InviteEvent::Failure,
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Now;
+    use crate::sip::transaction::outbox::Pending;
+    use crate::sip::transaction::timer::TimerConfig;
+    use crate::sip::transport::flow::ConnectionId;
 
-/// RFC 4320 §4: no provisional response but 100, that one over datagrams only once Timer E has reached
-/// T2 (when we have sent one ourselves), and never a 408.
-fn other_response(status: u16, state: server::State, transport: Transport) -> Option<OtherEvent> {
-    match status {
-        100 if transport.is_reliable() || state == server::State::Proceeding => {
-            Some(OtherEvent::Provisional)
-        }
-        ..200 | 408 => None,
-        200.. => Some(OtherEvent::Final),
+    #[test]
+    fn a_finished_transaction_leaves_nothing_in_any_index() {
+        let text = "MESSAGE sip:bob@example.com SIP/2.0\r\n\
+                    Via: SIP/2.0/TCP 192.0.2.1;branch=z9hG4bK1\r\n\
+                    From: <sip:alice@example.com>;tag=1\r\n\
+                    To: <sip:bob@example.com>\r\n\
+                    Call-ID: call\r\n\
+                    CSeq: 1 MESSAGE\r\n\
+                    Content-Length: 0\r\n\r\n";
+        let request = wire::parse(Bytes::from_static(text.as_bytes())).unwrap();
+        let flow = Flow {
+            transport: Transport::Tcp,
+            listener: 0,
+            remote: "192.0.2.1:49152".parse().unwrap(),
+            connection: Some(ConnectionId::new(0, 1)),
+        };
+        let keys = Keys::default();
+        let (key, merge) = (keys.server(&request), keys.merge(&request));
+        let mut servers = Servers::new();
+        let mut pending = Pending::new(TimerConfig::default());
+        let out = &mut pending.outbox(Now::default());
+        let RequestOutcome::New(id) = servers.begin(&request, key, merge, flow, out) else {
+            panic!("a new request");
+        };
+        assert_eq!(servers.by_flow.on(flow), [id.0]);
+        servers.lose_flow(flow);
+        assert_eq!(servers.by_flow.on(flow), []);
+        servers.adopt_flow(id.0, flow);
+        servers.respond(id, 200, Bytes::new(), Role::UserAgent, out);
+        assert_eq!(servers.by_flow.on(flow), []);
+        assert!(servers.by_key.is_empty() && servers.by_merge.is_empty());
+        assert_eq!(servers.len(), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! T1, T2, T4, the lettered timers, and the deadlines of all transactions.
 //!
-//! A deadline is a value in a [`Timers`] lane, never a task. Nothing is ever cancelled: a record whose
+//! A deadline is a value in a `Timers` lane, never a task. Nothing is ever cancelled: a record whose
 //! transaction is gone, or whose machine has no arrow for it, means nothing when it comes up.
 
 use std::collections::VecDeque;
@@ -150,6 +150,7 @@ pub(super) struct Record<Owner> {
 #[derive(Debug)]
 pub(super) struct Timers<Owner> {
     lanes: Vec<(Duration, VecDeque<Record<Owner>>)>,
+    /// Deadlines held, those that mean nothing any more included.
     records: usize,
 }
 
@@ -159,11 +160,6 @@ impl<Owner: Copy> Timers<Owner> {
             lanes: Vec::new(),
             records: 0,
         }
-    }
-
-    /// Deadlines held, those that mean nothing any more included.
-    pub fn len(&self) -> usize {
-        self.records
     }
 
     pub fn start(&mut self, owner: Owner, timer: Timer, duration: Duration, now: Instant) {
@@ -308,6 +304,6 @@ mod tests {
             timers.start(owner, Timer::F, Duration::from_secs(32), Instant::default());
         }
         timers.compact(1, |owner| owner == 1999);
-        assert_eq!(timers.len(), 1);
+        assert_eq!(timers.records, 1);
     }
 }

@@ -226,3 +226,110 @@ async fn read_some(
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tcp::{Settings, TcpTransport};
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::net::accept::Gate;
+    use crate::sip::message::Message;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+    use tokio::task::LocalSet;
+
+    const LONG: Duration = Duration::from_secs(600);
+    const SHORT: Duration = Duration::from_millis(50);
+    const REQUEST: &[u8] = b"OPTIONS sip:im.test SIP/2.0\r\nContent-Length: 0\r\n\r\n";
+
+    struct Telling(UnboundedSender<&'static str>);
+
+    impl Deliver for Telling {
+        async fn message(&self, _: Flow, _: Message) -> u16 {
+            let _ = self.0.send("message");
+            0
+        }
+
+        async fn lost(&self, _: u16, _: Flow) {
+            let _ = self.0.send("lost");
+        }
+    }
+
+    /// A shard that listens, what it delivers, and its address.
+    fn listening(
+        idle: Duration,
+        message: Duration,
+    ) -> (
+        TcpTransport<Telling>,
+        UnboundedReceiver<&'static str>,
+        SocketAddr,
+    ) {
+        let (tell, told) = unbounded_channel();
+        let transport = TcpTransport::new(Shared {
+            shard: 0,
+            settings: Settings {
+                idle,
+                message,
+                connect: LONG,
+                stall: LONG,
+                queue: 1 << 20,
+                body: 1000,
+            },
+            registry: std::sync::Arc::default(),
+            gate: Gate::new(10, 10),
+            sources: Vec::new(),
+            deliver: Telling(tell),
+            metrics: Metrics::new(1).shard(0),
+        });
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut sockets = crate::net::bind::tcp(loopback, 1).expect("bound");
+        let socket = sockets.pop().expect("one for each shard");
+        let address = socket.local_addr().expect("bound");
+        transport.listen(0, socket).expect("listening");
+        (transport, told, address)
+    }
+
+    async fn closes(line: &mut TcpStream) {
+        let mut rest = Vec::new();
+        let end = tokio::time::timeout(LONG, line.read_to_end(&mut rest)).await;
+        end.expect("closed in time").expect("an orderly end");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_comes_in_drips_ends_the_connection() {
+        let drip = async {
+            let (_transport, mut told, address) = listening(LONG, SHORT);
+            let mut line = TcpStream::connect(address).await.expect("connected");
+            line.write_all(REQUEST).await.expect("sent");
+            assert_eq!(told.recv().await, Some("message"));
+            line.write_all(&REQUEST[..20]).await.expect("sent");
+            closes(&mut line).await;
+            drop(line);
+            assert_eq!(told.recv().await, Some("lost"));
+        };
+        LocalSet::new().run_until(drip).await;
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_connects_and_says_nothing_is_let_go() {
+        let silence = async {
+            let (_transport, _told, address) = listening(LONG, SHORT);
+            let mut line = TcpStream::connect(address).await.expect("connected");
+            closes(&mut line).await;
+        };
+        LocalSet::new().run_until(silence).await;
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_falls_silent_is_closed() {
+        let silence = async {
+            let (_transport, mut told, address) = listening(SHORT, LONG);
+            let mut line = TcpStream::connect(address).await.expect("connected");
+            line.write_all(REQUEST).await.expect("sent");
+            assert_eq!(told.recv().await, Some("message"));
+            closes(&mut line).await;
+        };
+        LocalSet::new().run_until(silence).await;
+    }
+}

@@ -1,0 +1,156 @@
+//! What nobody should send, sent. The server answers or ignores it, and goes on.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use restante::demo::{Draft, Failure, MsrpEnd, Profile, Setup, Transcript, Transport, fresh};
+
+use crate::support::{Configuration, Stage, on_every_shard_count};
+
+/// In the manner of RFC 4475 §3.1.2 and §3.3: none of these may do anything but be refused.
+const JUNK: [&[u8]; 10] = [
+    b"",
+    b"\0\0\0\0",
+    b"\r\n\r\n",
+    b"SIP/2.0\r\n\r\n",
+    b"MESSAGE sip:bob@im.test SIP/2.0\r\n\r\n",
+    b"MESSAGE sip:bob@im.test SIP/2.0\r\nVia: \r\nFrom\r\n\r\n",
+    b"MESSAGE  sip:bob@im.test  SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\n\r\n",
+    b"MESSAGE sip:bob@im.test SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK2\r\n\
+      Content-Length: 4294967297\r\nContent-Length: -1\r\n\r\n",
+    b"SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP nobody;branch=z9hG4bKnobody\r\n\
+      From: <sip:a@b>;tag=1\r\nTo: <sip:c@d>;tag=2\r\nCall-ID: 1\r\nCSeq: 1 MESSAGE\r\n\r\n",
+    b"\xff\xfe\xfd INVITE \x80\x81",
+];
+
+/// Something is kept, `harm` is done, and it is still there.
+fn nothing_kept_is_touched(
+    stage: &Stage,
+    harm: impl Fn() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+    alice.sends_message("bob", "kept")?.expect_status(202)?;
+    harm()?;
+    bob.registers()?;
+    bob.expect_text("kept")?;
+    bob.expect_no("MESSAGE")
+}
+
+#[test]
+fn junk_over_udp_and_tcp_harms_nobody() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        nothing_kept_is_touched(stage, || {
+            for transport in [Transport::Udp, Transport::Tcp] {
+                let mallory = stage.agent_with("mallory", transport, Profile::Plain)?;
+                for junk in JUNK {
+                    mallory.sends_octets(junk)?;
+                    // Over TCP junk ends the stream: where the next message begins is lost.
+                    mallory.drops_connection();
+                }
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_request_that_contradicts_itself_is_answered_400() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let mallory = stage.agent("mallory")?;
+        let head = |cseq: &str, branch: &str| {
+            format!(
+                "MESSAGE sip:bob@im.test SIP/2.0\r\nVia: SIP/2.0/UDP {};branch={branch};rport\r\n\
+                 Max-Forwards: 70\r\nFrom: <sip:mallory@im.test>;tag=1\r\nTo: <sip:bob@im.test>\r\n\
+                 Call-ID: {branch}\r\nCSeq: {cseq}\r\n",
+                mallory.address()
+            )
+        };
+        for cseq in ["1 INVITE", "banana MESSAGE", "4294967296 MESSAGE"] {
+            let octets = format!("{}Content-Length: 0\r\n\r\n", head(cseq, &fresh("z9hG4bK")));
+            let answer = mallory.answer_to_octets(octets.as_bytes())?;
+            stage.observe(answer.status() == 400, "it is answered 400")?;
+        }
+        let short = format!(
+            "{}Content-Length: 500\r\n\r\nshort",
+            head("1 MESSAGE", &fresh("z9hG4bK"))
+        );
+        let answer = mallory.answer_to_octets(short.as_bytes())?;
+        stage.observe(answer.status() == 400, "a missing body is answered 400")
+    });
+}
+
+#[test]
+fn another_version_is_answered_505() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let mallory = stage.agent("mallory")?;
+        let octets = format!(
+            "OPTIONS sip:im.test SIP/3.0\r\nVia: SIP/2.0/UDP {};branch={};rport\r\n\
+             Max-Forwards: 70\r\nFrom: <sip:mallory@im.test>;tag=1\r\nTo: <sip:im.test>\r\n\
+             Call-ID: version\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n",
+            mallory.address(),
+            fresh("z9hG4bK")
+        );
+        let answer = mallory.answer_to_octets(octets.as_bytes())?;
+        stage.observe(answer.status() == 505, "it is answered 505")
+    });
+}
+
+#[test]
+fn a_request_over_the_limit_is_refused_before_it_is_read() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent_with("alice", Transport::Tcp, Profile::Rcs)?;
+        let draft = Draft::new("MESSAGE", "sip:bob@im.test")
+            .body("application/octet-stream", &vec![b'x'; 400_000]);
+        let mut sent = alice.sends(draft)?;
+        let answer = sent.final_answer(Duration::from_secs(10))?;
+        stage.observe(
+            matches!(answer.status(), 413 | 513),
+            "it is answered 413 or 513",
+        )
+    });
+}
+
+#[test]
+fn an_unknown_msrp_session_is_answered_481() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let end = MsrpEnd::open("mallory", &Transcript::new())?;
+        let address = stage.server().ready().msrp[0].replace("tcp://", "msrp://");
+        let session = end.dials(&format!("{address}/nobody-knows-this-session;tcp"))?;
+        session
+            .sending("text/plain", b"hello")
+            .send()?
+            .expect_status(481)
+    });
+}
+
+#[test]
+fn broken_msrp_closes_its_connection_and_no_other() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        let chat = alice.opens_chat("bob")?;
+        chat.says("before")?;
+        let address = stage.server().ready().msrp[0].replace("tcp://", "");
+        for junk in [
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            b"MSRP\r\n\r\n",
+            &[0xff; 70_000],
+        ] {
+            let mut stream = TcpStream::connect(&address)?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            let _ = stream.write_all(junk);
+            let closed = matches!(stream.read(&mut [0; 64]), Ok(0))
+                || stream
+                    .read(&mut [0; 64])
+                    .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset);
+            stage.observe(closed, "the connection is closed")?;
+        }
+        chat.says("after")?;
+        chat.hangs_up()?;
+        bob.registers()?;
+        let replay = bob.expect_invite()?.answers_recvonly(Setup::Active)?;
+        replay.expect_text("before")?;
+        replay.expect_text("after")?;
+        Ok(())
+    });
+}

@@ -1,0 +1,173 @@
+//! One-to-one chat between two people who are both there.
+
+use restante::demo::{Answering, Disposition, Envelope, Failure, Profile, Setup, Transport};
+
+use crate::support::{Configuration, Stage, on_every_shard_count};
+
+const COMPOSING: &[u8] = b"<?xml version=\"1.0\"?>\r\n\
+    <isComposing xmlns=\"urn:ietf:params:xml:ns:im-iscomposing\"><state>active</state></isComposing>";
+
+/// Alice's call to Bob, who answers as told; then `conversation` between them.
+fn live(
+    stage: &Stage,
+    setup: Setup,
+    conversation: impl Fn(&LiveChat<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let alice = stage.agent_with("alice", Transport::Tcp, Profile::Rcs)?;
+    let bob = stage.agent("bob")?;
+    alice.registers()?;
+    bob.registers()?;
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| alice.opens_chat("bob"));
+        let at_bob = bob.expect_invite()?.answers(setup, "sendrecv")?;
+        let at_alice = call.join().expect("the agent does not panic")?;
+        conversation(&LiveChat {
+            alice: &alice,
+            at_alice: &at_alice,
+            at_bob: &at_bob,
+        })?;
+        at_alice.hangs_up()?;
+        at_bob.expect_bye()?;
+        Ok(())
+    })
+}
+
+struct LiveChat<'a> {
+    alice: &'a restante::demo::UserAgent,
+    at_alice: &'a restante::demo::Chat<'a>,
+    at_bob: &'a restante::demo::Chat<'a>,
+}
+
+#[test]
+fn a_chat_flows_both_ways_whoever_connects() {
+    on_every_shard_count(&Configuration::digest(), |stage| {
+        for setup in [Setup::Active, Setup::Passive] {
+            live(stage, setup, |chat| {
+                for number in 0..5 {
+                    chat.at_alice.says(&format!("from alice {number}"))?;
+                    chat.at_bob.expect_text(&format!("from alice {number}"))?;
+                    chat.at_bob.says(&format!("from bob {number}"))?;
+                    chat.at_alice.expect_text(&format!("from bob {number}"))?;
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn typing_and_receipts_pass_inside_the_session() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        live(stage, Setup::Active, |chat| {
+            let typing = chat
+                .at_alice
+                .msrp
+                .sending("application/im-iscomposing+xml", COMPOSING);
+            typing.send()?.expect_status(200)?;
+            let seen = chat.at_bob.msrp.expect_message()?;
+            stage.observe(seen.body == COMPOSING, "Bob sees that Alice types")?;
+
+            let asked = chat.alice.envelope("bob", "hello").asking("display");
+            chat.at_alice.sends(&asked)?.expect_status(200)?;
+            let got = chat.at_bob.expect_text("hello")?;
+            let receipt = got.notification(Disposition::Displayed);
+            chat.at_bob.sends(&receipt)?.expect_status(200)?;
+            let back = chat.at_alice.msrp.expect_message()?;
+            stage.observe(
+                back.envelope()
+                    .is_some_and(|back| back.notifies("displayed", &asked.message_id)),
+                "the receipt reaches Alice in the session",
+            )
+        })
+    });
+}
+
+#[test]
+fn chunks_in_any_order_and_reports_pass_through() {
+    let long = "a long story ".repeat(8_000);
+    on_every_shard_count(&Configuration::open(), |stage| {
+        live(stage, Setup::Passive, |chat| {
+            let envelope = chat.alice.envelope("bob", &long);
+            for backwards in [false, true] {
+                let mut sending = chat
+                    .at_alice
+                    .msrp
+                    .sending("message/cpim", &envelope.to_octets())
+                    .in_chunks(2_048)
+                    .success_report();
+                if backwards {
+                    sending = sending.backwards();
+                }
+                let sent = sending.send()?;
+                sent.expect_status(200)?;
+                sent.expect_report(200)?;
+                let got = chat.at_bob.msrp.expect_message()?;
+                stage.observe(got.body == envelope.to_octets(), "it arrives whole")?;
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_lost_leg_turns_what_is_unconfirmed_into_custody() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| alice.opens_chat("bob"));
+            let ringing = bob.expect_invite()?.taking(Answering::Only(1));
+            let at_bob = ringing.answers(Setup::Active, "sendrecv")?;
+            let at_alice = call.join().expect("the agent does not panic")?;
+            at_alice.says("confirmed")?;
+            let held: Envelope = alice.envelope("bob", "not confirmed");
+            let sent = at_alice.sends(&held)?;
+            at_bob.msrp.expect_message()?;
+            at_bob.msrp.expect_message()?;
+            at_bob.msrp.drops_connection();
+            sent.expect_status(200)?;
+            bob.registers()?;
+            let replay = bob.expect_invite()?.answers_recvonly(Setup::Active)?;
+            let message = replay.msrp.expect_message()?;
+            stage.observe(
+                message.body == held.to_octets(),
+                "the unconfirmed message is replayed whole, the confirmed one is not",
+            )?;
+            replay.expect_bye()?;
+            stage.observe(
+                replay
+                    .msrp
+                    .next_message(std::time::Duration::ZERO)
+                    .is_none(),
+                "nothing else is replayed",
+            )
+        })
+    });
+}
+
+#[test]
+fn a_caller_who_gives_up_stops_the_ringing() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let mut call = alice.invites("bob")?;
+        let ringing = bob.expect_invite()?;
+        ringing.rings();
+        call.expect_ringing()?;
+        call.cancels()?;
+        ringing.expect_cancel()
+    });
+}
+
+#[test]
+fn a_person_who_declines_a_chat_is_believed() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let call = alice.invites("bob")?;
+        bob.expect_invite()?.refuses(603);
+        call.expect_status(603)?;
+        Ok(())
+    });
+}

@@ -1,0 +1,15 @@
+//! Black-box conversations with the real binary over real sockets, told as sentences. Each plays
+//! with one shard and with four.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod chat;
+mod custody;
+mod pager;
+mod process;
+mod proxying;
+mod receipts;
+mod registration;
+mod replay;

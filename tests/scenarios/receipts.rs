@@ -1,0 +1,88 @@
+//! Disposition notifications (RFC 5438): to the author, kept if the author is away, never of
+//! themselves.
+
+use restante::demo::{Disposition, Draft, PAGER_TAG, fresh};
+
+use crate::support::{Configuration, on_every_shard_count};
+
+#[test]
+fn a_receipt_reaches_an_author_who_is_there() {
+    on_every_shard_count(&Configuration::digest(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        alice.registers()?;
+        bob.registers()?;
+        let asked = alice.envelope("bob", "hello").asking("display");
+        alice.sends_envelope("bob", &asked)?.expect_status(200)?;
+        let got = bob.expect_text("hello")?;
+        bob.notifies(&got, Disposition::Displayed)?;
+        alice.expect_notification("displayed", &asked.message_id)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_receipt_for_an_author_who_is_away_is_kept() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let asked = alice.envelope("bob", "hello").asking("positive-delivery");
+        alice.sends_envelope("bob", &asked)?.expect_status(200)?;
+        let got = bob.expect_text("hello")?;
+        bob.notifies(&got, Disposition::Delivered)?;
+        stage.kill9()?;
+        stage.restart()?;
+        alice.registers()?;
+        alice.expect_notification("delivered", &asked.message_id)?;
+        alice.registers()?;
+        alice.expect_no("MESSAGE")
+    });
+}
+
+#[test]
+fn who_asks_is_told_once_that_a_message_is_stored() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        alice.registers()?;
+        let asked = alice.envelope("bob", "hello").asking("processing");
+        alice.sends_envelope("bob", &asked)?.expect_status(202)?;
+        alice.expect_notification("stored", &asked.message_id)?;
+        bob.registers()?;
+        bob.expect_text("hello")?;
+        alice.expect_no("MESSAGE")
+    });
+}
+
+#[test]
+fn who_asks_is_told_that_a_message_expired() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        alice.registers()?;
+        let asked = alice.envelope("bob", "hello").asking("negative-delivery");
+        let draft = Draft::new("MESSAGE", "sip:bob@im.test")
+            .header("Accept-Contact", &format!("*;{PAGER_TAG}"))
+            .header("Conversation-ID", &fresh("conv-"))
+            .header("Contribution-ID", &fresh("contr-"))
+            .header("Expires", "2")
+            .body("message/cpim", &asked.to_octets());
+        alice.sends(draft)?.expect_status(202)?;
+        alice.expect_notification("failed", &asked.message_id)?;
+        bob.registers()?;
+        bob.expect_no("MESSAGE")
+    });
+}
+
+#[test]
+fn a_receipt_begets_no_receipt() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let asked = alice.envelope("bob", "hello").asking("positive-delivery");
+        alice.sends_envelope("bob", &asked)?.expect_status(200)?;
+        let got = bob.expect_text("hello")?;
+        let receipt = got
+            .notification(Disposition::Delivered)
+            .asking("processing, positive-delivery, negative-delivery, display");
+        bob.sends_envelope("alice", &receipt)?.expect_2xx()?;
+        bob.expect_no("MESSAGE")
+    });
+}

@@ -43,7 +43,7 @@ pub struct Message {
     pub(super) start: StartLine,
     /// Behind the start line.
     pub(super) fields_at: u32,
-    pub(super) fields: SmallVec<[Field; 24]>,
+    pub(super) fields: SmallVec<[Field; 32]>,
     pub(super) body: Bytes,
 }
 

@@ -168,7 +168,7 @@ fn host_port(address: &str) -> Option<(&str, Option<u16>)> {
         let (host, tail) = rest.split_once(']')?;
         let port = match tail {
             "" => None,
-            _ => Some(tail.strip_prefix(':')?.parse().ok()?),
+            _ => Some(port(tail.strip_prefix(':')?)?),
         };
         return host
             .parse::<std::net::Ipv6Addr>()
@@ -176,11 +176,17 @@ fn host_port(address: &str) -> Option<(&str, Option<u16>)> {
             .then_some((host, port));
     }
     let (host, port) = match address.split_once(':') {
-        Some((host, port)) => (host, Some(port.parse().ok()?)),
+        Some((host, digits)) => (host, Some(port(digits)?)),
         None => (address, None),
     };
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     (!host.is_empty() && host.bytes().all(legal)).then_some((host, port))
+}
+
+/// Digits only: `str::parse` alone would take a sign too.
+fn port(text: &str) -> Option<u16> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    if digits { text.parse().ok() } else { None }
 }
 
 /// Undoes `%HH` escapes; what is no escape, or would not be UTF-8, stays.
@@ -333,6 +339,8 @@ mod tests {
             "bob",
             "sip:@host",
             "sip:a@b:99999",
+            "sip:a@b:+5060",
+            "sip:a@b:",
             "sip:a@[::1",
             "sip:a b@c",
             "sip:a@b>",

@@ -1,6 +1,7 @@
 //! Typed views of header field values: Via, name-addr, CSeq and parameter lists. They borrow.
 
 use crate::sip::rejection::Rejection;
+use crate::sip::wire::is_token;
 
 /// The elements of a comma list; commas in quotes and angle brackets do not count.
 pub fn split_list(value: &str) -> SplitList<'_> {
@@ -67,16 +68,34 @@ impl<'a> Parameters<'a> {
 
     /// All of them in order, values without their quotes.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> + use<'a> {
+        self.written().map(|parameter| {
+            let (name, value) = split_parameter(parameter);
+            (name, value.map(unquote))
+        })
+    }
+
+    /// All of them in order, each as it is written, without its semicolon.
+    pub fn written(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             rest = rest.trim_start().strip_prefix(';')?;
             let end = find_outside(rest, b';').unwrap_or(rest.len());
             let parameter = &rest[..end];
             rest = &rest[end..];
-            Some(match parameter.split_once('=') {
-                Some((name, value)) => (name.trim(), Some(unquote(value.trim()))),
-                None => (parameter.trim(), None),
-            })
+            Some(parameter.trim())
+        })
+    }
+
+    /// Whether each is `token [EQUAL gen-value]` (RFC 3261 §25.1): none is empty, no quote is open.
+    pub fn are_sound(&self) -> bool {
+        self.written().all(|parameter| {
+            let (name, value) = split_parameter(parameter);
+            let value_is_sound = match value {
+                None => true,
+                Some(value) if value.starts_with('"') => quoted_end(value) == Some(value.len()),
+                Some(value) => !value.is_empty() && !value.contains(['"', ' ', '\t', ',']),
+            };
+            !name.is_empty() && name.bytes().all(is_token) && value_is_sound
         })
     }
 
@@ -91,6 +110,33 @@ impl<'a> Parameters<'a> {
     pub fn as_str(&self) -> &'a str {
         self.0
     }
+}
+
+fn split_parameter(text: &str) -> (&str, Option<&str>) {
+    match text.split_once('=') {
+        Some((name, value)) => (name.trim(), Some(value.trim())),
+        None => (text, None),
+    }
+}
+
+/// Where the quoted string at the start of `text` ends, its closing quote included.
+fn quoted_end(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    for (at, byte) in text.bytes().enumerate().skip(1) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Digits only: `str::parse` alone would take a sign too.
+pub(super) fn decimal<T: std::str::FromStr>(text: &str) -> Option<T> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if digits { text.parse().ok() } else { None }
 }
 
 fn unquote(value: &str) -> &str {
@@ -127,7 +173,9 @@ impl<'a> Via<'a> {
     fn read(value: &'a str) -> Option<Self> {
         let (name, rest) = value.split_once('/')?;
         let (version, rest) = rest.split_once('/')?;
-        if !name.trim().eq_ignore_ascii_case("SIP") || version.trim() != "2.0" {
+        // The version is a token: a request of another one is answered 505 along this very Via.
+        let version_is_token = version.trim().bytes().all(is_token) && !version.trim().is_empty();
+        if !name.trim().eq_ignore_ascii_case("SIP") || !version_is_token {
             return None;
         }
         let rest = rest.trim_start();
@@ -138,7 +186,7 @@ impl<'a> Via<'a> {
         let parameters = Parameters::new(&rest[end..]);
         let text = |name| parameters.find(name).flatten();
         let rport = match parameters.find("rport") {
-            Some(Some(port)) => Some(Some(port.parse().ok()?)),
+            Some(Some(port)) => Some(Some(decimal(port)?)),
             other => other.map(|_| None),
         };
         Some(Self {
@@ -150,6 +198,11 @@ impl<'a> Via<'a> {
             rport,
             parameters,
         })
+    }
+
+    /// All parameters.
+    pub fn parameters(&self) -> Parameters<'a> {
+        self.parameters
     }
 
     /// A parameter by its name.
@@ -171,7 +224,7 @@ fn sent_by(text: &str) -> Option<(&str, Option<u16>)> {
     match rest.trim() {
         "" => Some((host, None)),
         rest => {
-            let port = rest.strip_prefix(':')?.trim().parse().ok()?;
+            let port = decimal(rest.strip_prefix(':')?.trim())?;
             Some((host, Some(port)))
         }
     }
@@ -213,8 +266,11 @@ impl<'a> NameAddr<'a> {
         };
         let (display, uri, rest) = (display.trim(), uri.trim(), rest.trim());
         let tail_is_parameters = rest.is_empty() || rest.starts_with(';');
-        let named_well = !display.starts_with('"') || is_quoted(display);
-        let uri_has_scheme = uri.contains(':') && !uri.contains([' ', '"', '<']);
+        // Without brackets a question mark cannot be the URI's (RFC 3261 §20.10).
+        let enclosed = !display.is_empty() || value.starts_with('<') || !uri.contains('?');
+        let named_well = enclosed && is_display_name(display);
+        let uri_has_scheme = uri.contains(':')
+            && !uri.contains(|c: char| c.is_ascii_control() || matches!(c, ' ' | '"' | '<'));
         (tail_is_parameters && named_well && uri_has_scheme).then_some(Self {
             display,
             uri,
@@ -248,8 +304,13 @@ fn find_bracket(value: &str) -> Option<usize> {
     None
 }
 
-fn is_quoted(display: &str) -> bool {
-    display.len() >= 2 && display.ends_with('"')
+/// A quoted string, or text without quotes. That should be tokens, but names with a comma or a dot
+/// occur (RFC 4475 §3.1.2.15); with a colon or semicolon it would be an address itself.
+fn is_display_name(display: &str) -> bool {
+    match display.strip_prefix('"') {
+        Some(_) => quoted_end(display) == Some(display.len()),
+        None => !display.contains([':', ';', '"']),
+    }
 }
 
 /// CSeq (RFC 3261 §20.16).
@@ -266,9 +327,9 @@ impl<'a> CSeq<'a> {
     pub fn parse(value: &'a str) -> Result<Self, Rejection> {
         let malformed = Rejection::new(400, "Malformed CSeq");
         let (number, method) = value.split_once([' ', '\t']).ok_or(malformed)?;
-        let number: u32 = number.parse().map_err(|_| malformed)?;
+        let number: u32 = decimal(number).ok_or(malformed)?;
         let method = method.trim();
-        if number >= 1 << 31 || method.is_empty() || method.contains([' ', '\t']) {
+        if number >= 1 << 31 || method.is_empty() || !method.bytes().all(is_token) {
             return Err(malformed);
         }
         Ok(Self { number, method })
@@ -299,7 +360,9 @@ mod tests {
         assert_eq!(via.branch, Some("z9hG4bK1"));
         assert_eq!(via.rport, Some(None));
         assert_eq!(via.received, Some("192.0.2.1"));
-        assert!(Via::parse("SIP/3.0/UDP h").is_err());
+        assert!(Via::parse("HTTP/2.0/UDP h").is_err());
+        assert!(Via::parse("SIP//UDP h").is_err());
+        assert!(Via::parse("SIP/2.0/UDP h;rport=+5").is_err());
         assert!(Via::parse("SIP/2.0/UDP ").is_err());
         assert!(Via::parse("SIP/2.0/UDP h:99999").is_err());
     }
@@ -330,6 +393,7 @@ mod tests {
             "1",
             "1 A B",
             "-1 A",
+            "+1 A",
         ] {
             assert!(CSeq::parse(bad).is_err(), "{bad}");
         }

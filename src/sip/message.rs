@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 pub use crate::sip::name::{HeaderName, Method};
 
-use crate::sip::header::{CSeq, NameAddr, Via, split_list};
+use crate::sip::header::{CSeq, NameAddr, Via, decimal, split_list};
 use crate::sip::rejection::Rejection;
 
 /// Where a header field lies: its name and its value without surrounding blanks.
@@ -43,7 +43,7 @@ pub struct Message {
     pub(super) start: StartLine,
     /// Behind the start line.
     pub(super) fields_at: u32,
-    pub(super) fields: SmallVec<[Field; 24]>,
+    pub(super) fields: SmallVec<[Field; 32]>,
     pub(super) body: Bytes,
 }
 
@@ -168,7 +168,7 @@ impl Message {
     /// Call-ID.
     pub fn call_id(&self) -> Result<&str, Rejection> {
         match self.header(HeaderName::CallId) {
-            Some(value) if !value.is_empty() && !value.contains(' ') => Ok(value),
+            Some(value) if !value.is_empty() && !value.contains([' ', '\t']) => Ok(value),
             _ => Err(Rejection::new(400, "Missing Call-ID")),
         }
     }
@@ -184,12 +184,9 @@ impl Message {
         let Some(value) = self.header(HeaderName::MaxForwards) else {
             return Ok(None);
         };
-        let number: u32 = value
-            .parse()
-            .map_err(|_| Rejection::new(400, "Malformed Max-Forwards"))?;
-        u8::try_from(number)
+        decimal(value)
             .map(Some)
-            .map_err(|_| Rejection::new(400, "Malformed Max-Forwards"))
+            .ok_or(Rejection::new(400, "Malformed Max-Forwards"))
     }
 
     pub(super) fn slice(&self, range: &Range<u32>) -> &[u8] {

@@ -184,26 +184,55 @@ const LONG: [(HeaderName, &str); 62] = [
     ),
 ];
 
+const VACANT: u8 = u8::MAX;
+
+/// Places in [`LONG`] by hash, open addressing, filled by the compiler: a message has twenty names to
+/// recognise, and one or two looks find each.
+static SLOTS: [u8; 256] = {
+    let mut slots = [VACANT; 256];
+    let mut index = 0;
+    while index < LONG.len() {
+        let mut slot = slot_of(LONG[index].1.as_bytes());
+        while slots[slot] != VACANT {
+            slot = (slot + 1) % slots.len();
+        }
+        slots[slot] = index as u8;
+        index += 1;
+    }
+    slots
+};
+
+/// The same for every case of letters; `name` is not empty.
+const fn slot_of(name: &[u8]) -> usize {
+    let length = name.len();
+    let first = (name[0] | 0x20) as usize;
+    let middle = (name[length / 2] | 0x20) as usize;
+    let last = (name[length - 1] | 0x20) as usize;
+    (length * 37 + first * 7 + middle * 13 + last * 3) % 256
+}
+
 impl HeaderName {
     /// Recognises a name without regard to case (RFC 3261 §7.3.1) and in its compact form (§7.3.3).
     pub fn parse(name: &[u8]) -> Self {
         if let [letter] = name {
             return Self::compact(letter.to_ascii_lowercase());
         }
-        let candidates = LONG.iter().filter(|(_, long)| long.len() == name.len());
-        for (id, long) in candidates {
+        if name.is_empty() {
+            return Self::Other;
+        }
+        let mut slot = slot_of(name);
+        while let Some((id, long)) = LONG.get(usize::from(SLOTS[slot])) {
             if long.as_bytes().eq_ignore_ascii_case(name) {
                 return *id;
             }
+            slot = (slot + 1) % SLOTS.len();
         }
         Self::Other
     }
 
     /// The long name; `None` for [`HeaderName::Other`].
     pub fn long(self) -> Option<&'static str> {
-        LONG.iter()
-            .find(|(id, _)| *id == self)
-            .map(|(_, long)| *long)
+        LONG.get(self as usize).map(|(_, long)| *long)
     }
 
     fn compact(letter: u8) -> Self {
@@ -240,6 +269,13 @@ mod tests {
         assert_eq!(HeaderName::parse(b"I"), HeaderName::CallId);
         assert_eq!(HeaderName::parse(b"X-Call-ID"), HeaderName::Other);
         assert_eq!(HeaderName::parse(b"q"), HeaderName::Other);
+        assert_eq!(HeaderName::parse(b""), HeaderName::Other);
+        for (id, long) in LONG {
+            assert_eq!(id.long(), Some(long));
+            assert_eq!(HeaderName::parse(long.as_bytes()), id);
+            assert_eq!(HeaderName::parse(long.to_uppercase().as_bytes()), id);
+        }
+        assert_eq!(HeaderName::Other.long(), None);
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use crate::sip::header::{Via, split_list};
+use crate::sip::header::Via;
 use crate::sip::message::{HeaderName, Message};
-use crate::sip::splice::write_field;
+use crate::sip::splice::{Edit, write_field};
 
 /// A message being written. What could end a line early is left out of every value.
 #[derive(Clone, Debug)]
@@ -113,51 +113,32 @@ pub fn response(
 /// The request with `received` and `rport` filled into its top Via, as the first thing done with it
 /// (RFC 3261 §18.2.1, RFC 3581 §4). `None` when its Via cannot be read.
 pub fn stamp_source(request: &Message, source: SocketAddr) -> Option<Bytes> {
-    let field = request.headers(HeaderName::Via).next()?;
-    let mut elements = split_list(field);
-    let top = elements.next()?;
+    let top = request.values(HeaderName::Via).next()?;
     let stamped = stamp_via(&Via::parse(top).ok()?, top, source);
-    let rest: Vec<&str> = elements.collect();
-    let value = std::iter::once(stamped.as_str())
-        .chain(rest)
-        .collect::<Vec<&str>>()
-        .join(", ");
-    let others: Vec<String> = request
-        .headers(HeaderName::Via)
-        .skip(1)
-        .map(str::to_owned)
-        .collect();
-    let mut edit = crate::sip::splice::Edit::new(request);
-    edit.remove(HeaderName::Via);
-    for other in others.iter().rev() {
-        edit.prepend("Via", other);
-    }
-    edit.prepend("Via", &value);
+    let mut edit = Edit::new(request);
+    edit.replace_first_value(HeaderName::Via, &stamped);
     Some(edit.finish())
 }
 
 /// Whether the top Via must say where the request came from.
 pub fn needs_stamp(via: &Via<'_>, source: SocketAddr) -> bool {
     let host = via.host.trim_start_matches('[').trim_end_matches(']');
-    via.rport.is_some() || via.received.is_some() || host.parse() != Ok(source.ip())
+    via.rport.is_some() || via.received.is_some() || host.parse() != Ok(source.ip().to_canonical())
 }
 
 fn stamp_via(via: &Via<'_>, written: &str, source: SocketAddr) -> String {
     let end = written.find(';').unwrap_or(written.len());
     let mut value = written[..end].trim_end().to_owned();
-    let parameters = crate::sip::header::Parameters::new(&written[end..]);
-    for (name, parameter) in parameters.iter() {
+    // As written, so that a quoted value keeps its quotes.
+    for parameter in via.parameters().written() {
+        let name = parameter.split('=').next().unwrap_or_default().trim();
         if name.eq_ignore_ascii_case("received") || name.eq_ignore_ascii_case("rport") {
             continue;
         }
         value.push(';');
-        value.push_str(name);
-        if let Some(parameter) = parameter {
-            value.push('=');
-            value.push_str(parameter);
-        }
+        value.push_str(parameter);
     }
-    value.push_str(&format!(";received={}", source.ip()));
+    value.push_str(&format!(";received={}", source.ip().to_canonical()));
     if via.rport.is_some() {
         value.push_str(&format!(";rport={}", source.port()));
     }
@@ -236,6 +217,16 @@ mod tests {
         assert_eq!(via.rport, Some(Some(4444)));
         assert_eq!(via.branch, Some("z9hG4bK1"));
         assert_eq!(stamped.values(HeaderName::Via).count(), 3);
+    }
+
+    #[test]
+    fn a_stamp_leaves_every_other_octet_alone() {
+        let source: SocketAddr = "[::ffff:192.0.2.7]:4444".parse().expect("address");
+        let request = request("SIP/2.0/UDP first;x=\"a;rport\";branch=z9hG4bK1, SIP/2.0/TCP more");
+        let stamped = stamp_source(&request, source).expect("legal");
+        let text = std::str::from_utf8(request.bytes()).expect("text");
+        let expected = text.replacen("bK1,", "bK1;received=192.0.2.7,", 1);
+        assert_eq!(stamped, expected.as_bytes());
     }
 
     #[test]

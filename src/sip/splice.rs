@@ -21,7 +21,8 @@ pub struct Edit<'a> {
 #[derive(Debug)]
 enum Change {
     Remove,
-    RemoveFirstValue,
+    /// Drop so many elements from the front, then put this one there.
+    Front(usize, Option<String>),
     Replace(String),
 }
 
@@ -64,9 +65,21 @@ impl<'a> Edit<'a> {
         self
     }
 
-    /// Removes the first element of the first field of this name; the field if it was the only one.
+    /// Removes the first element of the list that all fields of this name make up; a field left without
+    /// elements goes. Asked again, it removes the next.
     pub fn remove_first_value(&mut self, name: HeaderName) -> &mut Self {
-        self.changes.push((name, Change::RemoveFirstValue));
+        let known = self.changes.iter_mut().find(|(other, _)| *other == name);
+        match known {
+            Some((_, Change::Front(count, _))) => *count += 1,
+            _ => self.changes.push((name, Change::Front(1, None))),
+        }
+        self
+    }
+
+    /// Writes another value in the place of the first element; nothing happens if there is none.
+    pub fn replace_first_value(&mut self, name: HeaderName, value: &str) -> &mut Self {
+        let change = Change::Front(1, Some(without_line_ends(value)));
+        self.changes.push((name, change));
         self
     }
 
@@ -84,11 +97,11 @@ impl<'a> Edit<'a> {
     }
 
     /// The changed message, in one new buffer.
-    pub fn finish(self) -> Bytes {
+    pub fn finish(mut self) -> Bytes {
         let message = self.message;
         let extra =
             self.front.len() + self.back.len() + self.request_uri.as_ref().map_or(0, String::len);
-        let mut out = Vec::with_capacity(message.octets.len() + extra + 64);
+        let mut out = Vec::with_capacity(message.octets.len() + extra + 256);
         self.write_start(&mut out);
         out.extend_from_slice(&self.front);
         self.write_fields(&mut out);
@@ -110,50 +123,69 @@ impl<'a> Edit<'a> {
         }
     }
 
-    fn write_fields(&self, out: &mut Vec<u8>) {
-        let mut seen: SmallVec<[HeaderName; 8]> = SmallVec::new();
+    fn write_fields(&mut self, out: &mut Vec<u8>) {
+        let message = self.message;
         // Runs of untouched lines are copied in one go.
-        let mut run = self.message.fields_at..self.message.fields_at;
-        for field in &self.message.fields {
+        let mut run = message.fields_at..message.fields_at;
+        for field in &message.fields {
             let change = self
                 .changes
-                .iter()
+                .iter_mut()
                 .find(|(name, _)| *name == field.id && *name != HeaderName::Other);
-            let first = change.is_some() && !seen.contains(&field.id);
-            match change {
-                None => {
-                    run.end = field.line.end;
-                    continue;
-                }
-                Some((_, Change::RemoveFirstValue)) if !first => {
-                    run.end = field.line.end;
-                    continue;
-                }
-                Some((name, change)) => {
-                    out.extend_from_slice(self.message.slice(&run));
-                    run = field.line.end..field.line.end;
-                    seen.push(*name);
-                    let value = match change {
-                        Change::Replace(value) if first => Some(value.clone()),
-                        Change::RemoveFirstValue => self.without_first(&field.value),
-                        Change::Remove | Change::Replace(_) => None,
-                    };
-                    if let Some(value) = value {
-                        out.extend_from_slice(self.message.slice(&field.name));
-                        out.extend_from_slice(b": ");
-                        out.extend_from_slice(value.as_bytes());
-                        out.extend_from_slice(b"\r\n");
-                    }
+            let value = match change {
+                None => Outcome::Kept,
+                Some((_, change)) => change.apply(message.slice(&field.value)),
+            };
+            if let Outcome::Kept = value {
+                run.end = field.line.end;
+                continue;
+            }
+            out.extend_from_slice(message.slice(&run));
+            run = field.line.end..field.line.end;
+            if let Outcome::Changed(value) = value {
+                out.extend_from_slice(message.slice(&field.name));
+                out.extend_from_slice(b": ");
+                out.extend_from_slice(value.as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+        out.extend_from_slice(message.slice(&run));
+    }
+}
+
+/// What becomes of one field.
+enum Outcome {
+    Kept,
+    Gone,
+    Changed(String),
+}
+
+impl Change {
+    /// Applies to the next field of its name and remembers what is done.
+    fn apply(&mut self, value: &[u8]) -> Outcome {
+        match self {
+            Self::Remove => Outcome::Gone,
+            Self::Replace(new) => {
+                let new = std::mem::take(new);
+                *self = Self::Remove;
+                Outcome::Changed(new)
+            }
+            Self::Front(0, _) => Outcome::Kept,
+            Self::Front(count, new) => {
+                let text = std::str::from_utf8(value).unwrap_or_default();
+                let here = split_list(text).count();
+                let dropped = here.min(*count);
+                *count -= dropped;
+                let new = if *count == 0 { new.take() } else { None };
+                let rest = split_list(text).skip(dropped);
+                let left: Vec<&str> = new.as_deref().into_iter().chain(rest).collect();
+                if left.is_empty() {
+                    Outcome::Gone
+                } else {
+                    Outcome::Changed(left.join(", "))
                 }
             }
         }
-        out.extend_from_slice(self.message.slice(&run));
-    }
-
-    fn without_first(&self, value: &std::ops::Range<u32>) -> Option<String> {
-        let text = std::str::from_utf8(self.message.slice(value)).ok()?;
-        let rest: Vec<&str> = split_list(text).skip(1).collect();
-        (!rest.is_empty()).then(|| rest.join(", "))
     }
 }
 
@@ -223,6 +255,36 @@ mod tests {
         let vias: Vec<&str> = out.values(HeaderName::Via).collect();
         assert_eq!(vias, ["SIP/2.0/UDP b", "SIP/2.0/UDP c"]);
         assert_eq!(out.count(HeaderName::Route), 0);
+    }
+
+    #[test]
+    fn asked_again_the_next_element_goes_too() {
+        let message = message();
+        let mut edit = Edit::new(&message);
+        for _ in 0..2 {
+            edit.remove_first_value(HeaderName::Via);
+        }
+        let out = wire::parse(edit.finish()).expect("legal");
+        let vias: Vec<&str> = out.values(HeaderName::Via).collect();
+        assert_eq!(vias, ["SIP/2.0/UDP c"]);
+    }
+
+    #[test]
+    fn the_first_of_a_list_is_replaced_in_place() {
+        let message = message();
+        let mut edit = Edit::new(&message);
+        edit.replace_first_value(HeaderName::Via, "SIP/2.0/UDP z");
+        let expected = TEXT.replacen("UDP a", "UDP z", 1);
+        assert_eq!(edit.finish(), expected.as_bytes());
+    }
+
+    #[test]
+    fn a_header_with_a_blank_before_its_colon_is_removed_all_the_same() {
+        let text = "MESSAGE sip:a@b SIP/2.0\r\nP-Asserted-Identity : <sip:boss@b>\r\np-asserted-identity\t:<tel:+1>\r\n\r\n";
+        let message = wire::parse(Bytes::from_static(text.as_bytes())).expect("legal");
+        let mut edit = Edit::new(&message);
+        edit.remove(HeaderName::PAssertedIdentity);
+        assert_eq!(edit.finish(), b"MESSAGE sip:a@b SIP/2.0\r\n\r\n".as_slice());
     }
 
     #[test]

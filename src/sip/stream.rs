@@ -4,7 +4,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::sip::message::HeaderName;
-use crate::sip::wire::{MAX_HEAD, WireError, is_token};
+use crate::sip::wire::{self, MAX_HEAD, WireError, is_token};
 
 /// What the stream held.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,10 @@ impl StreamFramer {
 
     /// The next message or keep-alive. After an error nothing more can be read: where the next
     /// message begins is not known.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator would end where the stream only pauses"
+    )]
     pub fn next(&mut self) -> Result<Option<Framed>, WireError> {
         if self.buffer.starts_with(b"\r\n\r\n") {
             self.buffer.advance(4);
@@ -64,7 +68,9 @@ impl StreamFramer {
         let Some(head_end) = self.find_head_end()? else {
             return Ok(None);
         };
-        let body = self.announced_body(head_end)?;
+        let body = self.announced_body(head_end).map_err(|error| {
+            wire::with_head(error, Bytes::copy_from_slice(&self.buffer[..head_end]))
+        })?;
         let length = head_end + body;
         if self.buffer.len() < length {
             return Ok(None);
@@ -198,8 +204,11 @@ mod tests {
     #[test]
     fn an_announced_body_over_the_limit_is_refused_before_it_comes() {
         let mut framer = StreamFramer::new(100);
-        framer.push(b"MESSAGE sip:a SIP/2.0\r\nContent-Length: 101\r\n\r\n");
-        assert_eq!(framer.next().map_err(|error| error.status), Err(413));
+        framer.push(b"MESSAGE sip:a SIP/2.0\r\nVia: SIP/2.0/TCP h\r\nl: 101\r\n\r\n");
+        let error = framer.next().expect_err("too long");
+        assert_eq!(error.status, 413);
+        let partial = error.partial.expect("enough to answer");
+        assert!(partial.top_via().is_ok());
     }
 
     #[test]

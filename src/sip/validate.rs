@@ -1,9 +1,12 @@
 //! Whether a message is fit to be worked on (RFC 3261 §8.1.1, §16.3 step 1; RFC 4475).
 
-use crate::sip::header::NameAddr;
+use crate::sip::header::{NameAddr, Via};
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::uri::Uri;
+
+/// What a branch of RFC 3261 begins with (§8.1.1.7).
+const MAGIC_COOKIE: &str = "z9hG4bK";
 
 /// Header fields that may stand only once.
 const SINGLE: [HeaderName; 9] = [
@@ -26,9 +29,15 @@ pub fn validate(message: &Message) -> Result<(), Rejection> {
         }
     }
     for value in message.values(HeaderName::Via) {
-        crate::sip::header::Via::parse(value)?;
+        if !Via::parse(value)?.parameters().are_sound() {
+            return Err(Rejection::new(400, "Malformed Via"));
+        }
     }
-    message.top_via()?;
+    let top = message.top_via()?;
+    if message.is_request() && top.branch == Some(MAGIC_COOKIE) {
+        // It claims to be unique and names nothing (RFC 4475 §3.2.1).
+        return Err(Rejection::new(400, "Missing Transaction Identifier"));
+    }
     check_address(&message.from()?)?;
     check_address(&message.to()?)?;
     message.call_id()?;
@@ -43,21 +52,29 @@ fn check_request(request: &Message, cseq_method: &str) -> Result<(), Rejection> 
     if cseq_method != request.method_str() {
         return Err(Rejection::new(400, "CSeq Does Not Match Method"));
     }
-    Uri::parse(request.request_uri()).map_err(|_| Rejection::new(400, "Malformed Request-URI"))?;
-    request.max_forwards()?;
-    if request.method() == Method::Register {
-        return Ok(());
+    let malformed = Rejection::new(400, "Malformed Request-URI");
+    let uri = Uri::parse(request.request_uri()).map_err(|_| malformed)?;
+    // RFC 3261 §19.1.1: a Request-URI has no header components.
+    if uri.headers().is_some() {
+        return Err(malformed);
     }
+    request.max_forwards()?;
     for value in request.values(HeaderName::Contact) {
-        NameAddr::parse(value).map_err(|_| Rejection::new(400, "Malformed Contact"))?;
+        let all_bindings = value == "*" && request.method() == Method::Register;
+        let is_address = NameAddr::parse(value).is_ok_and(|it| it.parameters.are_sound());
+        if !all_bindings && !is_address {
+            return Err(Rejection::new(400, "Malformed Contact"));
+        }
     }
     Ok(())
 }
 
 fn check_address(address: &NameAddr<'_>) -> Result<(), Rejection> {
-    Uri::parse(address.uri)
-        .map(|_| ())
-        .map_err(|_| Rejection::new(400, "Malformed Address"))
+    if Uri::parse(address.uri).is_ok() && address.parameters.are_sound() {
+        Ok(())
+    } else {
+        Err(Rejection::new(400, "Malformed Address"))
+    }
 }
 
 #[cfg(test)]
@@ -87,6 +104,14 @@ mod tests {
             ("To: <tel:+1>", "To: <tel:+1>\r\nt: <tel:+2>"),
             ("Max-Forwards: 70", "Max-Forwards: 300"),
             ("sip:bob@im.test SIP", "<sip:bob@im.test> SIP"),
+            ("sip:bob@im.test SIP", "sip:bob@im.test?Route=x SIP"),
+            ("branch=z9hG4bK1", "branch=z9hG4bK"),
+            ("branch=z9hG4bK1", ";,;,,"),
+            ("tag=1", "tag=\"1"),
+            ("To: <tel:+1>", "To: sip:x;y=<sip:z@h>"),
+            ("To: <tel:+1>", "To: <tel:+1>\r\nContact: <sip:a@b>;;"),
+            ("To: <tel:+1>", "To: <tel:+1>\r\nContact: *"),
+            ("To: <tel:+1>", "To: <tel:+1>\r\nm: sip:a@b?Route=c"),
         ];
         for (from, to) in cases {
             let outcome = check(|text| text.replacen(from, to, 1));

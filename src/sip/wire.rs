@@ -6,6 +6,7 @@ use bytes::Bytes;
 use memchr::memchr;
 use smallvec::SmallVec;
 
+use crate::sip::header::decimal;
 use crate::sip::message::{Field, HeaderName, Message, Method, StartLine};
 
 /// Octets from the start line to the empty line.
@@ -46,7 +47,7 @@ impl WireError {
 /// end are dropped; without Content-Length the body is the rest (RFC 3261 §18.3).
 pub fn parse(octets: Bytes) -> Result<Message, WireError> {
     let octets = skip_leading_line_ends(octets);
-    let head_end = find_head_end(&octets)?;
+    let head_end = find_head_end(&octets).map_err(|error| with_unended_head(error, &octets))?;
     let octets = unfold(octets, head_end);
     let mut message = read_head(octets, head_end)?;
     let rest = message.octets.slice(head_end..);
@@ -83,6 +84,18 @@ fn find_head_end(octets: &[u8]) -> Result<usize, WireError> {
     }
 }
 
+/// A datagram cut off within its head can be answered by what came of it.
+fn with_unended_head(error: WireError, octets: &Bytes) -> WireError {
+    let most = octets.len().min(MAX_HEAD);
+    match memchr::memmem::rfind(&octets[..most], b"\r\n") {
+        Some(last) => {
+            let ended = [&octets[..last], b"\r\n\r\n"].concat();
+            with_head(error, ended.into())
+        }
+        None => error,
+    }
+}
+
 /// A folded line continues the one before (RFC 3261 §7.3.1): its line end becomes blanks of the same
 /// length, so that every range stays.
 fn unfold(octets: Bytes, head_end: usize) -> Bytes {
@@ -101,10 +114,22 @@ fn unfold(octets: Bytes, head_end: usize) -> Bytes {
     copy.into()
 }
 
+/// The error with what a head tells of its sender, for a message whose body is not read.
+pub(super) fn with_head(error: WireError, head: Bytes) -> WireError {
+    let outcome = find_head_end(&head).and_then(|end| read_head(unfold(head, end), end));
+    match outcome {
+        Ok(message) => error.with(message),
+        Err(worse) => WireError {
+            partial: worse.partial,
+            ..error
+        },
+    }
+}
+
+/// A fault does not end the reading: what is sound is needed to answer the rest.
 fn read_head(octets: Bytes, head_end: usize) -> Result<Message, WireError> {
-    let bad = WireError::new(400, "Malformed Start Line");
-    let line_end = next_line_end(&octets, 0, head_end).ok_or_else(|| bad.clone())?;
-    let (start, version) = read_start_line(&octets, line_end).ok_or(bad)?;
+    let line_end = next_line_end(&octets, 0, head_end).ok_or(MALFORMED_START)?;
+    let (start, mut outcome) = read_start_line(&octets, line_end).ok_or(MALFORMED_START)?;
     let fields_at = line_end + 2;
     let mut message = Message {
         body: Bytes::new(),
@@ -113,14 +138,11 @@ fn read_head(octets: Bytes, head_end: usize) -> Result<Message, WireError> {
         fields: SmallVec::new(),
         octets,
     };
-    let outcome = read_fields(&mut message, fields_at, head_end);
-    if let Err(error) = outcome {
-        return Err(error.with(message));
+    outcome = outcome.and(read_fields(&mut message, fields_at, head_end));
+    match outcome {
+        Ok(()) => Ok(message),
+        Err(error) => Err(error.with(message)),
     }
-    if !version {
-        return Err(WireError::new(505, "Version Not Supported").with(message));
-    }
-    Ok(message)
 }
 
 fn next_line_end(octets: &[u8], from: usize, head_end: usize) -> Option<usize> {
@@ -134,8 +156,11 @@ fn next_line_end(octets: &[u8], from: usize, head_end: usize) -> Option<usize> {
     }
 }
 
-/// The start line, and whether its version is 2.0.
-fn read_start_line(octets: &[u8], end: usize) -> Option<(StartLine, bool)> {
+const MALFORMED_START: WireError = WireError::new(400, "Malformed Start Line");
+const OTHER_VERSION: WireError = WireError::new(505, "Version Not Supported");
+
+/// The start line as far as it is one, and what is wrong with it.
+fn read_start_line(octets: &[u8], end: usize) -> Option<(StartLine, Result<(), WireError>)> {
     let line = octets.get(..end)?;
     if end > MAX_LINE || line.iter().any(|byte| *byte < b' ' && *byte != b'\t') {
         return None;
@@ -151,18 +176,30 @@ fn read_start_line(octets: &[u8], end: usize) -> Option<(StartLine, bool)> {
     let uri_is_whole = !uri.is_empty()
         && !uri.iter().any(u8::is_ascii_whitespace)
         && std::str::from_utf8(uri).is_ok();
-    if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) || !uri_is_whole || !is_sip {
+    if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) {
         return None;
     }
+    let outcome = match version {
+        _ if !uri_is_whole || !is_sip => Err(MALFORMED_START),
+        _ => check_version(version),
+    };
     let start = StartLine::Request {
         method: Method::parse(method),
         name: range(0, method_end),
         uri: range(method_end + 1, uri_end),
     };
-    Some((start, version.eq_ignore_ascii_case(b"SIP/2.0")))
+    Some((start, outcome))
 }
 
-fn read_status_line(line: &[u8]) -> Option<(StartLine, bool)> {
+fn check_version(version: &[u8]) -> Result<(), WireError> {
+    if version.eq_ignore_ascii_case(b"SIP/2.0") {
+        Ok(())
+    } else {
+        Err(OTHER_VERSION)
+    }
+}
+
+fn read_status_line(line: &[u8]) -> Option<(StartLine, Result<(), WireError>)> {
     let version_end = memchr(b' ', line)?;
     let code = line.get(version_end + 1..version_end + 4)?;
     if !code.iter().all(u8::is_ascii_digit)
@@ -180,26 +217,29 @@ fn read_status_line(line: &[u8]) -> Option<(StartLine, bool)> {
         status,
         reason: range((version_end + 5).min(line.len()), line.len()),
     };
-    Some((start, line[..version_end].eq_ignore_ascii_case(b"SIP/2.0")))
+    Some((start, check_version(&line[..version_end])))
 }
 
 fn read_fields(message: &mut Message, from: usize, head_end: usize) -> Result<(), WireError> {
-    let octets = message.octets.clone();
+    let Message { octets, fields, .. } = message;
+    let mut outcome = Ok(());
     let mut at = from;
     while at + 2 < head_end {
         let end =
-            next_line_end(&octets, at, head_end).ok_or(WireError::new(400, "Malformed Header"))?;
+            next_line_end(octets, at, head_end).ok_or(WireError::new(400, "Malformed Header"))?;
         if end == at {
             break;
         }
-        if end - at > MAX_LINE || message.fields.len() >= MAX_FIELDS {
-            return Err(WireError::new(513, "Message Too Large"));
+        if end - at > MAX_LINE || fields.len() >= MAX_FIELDS {
+            return outcome.and(Err(WireError::new(513, "Message Too Large")));
         }
-        let field = read_field(&octets, at, end).ok_or(WireError::new(400, "Malformed Header"))?;
-        message.fields.push(field);
+        match read_field(octets, at, end) {
+            Some(field) => fields.push(field),
+            None => outcome = outcome.and(Err(WireError::new(400, "Malformed Header"))),
+        }
         at = end + 2;
     }
-    Ok(())
+    outcome
 }
 
 /// `name HCOLON value`; blanks before the colon are legal and do not make another name.
@@ -216,8 +256,10 @@ fn read_field(octets: &[u8], at: usize, end: usize) -> Option<Field> {
     if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
         return None;
     }
+    // A lone CR or LF would end the line for another parser. Any other control character may stand
+    // behind a backslash in a quoted string (RFC 4475 §3.1.1.2).
     let value = &line[colon + 1..];
-    if value.iter().any(|byte| *byte < b' ' && *byte != b'\t') {
+    if memchr::memchr2(b'\r', b'\n', value).is_some() {
         return None;
     }
     let leading = value.iter().take_while(|byte| is_blank(**byte)).count();
@@ -244,12 +286,8 @@ pub(super) fn content_length(message: &Message) -> Result<Option<usize>, WireErr
         .map(|field| field.2)
     {
         let malformed = WireError::new(400, "Malformed Content-Length");
-        let digits = !value.is_empty() && value.len() <= 10 && value.iter().all(u8::is_ascii_digit);
-        let text = std::str::from_utf8(value)
-            .ok()
-            .filter(|_| digits)
-            .ok_or(malformed.clone())?;
-        let number: usize = text.parse().map_err(|_| malformed)?;
+        let text = std::str::from_utf8(value).unwrap_or_default();
+        let number: usize = decimal(text).ok_or(malformed)?;
         if length.is_some_and(|earlier| earlier != number) {
             return Err(WireError::new(400, "Several Content-Length"));
         }
@@ -350,6 +388,48 @@ mod tests {
             "SIP/2.0 4294967301 x",
         ] {
             assert!(read(&format!("{line}\r\nTo: x\r\n\r\n")).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_fault_leaves_enough_to_answer_it() {
+        let via = "Via: SIP/2.0/UDP h;branch=z9hG4bK1\r\n";
+        for (start, field, status) in [
+            ("OPTIONS sip:a b SIP/2.0", "To: x", 400),
+            ("OPTIONS sip:a SIP/2.0  ", "To: x", 400),
+            ("OPTIONS sip:a SIP/7.0", "To: x", 505),
+            ("OPTIONS sip:a SIP/2.0", "No Colon", 400),
+            ("OPTIONS sip:a SIP/2.0", "To: x\ny: z", 400),
+            ("OPTIONS sip:a SIP/2.0", "To: x\ry: z", 400),
+        ] {
+            let error = read(&format!("{start}\r\n{field}\r\n{via}\r\n")).expect_err(start);
+            assert_eq!(error.status, status, "{start}");
+            let partial = error.partial.expect("a request");
+            assert_eq!(partial.method(), Method::Options);
+            assert!(partial.top_via().is_ok(), "{start} {field:?}");
+        }
+        assert_eq!(read("hello\r\n\r\n").expect_err("no SIP").partial, None);
+    }
+
+    #[test]
+    fn octets_that_are_no_text_do_not_spoil_the_message() {
+        let octets = b"OPTIONS sip:a SIP/2.0\r\nSubject: \xe4\r\nTo: \"\\\0\" <sip:a@b>\r\n\r\n";
+        let message = parse(Bytes::from_static(octets)).expect("legal");
+        assert_eq!(message.header(HeaderName::Subject), None);
+        assert_eq!(message.to().map(|to| to.uri), Ok("sip:a@b"));
+        let raw = message.all_headers().next().map(|field| field.2);
+        assert_eq!(raw, Some(b"\xe4".as_slice()));
+    }
+
+    #[test]
+    fn too_many_and_too_long_fields_are_refused() {
+        let many = "X: y\r\n".repeat(MAX_FIELDS + 1);
+        let long = format!("X: {}\r\n", "y".repeat(MAX_LINE));
+        let huge = "X: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n"
+            .repeat(MAX_HEAD / 60);
+        for fields in [many, long, huge] {
+            let error = read(&format!("OPTIONS sip:a SIP/2.0\r\n{fields}\r\n")).expect_err("big");
+            assert_eq!(error.status, 513);
         }
     }
 

@@ -197,17 +197,31 @@ impl Keeper {
             return Ok(None);
         }
         let what = match read_record(segment, from) {
+            Ok(Copied::Settled(record)) => Copied::Settled(self.now_for(record, from.segment)),
             Ok(what) => what,
             Err(Unreadable::Damaged) => {
                 self.shared.damages.report(segment, from.range());
                 if let About::Message { seq, recipient, .. } = &line.about {
-                    self.shared.index().take(recipient, *seq);
+                    let mut index = self.shared.index();
+                    if let Some(taken) = index.take(recipient, *seq) {
+                        index.release(&taken);
+                    }
                 }
                 return Ok(None);
             }
             Err(Unreadable::Failed(error)) => return Err(error.into()),
         };
         Ok(Some(Copy { from, what }))
+    }
+
+    /// A settlement with the segment for whose sake it is kept.
+    fn now_for(&self, record: SettledRecord, own: u64) -> SettledRecord {
+        let index = self.shared.index();
+        let segment = index.settlement_needed(record.seq, record.segment, own);
+        SettledRecord {
+            segment: segment.unwrap_or(record.segment),
+            ..record
+        }
     }
 
     fn needed(&self, from: Place, about: &About) -> bool {
@@ -217,7 +231,8 @@ impl Keeper {
                 .entry(recipient, *seq)
                 .is_some_and(|entry| entry.place == from),
             About::Settled { seq, segment, .. } => {
-                index.settlement_needed(*seq, *segment, from.segment)
+                let needed = index.settlement_needed(*seq, *segment, from.segment);
+                needed.is_some()
             }
             About::Binding { user, key, .. } => index
                 .bindings
@@ -279,6 +294,11 @@ impl Keeper {
         for (recipient, seq) in messages {
             self.move_body(number, &recipient, seq)?;
         }
+        let usage = |index: &super::index::Index| index.bodies.0.get(&number).map(|u| u.live);
+        if usage(&self.shared.index()) != Some(0) {
+            // A message was settled, but not yet durably.
+            return Err(Stop::Refused);
+        }
         self.unlink(&self.body_folder, &segment)?;
         self.shared.index().bodies.0.remove(&number);
         Ok(())
@@ -296,9 +316,7 @@ impl Keeper {
             if place.segment != number {
                 continue;
             }
-            let Some(moved) = self.copy_piece(place)? else {
-                continue;
-            };
+            let moved = self.copy_piece(place)?;
             for extent in &mut manifest.extents {
                 if extent.place == place {
                     extent.place = moved;
@@ -306,10 +324,11 @@ impl Keeper {
             }
         }
         if let Some(copies) = &mut self.copies
-            && let Err(error) = copies.sync() {
-                self.shared.poison("sync of copied bodies", &error);
-                return Err(error.into());
-            }
+            && let Err(error) = copies.sync()
+        {
+            self.shared.poison("sync of copied bodies", &error);
+            return Err(error.into());
+        }
         let manifest: Manifest = manifest.clone();
         record.generation += 1;
         let what = Copied::Message(Box::new(record), Some(manifest));
@@ -330,16 +349,20 @@ impl Keeper {
         }
     }
 
-    /// A damaged piece is reported and stays where it was: that message cannot be delivered.
-    fn copy_piece(&mut self, place: Place) -> Result<Option<Place>, Stop> {
+    /// A damaged piece is reported, set aside and from then on nowhere.
+    fn copy_piece(&mut self, place: Place) -> Result<Place, Stop> {
+        let nowhere = Place {
+            segment: 0,
+            ..place
+        };
         let Some(segment) = self.shared.index().bodies.segment(place.segment) else {
-            return Ok(None);
+            return Ok(nowhere);
         };
         let payload = match segment.read(place.position, place.length) {
             Ok((_, payload)) => payload,
             Err(Unreadable::Damaged) => {
                 self.shared.damages.report(&segment, place.range());
-                return Ok(None);
+                return Ok(nowhere);
             }
             Err(Unreadable::Failed(error)) => return Err(error.into()),
         };
@@ -349,17 +372,18 @@ impl Keeper {
         if let Some(moved) = places.first() {
             self.shared.index().bodies.grew(moved.segment, end);
         }
-        Ok(places.first().copied())
+        Ok(places.first().copied().unwrap_or(nowhere))
     }
 
     /// The appender for copies; a full one is sealed and a new one begun.
     fn copies_appender(&mut self) -> Result<&mut Appender, Stop> {
         if self.copies.as_ref().is_some_and(Appender::is_full)
-            && let Some(mut full) = self.copies.take() {
-                full.sync()?;
-                let mut index = self.shared.index();
-                index.bodies.sealed(full.segment.number, full.end);
-            }
+            && let Some(mut full) = self.copies.take()
+        {
+            full.sync()?;
+            let mut index = self.shared.index();
+            index.bodies.sealed(full.segment.number, full.end);
+        }
         if self.copies.is_none() {
             let number = self.next_body.fetch_add(1, Ordering::Relaxed);
             let appender = Appender::begin(self.body_folder.clone(), number, 0)?;

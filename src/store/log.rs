@@ -14,7 +14,7 @@ use super::body::BodyJob;
 use super::compact::{KeeperJob, Verdict};
 use super::files;
 use super::footer::{About, Line};
-use super::index::{BindingEntry, Entry};
+use super::index::{BindingEntry, Entry, Taken};
 use super::manifest::{Manifest, Place};
 use super::reader::ReadJob;
 use super::record::{BindingRecord, Kind, MessageRecord, RecordBody, SettledRecord};
@@ -92,7 +92,7 @@ enum Effect {
     Stored(Put),
     Settled {
         shard: Option<u16>,
-        record_in: u64,
+        taken: Taken,
     },
     Bound {
         shard: u16,
@@ -269,19 +269,18 @@ impl Log {
         seq: Seq,
         settlement: Settlement,
     ) -> bool {
-        let Some(entry) = self.shared.index().take(recipient, seq) else {
+        let Some(taken) = self.shared.index().take(recipient, seq) else {
             return false;
         };
         self.forget_copy(seq);
-        let record_in = entry.place.segment;
         let record = SettledRecord {
             seq,
-            segment: record_in,
+            segment: taken.place.segment,
             settlement,
         };
         let about = About::settled(&record);
         // `None`: an abandoned Put, whose cancellation takes no credit of its own.
-        let effect = Effect::Settled { shard, record_in };
+        let effect = Effect::Settled { shard, taken };
         self.add(Kind::Settled, record.encode(), about, effect);
         self.write_within(SETTLE_WITHIN);
         true
@@ -560,9 +559,10 @@ impl Log {
             .insert(key, (put.message.recipient.clone(), put.seq));
         self.stored_order.push_back(key);
         if self.stored_order.len() > ABANDONABLE * self.shared.desks.len()
-            && let Some(oldest) = self.stored_order.pop_front() {
-                self.stored.remove(&oldest);
-            }
+            && let Some(oldest) = self.stored_order.pop_front()
+        {
+            self.stored.remove(&oldest);
+        }
     }
 
     fn roll_if_full(&mut self) {
@@ -607,7 +607,10 @@ fn apply(index: &mut super::index::Index, item: &Item, place: Place) {
             };
             index.put(&put.message.recipient, put.seq, entry, manifest);
         }
-        Effect::Settled { record_in, .. } => index.settled(*record_in, place),
+        Effect::Settled { taken, .. } => {
+            index.settled(taken.place.segment, place);
+            index.release(taken);
+        }
         Effect::Bound { .. } => apply_binding(index, &item.about, place),
         Effect::Copied(copy, _) => match &copy.what {
             Copied::Message(record, manifest) => {

@@ -139,7 +139,10 @@ fn lay(runs: &mut BTreeMap<u64, Extent>, piece: Piece, limit: u64) {
         let Some(run) = runs.remove(&offset) else {
             continue;
         };
-        for kept in [cut(run, 0, start), cut(run, end, u64::MAX)].into_iter().flatten() {
+        for kept in [cut(run, 0, start), cut(run, end, u64::MAX)]
+            .into_iter()
+            .flatten()
+        {
             runs.insert(kept.offset, kept);
         }
     }

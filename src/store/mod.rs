@@ -16,6 +16,7 @@ mod footer;
 mod index;
 mod log;
 mod manifest;
+pub mod memory;
 mod reader;
 mod record;
 mod recover;

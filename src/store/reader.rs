@@ -171,7 +171,10 @@ pub(super) fn record_of(
         Ok(record) if record.seq == seq => Ok(record),
         Ok(_) | Err(Unreadable::Damaged) => {
             shared.damages.report(&segment, place.range());
-            shared.index().take(recipient, seq);
+            let mut index = shared.index();
+            if let Some(taken) = index.take(recipient, seq) {
+                index.release(&taken);
+            }
             Err(Refusal::Damaged)
         }
         Err(Unreadable::Failed(error)) => {

@@ -25,6 +25,8 @@ struct Owed {
     stored: BTreeMap<Seq, (&'static str, u64)>,
     /// Asked to be settled: may be there or not.
     settled: BTreeSet<Seq>,
+    /// Settled before something that was acknowledged: must not come back.
+    gone: BTreeSet<Seq>,
 }
 
 struct Dice(u64);
@@ -70,12 +72,13 @@ fn run(seed: u64, mutant: Mutant) -> (CutFiles, Owed) {
             message,
             body,
         });
-        waiting.insert(token, (user, number));
+        waiting.insert(token, (user, number, owed.settled.clone()));
         while waiting.len() as u64 > dice.below(6) {
             match desk.answer() {
                 StoreEvent::Stored { token, seq } => {
-                    let what = waiting.remove(&token).expect("asked");
-                    owed.stored.insert(seq, what);
+                    let (user, number, settled) = waiting.remove(&token).expect("asked");
+                    owed.stored.insert(seq, (user, number));
+                    owed.gone.extend(settled);
                 }
                 other => panic!("{other:?}"),
             }
@@ -138,6 +141,9 @@ fn check(files: &CutFiles, owed: &Owed, seed: Option<u64>) -> Result<(), String>
             if octets != desk::expected(number, octets.len()) {
                 return Err(format!("{number} is not byte-identical"));
             }
+            if owed.gone.contains(&held.seq) {
+                return Err(format!("{number} at {:?} came back", held.seq));
+            }
             found.insert(held.seq, number);
         }
         for (seq, (of, number)) in &owed.stored {
@@ -192,4 +198,14 @@ fn without_the_sync_of_the_log_folder_messages_are_lost() {
 #[test]
 fn without_the_sync_of_the_body_folder_messages_are_lost() {
     assert!(is_caught(Mutant::BodyFolder));
+}
+
+#[test]
+fn without_the_sync_of_copied_bodies_messages_are_lost() {
+    assert!(is_caught(Mutant::BodyCopies));
+}
+
+#[test]
+fn without_the_folder_sync_after_a_compaction_settled_messages_come_back() {
+    assert!(is_caught(Mutant::Unlink));
 }

@@ -6,12 +6,12 @@ use std::sync::mpsc::Receiver;
 use bytes::Bytes;
 
 use super::index::Entry;
-use super::manifest::{Extent, Manifest, Place};
+use super::manifest::{Extent, Manifest, Piece, Place};
 use super::record::{Kind, MessageRecord, PIECE_HEADER, RecordBody};
 use super::request::{ConversationKey, Held, Refusal, Seq, StoreEvent, StoreToken};
 use super::segment::{Segment, Unreadable};
 use super::shared::Shared;
-use super::spool::Spool;
+use super::spool::{IN_MEMORY, Spool};
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
 
@@ -205,11 +205,12 @@ fn read_body(
         index.entry(recipient, seq).ok_or(Refusal::Unknown)?;
         index.manifest(seq)
     };
+    let read = |place| read_piece(shared, place);
     match manifest {
-        Some(manifest) => read_extents(shared, &manifest, offset, length),
+        Some(manifest) => read_extents(&manifest, offset, length, read),
         None => match record_of(shared, recipient, seq)?.body {
             RecordBody::Inline(octets) => Ok(part(&octets, offset, length)),
-            RecordBody::Large(manifest) => read_extents(shared, &manifest, offset, length),
+            RecordBody::Large(manifest) => read_extents(&manifest, offset, length, read),
         },
     }
 }
@@ -227,21 +228,19 @@ pub(super) fn read_spool(
     offset: u64,
     length: usize,
 ) -> Result<Bytes, Refusal> {
-    let length = length.min(PIECE_LIMIT);
-    let reach = spool.reach();
-    let mut octets = match Manifest::flatten(&spool.pieces, reach_of_pieces(spool)) {
-        Some(manifest) => read_extents(shared, &manifest, offset, length)?.to_vec(),
-        None => Vec::new(),
-    };
-    let wanted = usize::try_from(reach.saturating_sub(offset)).map_or(length, |l| l.min(length));
-    spool.overlay(offset, &mut octets, wanted);
-    Ok(octets.into())
+    let (pieces, in_memory) = spool.layers();
+    let manifest = Manifest::flatten(&pieces, reach_of(&pieces)).unwrap_or_default();
+    read_extents(&manifest, offset, length, |place| {
+        match place.segment == IN_MEMORY {
+            true => Ok(in_memory.clone()),
+            false => read_piece(shared, place),
+        }
+    })
 }
 
-/// How far the pieces alone reach without a hole.
-fn reach_of_pieces(spool: &Spool) -> u64 {
-    let mut runs: Vec<_> = spool
-        .pieces
+/// How far pieces reach from the first octet without a hole.
+fn reach_of(pieces: &[Piece]) -> u64 {
+    let mut runs: Vec<_> = pieces
         .iter()
         .map(|piece| (piece.offset, piece.offset + u64::from(piece.length)))
         .collect();
@@ -257,16 +256,16 @@ fn reach_of_pieces(spool: &Spool) -> u64 {
 }
 
 fn read_extents(
-    shared: &Shared,
     manifest: &Manifest,
     offset: u64,
     length: usize,
+    read: impl Fn(Place) -> Result<Bytes, Refusal>,
 ) -> Result<Bytes, Refusal> {
     let length = length.min(PIECE_LIMIT) as u64;
     let length = length.min(manifest.length.saturating_sub(offset));
     let mut octets = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     for extent in manifest.overlapping(offset, length) {
-        let piece = read_piece(shared, extent.place)?;
+        let piece = read(extent.place)?;
         let run = run_of(&piece, extent, offset, length).ok_or(Refusal::Damaged)?;
         octets.extend_from_slice(run);
     }

@@ -4,6 +4,7 @@
 //! moves a file's octets and length over, a folder sync its names. A cut writes to a real folder what
 //! the disk has, and of the rest nothing or a random half: page by page, length by length, name by
 //! name. A mutant leaves out the syncs of one kind.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,6 +25,10 @@ pub enum Mutant {
     /// The folder at a segment's birth.
     LogFolder,
     BodyFolder,
+    /// Copies of bodies that a compaction makes.
+    BodyCopies,
+    /// The folder after a segment was dropped.
+    Unlink,
 }
 
 #[derive(Default)]
@@ -43,11 +48,13 @@ struct World {
     /// Octets that may still be allocated; `None` is no limit.
     room: Option<u64>,
     syncs: usize,
-    /// Fails this call of the counted ones, and all later ones if `broken`.
+    /// Writes and syncs so far; the one with this number fails.
     calls: usize,
     fail_at: Option<usize>,
     failed: bool,
     frozen: bool,
+    /// A name was removed since the last folder sync.
+    unlinked: bool,
 }
 
 /// A folder that can be cut.
@@ -55,6 +62,8 @@ struct World {
 pub struct CutFiles {
     world: Arc<Mutex<World>>,
     mutant: Mutant,
+    /// Held closed, no sync returns.
+    gate: Arc<Mutex<()>>,
 }
 
 impl CutFiles {
@@ -62,6 +71,7 @@ impl CutFiles {
         Self {
             world: Arc::default(),
             mutant,
+            gate: Arc::default(),
         }
     }
 
@@ -85,6 +95,11 @@ impl CutFiles {
     /// Whether the failure asked for has happened.
     pub fn has_failed(&self) -> bool {
         self.world().failed
+    }
+
+    /// Until the guard is dropped no sync returns.
+    pub fn close_gate(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().expect("no test panics under it")
     }
 
     pub fn syncs(&self) -> usize {
@@ -233,6 +248,7 @@ impl Files for CutFiles {
         if let Some(room) = &mut world.room {
             *room += freed;
         }
+        world.unlinked = true;
         Ok(())
     }
 
@@ -242,6 +258,10 @@ impl Files for CutFiles {
         let folder = path.file_name().and_then(|name| name.to_str());
         match (self.mutant, folder) {
             (Mutant::LogFolder, Some("log")) | (Mutant::BodyFolder, Some("body")) => return Ok(()),
+            (Mutant::Unlink, _) if world.unlinked => {
+                world.unlinked = false;
+                return Ok(());
+            }
             _ => {}
         }
         let inside = |name: &PathBuf| name.parent() == Some(path);
@@ -269,6 +289,7 @@ impl CutFiles {
             files: self.clone(),
             inode,
             folder,
+            by_keeper: std::thread::current().name() == Some("store-keeper"),
         })
     }
 }
@@ -277,6 +298,7 @@ struct CutFile {
     files: CutFiles,
     inode: usize,
     folder: String,
+    by_keeper: bool,
 }
 
 impl CutFile {
@@ -285,6 +307,7 @@ impl CutFile {
         match self.files.mutant {
             Mutant::LogData => self.folder == "log" && earlier > 0,
             Mutant::BodyData => self.folder == "body" && earlier > 0,
+            Mutant::BodyCopies => self.folder == "body" && self.by_keeper && earlier > 0,
             _ => false,
         }
     }
@@ -315,6 +338,7 @@ impl File for CutFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        drop(self.files.gate.lock().expect("no test panics under it"));
         let mut world = self.files.world();
         world.call()?;
         world.syncs += 1;

@@ -401,7 +401,10 @@ fn a_failure_of_any_write_or_sync_loses_nothing_that_was_acknowledged() {
             let found = desk.delivered("bob");
             assert!(found.is_sorted_by_key(|number| number % LARGE), "{found:?}");
             for number in stored.iter().filter(|number| !settled.contains(number)) {
-                assert!(found.contains(number), "call {call}: {number} is lost");
+                assert!(
+                    found.contains(number),
+                    "call {call} {seed:?}: {number} is lost"
+                );
             }
             desk.close();
         }

@@ -1,6 +1,5 @@
 //! The thread that reads: queues, messages and bodies, so that a shard never waits for a disk.
 
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
@@ -199,20 +198,32 @@ fn read_body(
     offset: u64,
     length: usize,
 ) -> Result<Bytes, Refusal> {
-    // An unknown message has no manifest either; the index drops both together.
-    let manifest = {
+    let length = length.min(PIECE_LIMIT);
+    let large = {
         let index = shared.index();
         index.entry(recipient, seq).ok_or(Refusal::Unknown)?;
-        index.manifest(seq)
+        // Opened together: a compaction may drop a segment, but what is open stays readable.
+        index.manifest(seq).map(|manifest| {
+            let extents = manifest.overlapping(offset, length as u64).iter();
+            let segments: Vec<_> = extents
+                .map(|extent| index.bodies.segment(extent.place.segment))
+                .collect();
+            (manifest, segments)
+        })
     };
-    let read = |place| read_piece(shared, place);
-    match manifest {
-        Some(manifest) => read_extents(&manifest, offset, length, read),
-        None => match record_of(shared, recipient, seq)?.body {
+    let Some((manifest, segments)) = large else {
+        return match record_of(shared, recipient, seq)?.body {
             RecordBody::Inline(octets) => Ok(part(&octets, offset, length)),
-            RecordBody::Large(manifest) => read_extents(&manifest, offset, length, read),
-        },
-    }
+            // Its manifest was in the index unless it was settled just now.
+            RecordBody::Large(_) => Err(Refusal::Unknown),
+        };
+    };
+    read_extents(&manifest, offset, length, |place| {
+        let mut open = segments.iter().flatten();
+        let segment = open.find(|segment| segment.number == place.segment);
+        let segment = segment.ok_or(Refusal::Damaged)?;
+        read_piece(shared, segment, place)
+    })
 }
 
 fn part(octets: &Bytes, offset: u64, length: usize) -> Bytes {
@@ -233,7 +244,12 @@ pub(super) fn read_spool(
     read_extents(&manifest, offset, length, |place| {
         match place.segment == IN_MEMORY {
             true => Ok(in_memory.clone()),
-            false => read_piece(shared, place),
+            false => {
+                // Nobody drops a segment with pieces of a spool.
+                let segment = shared.index().bodies.segment(place.segment);
+                let segment = segment.ok_or(Refusal::Damaged)?;
+                read_piece(shared, &segment, place)
+            }
         }
     })
 }
@@ -282,13 +298,11 @@ fn run_of<'a>(piece: &'a [u8], extent: &Extent, offset: u64, length: u64) -> Opt
     piece.get(from..to)
 }
 
-fn read_piece(shared: &Shared, place: Place) -> Result<Bytes, Refusal> {
-    let segment: Option<Arc<Segment>> = shared.index().bodies.segment(place.segment);
-    let segment = segment.ok_or(Refusal::Damaged)?;
+fn read_piece(shared: &Shared, segment: &Segment, place: Place) -> Result<Bytes, Refusal> {
     match segment.read(place.position, place.length) {
         Ok((Kind::Piece, payload)) => Ok(payload),
         Ok(_) | Err(Unreadable::Damaged) => {
-            shared.damages.report(&segment, place.range());
+            shared.damages.report(segment, place.range());
             Err(Refusal::Damaged)
         }
         Err(Unreadable::Failed(error)) => {

@@ -21,7 +21,7 @@ use super::request::{Refusal, StoreEvent};
 use crate::clock;
 
 /// On a full disk room is asked for again this often.
-const RETRY_FULL: Duration = Duration::from_millis(250);
+pub(super) const RETRY_FULL: Duration = Duration::from_millis(250);
 /// So many answered `Put`s of a shard can still be abandoned.
 const ABANDONABLE: usize = 8192;
 
@@ -234,7 +234,8 @@ impl Log {
     }
 
     pub(super) fn roll_if_full(&mut self) {
-        if !self.appender.is_full() || self.shared.is_poisoned() {
+        // On a full disk the old segment goes on with what is essential.
+        if !self.appender.is_full() || self.shared.health() != Health::Serving {
             return;
         }
         let next_seq = self.shared.peek_seq();
@@ -242,8 +243,7 @@ impl Log {
             Ok(full) => self.rolled(full),
             Err(error) if files::is_full(&error) => {
                 self.shared.set_full(true);
-                // The old segment takes what is essential meanwhile.
-                self.reserve.give(256 * 1024);
+                self.ask_again = clock::now().instant + RETRY_FULL;
             }
             Err(error) => self.shared.poison("birth of a log segment", &error),
         }

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::append::Appender;
 use super::body::BodyJob;
+use super::commit::RETRY_FULL;
 use super::compact::{KeeperJob, Verdict};
+use super::deferred::Health;
 use super::footer::About;
 use super::index::Taken;
 use super::manifest::{Manifest, Place};
@@ -170,12 +172,16 @@ impl Log {
     fn gather(&mut self) {
         loop {
             let now = clock::now().instant;
+            let full = self.shared.health() == Health::Full;
             let wait = match self.deadline {
                 Some(deadline) => deadline.since(now),
+                // Somebody has to notice that there is room again.
+                None if full => RETRY_FULL,
                 None => Duration::from_secs(3600),
             };
             match self.jobs.recv_timeout(wait) {
                 Ok(job) => self.absorb(job),
+                Err(RecvTimeoutError::Timeout) if full => return,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => self.closing = true,
             }

@@ -396,7 +396,7 @@ impl Router {
     }
 
     fn register(&self, service: &mut Service, request: &Message, server: ServerId, flow: Flow, now: Now) {
-        let authenticated = match self.prove(service, request, server, Challenger::UserAgentServer, now) {
+        let authenticated = match self.prove(service, request, server, Challenger::Server, now) {
             Proof::Open => None,
             Proof::Of(identity) => Some(identity),
             Proof::Answered => return,
@@ -414,7 +414,7 @@ impl Router {
 
     /// Who sent the request; `None` when it has been answered with a challenge or refused.
     fn authenticate(&self, service: &mut Service, request: &Message, server: ServerId, now: Now) -> Option<Identity> {
-        let challenger = if self.is_for_server(request) { Challenger::UserAgentServer } else { Challenger::Proxy };
+        let challenger = if self.is_for_server(request) { Challenger::Server } else { Challenger::Proxy };
         let from = request.from().ok()?;
         let claimed = Uri::parse(from.uri).ok();
         let claimed = claimed.map(|uri| self.claimed_identity(&uri));

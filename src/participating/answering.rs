@@ -18,7 +18,7 @@ use crate::sip::rejection::Rejection;
 use crate::sip::reply::{self, ResponseBuilder, warning};
 use crate::sip::transaction::{RequestOutcome, ServerId, reply_flow};
 use crate::sip::transport::flow::{Flow, Transport};
-use crate::uri::{Uri, equivalent};
+use crate::uri::Uri;
 
 /// Seconds after which a sender may try again when we have too much to do.
 const RETRY_AFTER: &str = "2";
@@ -114,10 +114,8 @@ impl Service {
         stale: bool,
         now: Now,
     ) {
-        let (status, reason, name) = match challenger {
-            Challenger::UserAgentServer => (401, "Unauthorized", "WWW-Authenticate"),
-            Challenger::Proxy => (407, "Proxy Authentication Required", "Proxy-Authenticate"),
-        };
+        let (status, reason) = challenger.status();
+        let name = challenger.challenge_header();
         let challenges = digest.challenges(stale, now.wall, &mut self.tokens);
         let mut reply = self.reply(request, status, reason, None);
         for challenge in &challenges {
@@ -183,9 +181,7 @@ impl Service {
 
     /// The flow over which some user of this shard registered this Contact.
     pub fn flow_to_contact(&self, uri: &Uri<'_>) -> Option<Flow> {
-        let named = |own: &str| Uri::parse(own).is_ok_and(|own| equivalent(&own, uri));
-        let user = self.registrar.users_of_contact_host(uri.host());
-        user.into_iter().find(|(contact, _)| named(contact)).map(|(_, flow)| flow)
+        self.registrar.flow_of_contact(uri)
     }
 
     /// A request in a dialog of ours; false if it is in none.

@@ -154,7 +154,7 @@ impl Service {
         if let (Some(out), Some(peer)) = (out, peer)
             && let Some(session) = self.media.session(peer)
         {
-            let wanted = session.wants().find(|want| want.message == out);
+            let wanted = session.wants_of(out);
             if wanted.is_some_and(|want| want.offset == offset) {
                 session.supply(out, &octets, &mut self.tokens);
                 return;
@@ -172,15 +172,9 @@ impl Service {
             if !self.media.has_room_for(media) {
                 return;
             }
-            let Some(session) = self.media.session(media) else {
-                return;
-            };
-            let wants: Vec<_> = session.wants().collect();
-            let mut moved = false;
-            for want in wants {
-                moved |= self.supply(id, side, want.message, want.offset, want.max, now);
-            }
-            if !moved {
+            let wanted = self.media.session(media).and_then(|session| session.wants());
+            let Some(want) = wanted else { return };
+            if !self.supply(id, side, want.message, want.offset, want.max, now) {
                 return;
             }
         }
@@ -202,7 +196,7 @@ impl Service {
             if transit.complete == Some(offset)
                 && let Some(session) = self.media.session(media)
             {
-                session.finish(out, &mut self.tokens);
+                session.end(out, &mut self.tokens);
             }
             return false;
         }
@@ -384,7 +378,7 @@ impl Service {
     }
 
     /// A chunk of a message that is not complete must be durable before it is answered.
-    fn sync_chunks(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+    pub(super) fn sync_chunks(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
         let custody = &mut self.custody;
         let Some(transit) = self.chats.get_mut(&id).and_then(|chat| chat.transits.get_mut(&(side, inbound))) else {
             return;
@@ -527,9 +521,12 @@ impl Service {
 
     /// The message cannot be kept: its sender still has it.
     pub(super) fn handle_transit_not_stored(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
-        let fate = self.transit(id, side, inbound).map(|transit| std::mem::replace(&mut transit.fate, Fate::Custody));
-        if let Some(Fate::Storing(message)) = fate {
-            self.end_storing(&message, now);
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
+        let length = transit.complete.unwrap_or_default();
+        if let Fate::Storing(message) = std::mem::replace(&mut transit.fate, Fate::Custody) {
+            self.end_storing(&message, length, now);
         }
         self.end_transit(id, side, inbound, CANNOT_KEEP);
         self.end_if_settled(id, now);

@@ -25,7 +25,7 @@ use crate::participating::transit::Transit;
 use crate::participating::{callee, outgoing};
 use crate::sip::dialog::Dialog;
 use crate::sip::endpoint::Via;
-use crate::sip::message::Message;
+use crate::sip::message::{Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::sip::transaction::table::{ClientId, Kind, ServerId};
 use crate::sip::transport::flow::Flow;
@@ -252,10 +252,10 @@ impl Service {
     }
 
     /// A device answered the INVITE.
-    pub(super) fn handle_chat_response(&mut self, id: ChatId, index: usize, response: Message, now: Now) {
+    pub(super) fn handle_chat_response(&mut self, id: ChatId, index: usize, response: Message, flow: Flow, now: Now) {
         let status = response.status();
         if !self.chats.contains_key(&id) {
-            return self.end_late_dialog(&response, now);
+            return self.end_late_dialog(&response, flow, now);
         }
         match status {
             ..=100 => {}
@@ -283,9 +283,9 @@ impl Service {
         if chat.state != ChatState::Inviting {
             return;
         }
-        let reply = self.reply(&chat.invite, response.status(), response.reason(), Some(&chat.tag));
-        let octets = reply.build();
-        self.sip.respond(chat.server, response.status(), octets, now);
+        let (status, reason) = (response.status(), response.reason());
+        let reply = crate::sip::reply::response(&chat.invite, status, reason, Some(&chat.tag));
+        self.sip.respond(chat.server, status, reply.build(), now);
     }
 
     fn branch_over(&mut self, id: ChatId, index: usize, now: Now) {
@@ -510,9 +510,17 @@ impl Service {
     }
 
     /// A 2xx that nobody waits for any more: acknowledge and end the dialog it made (RFC 3261 §13.2.2.4).
-    pub(super) fn end_late_dialog(&mut self, response: &Message, _now: Now) {
-        if (200..300).contains(&response.status()) {
-            tracing::debug!("an INVITE was answered after its session was gone");
+    /// All that the dialog needs stands in the response.
+    pub(super) fn end_late_dialog(&mut self, response: &Message, flow: Flow, now: Now) {
+        let is_success = (200..300).contains(&response.status()) && response.method() == Method::Invite;
+        let Ok(mut dialog) = Dialog::as_uac(response, response) else {
+            return;
+        };
+        if is_success {
+            let via = self.sip.via(&flow, None, &mut self.tokens);
+            let ack = dialog.ack(dialog.local_cseq, &via.value).build();
+            self.sip.send_ack(ack, flow);
+            self.send_bye(&mut dialog, flow, None, now);
         }
     }
 }

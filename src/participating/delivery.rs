@@ -10,6 +10,7 @@ use crate::participating::served_user::{Carrier, RunEnd, RunId};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::session_run::SessionRun;
 use crate::sip::message::Message;
+use crate::sip::transport::flow::Flow;
 use crate::store::request::{ConversationKey, Held, Refusal, Seq, Settlement, StoreEvent};
 
 /// Names a run among all users of the shard.
@@ -159,11 +160,11 @@ impl Service {
     }
 
     /// An answer to the MESSAGE or INVITE of a run.
-    pub(super) fn handle_delivery_response(&mut self, id: DeliveryId, response: &Message, now: Now) {
+    pub(super) fn handle_delivery_response(&mut self, id: DeliveryId, response: &Message, flow: Flow, now: Now) {
         match self.deliveries.get(&id).map(|delivery| &delivery.carrier) {
             Some(DeliveryBy::Message(_)) => self.handle_run_message_response(id, response, now),
             Some(DeliveryBy::Session(_)) => self.handle_replay_response(id, response, now),
-            None => self.end_late_dialog(response, now),
+            None => self.end_late_dialog(response, flow, now),
         }
     }
 

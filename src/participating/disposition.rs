@@ -1,54 +1,56 @@
 //! Notifications the participating function makes itself (RFC 5438, cpm-facts §8): `stored` once when
 //! asked, `failed` when a kept message ends undelivered and the author asked to know.
 
+use std::time::Duration;
+
 use crate::clock::Now;
-use crate::date;
 use crate::identity::Identity;
-use crate::imdn::{self, Dispositions};
+use crate::cpim;
+use crate::imdn::{DispositionNotification, Dispositions, Kind, Status};
 use crate::participating::internal::InternalMessage;
 use crate::participating::service::Service;
 use crate::store::request::{Body, DeferredMessage, MessageKind, Seq, Settlement};
 
 /// How long a notification is kept for an author who is away.
-use std::time::Duration;
 const RECEIPT_WINDOW: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Service {
     /// The author hears `processing/stored` if he asked for it (RFC 5438 §7.2.1.2: once).
     pub(super) fn tell_stored(&mut self, message: &DeferredMessage, now: Now) {
         if message.dispositions.contains(Dispositions::PROCESSING) {
-            self.notify_author(message, imdn::Disposition::Stored, now);
+            self.notify_author(message, Kind::Processing, Status::Stored, now);
         }
     }
 
     /// The author hears `failed` if he asked for it. A notification never begets another.
     pub(super) fn tell_failed(&mut self, message: &DeferredMessage, now: Now) {
         if message.dispositions.contains(Dispositions::NEGATIVE) {
-            self.notify_author(message, imdn::Disposition::Failed, now);
+            self.notify_author(message, Kind::Delivery, Status::Failed, now);
         }
     }
 
-    fn notify_author(&mut self, about: &DeferredMessage, disposition: imdn::Disposition, now: Now) {
+    fn notify_author(&mut self, about: &DeferredMessage, kind: Kind, status: Status, now: Now) {
         if about.kind == MessageKind::Notification || !self.is_local(&about.author) {
             return;
         }
         let function = Identity::new("pf", &self.settings.domain);
         let message_id = self.tokens.token();
-        let body = imdn::wrapped(&imdn::Notice {
-            from: &format!("<sip:{function}>"),
-            to: &format!("<sip:{}>", about.author),
-            date_time: &date::rfc3339(now.wall),
-            message_id: &message_id,
-            about: &about.message_id,
-            about_date_time: about.date_time.as_deref().unwrap_or(&date::rfc3339(about.accepted_at)),
-            recipient: &format!("sip:{}", about.recipient),
-            disposition,
-        });
+        let date_time = cpim::format_date_time(now.wall);
+        let about_date_time = about.date_time.clone();
+        let document = DispositionNotification {
+            message_id: about.message_id.clone(),
+            date_time: about_date_time.or_else(|| Some(cpim::format_date_time(about.accepted_at))),
+            recipient_uri: Some(format!("sip:{}", about.recipient)),
+            kind,
+            status,
+        };
+        let (from, to) = (format!("<sip:{function}>"), format!("<sip:{}>", about.author));
+        let body = cpim::wrap_notification(&document, &from, &to, &date_time, &message_id);
         let notification = DeferredMessage {
             recipient: about.author.clone(),
-            author: function.clone(),
-            from: format!("<sip:{function}>"),
-            to: format!("<sip:{}>", about.author),
+            author: function,
+            from,
+            to,
             kind: MessageKind::Notification,
             conversation: about.conversation.clone(),
             contribution: self.tokens.token(),
@@ -56,7 +58,7 @@ impl Service {
             headers: Vec::new(),
             content_type: "message/cpim".to_owned(),
             message_id,
-            date_time: Some(date::rfc3339(now.wall)),
+            date_time: Some(date_time),
             dispositions: Dispositions::default(),
             accepted_at: now.wall,
             expires_at: now.wall.plus(RECEIPT_WINDOW),

@@ -4,8 +4,10 @@ use bytes::Bytes;
 
 use crate::identity::Identity;
 use crate::participating::contacts::Target;
+use crate::participating::relay::Passage;
 use crate::sip::message::Message;
 use crate::sip::message::HeaderName;
+use crate::sip::proxy::{Forward, prepare_forward};
 use crate::sip::splice::Edit;
 
 /// Where Max-Forwards starts when a request has none (RFC 3261 §16.6 step 3).
@@ -27,13 +29,38 @@ pub fn to_device(
     if let Some(record_route) = record_route {
         edit.prepend("Record-Route", record_route);
     }
-    let hops = request.max_forwards().unwrap_or(MAX_FORWARDS);
+    let hops = request.max_forwards().ok().flatten().unwrap_or(MAX_FORWARDS);
     edit.remove(HeaderName::MaxForwards);
     edit.prepend("Max-Forwards", &hops.saturating_sub(1).to_string());
     edit.remove(HeaderName::Route);
     for path in &target.path {
         edit.prepend("Route", path);
     }
+    assert_identity(&mut edit, request, author);
+    edit.finish()
+}
+
+/// A request that passes by (RFC 3261 §16.6); inside a dialog nothing is asserted.
+pub fn through(
+    request: &Message,
+    target: &Target,
+    via: &str,
+    passage: &Passage<'_>,
+    max_breadth: u16,
+) -> Bytes {
+    let forward = Forward {
+        target: &target.uri,
+        via,
+        record_route: passage.record_route,
+        pop_route: passage.pop_route,
+        push_routes: &target.path,
+        max_breadth,
+    };
+    let octets = prepare_forward(request, &forward);
+    let (Some(author), Ok(copy)) = (passage.author, crate::sip::wire::parse(octets.clone())) else {
+        return octets;
+    };
+    let mut edit = Edit::new(&copy);
     assert_identity(&mut edit, request, author);
     edit.finish()
 }
@@ -49,7 +76,7 @@ fn assert_identity(edit: &mut Edit<'_>, request: &Message, author: &Identity) {
         edit.append("P-Asserted-Identity", &format!("<sip:{author}>"));
     }
     if let Some(service) = request.header(HeaderName::PPreferredService) {
-        edit.append("P-Asserted-Service", &service);
+        edit.append("P-Asserted-Service", service);
     }
 }
 
@@ -57,7 +84,7 @@ fn assert_identity(edit: &mut Edit<'_>, request: &Message, author: &Identity) {
 pub fn wants_privacy(request: &Message) -> bool {
     request
         .header(HeaderName::Privacy)
-        .is_some_and(|value| has_privacy_id(&value))
+        .is_some_and(has_privacy_id)
 }
 
 /// Whether a Privacy value holds `id` or asks for full anonymity.

@@ -104,7 +104,7 @@ impl Service {
         let (Some(message), flow) = (&run.message, target.flow) else {
             return;
         };
-        let via = self.sip.via(&flow, &mut self.tokens);
+        let via = self.sip.via(&flow, None, &mut self.tokens);
         let domain = &self.settings.domain;
         let body: Bytes = run.body.clone().freeze();
         let octets = outgoing::message(message, &body, target, &via.value, domain, &mut self.tokens);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::date;
 use crate::participating::contacts::Target;
 use crate::participating::forward::has_privacy_id;
-use crate::registrar::capability::Profile;
+use crate::registrar::Profile;
 use crate::sip::reply::RequestBuilder;
 use crate::store::request::{DeferredMessage, MessageKind};
 use crate::token::Tokens;

@@ -118,7 +118,8 @@ impl Service {
             let Some(pager) = self.pagers.get(&id) else {
                 return;
             };
-            let via = self.sip.via(&target.flow, &mut self.tokens);
+            let hash = crate::sip::proxy::loop_hash(&pager.request, self.sip.own_name());
+            let via = self.sip.via(&target.flow, Some(hash), &mut self.tokens);
             let octets = to_device(&pager.request, &pager.author, target, &via.value);
             let usage = Usage::Pager(id);
             let sent = self.sip.send(Kind::NonInvite, via, octets, target.flow, usage, now);
@@ -177,8 +178,9 @@ impl Service {
             Keeping::Storing(message) => pager.keeping = Keeping::Superseded(message),
             Keeping::Stored(seq, message) => {
                 pager.keeping = Keeping::Failed;
+                let length = pager.request.body().len() as u64;
                 self.settle(&message.recipient, seq, Settlement::Delivered);
-                self.end_storing(&message, now);
+                self.end_storing(&message, length, now);
             }
             other => pager.keeping = other,
         }
@@ -275,7 +277,8 @@ impl Service {
                 let waits = pager.branches > 0;
                 let length = request.body().len() as u64;
                 self.recent.add(message.duplicate_key, seq, now);
-                self.accepted(&request, server, Some(&message), now);
+                let ids = (message.conversation.as_str(), message.contribution.as_str());
+                self.accepted(&request, server, Some(ids), now);
                 self.tell_stored(&message, now);
                 if waits {
                     if let Some(pager) = self.pagers.get_mut(&id) {
@@ -287,8 +290,9 @@ impl Service {
                 }
             }
             Keeping::Superseded(message) => {
+                let length = pager.request.body().len() as u64;
                 self.settle(&message.recipient, seq, Settlement::Delivered);
-                self.end_storing(&message, now);
+                self.end_storing(&message, length, now);
             }
             _ => {}
         }
@@ -304,7 +308,7 @@ impl Service {
         if let Keeping::Storing(message) | Keeping::Superseded(message) = keeping {
             let answered = std::mem::replace(&mut pager.answered, true);
             let (request, server) = (pager.request.clone(), pager.server);
-            self.end_storing(&message, now);
+            self.end_storing(&message, request.body().len() as u64, now);
             if !answered {
                 self.overloaded(&request, server, now);
             }

@@ -59,7 +59,7 @@ impl Service {
         let id = RelayId(self.next_number());
         let mut fork = ForkContext::new(kind);
         let mut branches = Vec::new();
-        let shares = crate::sip::proxy::forward::breadth_shares(&request, targets.len());
+        let shares = crate::sip::proxy::breadth_shares(&request, targets.len());
         for (target, share) in targets.iter().zip(shares.unwrap_or_default()) {
             let hash = self.loop_hash(&request);
             let via = self.sip.via(&target.flow, Some(hash), &mut self.tokens);

@@ -6,7 +6,7 @@
 //! refuses or breaks is *parked*: its messages stay, and it blocks nothing until the next
 //! registration or retry (cpm-facts §7.3).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,6 +104,7 @@ struct Conversation {
     held: VecDeque<Held>,
     handed: usize,
     storing: usize,
+    storing_long: usize,
     state: State,
     attempt: usize,
     session_refused: bool,
@@ -115,10 +116,21 @@ impl Conversation {
             held: VecDeque::new(),
             handed: 0,
             storing: 0,
+            storing_long: 0,
             state: State::Ready,
             attempt: 0,
             session_refused: false,
         }
+    }
+
+    /// Puts a message in its place; one that comes late goes before those not yet handed out.
+    fn insert(&mut self, held: Held, ready: &mut BTreeMap<Seq, ConversationKey>) {
+        if let Some(first) = self.held.front() {
+            ready.remove(&first.seq);
+        }
+        let behind = self.held.iter().rev().take_while(|other| other.seq > held.seq).count();
+        let place = (self.held.len() - behind).max(self.handed);
+        self.held.insert(place, held);
     }
 
     fn is_empty(&self) -> bool {
@@ -139,6 +151,10 @@ pub struct ServedUser {
     reach: Option<Reach>,
     loading: Loading,
     last_loaded: Option<Seq>,
+    /// Loaded while their `Stored` was still on its way.
+    loaded_early: BTreeSet<Seq>,
+    /// Messages on their way to the disk.
+    storing: usize,
     conversations: BTreeMap<ConversationKey, Conversation>,
     /// Conversations that could start, by their oldest message.
     ready: BTreeMap<Seq, ConversationKey>,
@@ -155,6 +171,8 @@ impl ServedUser {
             reach: None,
             loading: Loading::Complete,
             last_loaded: None,
+            loaded_early: BTreeSet::new(),
+            storing: 0,
             conversations: BTreeMap::new(),
             ready: BTreeMap::new(),
             runs: BTreeMap::new(),
@@ -219,6 +237,9 @@ impl ServedUser {
     pub fn handle_loaded(&mut self, held: Vec<Held>, more: bool, now: Now) {
         for item in held {
             self.last_loaded = self.last_loaded.max(Some(item.seq));
+            if self.storing > 0 {
+                self.loaded_early.insert(item.seq);
+            }
             self.add(item);
         }
         let again = more || self.loading == Loading::Asked { again: true };
@@ -232,10 +253,14 @@ impl ServedUser {
         self.start_runs(now);
     }
 
-    /// Custody of a message begins: it is on its way to the disk.
-    pub fn handle_storing(&mut self, key: &ConversationKey) {
+    /// Custody of a message begins: it is on its way to the disk. A long one can be overtaken there by
+    /// a short one behind it, so nothing of the conversation leaves until it has arrived.
+    pub fn handle_storing(&mut self, key: &ConversationKey, is_long: bool) {
         let conversation = self.conversations.entry(key.clone());
-        conversation.or_insert_with(Conversation::new).storing += 1;
+        let conversation = conversation.or_insert_with(Conversation::new);
+        conversation.storing += 1;
+        conversation.storing_long += usize::from(is_long);
+        self.storing += 1;
     }
 
     /// Whether the user has a device, as far as this machine was told.
@@ -245,25 +270,25 @@ impl ServedUser {
 
     /// The message is durable. `tried` says that the devices have just failed to take it, so that its
     /// conversation is parked instead of offered at once.
-    pub fn handle_stored(&mut self, held: Held, tried: bool, now: Now) {
-        self.end_storing(&held.conversation);
+    pub fn handle_stored(&mut self, held: Held, is_long: bool, tried: bool, now: Now) {
+        self.end_storing(&held.conversation, is_long);
         if tried {
             self.park_ready(&held.conversation, now);
         }
         match &mut self.loading {
             Loading::Asked { again } => *again = true,
-            Loading::Complete if self.last_loaded >= Some(held.seq) => {}
-            Loading::Complete => {
-                self.last_loaded = Some(held.seq);
-                self.add(held);
-            }
+            Loading::Complete if self.loaded_early.remove(&held.seq) => {}
+            Loading::Complete => self.add(held),
+        }
+        if self.storing == 0 {
+            self.loaded_early.clear();
         }
         self.start_runs(now);
     }
 
     /// The message could not be stored; its sender has been told.
-    pub fn handle_not_stored(&mut self, key: &ConversationKey, now: Now) {
-        self.end_storing(key);
+    pub fn handle_not_stored(&mut self, key: &ConversationKey, is_long: bool, now: Now) {
+        self.end_storing(key, is_long);
         self.start_runs(now);
     }
 
@@ -272,6 +297,9 @@ impl ServedUser {
         let carrier = self.runs.get(&run)?.carrier;
         let conversation = self.conversations.get_mut(&self.runs[&run].key)?;
         let held = conversation.held.get(conversation.handed)?;
+        if conversation.storing_long > 0 {
+            return None;
+        }
         if choose_carrier(held, self.reach?, conversation.session_refused) != Some(carrier) {
             return None;
         }
@@ -366,7 +394,7 @@ impl ServedUser {
         let key = held.conversation.clone();
         let conversation = self.conversations.entry(key.clone());
         let conversation = conversation.or_insert_with(Conversation::new);
-        conversation.held.push_back(held);
+        conversation.insert(held, &mut self.ready);
         if conversation.state == State::Ready {
             make_ready(&mut self.ready, &key, conversation);
         }
@@ -384,9 +412,14 @@ impl ServedUser {
         park(conversation, &self.retry, now);
     }
 
-    fn end_storing(&mut self, key: &ConversationKey) {
-        if let Some(conversation) = self.conversations.get_mut(key) {
-            conversation.storing = conversation.storing.saturating_sub(1);
+    fn end_storing(&mut self, key: &ConversationKey, is_long: bool) {
+        if let Some(conversation) = self.conversations.get_mut(key)
+            && conversation.storing > 0
+        {
+            conversation.storing -= 1;
+            let long = usize::from(is_long).min(conversation.storing_long);
+            conversation.storing_long -= long;
+            self.storing = self.storing.saturating_sub(1);
         }
         self.forget_if_empty(key);
     }
@@ -434,6 +467,7 @@ impl ServedUser {
             let carrier = conversation
                 .held
                 .front()
+                .filter(|_| conversation.storing_long == 0)
                 .and_then(|held| choose_carrier(held, reach, conversation.session_refused));
             let room = match carrier {
                 Some(Carrier::Session) => &mut sessions,
@@ -561,7 +595,7 @@ mod tests {
     fn what_was_kept_while_away_is_run_at_registration_oldest_first() {
         let mut user = user();
         for seq in 1..=3 {
-            user.handle_stored(held(seq, "alice", MessageKind::Chat), false, Now::default());
+            user.handle_stored(held(seq, "alice", MessageKind::Chat), false, false, Now::default());
         }
         assert!(started(&mut user).is_empty());
         user.handle_reach(BOTH, Now::default());
@@ -576,10 +610,10 @@ mod tests {
         let mut user = user();
         user.handle_reach(BOTH, Now::default());
         assert!(user.may_pass(&key("alice")));
-        user.handle_storing(&key("alice"));
+        user.handle_storing(&key("alice"), false);
         assert!(!user.may_pass(&key("alice")));
         assert!(user.may_pass(&key("carol")));
-        user.handle_stored(held(1, "alice", MessageKind::Pager), false, Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Pager), false, false, Now::default());
         let runs = started(&mut user);
         assert_eq!(take_all(&mut user, runs[0].0), [1]);
         assert!(!user.may_pass(&key("alice")));
@@ -592,8 +626,8 @@ mod tests {
     #[test]
     fn a_refused_run_is_parked_and_blocks_nothing_until_retry_or_registration() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
-        user.handle_stored(held(2, "carol", MessageKind::Chat), false, Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, Now::default());
+        user.handle_stored(held(2, "carol", MessageKind::Chat), false, false, Now::default());
         user.handle_reach(BOTH, Now::default());
         let runs = started(&mut user);
         assert_eq!(runs.len(), 2);
@@ -618,7 +652,7 @@ mod tests {
     #[test]
     fn a_declined_run_waits_for_the_next_registration() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, Now::default());
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;
         user.handle_run_ended(run, RunEnd::Declined, Now::default());
@@ -630,7 +664,7 @@ mod tests {
     #[test]
     fn a_trigger_during_a_run_is_remembered() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, Now::default());
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;
         user.handle_reach(BOTH, Now::default());
@@ -644,7 +678,7 @@ mod tests {
         let mut user = user();
         let kinds = [MessageKind::Chat, MessageKind::Pager, MessageKind::Chat];
         for (seq, kind) in (1..).zip(kinds) {
-            user.handle_stored(held(seq, "alice", kind), false, Now::default());
+            user.handle_stored(held(seq, "alice", kind), false, false, Now::default());
         }
         user.handle_reach(BOTH, Now::default());
         for (seq, carrier) in (1..).zip([Carrier::Session, Carrier::Message, Carrier::Session]) {
@@ -660,7 +694,7 @@ mod tests {
     #[test]
     fn a_refused_session_leaves_by_message_if_it_fits() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, Now::default());
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;
         user.handle_run_ended(run, RunEnd::OtherWay, Now::default());
@@ -671,7 +705,7 @@ mod tests {
     #[test]
     fn what_no_device_can_take_waits_without_a_retry() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), false, Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, Now::default());
         let small = Reach {
             session: false,
             message: Some(10),
@@ -690,8 +724,8 @@ mod tests {
         assert_eq!(user.poll_action(), Some(UserAction::Load { after: None }));
         user.handle_reach(BOTH, Now::default());
         assert!(!user.may_pass(&key("alice")));
-        user.handle_storing(&key("alice"));
-        user.handle_stored(held(2, "alice", MessageKind::Pager), false, Now::default());
+        user.handle_storing(&key("alice"), false);
+        user.handle_stored(held(2, "alice", MessageKind::Pager), false, false, Now::default());
         user.handle_loaded(
             vec![held(1, "alice", MessageKind::Pager)],
             false,
@@ -716,7 +750,7 @@ mod tests {
     fn a_page_that_ran_ahead_of_the_answer_counts_once() {
         let mut user = ServedUser::new(true, RetrySchedule::new(&[]));
         user.handle_reach(BOTH, Now::default());
-        user.handle_storing(&key("alice"));
+        user.handle_storing(&key("alice"), false);
         user.handle_loaded(
             vec![held(1, "alice", MessageKind::Pager)],
             false,
@@ -725,7 +759,7 @@ mod tests {
         let run = started(&mut user)[0].0;
         assert_eq!(take_all(&mut user, run), [1]);
         user.handle_settled(&key("alice"), Seq(1));
-        user.handle_stored(held(1, "alice", MessageKind::Pager), false, Now::default());
+        user.handle_stored(held(1, "alice", MessageKind::Pager), false, false, Now::default());
         assert_eq!(user.next_message(run), None);
     }
 
@@ -733,7 +767,7 @@ mod tests {
     fn messages_taken_by_a_broken_run_come_again_except_the_confirmed() {
         let mut user = user();
         for seq in 1..=3 {
-            user.handle_stored(held(seq, "alice", MessageKind::Chat), false, Now::default());
+            user.handle_stored(held(seq, "alice", MessageKind::Chat), false, false, Now::default());
         }
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;
@@ -743,5 +777,18 @@ mod tests {
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;
         assert_eq!(take_all(&mut user, run), [2, 3]);
+    }
+
+    #[test]
+    fn a_long_message_is_not_overtaken_on_its_way_to_the_disk() {
+        let mut user = user();
+        user.handle_reach(BOTH, Now::default());
+        user.handle_storing(&key("alice"), true);
+        user.handle_storing(&key("alice"), false);
+        user.handle_stored(held(2, "alice", MessageKind::Chat), false, false, Now::default());
+        assert!(started(&mut user).is_empty());
+        user.handle_stored(held(1, "alice", MessageKind::Chat), true, false, Now::default());
+        let run = started(&mut user)[0].0;
+        assert_eq!(take_all(&mut user, run), [1, 2]);
     }
 }

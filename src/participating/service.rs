@@ -11,19 +11,21 @@ use bytes::Bytes;
 
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
+use crate::msrp::event::InboundId;
 use crate::participating::arrival::Lifetimes;
 use crate::participating::chat::{Chat, ChatId, Side};
 use crate::participating::custody::{Custody, CustodyEvent};
 use crate::participating::delivery::{Delivery, DeliveryId};
 use crate::participating::expiry::ExpiryClock;
 use crate::participating::internal::{InternalMessage, Origin};
-use crate::participating::media::Media;
+use crate::participating::media::{Media, MediaId, MediaUse};
 use crate::participating::pager::{Pager, PagerId};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{RetrySchedule, ServedUser};
 use crate::registrar::Registrar;
 use crate::sip::endpoint::{Endpoint, EndpointEvent};
 use crate::sip::message::Message;
+use crate::sip::transaction::GoneReason;
 use crate::sip::transport::flow::Flow;
 use crate::store::request::{Body, DeferredMessage, Refusal, Seq, StoreEvent};
 use crate::token::Tokens;
@@ -82,9 +84,9 @@ pub enum Waiter {
     /// A MESSAGE being kept.
     Pager(PagerId),
     /// A message of a live or kept chat.
-    Transit(ChatId, Side, u64),
+    Transit(ChatId, Side, InboundId),
     /// A chunk of it that must be durable before it is answered.
-    Chunk(ChatId, Side, u64),
+    Chunk(ChatId, Side, InboundId),
     /// A user's queue being read.
     Load(Identity),
     /// The messages of a run.
@@ -123,7 +125,11 @@ pub struct Service {
     next_expiry: Instant,
     pub(super) due_in_flight: HashMap<(Identity, Seq), Box<DeferredMessage>>,
     forwards: VecDeque<(u16, Box<InternalMessage>)>,
-    pub(super) foreign: HashMap<u64, (ChatId, Side, u64)>,
+    pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId)>,
+    /// Sessions of legs that hung up while something of theirs was being stored.
+    pub(super) parted: Vec<(ChatId, Side, MediaId)>,
+    /// When the present event came; the registrar's bindings are judged by it.
+    pub(super) time: Instant,
     pub(super) recent: super::recent::RecentlyAccepted,
     last_number: u64,
     pub(super) draining: bool,
@@ -179,6 +185,8 @@ impl Service {
             due_in_flight: HashMap::default(),
             forwards: VecDeque::new(),
             foreign: HashMap::default(),
+            parted: Vec::new(),
+            time: now.instant,
             recent,
             last_number: 0,
             draining: false,
@@ -239,9 +247,9 @@ impl Service {
             Waiter::Transit(chat, side, number) => self.handle_transit_not_stored(chat, side, number, now),
             Waiter::Chunk(chat, side, number) => self.handle_transit_not_stored(chat, side, number, now),
             Waiter::Delivery(id) => self.handle_delivery_unread(id, refusal, now),
-            Waiter::Internal(message, _, origin) => {
+            Waiter::Internal(message, length, origin) => {
                 self.answer_origin(origin, false);
-                self.end_storing(&message, now);
+                self.end_storing(&message, length, now);
             }
             Waiter::Load(identity) => self.postponed_loads.push_back((identity, None)),
             Waiter::Due => {}
@@ -259,7 +267,7 @@ impl Service {
                 self.handle_chunk_synced(chat, side, number, now);
             }
             (Waiter::Transit(chat, side, number), StoreEvent::Piece { octets, .. }) => {
-                self.handle_transit_piece(chat, side, number, octets, now);
+                self.handle_transit_piece(chat, side, number, &octets, now);
             }
             _ => {}
         }
@@ -271,20 +279,25 @@ impl Service {
             let event = self.sip.poll_event()?;
             match event {
                 EndpointEvent::Transmit(flow, octets) => return Some((flow, octets)),
-                EndpointEvent::Response(usage, response) => self.handle_response(usage, response, now),
+                EndpointEvent::Response(usage, response, flow) => {
+                    self.handle_response(usage, response, flow, now);
+                }
                 EndpointEvent::TimedOut(usage) => self.handle_silence(usage, false, now),
                 EndpointEvent::Unreachable(usage) => self.handle_silence(usage, true, now),
-                EndpointEvent::ServerGone(server, reason) => self.handle_server_gone(server, reason, now),
+                EndpointEvent::ServerGone(server, GoneReason::NoAck) => {
+                    self.handle_chat_unacknowledged(server, now);
+                }
+                EndpointEvent::ServerGone(..) => {}
             }
             self.run_restless(now);
         }
     }
 
-    fn handle_response(&mut self, usage: Usage, response: Message, now: Now) {
+    fn handle_response(&mut self, usage: Usage, response: Message, flow: Flow, now: Now) {
         match usage {
             Usage::Pager(id) => self.handle_pager_response(id, response, now),
-            Usage::Delivery(id) => self.handle_delivery_response(id, &response, now),
-            Usage::Chat(id, branch) => self.handle_chat_response(id, branch, response, now),
+            Usage::Delivery(id) => self.handle_delivery_response(id, &response, flow, now),
+            Usage::Chat(id, branch) => self.handle_chat_response(id, branch, response, flow, now),
             Usage::Relay(id, branch) => self.handle_relay_response(id, branch, &response, now),
             Usage::Nobody => {}
         }
@@ -297,6 +310,17 @@ impl Service {
             Usage::Chat(id, branch) => self.handle_chat_silence(id, branch, now),
             Usage::Relay(id, branch) => self.handle_relay_silence(id, branch, unreachable, now),
             Usage::Nobody => {}
+        }
+    }
+
+    /// Answers what the MSRP sessions say.
+    pub fn run_media(&mut self, now: Now) {
+        while let Some((_, usage, event)) = self.media.poll_event() {
+            match usage {
+                MediaUse::Chat(chat, side) => self.handle_chat_media(chat, side, event, now),
+                MediaUse::Replay(delivery) => self.handle_replay_media(delivery, event, now),
+            }
+            self.run_restless(now);
         }
     }
 
@@ -396,7 +420,11 @@ impl Service {
     /// Lets what is due happen.
     pub fn handle_timeout(&mut self, now: Now) {
         self.sip.handle_timeout(now);
+        self.time = now.instant;
         self.media.handle_timeout(now);
+        for registered in self.registrar.handle_timeout(now.instant) {
+            self.handle_registered(registered, now);
+        }
         for waiter in self.custody.handle_timeout(now) {
             self.handle_refused(waiter, Refusal::Full, now);
         }

@@ -14,6 +14,7 @@ use crate::msrp::event::{InboundId, OutboundId, SessionEvent};
 use crate::msrp::frame::FailureReport;
 use crate::msrp::outgoing::OutboundMessage;
 use crate::msrp::sdp::Direction;
+use crate::multipart::NewPart;
 use crate::participating::arrival::{self, Content};
 use crate::participating::callee;
 use crate::participating::delivery::{Delivery, DeliveryBy, DeliveryId, ReplayAnswer, replay_answer};
@@ -23,7 +24,7 @@ use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::outgoing;
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Usage, Waiter};
-use crate::registrar::capability::Profile;
+use crate::registrar::Profile;
 use crate::sip::dialog::Dialog;
 use crate::sip::message::{Message, Method};
 use crate::sip::rejection::Rejection;
@@ -322,15 +323,9 @@ impl Service {
             if !self.media.has_room_for(media) {
                 return;
             }
-            let Some(session) = self.media.session(media) else {
-                return;
-            };
-            let wants: Vec<_> = session.wants().collect();
-            let mut moved = false;
-            for want in wants {
-                moved |= self.supply_replay(id, media, want.message, want.offset, want.max, now);
-            }
-            if !moved {
+            let wanted = self.media.session(media).and_then(|session| session.wants());
+            let Some(want) = wanted else { return };
+            if !self.supply_replay(id, media, want.message, want.offset, want.max, now) {
                 return;
             }
         }
@@ -625,9 +620,15 @@ fn invite_body(first: &mut Sending, profile: Profile, sdp: &str, boundary: &str)
     first.in_invite = true;
     let mut envelope = first.head.to_vec();
     envelope.extend_from_slice(body);
-    let parts: [(&[(&str, &str)], &[u8]); 2] = [
-        (&[("Content-Type", "application/sdp")], sdp.as_bytes()),
-        (&[("Content-Type", "message/cpim")], &envelope),
+    let parts = [
+        NewPart {
+            headers: &[("Content-Type", "application/sdp")],
+            content: sdp.as_bytes(),
+        },
+        NewPart {
+            headers: &[("Content-Type", "message/cpim")],
+            content: &envelope,
+        },
     ];
     let octets = crate::multipart::write(boundary, &parts);
     (format!("multipart/mixed;boundary=\"{boundary}\""), octets)

@@ -4,6 +4,7 @@
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::participating::arrival;
+use crate::registrar::Profile;
 use crate::participating::served_user::{Reach, ServedUser, UserAction};
 use crate::participating::service::{Service, Waiter};
 use crate::store::request::{Body, DeferredMessage, Held, Seq, Settlement, StoreRequest};
@@ -105,7 +106,7 @@ impl Service {
             datagram
         };
         Some(Reach {
-            session: targets.iter().any(|target| target.profile.takes_sessions()),
+            session: targets.iter().any(|target| target.profile != Profile::MessageOnly),
             message: Some(message),
         })
     }
@@ -118,11 +119,12 @@ impl Service {
         waiter: Waiter,
         now: Now,
     ) -> bool {
+        let is_long = matches!(body, Body::Spooled { .. });
         if self.custody.put(Box::new(message.clone()), body, waiter, now).is_err() {
             return false;
         }
         let key = arrival::conversation_key(message);
-        self.user(&message.recipient).handle_storing(&key);
+        self.user(&message.recipient).handle_storing(&key, is_long);
         self.give_reach(&message.recipient, now);
         true
     }
@@ -138,10 +140,11 @@ impl Service {
     }
 
     /// What was to be stored is not, or no longer has to be held.
-    pub(super) fn end_storing(&mut self, message: &DeferredMessage, now: Now) {
+    pub(super) fn end_storing(&mut self, message: &DeferredMessage, length: u64, now: Now) {
+        let is_long = length > super::spool::IN_MEMORY;
         let key = arrival::conversation_key(message);
         if let Some(user) = self.users.get_mut(&message.recipient) {
-            user.handle_not_stored(&key, now);
+            user.handle_not_stored(&key, is_long, now);
             self.run_user(&message.recipient, now);
         }
     }
@@ -156,8 +159,9 @@ impl Service {
         now: Now,
     ) {
         let held = arrival::held(seq, message, length);
+        let is_long = length > super::spool::IN_MEMORY;
         self.waiting.insert(message.recipient.clone());
-        self.user(&message.recipient).handle_stored(held, tried, now);
+        self.user(&message.recipient).handle_stored(held, is_long, tried, now);
         self.run_user(&message.recipient, now);
     }
 

@@ -42,8 +42,8 @@ pub struct Listener {
 pub enum EndpointEvent<U> {
     /// Send this.
     Transmit(Flow, Bytes),
-    /// A response to a request; provisional or final.
-    Response(U, Message),
+    /// A response to a request, provisional or final, and how it came.
+    Response(U, Message, Flow),
     /// No final answer came in time.
     TimedOut(U),
     /// The peer cannot be reached.
@@ -111,16 +111,9 @@ impl<U: Clone> Endpoint<U> {
         self.listeners.get(index).map_or("", |listener| &listener.advertise)
     }
 
-    /// Whether `host` and `port` name one of our listeners.
-    pub fn is_us(&self, host: &str, port: Option<u16>) -> bool {
-        let port = port.unwrap_or(5060);
-        self.listeners.iter().any(|listener| {
-            let (own_host, own_port) = split_host_port(&listener.advertise);
-            let own_port = own_port.unwrap_or(5060);
-            own_port == port && own_host.eq_ignore_ascii_case(host)
-                || listener.bound.port() == port
-                    && host.parse::<IpAddr>().is_ok_and(|ip| ip == listener.bound.ip())
-        })
+    /// `host:port` of the first listener: the name of this server among others.
+    pub fn own_name(&self) -> &str {
+        self.listeners.first().map_or("", |listener| &listener.advertise)
     }
 
     /// A flow to an address, by the first listener that can reach it: over `transport` if given.
@@ -147,7 +140,7 @@ impl<U: Clone> Endpoint<U> {
     }
 
     /// A response arrived.
-    pub fn handle_response(&mut self, response: Message, now: Now) {
+    pub fn handle_response(&mut self, response: Message, flow: Flow, now: Now) {
         let outcome = self.transactions.handle_response(&response, now);
         self.collect(now);
         let ResponseOutcome::Deliver(client) = outcome else {
@@ -161,7 +154,7 @@ impl<U: Clone> Endpoint<U> {
         if response.status() >= 200 {
             self.retiring.push_back((now.instant + LATE_ANSWERS, client));
         }
-        self.events.push_back(EndpointEvent::Response(usage, response));
+        self.events.push_back(EndpointEvent::Response(usage, response, flow));
     }
 
     /// Answers a request; provisional or final.
@@ -361,18 +354,6 @@ impl<U: Clone> Endpoint<U> {
         if self.start(kind, &branch, octets, flow, usage.clone(), None, now).is_err() {
             self.events.push_back(EndpointEvent::Unreachable(usage));
         }
-    }
-}
-
-/// Splits `host[:port]` with an IPv6 host in brackets.
-pub fn split_host_port(text: &str) -> (&str, Option<u16>) {
-    if let Some(rest) = text.strip_prefix('[') {
-        let (host, tail) = rest.split_once(']').unwrap_or((rest, ""));
-        return (host, tail.strip_prefix(':').and_then(|port| port.parse().ok()));
-    }
-    match text.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse().ok()),
-        None => (text, None),
     }
 }
 

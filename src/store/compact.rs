@@ -6,20 +6,17 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use super::append::{Appender, Folder, Full};
 use super::footer::{About, Line};
 use super::index::BindingEntry;
 use super::log::{Copied, Copy, LogJob};
-use super::manifest::{Manifest, Place};
-use super::reader;
-use super::record::{BindingRecord, Kind, MessageRecord, RecordBody, SettledRecord};
-use super::request::Seq;
+use super::manifest::Place;
+use super::record::{BindingRecord, Kind, MessageRecord, SettledRecord};
 use super::segment::{Segment, Unreadable};
 use super::shared::Shared;
-use crate::identity::Identity;
 
 /// Octets of copies handed to the log at once, so that intake goes on in between.
 const BATCH_OCTETS: usize = 512 * 1024;
@@ -42,7 +39,7 @@ pub(super) enum Verdict {
 }
 
 /// Why a segment could not be compacted now.
-enum Stop {
+pub(super) enum Stop {
     /// The log took no copies; later perhaps.
     Refused,
     Failed(io::Error),
@@ -56,16 +53,16 @@ impl From<io::Error> for Stop {
 
 /// The keeper.
 pub(super) struct Keeper {
-    shared: Arc<Shared>,
-    jobs: Receiver<KeeperJob>,
-    log: Sender<LogJob>,
-    log_folder: Folder,
-    body_folder: Folder,
-    next_body: Arc<AtomicU64>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) jobs: Receiver<KeeperJob>,
+    pub(super) log: Sender<LogJob>,
+    pub(super) log_folder: Folder,
+    pub(super) body_folder: Folder,
+    pub(super) next_body: Arc<AtomicU64>,
     /// Where copies of pieces go.
-    copies: Option<Appender>,
+    pub(super) copies: Option<Appender>,
     /// Compaction failed and rests until a restart.
-    resting: bool,
+    pub(super) resting: bool,
 }
 
 impl Keeper {
@@ -197,17 +194,31 @@ impl Keeper {
             return Ok(None);
         }
         let what = match read_record(segment, from) {
+            Ok(Copied::Settled(record)) => Copied::Settled(self.now_for(record, from.segment)),
             Ok(what) => what,
             Err(Unreadable::Damaged) => {
                 self.shared.damages.report(segment, from.range());
                 if let About::Message { seq, recipient, .. } = &line.about {
-                    self.shared.index().take(recipient, *seq);
+                    let mut index = self.shared.index();
+                    if let Some(taken) = index.take(recipient, *seq) {
+                        index.release(&taken);
+                    }
                 }
                 return Ok(None);
             }
             Err(Unreadable::Failed(error)) => return Err(error.into()),
         };
         Ok(Some(Copy { from, what }))
+    }
+
+    /// A settlement with the segment for whose sake it is kept.
+    fn now_for(&self, record: SettledRecord, own: u64) -> SettledRecord {
+        let index = self.shared.index();
+        let segment = index.settlement_needed(record.seq, record.segment, own);
+        SettledRecord {
+            segment: segment.unwrap_or(record.segment),
+            ..record
+        }
     }
 
     fn needed(&self, from: Place, about: &About) -> bool {
@@ -217,7 +228,8 @@ impl Keeper {
                 .entry(recipient, *seq)
                 .is_some_and(|entry| entry.place == from),
             About::Settled { seq, segment, .. } => {
-                index.settlement_needed(*seq, *segment, from.segment)
+                let needed = index.settlement_needed(*seq, *segment, from.segment);
+                needed.is_some()
             }
             About::Binding { user, key, .. } => index
                 .bindings
@@ -229,7 +241,7 @@ impl Keeper {
     }
 
     /// Waits until the log has written the copies.
-    fn hand_over(&self, copies: Vec<Copy>) -> Result<(), Stop> {
+    pub(super) fn hand_over(&self, copies: Vec<Copy>) -> Result<(), Stop> {
         if copies.is_empty() {
             return Ok(());
         }
@@ -263,115 +275,9 @@ impl Keeper {
         }
     }
 
-    fn unlink(&self, folder: &Folder, segment: &Segment) -> io::Result<()> {
+    pub(super) fn unlink(&self, folder: &Folder, segment: &Segment) -> io::Result<()> {
         folder.files.unlink(&segment.path)?;
         folder.files.sync_dir(&folder.path)
-    }
-
-    fn compact_body(&mut self, number: u64) -> Result<(), Stop> {
-        let (segment, messages) = {
-            let index = self.shared.index();
-            let Some(segment) = index.bodies.segment(number) else {
-                return Ok(());
-            };
-            (segment, index.bodies_in(number))
-        };
-        for (recipient, seq) in messages {
-            self.move_body(number, &recipient, seq)?;
-        }
-        self.unlink(&self.body_folder, &segment)?;
-        self.shared.index().bodies.0.remove(&number);
-        Ok(())
-    }
-
-    /// Copies what a message has in a body segment, then rewrites the message's record.
-    fn move_body(&mut self, number: u64, recipient: &Identity, seq: Seq) -> Result<(), Stop> {
-        let Some((from, mut record)) = self.current(recipient, seq)? else {
-            return Ok(());
-        };
-        let RecordBody::Large(manifest) = &mut record.body else {
-            return Ok(());
-        };
-        for place in manifest.places() {
-            if place.segment != number {
-                continue;
-            }
-            let Some(moved) = self.copy_piece(place)? else {
-                continue;
-            };
-            for extent in &mut manifest.extents {
-                if extent.place == place {
-                    extent.place = moved;
-                }
-            }
-        }
-        if let Some(copies) = &mut self.copies
-            && let Err(error) = copies.sync()
-        {
-            self.shared.poison("sync of copied bodies", &error);
-            return Err(error.into());
-        }
-        let manifest: Manifest = manifest.clone();
-        record.generation += 1;
-        let what = Copied::Message(Box::new(record), Some(manifest));
-        self.hand_over(vec![Copy { from, what }])
-    }
-
-    fn current(
-        &self,
-        recipient: &Identity,
-        seq: Seq,
-    ) -> Result<Option<(Place, MessageRecord)>, Stop> {
-        let Some(entry) = self.shared.index().entry(recipient, seq) else {
-            return Ok(None);
-        };
-        match reader::record_of(&self.shared, recipient, seq) {
-            Ok(record) => Ok(Some((entry.place, record))),
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// A damaged piece is reported and stays where it was: that message cannot be delivered.
-    fn copy_piece(&mut self, place: Place) -> Result<Option<Place>, Stop> {
-        let Some(segment) = self.shared.index().bodies.segment(place.segment) else {
-            return Ok(None);
-        };
-        let payload = match segment.read(place.position, place.length) {
-            Ok((_, payload)) => payload,
-            Err(Unreadable::Damaged) => {
-                self.shared.damages.report(&segment, place.range());
-                return Ok(None);
-            }
-            Err(Unreadable::Failed(error)) => return Err(error.into()),
-        };
-        let copies = self.copies_appender()?;
-        let places = copies.append(&[(Kind::Piece, &payload)])?;
-        let end = copies.end;
-        if let Some(moved) = places.first() {
-            self.shared.index().bodies.grew(moved.segment, end);
-        }
-        Ok(places.first().copied())
-    }
-
-    /// The appender for copies; a full one is sealed and a new one begun.
-    fn copies_appender(&mut self) -> Result<&mut Appender, Stop> {
-        if self.copies.as_ref().is_some_and(Appender::is_full)
-            && let Some(mut full) = self.copies.take()
-        {
-            full.sync()?;
-            let mut index = self.shared.index();
-            index.bodies.sealed(full.segment.number, full.end);
-        }
-        if self.copies.is_none() {
-            let number = self.next_body.fetch_add(1, Ordering::Relaxed);
-            let appender = Appender::begin(self.body_folder.clone(), number, 0)?;
-            let mut index = self.shared.index();
-            index
-                .bodies
-                .insert(appender.segment.clone(), appender.end, false);
-            self.copies = Some(appender);
-        }
-        self.copies.as_mut().ok_or(Stop::Refused)
     }
 }
 

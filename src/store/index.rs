@@ -22,6 +22,12 @@ pub(super) struct Entry {
     pub(super) expires_at: UnixMillis,
 }
 
+/// A message that left custody: what it kept alive.
+pub(super) struct Taken {
+    pub(super) place: Place,
+    manifest: Option<Arc<Manifest>>,
+}
+
 /// The latest record of a binding.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BindingEntry {
@@ -141,7 +147,8 @@ pub(super) struct Index {
     pub(super) bindings: BTreeMap<(Identity, Box<str>), BindingEntry>,
     pub(super) log: Segments,
     pub(super) bodies: Segments,
-    /// Settled messages whose record was found in several segments: an interrupted compaction.
+    /// Messages with an older record in further segments: a copy was made and the original is still
+    /// there. A settlement must outlive all of them.
     pub(super) twice: HashMap<Seq, Vec<u64>, RandomState>,
 }
 
@@ -183,8 +190,8 @@ impl Index {
             .insert((entry.expires_at, seq), recipient.clone());
     }
 
-    /// A message leaves custody: it is seen no more. Where its record is, for the settlement.
-    pub(super) fn take(&mut self, recipient: &Identity, seq: Seq) -> Option<Entry> {
+    /// A message leaves custody: it is seen no more. Its room is of use until `release`.
+    pub(super) fn take(&mut self, recipient: &Identity, seq: Seq) -> Option<Taken> {
         let queue = self.users.get_mut(recipient)?;
         let entry = queue.remove(&seq)?;
         if queue.is_empty() {
@@ -193,13 +200,20 @@ impl Index {
         if let Some(due) = self.due.get_mut(&(self.placement)(recipient)) {
             due.remove(&(entry.expires_at, seq));
         }
-        self.log.release(entry.place);
-        if let Some((_, manifest)) = self.manifests.remove(&seq) {
-            for place in manifest.places() {
-                self.bodies.release(place);
-            }
+        let manifest = self.manifests.remove(&seq).map(|(_, manifest)| manifest);
+        Some(Taken {
+            place: entry.place,
+            manifest,
+        })
+    }
+
+    /// It is durable that a message left, so its record and body may go. Not before: a power cut
+    /// would bring back a message without its body.
+    pub(super) fn release(&mut self, taken: &Taken) {
+        self.log.release(taken.place);
+        for place in taken.manifest.iter().flat_map(|manifest| manifest.places()) {
+            self.bodies.release(place);
         }
-        Some(entry)
     }
 
     /// A settlement is durable; it is needed as long as the message's record exists.
@@ -225,6 +239,7 @@ impl Index {
             return;
         };
         *entry = to;
+        self.twice.entry(seq).or_default().push(from.segment);
         self.log.release(from);
         self.log.keep(to.place);
         let Some(manifest) = manifest else { return };
@@ -329,10 +344,12 @@ impl Index {
         });
     }
 
-    /// Whether a settlement must outlive the segment it is in.
-    pub(super) fn settlement_needed(&self, seq: Seq, record_in: u64, own: u64) -> bool {
-        let exists = |number: &u64| *number != own && self.log.0.contains_key(number);
-        exists(&record_in) || self.twice.get(&seq).is_some_and(|s| s.iter().any(exists))
+    /// The segment for whose sake a settlement must outlive the segment it is in.
+    pub(super) fn settlement_needed(&self, seq: Seq, record_in: u64, own: u64) -> Option<u64> {
+        let others = self.twice.get(&seq).into_iter().flatten().copied();
+        std::iter::once(record_in)
+            .chain(others)
+            .find(|number| *number != own && self.log.0.contains_key(number))
     }
 
     /// Whether the record of a removed binding must outlive the segment it is in.

@@ -4,21 +4,21 @@
 //! is taken from the queue, so a later `Load` of the same shard does not see the message.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use super::append::{Appender, Full};
+use super::append::Appender;
 use super::body::BodyJob;
+use super::commit::RETRY_FULL;
 use super::compact::{KeeperJob, Verdict};
-use super::files;
-use super::footer::{About, Line};
-use super::index::{BindingEntry, Entry};
+use super::deferred::Health;
+use super::footer::About;
+use super::index::Taken;
 use super::manifest::{Manifest, Place};
 use super::reader::ReadJob;
 use super::record::{BindingRecord, Kind, MessageRecord, RecordBody, SettledRecord};
-use super::request::{DeferredMessage, Refusal, Seq, Settlement, StoreEvent, StoreToken};
+use super::request::{DeferredMessage, Refusal, Seq, Settlement, StoreToken};
 use super::reserve::Reserve;
 use super::shared::Shared;
 use crate::clock::{self, Instant};
@@ -30,10 +30,6 @@ const SETTLE_WITHIN: Duration = Duration::from_millis(50);
 const BIND_WITHIN: Duration = Duration::from_millis(500);
 /// One write takes at most so much, unless a single record is larger.
 const BATCH_OCTETS: usize = 2 * 1024 * 1024;
-/// On a full disk room is asked for again this often.
-const RETRY_FULL: Duration = Duration::from_millis(250);
-/// So many answered `Put`s of a shard can still be abandoned.
-const ABANDONABLE: usize = 8192;
 
 /// A message on its way into the log.
 pub(super) struct Put {
@@ -88,11 +84,11 @@ pub(super) enum LogJob {
 }
 
 /// What follows once a record is durable.
-enum Effect {
+pub(super) enum Effect {
     Stored(Put),
     Settled {
         shard: Option<u16>,
-        record_in: u64,
+        taken: Taken,
     },
     Bound {
         shard: u16,
@@ -102,11 +98,11 @@ enum Effect {
     None,
 }
 
-struct Item {
-    kind: Kind,
-    payload: Vec<u8>,
-    about: About,
-    effect: Effect,
+pub(super) struct Item {
+    pub(super) kind: Kind,
+    pub(super) payload: Vec<u8>,
+    pub(super) about: About,
+    pub(super) effect: Effect,
 }
 
 /// Where the log thread's work goes on.
@@ -118,23 +114,23 @@ pub(super) struct Onward {
 
 /// The log thread.
 pub(super) struct Log {
-    shared: Arc<Shared>,
-    jobs: Receiver<LogJob>,
-    onward: Onward,
-    appender: Appender,
-    reserve: Reserve,
-    items: Vec<Item>,
-    octets: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) jobs: Receiver<LogJob>,
+    pub(super) onward: Onward,
+    pub(super) appender: Appender,
+    pub(super) reserve: Reserve,
+    pub(super) items: Vec<Item>,
+    pub(super) octets: usize,
     /// When the items must be written, at the latest.
-    deadline: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
     /// The next time to ask for room on a full disk.
-    ask_again: Instant,
-    stored: HashMap<(u16, StoreToken), (Identity, Seq), foldhash::fast::RandomState>,
-    stored_order: VecDeque<(u16, StoreToken)>,
-    next_segment: u64,
+    pub(super) ask_again: Instant,
+    pub(super) stored: HashMap<(u16, StoreToken), (Identity, Seq), foldhash::fast::RandomState>,
+    pub(super) stored_order: VecDeque<(u16, StoreToken)>,
+    pub(super) next_segment: u64,
     /// Copies of a compaction are among the items.
-    copying: bool,
-    closing: bool,
+    pub(super) copying: bool,
+    pub(super) closing: bool,
 }
 
 impl Log {
@@ -176,12 +172,16 @@ impl Log {
     fn gather(&mut self) {
         loop {
             let now = clock::now().instant;
+            let full = self.shared.health() == Health::Full;
             let wait = match self.deadline {
                 Some(deadline) => deadline.since(now),
+                // Somebody has to notice that there is room again.
+                None if full => RETRY_FULL,
                 None => Duration::from_secs(3600),
             };
             match self.jobs.recv_timeout(wait) {
                 Ok(job) => self.absorb(job),
+                Err(RecvTimeoutError::Timeout) if full => return,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => self.closing = true,
             }
@@ -269,19 +269,18 @@ impl Log {
         seq: Seq,
         settlement: Settlement,
     ) -> bool {
-        let Some(entry) = self.shared.index().take(recipient, seq) else {
+        let Some(taken) = self.shared.index().take(recipient, seq) else {
             return false;
         };
         self.forget_copy(seq);
-        let record_in = entry.place.segment;
         let record = SettledRecord {
             seq,
-            segment: record_in,
+            segment: taken.place.segment,
             settlement,
         };
         let about = About::settled(&record);
         // `None`: an abandoned Put, whose cancellation takes no credit of its own.
-        let effect = Effect::Settled { shard, record_in };
+        let effect = Effect::Settled { shard, taken };
         self.add(Kind::Settled, record.encode(), about, effect);
         self.write_within(SETTLE_WITHIN);
         true
@@ -354,294 +353,8 @@ impl Log {
         });
     }
 
-    fn write_within(&mut self, wait: Duration) {
+    pub(super) fn write_within(&mut self, wait: Duration) {
         let deadline = clock::now().instant + wait;
         self.deadline = Some(self.deadline.map_or(deadline, |known| known.min(deadline)));
-    }
-
-    /// Writes and syncs the items, then does what follows from them.
-    fn commit(&mut self) {
-        self.deadline = None;
-        self.octets = 0;
-        self.copying = false;
-        let mut items = std::mem::take(&mut self.items);
-        items.retain(|item| !matches!(item.effect, Effect::None));
-        if self.shared.health() == super::Health::Full && !self.room_again() {
-            items = self.refuse_intake(items);
-        }
-        if items.is_empty() {
-            return;
-        }
-        if self.shared.is_poisoned() {
-            return self.fail(items);
-        }
-        match self.write(&items) {
-            Ok(places) => self.take_effect(items, &places),
-            Err(error) if files::is_full(&error) => self.commit_on_full_disk(items),
-            Err(error) => {
-                self.shared.poison("write or sync of the log", &error);
-                self.fail(items);
-            }
-        }
-    }
-
-    /// After an error nothing is left in the file but what was there before.
-    fn write(&mut self, items: &[Item]) -> io::Result<Vec<Place>> {
-        let records: Vec<_> = items
-            .iter()
-            .map(|item| (item.kind, item.payload.as_slice()))
-            .collect();
-        match self.appender.append(&records) {
-            Ok(places) => self.appender.sync().map(|()| places),
-            Err(error) if files::is_full(&error) => {
-                self.appender.take_back()?;
-                Err(error)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether the reserve is whole again, so that intake may go on.
-    fn room_again(&mut self) -> bool {
-        let now = clock::now().instant;
-        if now < self.ask_again {
-            return false;
-        }
-        self.ask_again = now + RETRY_FULL;
-        let whole = self.reserve.refill();
-        if whole {
-            self.shared.set_full(false);
-        }
-        whole
-    }
-
-    /// Refuses what takes room for good and writes the rest, with room from the reserve.
-    fn commit_on_full_disk(&mut self, items: Vec<Item>) {
-        self.shared.set_full(true);
-        self.ask_again = clock::now().instant + RETRY_FULL;
-        let items = self.refuse_intake(items);
-        let octets: usize = items.iter().map(|item| item.payload.len() + 64).sum();
-        while !items.is_empty() {
-            match self.write(&items) {
-                Ok(places) => return self.take_effect(items, &places),
-                Err(error) if files::is_full(&error) => {
-                    if !self
-                        .reserve
-                        .give(octets.next_multiple_of(256 * 1024) as u64)
-                    {
-                        return self.keep_for_later(items);
-                    }
-                }
-                Err(error) => {
-                    self.shared.poison("write or sync of the log", &error);
-                    return self.fail(items);
-                }
-            }
-        }
-    }
-
-    /// Even the reserve is used up: settlements and bindings wait, copies are given up.
-    fn keep_for_later(&mut self, mut items: Vec<Item>) {
-        tracing::error!(waiting = items.len(), "no room even for settlements");
-        items.retain(|item| match &item.effect {
-            Effect::Copied(_, verdict) => {
-                let _ = verdict.send(Verdict::Failed);
-                false
-            }
-            _ => true,
-        });
-        self.octets = items.iter().map(|item| item.payload.len()).sum();
-        self.items = items;
-        self.write_within(RETRY_FULL);
-    }
-
-    fn refuse_intake(&mut self, items: Vec<Item>) -> Vec<Item> {
-        let (puts, rest): (Vec<_>, Vec<_>) = items
-            .into_iter()
-            .partition(|item| matches!(item.effect, Effect::Stored(_)));
-        for item in puts {
-            if let Effect::Stored(put) = item.effect {
-                self.refuse(&put, Refusal::Full);
-            }
-        }
-        rest
-    }
-
-    fn refuse(&self, put: &Put, refusal: Refusal) {
-        self.tell_body(put, false);
-        if let Some(desk) = self.shared.desks.get(usize::from(put.shard)) {
-            desk.refuse_write(put.cost, put.token, refusal);
-        }
-    }
-
-    fn tell_body(&self, put: &Put, stored: bool) {
-        if let Some(spool) = put.spool {
-            let _ = self.onward.body.send(BodyJob::Outcome { spool, stored });
-        }
-    }
-
-    fn note_done(&self, shard: u16) {
-        if let Some(desk) = self.shared.desks.get(usize::from(shard)) {
-            desk.notes.give(1);
-        }
-    }
-
-    /// Nothing of these will be durable.
-    fn fail(&mut self, items: Vec<Item>) {
-        for item in items {
-            match item.effect {
-                Effect::Stored(put) => self.refuse(&put, Refusal::Poisoned),
-                Effect::Settled { shard, .. } => {
-                    if let Some(shard) = shard {
-                        self.note_done(shard);
-                    }
-                }
-                Effect::Bound { shard } => self.note_done(shard),
-                Effect::Copied(_, verdict) => {
-                    let _ = verdict.send(Verdict::Failed);
-                }
-                Effect::None => {}
-            }
-        }
-    }
-
-    /// The records are durable: first the index learns it, then those who wait.
-    fn take_effect(&mut self, items: Vec<Item>, places: &[Place]) {
-        let mut done = Vec::with_capacity(items.len());
-        {
-            let shared = self.shared.clone();
-            let mut index = shared.index();
-            for (item, place) in items.into_iter().zip(places) {
-                apply(&mut index, &item, *place);
-                self.appender.lines.push(Line {
-                    position: place.position,
-                    length: place.length,
-                    about: item.about,
-                });
-                done.push(item.effect);
-            }
-            index
-                .log
-                .grew(self.appender.segment.number, self.appender.end);
-        }
-        for effect in done {
-            self.answer(effect);
-        }
-        let _ = self.onward.keeper.send(KeeperJob::Look);
-    }
-
-    fn answer(&mut self, effect: Effect) {
-        match effect {
-            Effect::Stored(put) => {
-                self.tell_body(&put, true);
-                self.remember(&put);
-                if let Some(desk) = self.shared.desks.get(usize::from(put.shard)) {
-                    let (token, seq) = (put.token, put.seq);
-                    desk.wrote(put.cost, StoreEvent::Stored { token, seq });
-                }
-            }
-            Effect::Settled { shard, .. } => {
-                if let Some(shard) = shard {
-                    self.note_done(shard);
-                }
-            }
-            Effect::Bound { shard } => self.note_done(shard),
-            Effect::Copied(_, verdict) => {
-                let _ = verdict.send(Verdict::Durable);
-            }
-            Effect::None => {}
-        }
-    }
-
-    /// Until its answer has surely been read, a shard may still abandon a `Put`.
-    fn remember(&mut self, put: &Put) {
-        let key = (put.shard, put.token);
-        self.stored
-            .insert(key, (put.message.recipient.clone(), put.seq));
-        self.stored_order.push_back(key);
-        if self.stored_order.len() > ABANDONABLE * self.shared.desks.len()
-            && let Some(oldest) = self.stored_order.pop_front()
-        {
-            self.stored.remove(&oldest);
-        }
-    }
-
-    fn roll_if_full(&mut self) {
-        if !self.appender.is_full() || self.shared.is_poisoned() {
-            return;
-        }
-        let next_seq = self.shared.peek_seq();
-        match self.appender.roll(self.next_segment, next_seq) {
-            Ok(full) => self.rolled(full),
-            Err(error) if files::is_full(&error) => {
-                self.shared.set_full(true);
-                // The old segment takes what is essential meanwhile.
-                self.reserve.give(256 * 1024);
-            }
-            Err(error) => self.shared.poison("birth of a log segment", &error),
-        }
-    }
-
-    fn rolled(&mut self, full: Full) {
-        self.next_segment += 1;
-        let segment = self.appender.segment.clone();
-        self.shared
-            .index()
-            .log
-            .insert(segment, self.appender.end, false);
-        let _ = self.onward.keeper.send(KeeperJob::Seal(full));
-    }
-}
-
-/// What the index learns of one durable record.
-fn apply(index: &mut super::index::Index, item: &Item, place: Place) {
-    match &item.effect {
-        Effect::Stored(put) => {
-            let entry = Entry {
-                place,
-                generation: 0,
-                expires_at: put.message.expires_at,
-            };
-            let manifest = match &put.body {
-                RecordBody::Large(manifest) => Some(Arc::new(manifest.clone())),
-                RecordBody::Inline(_) => None,
-            };
-            index.put(&put.message.recipient, put.seq, entry, manifest);
-        }
-        Effect::Settled { record_in, .. } => index.settled(*record_in, place),
-        Effect::Bound { .. } => apply_binding(index, &item.about, place),
-        Effect::Copied(copy, _) => match &copy.what {
-            Copied::Message(record, manifest) => {
-                let entry = Entry {
-                    place,
-                    generation: record.generation,
-                    expires_at: record.message.expires_at,
-                };
-                let recipient = &record.message.recipient;
-                index.moved(recipient, record.seq, copy.from, entry, manifest.clone());
-            }
-            Copied::Settled(record) => index.settled(record.segment, place),
-            Copied::Binding(_) => apply_binding(index, &item.about, place),
-        },
-        Effect::None => {}
-    }
-}
-
-fn apply_binding(index: &mut super::index::Index, about: &About, place: Place) {
-    if let About::Binding {
-        revision,
-        first,
-        user,
-        key,
-        removed,
-    } = about
-    {
-        let entry = BindingEntry {
-            place,
-            revision: *revision,
-            first: *first,
-            removed: *removed,
-        };
-        index.bind(user.clone(), key.clone(), entry);
     }
 }

@@ -1,14 +1,16 @@
 //! The store: what was acknowledged survives.
 //!
 //! The truth is one append-only log in segments; everything else is a view of it. Read `request`
-//! (what is asked and answered), then `deferred` (opening), `client` (credits), `log` (group
-//! commit), `body` (large bodies), `reader`, `recover` (a start), `compact` (room comes back).
+//! (what is asked and answered), then `deferred` (opening), `client` (credits), `log` and `commit`
+//! (one sync for many), `body` (large bodies), `reader`, `recover` and `restore` (a start), `compact`
+//! and `relocate` (room comes back).
 
 mod answer;
 mod append;
 mod body;
 pub mod client;
 mod coding;
+mod commit;
 mod compact;
 pub mod deferred;
 pub mod files;
@@ -16,11 +18,14 @@ mod footer;
 mod index;
 mod log;
 mod manifest;
+pub mod memory;
 mod reader;
 mod record;
 mod recover;
+mod relocate;
 pub mod request;
 mod reserve;
+mod restore;
 mod segment;
 mod shared;
 mod spool;

@@ -1,17 +1,16 @@
 //! The thread that reads: queues, messages and bodies, so that a shard never waits for a disk.
 
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
 
 use super::index::Entry;
-use super::manifest::{Extent, Manifest, Place};
+use super::manifest::{Extent, Manifest, Piece, Place};
 use super::record::{Kind, MessageRecord, PIECE_HEADER, RecordBody};
 use super::request::{ConversationKey, Held, Refusal, Seq, StoreEvent, StoreToken};
 use super::segment::{Segment, Unreadable};
 use super::shared::Shared;
-use super::spool::Spool;
+use super::spool::{IN_MEMORY, Spool};
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
 
@@ -171,7 +170,10 @@ pub(super) fn record_of(
         Ok(record) if record.seq == seq => Ok(record),
         Ok(_) | Err(Unreadable::Damaged) => {
             shared.damages.report(&segment, place.range());
-            shared.index().take(recipient, seq);
+            let mut index = shared.index();
+            if let Some(taken) = index.take(recipient, seq) {
+                index.release(&taken);
+            }
             Err(Refusal::Damaged)
         }
         Err(Unreadable::Failed(error)) => {
@@ -196,19 +198,32 @@ fn read_body(
     offset: u64,
     length: usize,
 ) -> Result<Bytes, Refusal> {
-    // An unknown message has no manifest either; the index drops both together.
-    let manifest = {
+    let length = length.min(PIECE_LIMIT);
+    let large = {
         let index = shared.index();
         index.entry(recipient, seq).ok_or(Refusal::Unknown)?;
-        index.manifest(seq)
+        // Opened together: a compaction may drop a segment, but what is open stays readable.
+        index.manifest(seq).map(|manifest| {
+            let extents = manifest.overlapping(offset, length as u64).iter();
+            let segments: Vec<_> = extents
+                .map(|extent| index.bodies.segment(extent.place.segment))
+                .collect();
+            (manifest, segments)
+        })
     };
-    match manifest {
-        Some(manifest) => read_extents(shared, &manifest, offset, length),
-        None => match record_of(shared, recipient, seq)?.body {
+    let Some((manifest, segments)) = large else {
+        return match record_of(shared, recipient, seq)?.body {
             RecordBody::Inline(octets) => Ok(part(&octets, offset, length)),
-            RecordBody::Large(manifest) => read_extents(shared, &manifest, offset, length),
-        },
-    }
+            // Its manifest was in the index unless it was settled just now.
+            RecordBody::Large(_) => Err(Refusal::Unknown),
+        };
+    };
+    read_extents(&manifest, offset, length, |place| {
+        let mut open = segments.iter().flatten();
+        let segment = open.find(|segment| segment.number == place.segment);
+        let segment = segment.ok_or(Refusal::Damaged)?;
+        read_piece(shared, segment, place)
+    })
 }
 
 fn part(octets: &Bytes, offset: u64, length: usize) -> Bytes {
@@ -224,21 +239,24 @@ pub(super) fn read_spool(
     offset: u64,
     length: usize,
 ) -> Result<Bytes, Refusal> {
-    let length = length.min(PIECE_LIMIT);
-    let reach = spool.reach();
-    let mut octets = match Manifest::flatten(&spool.pieces, reach_of_pieces(spool)) {
-        Some(manifest) => read_extents(shared, &manifest, offset, length)?.to_vec(),
-        None => Vec::new(),
-    };
-    let wanted = usize::try_from(reach.saturating_sub(offset)).map_or(length, |l| l.min(length));
-    spool.overlay(offset, &mut octets, wanted);
-    Ok(octets.into())
+    let (pieces, in_memory) = spool.layers();
+    let manifest = Manifest::flatten(&pieces, reach_of(&pieces)).unwrap_or_default();
+    read_extents(&manifest, offset, length, |place| {
+        match place.segment == IN_MEMORY {
+            true => Ok(in_memory.clone()),
+            false => {
+                // Nobody drops a segment with pieces of a spool.
+                let segment = shared.index().bodies.segment(place.segment);
+                let segment = segment.ok_or(Refusal::Damaged)?;
+                read_piece(shared, &segment, place)
+            }
+        }
+    })
 }
 
-/// How far the pieces alone reach without a hole.
-fn reach_of_pieces(spool: &Spool) -> u64 {
-    let mut runs: Vec<_> = spool
-        .pieces
+/// How far pieces reach from the first octet without a hole.
+fn reach_of(pieces: &[Piece]) -> u64 {
+    let mut runs: Vec<_> = pieces
         .iter()
         .map(|piece| (piece.offset, piece.offset + u64::from(piece.length)))
         .collect();
@@ -254,16 +272,16 @@ fn reach_of_pieces(spool: &Spool) -> u64 {
 }
 
 fn read_extents(
-    shared: &Shared,
     manifest: &Manifest,
     offset: u64,
     length: usize,
+    read: impl Fn(Place) -> Result<Bytes, Refusal>,
 ) -> Result<Bytes, Refusal> {
     let length = length.min(PIECE_LIMIT) as u64;
     let length = length.min(manifest.length.saturating_sub(offset));
     let mut octets = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     for extent in manifest.overlapping(offset, length) {
-        let piece = read_piece(shared, extent.place)?;
+        let piece = read(extent.place)?;
         let run = run_of(&piece, extent, offset, length).ok_or(Refusal::Damaged)?;
         octets.extend_from_slice(run);
     }
@@ -280,13 +298,11 @@ fn run_of<'a>(piece: &'a [u8], extent: &Extent, offset: u64, length: u64) -> Opt
     piece.get(from..to)
 }
 
-fn read_piece(shared: &Shared, place: Place) -> Result<Bytes, Refusal> {
-    let segment: Option<Arc<Segment>> = shared.index().bodies.segment(place.segment);
-    let segment = segment.ok_or(Refusal::Damaged)?;
+fn read_piece(shared: &Shared, segment: &Segment, place: Place) -> Result<Bytes, Refusal> {
     match segment.read(place.position, place.length) {
         Ok((Kind::Piece, payload)) => Ok(payload),
         Ok(_) | Err(Unreadable::Damaged) => {
-            shared.damages.report(&segment, place.range());
+            shared.damages.report(segment, place.range());
             Err(Refusal::Damaged)
         }
         Err(Unreadable::Failed(error)) => {

@@ -2,9 +2,14 @@
 //!
 //! A message that fits the buffer never touches a body segment.
 
-use super::manifest::Piece;
+use bytes::Bytes;
+
+use super::manifest::{Piece, Place};
+use super::record;
 use super::request::{Refusal, SpoolId};
 
+/// No segment has this number.
+pub(super) const IN_MEMORY: u64 = 0;
 /// Octets of a buffer, and of the largest piece; also the largest body inside a message record.
 pub(super) const BUFFER: usize = 64 * 1024;
 /// Pieces of one spool, at most: hostile byte ranges could make one of every octet.
@@ -77,31 +82,24 @@ impl Spool {
         self.buffer.get(..usize::try_from(length).ok()?)
     }
 
-    /// Lays what the buffer has over `octets`, which begin at `offset` of the body; at most `length`.
-    pub(super) fn overlay(&self, offset: u64, octets: &mut Vec<u8>, length: usize) {
-        let end = offset.saturating_add(length as u64);
-        for (at, octet) in (self.buffer_offset..end).zip(&self.buffer) {
-            let index = at.checked_sub(offset).and_then(|i| usize::try_from(i).ok());
-            let present = octets.len();
-            match index {
-                Some(index) if index < present => octets[index] = *octet,
-                Some(index) if index == present => octets.push(*octet),
-                // Before the range, or behind a hole.
-                _ => {}
-            }
-        }
-    }
-
-    /// After the last octet that came.
-    pub(super) fn reach(&self) -> u64 {
-        let buffered = match self.buffer.is_empty() {
-            true => 0,
-            false => self.buffer_offset + self.buffer.len() as u64,
+    /// All pieces with the buffer as the last, which lies in segment [`IN_MEMORY`]; and the buffer as
+    /// the payload of a piece.
+    pub(super) fn layers(&self) -> (Vec<Piece>, Bytes) {
+        let payload = record::encode_piece(0, self.buffer_offset, &self.buffer);
+        let length = u32::try_from(self.buffer.len()).unwrap_or(0);
+        let place = Place {
+            segment: IN_MEMORY,
+            position: 0,
+            length,
         };
-        self.pieces
-            .iter()
-            .map(|piece| piece.offset.saturating_add(piece.length.into()))
-            .fold(buffered, u64::max)
+        let buffer = Piece {
+            offset: self.buffer_offset,
+            length,
+            place,
+        };
+        let mut pieces = self.pieces.clone();
+        pieces.push(buffer);
+        (pieces, payload.into())
     }
 }
 
@@ -118,6 +116,5 @@ mod tests {
         assert_eq!(spool.in_memory(11).map(<[u8]>::len), Some(11));
         let (offset, octets) = spool.flush().expect("full");
         assert_eq!((offset, octets.len()), (0, BUFFER));
-        assert_eq!(spool.reach(), 0);
     }
 }

@@ -1,0 +1,317 @@
+//! A commit of the log: one write, one sync, then the index, then the answers.
+//!
+//! On a full disk intake is refused and the rest is written with room from the reserve. After any
+//! other failure nothing is written or acknowledged any more.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::append::Full;
+use super::body::BodyJob;
+use super::compact::{KeeperJob, Verdict};
+use super::deferred::Health;
+use super::files;
+use super::footer::{About, Line};
+use super::index::{BindingEntry, Entry, Index};
+use super::log::{Copied, Effect, Item, Log, Put};
+use super::manifest::Place;
+use super::record::RecordBody;
+use super::request::{Refusal, StoreEvent};
+use crate::clock;
+
+/// On a full disk room is asked for again this often.
+pub(super) const RETRY_FULL: Duration = Duration::from_millis(250);
+/// So many answered `Put`s of a shard can still be abandoned.
+const ABANDONABLE: usize = 8192;
+
+impl Log {
+    /// Writes and syncs the items, then does what follows from them.
+    pub(super) fn commit(&mut self) {
+        self.deadline = None;
+        self.octets = 0;
+        self.copying = false;
+        let mut items = std::mem::take(&mut self.items);
+        items.retain(|item| !matches!(item.effect, Effect::None));
+        if self.shared.health() == Health::Full && !self.room_again() {
+            items = self.refuse_intake(items);
+        }
+        if items.is_empty() {
+            return;
+        }
+        if self.shared.is_poisoned() {
+            return self.fail(items);
+        }
+        match self.write(&items) {
+            Ok(places) => self.take_effect(items, &places),
+            Err(error) if files::is_full(&error) => self.commit_on_full_disk(items),
+            Err(error) => {
+                self.shared.poison("write or sync of the log", &error);
+                self.fail(items);
+            }
+        }
+    }
+
+    /// After an error nothing is left in the file but what was there before.
+    fn write(&mut self, items: &[Item]) -> io::Result<Vec<Place>> {
+        let records: Vec<_> = items
+            .iter()
+            .map(|item| (item.kind, item.payload.as_slice()))
+            .collect();
+        match self.appender.append(&records) {
+            Ok(places) => self.appender.sync().map(|()| places),
+            Err(error) if files::is_full(&error) => {
+                self.appender.take_back()?;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the reserve is whole again, so that intake may go on.
+    fn room_again(&mut self) -> bool {
+        let now = clock::now().instant;
+        if now < self.ask_again {
+            return false;
+        }
+        self.ask_again = now + RETRY_FULL;
+        let whole = self.reserve.refill();
+        if whole {
+            self.shared.set_full(false);
+        }
+        whole
+    }
+
+    /// Refuses what takes room for good and writes the rest, with room from the reserve.
+    fn commit_on_full_disk(&mut self, items: Vec<Item>) {
+        self.shared.set_full(true);
+        self.ask_again = clock::now().instant + RETRY_FULL;
+        let items = self.refuse_intake(items);
+        let octets: usize = items.iter().map(|item| item.payload.len() + 64).sum();
+        while !items.is_empty() {
+            match self.write(&items) {
+                Ok(places) => return self.take_effect(items, &places),
+                Err(error) if files::is_full(&error) => {
+                    if !self
+                        .reserve
+                        .give(octets.next_multiple_of(256 * 1024) as u64)
+                    {
+                        return self.keep_for_later(items);
+                    }
+                }
+                Err(error) => {
+                    self.shared.poison("write or sync of the log", &error);
+                    return self.fail(items);
+                }
+            }
+        }
+    }
+
+    /// Even the reserve is used up: settlements and bindings wait, copies are given up.
+    fn keep_for_later(&mut self, mut items: Vec<Item>) {
+        tracing::error!(waiting = items.len(), "no room even for settlements");
+        items.retain(|item| match &item.effect {
+            Effect::Copied(_, verdict) => {
+                let _ = verdict.send(Verdict::Failed);
+                false
+            }
+            _ => true,
+        });
+        self.octets = items.iter().map(|item| item.payload.len()).sum();
+        self.items = items;
+        self.write_within(RETRY_FULL);
+    }
+
+    fn refuse_intake(&mut self, items: Vec<Item>) -> Vec<Item> {
+        let (puts, rest): (Vec<_>, Vec<_>) = items
+            .into_iter()
+            .partition(|item| matches!(item.effect, Effect::Stored(_)));
+        for item in puts {
+            if let Effect::Stored(put) = item.effect {
+                self.refuse(&put, Refusal::Full);
+            }
+        }
+        rest
+    }
+
+    pub(super) fn refuse(&self, put: &Put, refusal: Refusal) {
+        self.tell_body(put, false);
+        if let Some(desk) = self.shared.desks.get(usize::from(put.shard)) {
+            desk.refuse_write(put.cost, put.token, refusal);
+        }
+    }
+
+    fn tell_body(&self, put: &Put, stored: bool) {
+        if let Some(spool) = put.spool {
+            let _ = self.onward.body.send(BodyJob::Outcome { spool, stored });
+        }
+    }
+
+    pub(super) fn note_done(&self, shard: u16) {
+        if let Some(desk) = self.shared.desks.get(usize::from(shard)) {
+            desk.notes.give(1);
+        }
+    }
+
+    /// Nothing of these will be durable.
+    fn fail(&mut self, items: Vec<Item>) {
+        for item in items {
+            match item.effect {
+                Effect::Stored(put) => self.refuse(&put, Refusal::Poisoned),
+                Effect::Settled { shard, .. } => {
+                    if let Some(shard) = shard {
+                        self.note_done(shard);
+                    }
+                }
+                Effect::Bound { shard } => self.note_done(shard),
+                Effect::Copied(_, verdict) => {
+                    let _ = verdict.send(Verdict::Failed);
+                }
+                Effect::None => {}
+            }
+        }
+    }
+
+    /// The records are durable: first the index learns it, then those who wait.
+    fn take_effect(&mut self, items: Vec<Item>, places: &[Place]) {
+        let mut done = Vec::with_capacity(items.len());
+        {
+            let shared = self.shared.clone();
+            let mut index = shared.index();
+            for (item, place) in items.into_iter().zip(places) {
+                apply(&mut index, &item, *place);
+                self.appender.lines.push(Line {
+                    position: place.position,
+                    length: place.length,
+                    about: item.about,
+                });
+                done.push(item.effect);
+            }
+            index
+                .log
+                .grew(self.appender.segment.number, self.appender.end);
+        }
+        for effect in done {
+            self.answer(effect);
+        }
+        let _ = self.onward.keeper.send(KeeperJob::Look);
+    }
+
+    fn answer(&mut self, effect: Effect) {
+        match effect {
+            Effect::Stored(put) => {
+                self.tell_body(&put, true);
+                self.remember(&put);
+                if let Some(desk) = self.shared.desks.get(usize::from(put.shard)) {
+                    let (token, seq) = (put.token, put.seq);
+                    desk.wrote(put.cost, StoreEvent::Stored { token, seq });
+                }
+            }
+            Effect::Settled { shard, .. } => {
+                if let Some(shard) = shard {
+                    self.note_done(shard);
+                }
+            }
+            Effect::Bound { shard } => self.note_done(shard),
+            Effect::Copied(_, verdict) => {
+                let _ = verdict.send(Verdict::Durable);
+            }
+            Effect::None => {}
+        }
+    }
+
+    /// Until its answer has surely been read, a shard may still abandon a `Put`.
+    fn remember(&mut self, put: &Put) {
+        let key = (put.shard, put.token);
+        self.stored
+            .insert(key, (put.message.recipient.clone(), put.seq));
+        self.stored_order.push_back(key);
+        if self.stored_order.len() > ABANDONABLE * self.shared.desks.len()
+            && let Some(oldest) = self.stored_order.pop_front()
+        {
+            self.stored.remove(&oldest);
+        }
+    }
+
+    pub(super) fn roll_if_full(&mut self) {
+        // On a full disk the old segment goes on with what is essential.
+        if !self.appender.is_full() || self.shared.health() != Health::Serving {
+            return;
+        }
+        let next_seq = self.shared.peek_seq();
+        match self.appender.roll(self.next_segment, next_seq) {
+            Ok(full) => self.rolled(full),
+            Err(error) if files::is_full(&error) => {
+                self.shared.set_full(true);
+                self.ask_again = clock::now().instant + RETRY_FULL;
+            }
+            Err(error) => self.shared.poison("birth of a log segment", &error),
+        }
+    }
+
+    fn rolled(&mut self, full: Full) {
+        self.next_segment += 1;
+        let segment = self.appender.segment.clone();
+        self.shared
+            .index()
+            .log
+            .insert(segment, self.appender.end, false);
+        let _ = self.onward.keeper.send(KeeperJob::Seal(full));
+    }
+}
+
+/// What the index learns of one durable record.
+fn apply(index: &mut Index, item: &Item, place: Place) {
+    match &item.effect {
+        Effect::Stored(put) => {
+            let entry = Entry {
+                place,
+                generation: 0,
+                expires_at: put.message.expires_at,
+            };
+            let manifest = match &put.body {
+                RecordBody::Large(manifest) => Some(Arc::new(manifest.clone())),
+                RecordBody::Inline(_) => None,
+            };
+            index.put(&put.message.recipient, put.seq, entry, manifest);
+        }
+        Effect::Settled { taken, .. } => {
+            index.settled(taken.place.segment, place);
+            index.release(taken);
+        }
+        Effect::Bound { .. } => apply_binding(index, &item.about, place),
+        Effect::Copied(copy, _) => match &copy.what {
+            Copied::Message(record, manifest) => {
+                let entry = Entry {
+                    place,
+                    generation: record.generation,
+                    expires_at: record.message.expires_at,
+                };
+                let recipient = &record.message.recipient;
+                index.moved(recipient, record.seq, copy.from, entry, manifest.clone());
+            }
+            Copied::Settled(record) => index.settled(record.segment, place),
+            Copied::Binding(_) => apply_binding(index, &item.about, place),
+        },
+        Effect::None => {}
+    }
+}
+
+fn apply_binding(index: &mut Index, about: &About, place: Place) {
+    if let About::Binding {
+        revision,
+        first,
+        user,
+        key,
+        removed,
+    } = about
+    {
+        let entry = BindingEntry {
+            place,
+            revision: *revision,
+            first: *first,
+            removed: *removed,
+        };
+        index.bind(user.clone(), key.clone(), entry);
+    }
+}

@@ -1,0 +1,275 @@
+//! A store without disk or threads, for simulated conversations. Test support: the server never
+//! uses it.
+//!
+//! It answers like the real one, at once or when told: [`MemoryStore::hold`] keeps commits back,
+//! [`MemoryStore::refuse`] refuses intake, [`MemoryStore::crash`] forgets what was not committed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::request::{
+    Body, BodySource, ConversationKey, DeferredMessage, Held, Refusal, Seq, SpoolId, StoreEvent,
+    StoreRequest, StoreToken,
+};
+use crate::identity::Identity;
+
+/// Larger bodies are fetched without octets, as [`StoreRequest::Fetch`] says.
+const INLINE: usize = 64 * 1024;
+
+/// What a crash keeps.
+type Messages = BTreeMap<(Identity, Seq), (DeferredMessage, Bytes)>;
+
+/// A store in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    durable: Messages,
+    /// Bindings as they were last committed.
+    pub bindings: BTreeMap<(Identity, Box<str>), Bytes>,
+    /// Settled, but not yet durably so: a crash brings them back.
+    settled: Messages,
+    spools: BTreeMap<SpoolId, Vec<u8>>,
+    waiting: VecDeque<(StoreToken, Seq, DeferredMessage, Bytes)>,
+    stored: BTreeMap<StoreToken, (Identity, Seq)>,
+    events: VecDeque<StoreEvent>,
+    last_seq: u64,
+    held: bool,
+    refusal: Option<Refusal>,
+}
+
+impl MemoryStore {
+    /// While held, nothing is committed; letting go commits.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+        if !held {
+            self.commit();
+        }
+    }
+
+    /// Refuses every later `Put` and `Sync` so, or none.
+    pub fn refuse(&mut self, refusal: Option<Refusal>) {
+        self.refusal = refusal;
+    }
+
+    /// Makes what waits durable and answers it.
+    pub fn commit(&mut self) {
+        self.settled.clear();
+        while let Some((token, seq, message, body)) = self.waiting.pop_front() {
+            let recipient = message.recipient.clone();
+            self.stored.insert(token, (recipient.clone(), seq));
+            self.durable.insert((recipient, seq), (message, body));
+            self.events.push_back(StoreEvent::Stored { token, seq });
+        }
+    }
+
+    /// Back to what was durable: no answers, no spools, settlements without commit undone.
+    pub fn crash(&mut self) {
+        self.durable.append(&mut self.settled);
+        self.waiting.clear();
+        self.stored.clear();
+        self.spools.clear();
+        self.events.clear();
+    }
+
+    /// The next answer, in order.
+    pub fn poll_event(&mut self) -> Option<StoreEvent> {
+        self.events.pop_front()
+    }
+
+    /// The messages in custody, in order.
+    pub fn messages(&self) -> impl Iterator<Item = (Seq, &DeferredMessage, &Bytes)> {
+        let mut all: Vec<_> = self
+            .durable
+            .iter()
+            .map(|((_, seq), (message, body))| (*seq, message, body))
+            .collect();
+        all.sort_by_key(|(seq, ..)| *seq);
+        all.into_iter()
+    }
+
+    /// Takes a request; its answer, if any, comes from `poll_event`.
+    pub fn handle(&mut self, request: StoreRequest) {
+        match request {
+            StoreRequest::Put {
+                token,
+                message,
+                body,
+            } => self.put(token, *message, body),
+            StoreRequest::Abandon { token } => self.abandon(token),
+            StoreRequest::Settle { recipient, seq, .. } => self.settle(recipient, seq),
+            StoreRequest::Append {
+                spool,
+                offset,
+                octets,
+            } => self.append(spool, offset, &octets),
+            StoreRequest::Sync { token, spool } => {
+                let event = match (self.refusal, self.spools.contains_key(&spool)) {
+                    (Some(refusal), _) => StoreEvent::Refused { token, refusal },
+                    (None, true) => StoreEvent::Synced { token },
+                    (None, false) => unknown(token),
+                };
+                self.events.push_back(event);
+            }
+            StoreRequest::Drop { spool } => {
+                self.spools.remove(&spool);
+            }
+            StoreRequest::PutBinding { user, key, value } => {
+                self.bindings.insert((user, key), value);
+            }
+            StoreRequest::RemoveBinding { user, key } => {
+                self.bindings.remove(&(user, key));
+            }
+            reading => {
+                let event = self.read(reading);
+                self.events.extend(event);
+            }
+        }
+    }
+
+    fn put(&mut self, token: StoreToken, message: DeferredMessage, body: Body) {
+        if let Some(refusal) = self.refusal {
+            let refused = StoreEvent::Refused { token, refusal };
+            return self.events.push_back(refused);
+        }
+        let body = match body {
+            Body::Inline(octets) => Some(octets),
+            Body::Spooled { spool, length } => usize::try_from(length)
+                .ok()
+                .and_then(|length| Some(self.spools.remove(&spool)?.get(..length)?.to_vec()))
+                .map(Bytes::from),
+        };
+        let Some(body) = body else {
+            return self.events.push_back(unknown(token));
+        };
+        self.last_seq += 1;
+        let seq = Seq(self.last_seq);
+        self.waiting.push_back((token, seq, message, body));
+        if !self.held {
+            self.commit();
+        }
+    }
+
+    fn abandon(&mut self, token: StoreToken) {
+        let before = self.waiting.len();
+        self.waiting.retain(|(waiting, ..)| *waiting != token);
+        if self.waiting.len() < before {
+            self.events.push_back(unknown(token));
+        } else if let Some(key) = self.stored.remove(&token) {
+            self.durable.remove(&key);
+        }
+    }
+
+    fn settle(&mut self, recipient: Identity, seq: Seq) {
+        if let Some((key, value)) = self.durable.remove_entry(&(recipient, seq)) {
+            self.settled.insert(key, value);
+        }
+        if !self.held {
+            self.commit();
+        }
+    }
+
+    fn append(&mut self, spool: SpoolId, offset: u64, octets: &[u8]) {
+        let held = self.spools.entry(spool).or_default();
+        let start = usize::try_from(offset).expect("a simulated body fits memory");
+        let end = start + octets.len();
+        held.resize(held.len().max(end), 0);
+        held[start..end].copy_from_slice(octets);
+        let length = octets.len();
+        self.events
+            .push_back(StoreEvent::Appended { spool, length });
+    }
+
+    fn read(&self, request: StoreRequest) -> Option<StoreEvent> {
+        Some(match request {
+            StoreRequest::Load {
+                token,
+                recipient,
+                after,
+                limit,
+            } => self.load(token, &recipient, after, limit),
+            StoreRequest::Fetch {
+                token,
+                recipient,
+                seq,
+            } => match self.durable.get(&(recipient, seq)) {
+                Some((message, body)) => StoreEvent::Fetched {
+                    token,
+                    message: Box::new(message.clone()),
+                    body: (body.len() <= INLINE).then(|| body.clone()),
+                    length: body.len() as u64,
+                },
+                None => unknown(token),
+            },
+            StoreRequest::Read {
+                token,
+                source,
+                offset,
+                length,
+            } => self
+                .octets(source, offset, length)
+                .map_or(unknown(token), |octets| StoreEvent::Piece { token, octets }),
+            StoreRequest::TakeDue { token, now, limit } => {
+                let due = self.messages().filter(|(_, m, _)| m.expires_at <= now);
+                StoreEvent::Due {
+                    token,
+                    due: due
+                        .take(limit)
+                        .map(|(seq, message, _)| (seq, Box::new(message.clone())))
+                        .collect(),
+                }
+            }
+            _ => return None,
+        })
+    }
+
+    fn load(
+        &self,
+        token: StoreToken,
+        recipient: &Identity,
+        after: Option<Seq>,
+        limit: usize,
+    ) -> StoreEvent {
+        let first = Seq(after.map_or(0, |seq| seq.0 + 1));
+        let queue = (recipient.clone(), first)..=(recipient.clone(), Seq(u64::MAX));
+        let mut waiting = self.durable.range(queue);
+        let held = waiting
+            .by_ref()
+            .take(limit)
+            .map(|((_, seq), (message, body))| Held {
+                seq: *seq,
+                kind: message.kind,
+                conversation: ConversationKey {
+                    author: message.author.clone(),
+                    conversation: message.conversation.as_str().into(),
+                },
+                message_id: message.message_id.as_str().into(),
+                length: body.len() as u64,
+                expires_at: message.expires_at,
+            })
+            .collect();
+        StoreEvent::Loaded {
+            token,
+            held,
+            more: waiting.next().is_some(),
+        }
+    }
+
+    fn octets(&self, source: BodySource, offset: u64, length: usize) -> Option<Bytes> {
+        let whole = match source {
+            BodySource::Message { recipient, seq } => {
+                self.durable.get(&(recipient, seq))?.1.clone()
+            }
+            BodySource::Spool(spool) => Bytes::from(self.spools.get(&spool)?.clone()),
+        };
+        let from = usize::try_from(offset).ok()?.min(whole.len());
+        let to = from.saturating_add(length).min(whole.len());
+        Some(whole.slice(from..to))
+    }
+}
+
+fn unknown(token: StoreToken) -> StoreEvent {
+    StoreEvent::Refused {
+        token,
+        refusal: Refusal::Unknown,
+    }
+}

@@ -1,0 +1,211 @@
+//! A power cut at a random moment: everything acknowledged is there, in order, byte for byte; and
+//! without any one kind of sync it would not be.
+
+#[path = "store/cut.rs"]
+mod cut;
+#[path = "store/desk.rs"]
+mod desk;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use cut::{CutFiles, Mutant};
+use desk::{Desk, LARGE, body, message, octets};
+use restante::store::StoreConfig;
+use restante::store::request::{Body, Seq, Settlement, SpoolId, StoreEvent, StoreRequest};
+
+const ROOT: &str = "/cut";
+const SEEDS: u64 = 200;
+
+/// What the test knows to be owed after a run.
+#[derive(Default)]
+struct Owed {
+    /// By place in the order: user and number.
+    stored: BTreeMap<Seq, (&'static str, u64)>,
+    /// Asked to be settled: may be there or not.
+    settled: BTreeSet<Seq>,
+    /// Settled before something that was acknowledged: must not come back.
+    gone: BTreeSet<Seq>,
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(99);
+        (self.0 >> 33) % bound
+    }
+}
+
+fn small_segments(folder: &Path) -> StoreConfig {
+    StoreConfig {
+        segment_bytes: 24 * 1024,
+        reserve_bytes: 256 * 1024,
+        ..desk::config(folder)
+    }
+}
+
+/// Intake and settlements until a random number of answers came, then the cut.
+fn run(seed: u64, mutant: Mutant) -> (CutFiles, Owed) {
+    let files = CutFiles::new(mutant);
+    let mut dice = Dice(seed.wrapping_mul(7919) + 1);
+    let config = small_segments(Path::new(ROOT));
+    let mut desk = Desk::try_open(&config, Arc::new(files.clone())).expect("opens");
+    let mut owed = Owed::default();
+    let mut waiting = BTreeMap::new();
+    let steps = 20 + dice.below(80);
+    for number in 0..steps {
+        let user = if dice.below(2) == 0 { "bob" } else { "carol" };
+        let (number, body) = match dice.below(12) {
+            0 => (LARGE + number, Body::Inline(octets(LARGE + number, 70_000))),
+            1 => (LARGE + number, spool(&desk, LARGE + number)),
+            _ => (number, Body::Inline(body(number))),
+        };
+        let token = desk.token();
+        let message = Box::new(message(user, number));
+        desk.ask(StoreRequest::Put {
+            token,
+            message,
+            body,
+        });
+        waiting.insert(token, (user, number, owed.settled.clone()));
+        while waiting.len() as u64 > dice.below(6) {
+            match desk.answer() {
+                StoreEvent::Stored { token, seq } => {
+                    let (user, number, settled) = waiting.remove(&token).expect("asked");
+                    owed.stored.insert(seq, (user, number));
+                    owed.gone.extend(settled);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        if dice.below(10) < 6 {
+            settle_one(&desk, &mut owed, &mut dice);
+        }
+    }
+    files.freeze();
+    desk.close();
+    (files, owed)
+}
+
+fn spool(desk: &Desk, number: u64) -> Body {
+    let whole = octets(number, 150_000);
+    let spool = SpoolId(number);
+    // Out of order and overlapping, as MSRP chunks may be.
+    for (from, to) in [(0, 50_000), (90_000, 150_000), (40_000, 100_000)] {
+        desk.append(spool, from as u64, whole.slice(from..to));
+    }
+    let length = whole.len() as u64;
+    Body::Spooled { spool, length }
+}
+
+fn settle_one(desk: &Desk, owed: &mut Owed, dice: &mut Dice) {
+    let open: Vec<Seq> = owed
+        .stored
+        .keys()
+        .filter(|seq| !owed.settled.contains(seq))
+        .copied()
+        .collect();
+    if open.is_empty() {
+        return;
+    }
+    let seq = open[dice.below(open.len() as u64) as usize];
+    desk.settle(owed.stored[&seq].0, seq, Settlement::Delivered);
+    owed.settled.insert(seq);
+}
+
+/// What is wrong after the cut, if anything.
+fn check(files: &CutFiles, owed: &Owed, seed: Option<u64>) -> Result<(), String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    files.materialise(Path::new(ROOT), folder.path(), seed);
+    let opened = Desk::try_open(
+        &small_segments(folder.path()),
+        Arc::new(restante::store::files::DiskFiles),
+    );
+    let mut desk = opened.map_err(|error| error.to_string())?;
+    for user in ["bob", "carol"] {
+        let mut found = BTreeMap::new();
+        let mut last = None;
+        for held in desk.load(user) {
+            if last.replace(held.seq).is_some_and(|last| last >= held.seq) {
+                return Err("out of order".into());
+            }
+            let (message, octets) = desk
+                .fetch(user, held.seq)
+                .map_err(|refusal| format!("{user} {:?}: {refusal}", held.seq))?;
+            let number: u64 = message.message_id.parse().expect("a number");
+            if octets != desk::expected(number, octets.len()) {
+                return Err(format!("{number} is not byte-identical"));
+            }
+            if owed.gone.contains(&held.seq) {
+                return Err(format!("{number} at {:?} came back", held.seq));
+            }
+            found.insert(held.seq, number);
+        }
+        for (seq, (of, number)) in &owed.stored {
+            let lost = *of == user && !owed.settled.contains(seq) && found.get(seq) != Some(number);
+            if lost {
+                return Err(format!("{number} of {user} at {seq:?} is lost"));
+            }
+        }
+    }
+    desk.close();
+    Ok(())
+}
+
+#[test]
+fn a_power_cut_that_undoes_every_unsynced_write_loses_nothing() {
+    for seed in 0..SEEDS {
+        let (files, owed) = run(seed, Mutant::None);
+        check(&files, &owed, None).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+}
+
+#[test]
+fn a_power_cut_that_undoes_a_random_half_loses_nothing() {
+    for seed in 0..SEEDS {
+        let (files, owed) = run(seed, Mutant::None);
+        check(&files, &owed, Some(seed)).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+}
+
+fn is_caught(mutant: Mutant) -> bool {
+    (0..SEEDS).any(|seed| {
+        let (files, owed) = run(seed, mutant);
+        check(&files, &owed, None).is_err() || check(&files, &owed, Some(seed)).is_err()
+    })
+}
+
+#[test]
+fn without_the_sync_of_the_log_messages_are_lost() {
+    assert!(is_caught(Mutant::LogData));
+}
+
+#[test]
+fn without_the_sync_of_bodies_messages_are_lost() {
+    assert!(is_caught(Mutant::BodyData));
+}
+
+#[test]
+fn without_the_sync_of_the_log_folder_messages_are_lost() {
+    assert!(is_caught(Mutant::LogFolder));
+}
+
+#[test]
+fn without_the_sync_of_the_body_folder_messages_are_lost() {
+    assert!(is_caught(Mutant::BodyFolder));
+}
+
+#[test]
+fn without_the_sync_of_copied_bodies_messages_are_lost() {
+    assert!(is_caught(Mutant::BodyCopies));
+}
+
+#[test]
+fn without_the_folder_sync_after_a_compaction_settled_messages_come_back() {
+    assert!(is_caught(Mutant::Unlink));
+}

@@ -54,7 +54,10 @@ mod tests {
             let user = Identity::new(&format!("u{number}"), "im.test");
             counts[usize::from(shard_of(&user, 4))] += 1;
         }
-        assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
+        assert!(
+            counts.iter().all(|count| (800..1200).contains(count)),
+            "{counts:?}"
+        );
     }
 
     #[test]

@@ -5,6 +5,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use restante::cli::{Arguments, Command};
+use restante::config::Config;
+use restante::demo;
+use restante::server::{CoreContext, Server};
+use restante::shard::core::Core;
+use restante::token::Tokens;
+use restante::{clock, logging};
 
 /// Exit code for wrong arguments and wrong configuration.
 const MISCONFIGURED: u8 = 2;
@@ -17,7 +23,21 @@ fn main() -> ExitCode {
             Ok(Err(error)) => fail(&error, 1),
             Err(error) => fail(&error, MISCONFIGURED),
         },
-        Command::Serve(_) | Command::Demo => fail(&"not part of this build", MISCONFIGURED),
+        Command::Serve(file) => match file.load() {
+            Ok(config) => serve(config),
+            Err(error) => fail(&error, MISCONFIGURED),
+        },
+        Command::Demo => demo::run(),
+    }
+}
+
+/// Runs until a signal ends it.
+fn serve(config: Config) -> ExitCode {
+    logging::start(&config.log);
+    let core = |context: CoreContext| Core::new(context, Tokens::from_os(), clock::now());
+    match Server::run(config, core) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, error.exit_code()),
     }
 }
 

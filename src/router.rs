@@ -70,7 +70,9 @@ impl Knowledge {
             let via = message.top_via().ok();
             via.and_then(|via| branch::shard_of(via.branch?))
         };
-        named.filter(|shard| *shard < self.shards).unwrap_or_default()
+        named
+            .filter(|shard| *shard < self.shards)
+            .unwrap_or_default()
     }
 
     fn owner_of_request(&self, request: &Message) -> Option<u16> {
@@ -130,7 +132,9 @@ impl Knowledge {
             (Ok(own), Ok(other)) => own == other,
             _ => host.eq_ignore_ascii_case(uri.host()),
         };
-        self.own.iter().any(|(host, own_port)| *own_port == port && same(host))
+        self.own
+            .iter()
+            .any(|(host, own_port)| *own_port == port && same(host))
     }
 
     /// The first Route, if it is one of ours: its shard, and whether it carries our mark for the
@@ -155,7 +159,11 @@ impl Knowledge {
         hash.update(call_id.as_bytes());
         hash.update(self.route_key.to_be_bytes());
         let digest = hash.finalize();
-        digest.iter().take(10).map(|octet| format!("{octet:02x}")).collect()
+        digest
+            .iter()
+            .take(10)
+            .map(|octet| format!("{octet:02x}"))
+            .collect()
     }
 }
 
@@ -199,7 +207,14 @@ impl Router {
         }
     }
 
-    fn serve(&self, service: &mut Service, request: Message, server: ServerId, flow: Flow, now: Now) {
+    fn serve(
+        &self,
+        service: &mut Service,
+        request: Message,
+        server: ServerId,
+        flow: Flow,
+        now: Now,
+    ) {
         if service.handle_in_dialog(&request, server, now) {
             return;
         }
@@ -208,7 +223,11 @@ impl Router {
         }
         let route = self.knowledge.own_route(&request);
         let trusted = matches!(route, Some((_, true)));
-        let author = if trusted { None } else { self.authenticate(service, &request, server, now) };
+        let author = if trusted {
+            None
+        } else {
+            self.authenticate(service, &request, server, now)
+        };
         if !trusted && author.is_none() {
             return;
         }
@@ -264,7 +283,12 @@ impl Router {
         now: Now,
     ) {
         let Ok(uri) = Uri::parse(request.request_uri()) else {
-            return service.reject(&request, server, &Rejection::new(400, "Malformed Request-URI"), now);
+            return service.reject(
+                &request,
+                server,
+                &Rejection::new(400, "Malformed Request-URI"),
+                now,
+            );
         };
         let user = match self.knowledge.destination(&uri) {
             Destination::User(user) => user,
@@ -275,18 +299,28 @@ impl Router {
         };
         let in_dialog = request.to().is_ok_and(|to| to.tag().is_some());
         match request.method() {
-            Method::Message if !in_dialog => service.handle_message(request, server, author, user, now),
+            Method::Message if !in_dialog => {
+                service.handle_message(request, server, author, user, now)
+            }
             Method::Invite if !in_dialog => {
                 self.invite(service, request, server, flow, author, user, now);
             }
             Method::Bye | Method::Prack | Method::Update | Method::Invite | Method::Message => {
-                service.reject(&request, server, &Rejection::new(481, "Call Does Not Exist"), now);
+                service.reject(
+                    &request,
+                    server,
+                    &Rejection::new(481, "Call Does Not Exist"),
+                    now,
+                );
             }
             _ => self.pass_on(service, request, server, &author, &user, now),
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one INVITE and all that is known of it")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one INVITE and all that is known of it"
+    )]
     fn invite(
         &self,
         service: &mut Service,
@@ -298,7 +332,8 @@ impl Router {
         now: Now,
     ) {
         let offer = callee::description(&request);
-        let chat = offer.filter(|offer| offer.sections.iter().any(|section| section.msrp.is_some()));
+        let chat =
+            offer.filter(|offer| offer.sections.iter().any(|section| section.msrp.is_some()));
         match chat {
             Some(offer) => {
                 service.handle_chat_invite(request, server, flow, offer, author, user, now);
@@ -334,12 +369,20 @@ impl Router {
         let first = request.values(HeaderName::Route).next();
         let route = first.and_then(|value| NameAddr::parse(value).ok());
         let uri = route.and_then(|route| Uri::parse(route.uri).ok());
-        uri.is_some_and(|uri| self.knowledge.is_us(&uri) || uri.host().eq_ignore_ascii_case(self.knowledge.directory.domain()))
+        uri.is_some_and(|uri| {
+            self.knowledge.is_us(&uri)
+                || uri
+                    .host()
+                    .eq_ignore_ascii_case(self.knowledge.directory.domain())
+        })
     }
 
     /// Requests that begin a dialog keep us on its path (RFC 3261 §16.6 step 4).
     fn record_route(&self, service: &Service, request: &Message) -> Option<String> {
-        let begins = matches!(request.method(), Method::Invite | Method::Subscribe | Method::Refer);
+        let begins = matches!(
+            request.method(),
+            Method::Invite | Method::Subscribe | Method::Refer
+        );
         let call_id = request.call_id().ok().filter(|_| begins)?;
         Some(service.record_route(&self.knowledge.mark(call_id)))
     }
@@ -358,7 +401,8 @@ impl Router {
     }
 
     fn pass_ack(&self, service: &mut Service, ack: &Message, now: Now) {
-        if service.handle_ack(ack, now) || !matches!(self.knowledge.own_route(ack), Some((_, true))) {
+        if service.handle_ack(ack, now) || !matches!(self.knowledge.own_route(ack), Some((_, true)))
+        {
             return;
         }
         if let Some(target) = self.next_hop(service, ack) {
@@ -378,7 +422,9 @@ impl Router {
         let next = routes.next().and_then(|value| NameAddr::parse(value).ok());
         let hop = next.map_or(request.request_uri(), |route| route.uri);
         let uri = Uri::parse(hop).ok()?;
-        let flow = service.flow_to_contact(&uri).or_else(|| direct_flow(service, &uri))?;
+        let flow = service
+            .flow_to_contact(&uri)
+            .or_else(|| direct_flow(service, &uri))?;
         Some(Target::elsewhere(request.request_uri().to_owned(), flow))
     }
 
@@ -390,12 +436,22 @@ impl Router {
         let reply = service
             .reply(request, 200, "OK", None)
             .header("Allow", ALLOW)
-            .header("Accept", "application/sdp, message/cpim, multipart/mixed, text/plain")
+            .header(
+                "Accept",
+                "application/sdp, message/cpim, multipart/mixed, text/plain",
+            )
             .header("Supported", "path, timer, gruu");
         service.respond(server, 200, reply.build(), now);
     }
 
-    fn register(&self, service: &mut Service, request: &Message, server: ServerId, flow: Flow, now: Now) {
+    fn register(
+        &self,
+        service: &mut Service,
+        request: &Message,
+        server: ServerId,
+        flow: Flow,
+        now: Now,
+    ) {
         let authenticated = match self.prove(service, request, server, Challenger::Server, now) {
             Proof::Open => None,
             Proof::Of(identity) => Some(identity),
@@ -413,8 +469,18 @@ impl Router {
     }
 
     /// Who sent the request; `None` when it has been answered with a challenge or refused.
-    fn authenticate(&self, service: &mut Service, request: &Message, server: ServerId, now: Now) -> Option<Identity> {
-        let challenger = if self.is_for_server(request) { Challenger::Server } else { Challenger::Proxy };
+    fn authenticate(
+        &self,
+        service: &mut Service,
+        request: &Message,
+        server: ServerId,
+        now: Now,
+    ) -> Option<Identity> {
+        let challenger = if self.is_for_server(request) {
+            Challenger::Server
+        } else {
+            Challenger::Proxy
+        };
         let from = request.from().ok()?;
         let claimed = Uri::parse(from.uri).ok();
         let claimed = claimed.map(|uri| self.claimed_identity(&uri));
@@ -422,12 +488,16 @@ impl Router {
             Proof::Open => claimed.flatten(),
             Proof::Answered => None,
             Proof::Of(identity) => {
-                let anonymous = forward::wants_privacy(request) && from.uri.ends_with("anonymous.invalid");
+                let anonymous =
+                    forward::wants_privacy(request) && from.uri.ends_with("anonymous.invalid");
                 if claimed.flatten().as_ref() == Some(&identity) || anonymous {
-                    return self.preferred_fits(request, &identity).then_some(identity).or_else(|| {
-                        service.reject(request, server, &NOT_AUTHORISED, now);
-                        None
-                    });
+                    return self
+                        .preferred_fits(request, &identity)
+                        .then_some(identity)
+                        .or_else(|| {
+                            service.reject(request, server, &NOT_AUTHORISED, now);
+                            None
+                        });
                 }
                 service.reject(request, server, &NOT_AUTHORISED, now);
                 None
@@ -440,15 +510,24 @@ impl Router {
         let own = self.knowledge.identity_of(uri);
         own.or_else(|| {
             let user = uri.user().unwrap_or("anonymous");
-            let host = if uri.scheme() == Scheme::Tel { self.knowledge.directory.domain() } else { uri.host() };
-            self.knowledge.directory.is_open().then(|| Identity::new(&crate::uri::unescape(user), host))
+            let host = if uri.scheme() == Scheme::Tel {
+                self.knowledge.directory.domain()
+            } else {
+                uri.host()
+            };
+            self.knowledge
+                .directory
+                .is_open()
+                .then(|| Identity::new(&crate::uri::unescape(user), host))
         })
     }
 
     /// A preferred identity must be one of the user's own (RFC 3325 §6).
     fn preferred_fits(&self, request: &Message, identity: &Identity) -> bool {
         request.values(HeaderName::PPreferredIdentity).all(|value| {
-            let uri = NameAddr::parse(value).ok().and_then(|address| Uri::parse(address.uri).ok());
+            let uri = NameAddr::parse(value)
+                .ok()
+                .and_then(|address| Uri::parse(address.uri).ok());
             uri.is_some_and(|uri| self.knowledge.identity_of(&uri).as_ref() == Some(identity))
         })
     }
@@ -469,7 +548,9 @@ impl Router {
         match digest.check(request, challenger, lookup, now.wall) {
             Verdict::Accepted(identity) => return Proof::Of(identity),
             Verdict::Malformed(rejection) => service.reject(request, server, &rejection, now),
-            Verdict::Challenge { stale } => service.challenge(digest, request, server, challenger, stale, now),
+            Verdict::Challenge { stale } => {
+                service.challenge(digest, request, server, challenger, stale, now)
+            }
         }
         Proof::Answered
     }
@@ -498,7 +579,12 @@ fn stamped(request: Message, flow: &Flow) -> Option<Message> {
 fn direct_flow(service: &Service, uri: &Uri<'_>) -> Option<Flow> {
     let ip: IpAddr = uri.host().parse().ok()?;
     let remote = std::net::SocketAddr::new(ip, uri.port().unwrap_or(5060));
-    let tcp = uri.parameter("transport").flatten().is_some_and(|value| value.eq_ignore_ascii_case("tcp"));
+    let tcp = uri
+        .parameter("transport")
+        .flatten()
+        .is_some_and(|value| value.eq_ignore_ascii_case("tcp"));
     let transport = if tcp { Transport::Tcp } else { Transport::Udp };
-    service.flow_to(remote, Some(transport)).or_else(|| service.flow_to(remote, None))
+    service
+        .flow_to(remote, Some(transport))
+        .or_else(|| service.flow_to(remote, None))
 }

@@ -10,15 +10,17 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 use crate::identity::Identity;
+use crate::identity::shard_of;
 use crate::metrics::Metrics;
 use crate::net::sys;
+use crate::router::Knowledge;
 use crate::shard::assembly::{Inboxes, Shards};
 use crate::shard::core_trait::ShardCore;
-use crate::identity::shard_of;
 use crate::store::deferred::{Answers, DuplicateKey};
 use crate::store::request::StoreEvent;
 use crate::store::{Recovered, RecoveredBinding, Store, StoreClient, StoreConfig, StoreError};
 
+mod knowledge;
 mod listeners;
 mod settings;
 
@@ -62,7 +64,7 @@ impl From<StoreError> for ServerError {
 }
 
 /// What a shard's core is made from.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CoreContext {
     /// Which shard it decides for.
     pub shard: u16,
@@ -72,10 +74,14 @@ pub struct CoreContext {
     pub config: Arc<Config>,
     /// Where the server is reached.
     pub addresses: Arc<Addresses>,
+    /// What all shards know alike.
+    pub knowledge: Knowledge,
     /// The bindings of this shard's users.
     pub bindings: Vec<RecoveredBinding>,
     /// Messages this shard's users were sent shortly before the start.
     pub duplicate_keys: Vec<DuplicateKey>,
+    /// This shard's users for whom messages wait.
+    pub waiting: Vec<Identity>,
 }
 
 /// A server that runs. Dropping it ends it without a drain.
@@ -114,7 +120,8 @@ impl Server {
             "store opened"
         );
         let metrics = Arc::new(Metrics::new(shards));
-        let context = contexts(&config, &addresses, shards, recovered);
+        let knowledge = knowledge::gather(&config, &addresses, shards)?;
+        let context = contexts(&config, &addresses, knowledge, recovered);
         let started = Shards::start(
             settings::shells(&config),
             inboxes,
@@ -172,10 +179,11 @@ impl Server {
 fn contexts(
     config: &Arc<Config>,
     addresses: &Arc<Addresses>,
-    shards: u16,
+    knowledge: Knowledge,
     recovered: Recovered,
 ) -> impl Fn(u16) -> CoreContext + use<> {
     let (config, addresses) = (Arc::clone(config), Arc::clone(addresses));
+    let shards = knowledge.shards;
     move |shard| {
         let own = |user: &Identity| shard_of(user, shards) == shard;
         let bindings = recovered.bindings.iter();
@@ -185,12 +193,19 @@ fn contexts(
             shards,
             config: Arc::clone(&config),
             addresses: Arc::clone(&addresses),
+            knowledge: knowledge.clone(),
             bindings: bindings
                 .filter(|binding| own(&binding.user))
                 .cloned()
                 .collect(),
             duplicate_keys: duplicate_keys
                 .filter(|key| own(&key.recipient))
+                .cloned()
+                .collect(),
+            waiting: recovered
+                .waiting
+                .iter()
+                .filter(|user| own(user))
                 .cloned()
                 .collect(),
         }

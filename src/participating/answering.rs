@@ -25,7 +25,13 @@ const RETRY_AFTER: &str = "2";
 
 impl Service {
     /// A response being written; our tag is added where none is given.
-    pub fn reply(&mut self, request: &Message, status: u16, reason: &str, tag: Option<&str>) -> ResponseBuilder {
+    pub fn reply(
+        &mut self,
+        request: &Message,
+        status: u16,
+        reason: &str,
+        tag: Option<&str>,
+    ) -> ResponseBuilder {
         match tag {
             Some(tag) => reply::response(request, status, reason, Some(tag)),
             None => {
@@ -77,16 +83,32 @@ impl Service {
 
     /// Nothing is taken on at the moment; never a 2xx (cpm-facts §11).
     pub(super) fn overloaded(&mut self, request: &Message, server: ServerId, now: Now) {
-        self.reject(request, server, &Rejection::new(503, "Service Unavailable"), now);
+        self.reject(
+            request,
+            server,
+            &Rejection::new(503, "Service Unavailable"),
+            now,
+        );
     }
 
     /// The method is known and not for this.
     pub fn not_allowed(&mut self, request: &Message, server: ServerId, now: Now) {
-        self.reject(request, server, &Rejection::new(405, "Method Not Allowed"), now);
+        self.reject(
+            request,
+            server,
+            &Rejection::new(405, "Method Not Allowed"),
+            now,
+        );
     }
 
     /// No session can come of a description.
-    pub(super) fn reject_description(&mut self, request: &Message, server: ServerId, refusal: SdpRefusal, now: Now) {
+    pub(super) fn reject_description(
+        &mut self,
+        request: &Message,
+        server: ServerId,
+        refusal: SdpRefusal,
+        now: Now,
+    ) {
         let text = warning(refusal.warning, &self.settings.domain, refusal.text);
         let reply = self.reply(request, refusal.status, "Not Acceptable Here", None);
         let octets = reply.header("Warning", &text).build();
@@ -94,7 +116,13 @@ impl Service {
     }
 
     /// The message is durable here: 202 and its conversation header fields, used or generated.
-    pub(super) fn accepted(&mut self, request: &Message, server: ServerId, kept: Option<(&str, &str)>, now: Now) {
+    pub(super) fn accepted(
+        &mut self,
+        request: &Message,
+        server: ServerId,
+        kept: Option<(&str, &str)>,
+        now: Now,
+    ) {
         let mut reply = self.reply(request, 202, "Accepted", None);
         if let Some((conversation, contribution)) = kept {
             reply = reply
@@ -125,10 +153,16 @@ impl Service {
     }
 
     /// Answers a REGISTER and offers what waits to who came.
-    pub fn register(&mut self, directory: &Directory, registration: &Registration<'_>, server: ServerId) {
+    pub fn register(
+        &mut self,
+        directory: &Directory,
+        registration: &Registration<'_>,
+        server: ServerId,
+    ) {
         let now = registration.now;
         let handled = self.registrar.register(directory, registration);
-        let status = crate::sip::wire::parse(handled.response.clone()).map_or(500, |reply| reply.status());
+        let status =
+            crate::sip::wire::parse(handled.response.clone()).map_or(500, |reply| reply.status());
         self.sip.respond(server, status, handled.response, now);
         if let Some(registered) = handled.registered {
             self.handle_registered(registered, now);
@@ -190,10 +224,19 @@ impl Service {
             return false;
         };
         match self.dialogs.find(&id.call_id, &id.local_tag) {
-            Some(DialogUse::Chat(chat, side)) => self.handle_chat_request(chat, side, request, server, now),
-            Some(DialogUse::Replay(delivery)) => self.handle_replay_request(delivery, request, server, now),
+            Some(DialogUse::Chat(chat, side)) => {
+                self.handle_chat_request(chat, side, request, server, now)
+            }
+            Some(DialogUse::Replay(delivery)) => {
+                self.handle_replay_request(delivery, request, server, now)
+            }
             None if self.is_ours(request) => {
-                self.reject(request, server, &Rejection::new(481, "Call Does Not Exist"), now);
+                self.reject(
+                    request,
+                    server,
+                    &Rejection::new(481, "Call Does Not Exist"),
+                    now,
+                );
             }
             None => return false,
         }
@@ -203,7 +246,8 @@ impl Service {
     /// Whether the Request-URI is a Contact of ours.
     fn is_ours(&self, request: &Message) -> bool {
         let uri = Uri::parse(request.request_uri()).ok();
-        uri.and_then(|uri| callee::shard_of_contact(uri.user()?)).is_some()
+        uri.and_then(|uri| callee::shard_of_contact(uri.user()?))
+            .is_some()
     }
 
     /// The ACK of a 2xx of ours; false if it is not.
@@ -220,7 +264,13 @@ impl Service {
     }
 
     /// RFC 3261 §9.2: the CANCEL is answered for itself, then what it cancels ends.
-    pub fn handle_cancel(&mut self, request: &Message, cancel: ServerId, cancelled: Option<ServerId>, now: Now) {
+    pub fn handle_cancel(
+        &mut self,
+        request: &Message,
+        cancel: ServerId,
+        cancelled: Option<ServerId>,
+        now: Now,
+    ) {
         let Some(invite) = cancelled else {
             let unknown = Rejection::new(481, "Transaction Does Not Exist");
             return self.reject(request, cancel, &unknown, now);
@@ -238,7 +288,12 @@ impl Service {
         let Some(connection) = flow.connection else {
             return;
         };
-        let mut users: Vec<_> = self.registrar.suspend(connection).into_iter().map(|(user, _)| user).collect();
+        let mut users: Vec<_> = self
+            .registrar
+            .suspend(connection)
+            .into_iter()
+            .map(|(user, _)| user)
+            .collect();
         users.dedup();
         for user in users {
             if self.reach(&user).is_none() {

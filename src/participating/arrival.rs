@@ -6,8 +6,8 @@ use crate::clock::{Now, UnixMillis};
 use crate::cpim::Envelope;
 use crate::identity::Identity;
 use crate::imdn::Dispositions;
-use crate::sip::message::Message;
 use crate::sip::message::HeaderName;
+use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
 use crate::store::request::{ConversationKey, DeferredMessage, Held, MessageKind, Seq};
 use crate::token::Tokens;
@@ -117,7 +117,11 @@ impl Content {
             message_id: envelope.imdn_message_id().map(str::to_owned),
             date_time: envelope.date_time().map(str::to_owned),
             // RFC 5438 §7.1: a notification never asks for notifications.
-            dispositions: if is_notification { Dispositions::default() } else { envelope.dispositions() },
+            dispositions: if is_notification {
+                Dispositions::default()
+            } else {
+                envelope.dispositions()
+            },
             is_notification,
             is_composing: is_type(inner, "application/im-iscomposing+xml"),
         })
@@ -190,7 +194,10 @@ pub fn conversation_key(message: &DeferredMessage) -> ConversationKey {
 /// The Privacy of a session, kept with each of its messages.
 pub fn privacy_of(invite: &Message) -> Vec<(String, String)> {
     let value = invite.header(HeaderName::Privacy);
-    value.map(|value| ("Privacy".to_owned(), value.to_owned())).into_iter().collect()
+    value
+        .map(|value| ("Privacy".to_owned(), value.to_owned()))
+        .into_iter()
+        .collect()
 }
 
 /// The address in a From or To value: what stands in CPIM headers.
@@ -292,7 +299,10 @@ mod tests {
     #[test]
     fn the_tag_is_left_out_of_what_is_shown_again() {
         assert_eq!(without_tag("<sip:a@b>;tag=1"), "<sip:a@b>");
-        assert_eq!(without_tag("\"A;tag=x\" <sip:a@b;tag=no>;x=1;tag=1;y"), "\"A;tag=x\" <sip:a@b;tag=no>;x=1;y");
+        assert_eq!(
+            without_tag("\"A;tag=x\" <sip:a@b;tag=no>;x=1;tag=1;y"),
+            "\"A;tag=x\" <sip:a@b;tag=no>;x=1;y"
+        );
         assert_eq!(without_tag("sip:a@b;tag=1"), "sip:a@b");
         assert_eq!(without_tag("<tel:+1>"), "<tel:+1>");
     }

@@ -25,20 +25,40 @@ const CANNOT_KEEP: u16 = 413;
 
 impl Service {
     /// Something happened in the MSRP session of one side of a chat.
-    pub(super) fn handle_chat_media(&mut self, id: ChatId, side: Side, event: SessionEvent, now: Now) {
+    pub(super) fn handle_chat_media(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        event: SessionEvent,
+        now: Now,
+    ) {
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
         chat.quiet_since = now.instant;
         match event {
             SessionEvent::Bound => self.pump(id, side, now),
-            SessionEvent::MessageBegun { message, content_type, total, success_report, .. } => {
+            SessionEvent::MessageBegun {
+                message,
+                content_type,
+                total,
+                success_report,
+                ..
+            } => {
                 self.begin_transit(id, side, message, content_type, total, success_report, now);
             }
-            SessionEvent::Data { message, offset, octets } => {
+            SessionEvent::Data {
+                message,
+                offset,
+                octets,
+            } => {
                 self.carry(id, side, message, offset, octets, now);
             }
-            SessionEvent::ChunkDone { message, chunk, range } => {
+            SessionEvent::ChunkDone {
+                message,
+                chunk,
+                range,
+            } => {
                 let end = range.end.unwrap_or_default();
                 if let Some(transit) = self.transit(id, side, message) {
                     transit.unanswered.push_back((chunk, end));
@@ -46,15 +66,23 @@ impl Service {
                 self.answer_confirmed(id, side, message);
                 self.sync_chunks(id, side, message, now);
             }
-            SessionEvent::MessageDone { message, length } => self.complete(id, side, message, length, now),
+            SessionEvent::MessageDone { message, length } => {
+                self.complete(id, side, message, length, now)
+            }
             SessionEvent::MessageAborted { message, .. } => self.abort_transit(id, side, message),
             SessionEvent::Progress { message, confirmed } => {
                 self.handle_progress(id, side, message, confirmed, now);
             }
             SessionEvent::Delivered { message } => self.handle_delivered(id, side, message, now),
-            SessionEvent::Refused { message, status } => self.handle_refused_by_peer(id, side, message, status),
+            SessionEvent::Refused { message, status } => {
+                self.handle_refused_by_peer(id, side, message, status)
+            }
             SessionEvent::TimedOut { .. } => self.break_leg(id, side, now),
-            SessionEvent::Report { message, status, range } => {
+            SessionEvent::Report {
+                message,
+                status,
+                range,
+            } => {
                 if let Some((from, inbound)) = self.source_of(id, side, message) {
                     let (media, tokens) = (self.media_of(id, from), &mut self.tokens);
                     if let Some(session) = media.and_then(|media| self.media.session(media)) {
@@ -71,7 +99,12 @@ impl Service {
         self.break_leg(id, side, now);
     }
 
-    pub(super) fn transit(&mut self, id: ChatId, side: Side, message: InboundId) -> Option<&mut Transit> {
+    pub(super) fn transit(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        message: InboundId,
+    ) -> Option<&mut Transit> {
         self.chats.get_mut(&id)?.transits.get_mut(&(side, message))
     }
 
@@ -79,7 +112,10 @@ impl Service {
         self.chats.get(&id)?.leg(side).map(|leg| leg.media)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a SEND says about its message")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a SEND says about its message"
+    )]
     fn begin_transit(
         &mut self,
         id: ChatId,
@@ -129,7 +165,9 @@ impl Service {
         let free = match side {
             Side::Caller => {
                 let key = chat.conversation_of(side);
-                self.users.get(&chat.callee).is_none_or(|user| user.may_pass(&key))
+                self.users
+                    .get(&chat.callee)
+                    .is_none_or(|user| user.may_pass(&key))
             }
             Side::Callee => true,
         };
@@ -137,7 +175,15 @@ impl Service {
     }
 
     /// Octets of a message: into the spool, and on to the other side if it is their turn.
-    fn carry(&mut self, id: ChatId, side: Side, message: InboundId, offset: u64, octets: Bytes, now: Now) {
+    fn carry(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        message: InboundId,
+        offset: u64,
+        octets: Bytes,
+        now: Now,
+    ) {
         let custody = &mut self.custody;
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
@@ -172,7 +218,10 @@ impl Service {
             if !self.media.has_room_for(media) {
                 return;
             }
-            let wanted = self.media.session(media).and_then(|session| session.wants());
+            let wanted = self
+                .media
+                .session(media)
+                .and_then(|session| session.wants());
             let Some(want) = wanted else { return };
             if !self.supply(id, side, want.message, want.offset, want.max, now) {
                 return;
@@ -180,7 +229,15 @@ impl Service {
         }
     }
 
-    fn supply(&mut self, id: ChatId, side: Side, out: OutboundId, offset: u64, most: usize, now: Now) -> bool {
+    fn supply(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        out: OutboundId,
+        offset: u64,
+        most: usize,
+        now: Now,
+    ) -> bool {
         let Some((from, inbound)) = self.source_of(id, side, out) else {
             return false;
         };
@@ -211,7 +268,9 @@ impl Service {
             && let Some(spool) = spool
         {
             let waiter = Waiter::Transit(id, from, inbound);
-            let asked = self.custody.read(BodySource::Spool(spool), offset, most, waiter, now);
+            let asked = self
+                .custody
+                .read(BodySource::Spool(spool), offset, most, waiter, now);
             if asked.is_err()
                 && let Some(transit) = self.transit(id, from, inbound)
             {
@@ -254,7 +313,14 @@ impl Service {
         found.map(|((own, inbound), _)| (*own, *inbound))
     }
 
-    fn handle_progress(&mut self, id: ChatId, side: Side, out: OutboundId, confirmed: u64, now: Now) {
+    fn handle_progress(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        out: OutboundId,
+        confirmed: u64,
+        now: Now,
+    ) {
         let Some((from, inbound)) = self.source_of(id, side, out) else {
             return;
         };
@@ -276,7 +342,11 @@ impl Service {
         let mut ready = Vec::new();
         if transit.is_live() {
             let confirmed = transit.confirmed;
-            while let Some((chunk, _)) = transit.unanswered.front().filter(|(_, end)| *end <= confirmed && *end > 0) {
+            while let Some((chunk, _)) = transit
+                .unanswered
+                .front()
+                .filter(|(_, end)| *end <= confirmed && *end > 0)
+            {
                 ready.push(*chunk);
                 transit.unanswered.pop_front();
             }
@@ -317,7 +387,12 @@ impl Service {
             return;
         };
         let confirmed = |transit: &Transit| matches!(transit.fate, Fate::Confirmed(_));
-        let all: Vec<(Side, InboundId)> = chat.transits.iter().filter(|(_, transit)| confirmed(transit)).map(|(key, _)| *key).collect();
+        let all: Vec<(Side, InboundId)> = chat
+            .transits
+            .iter()
+            .filter(|(_, transit)| confirmed(transit))
+            .map(|(key, _)| *key)
+            .collect();
         for key in all.iter().take(all.len().saturating_sub(REMEMBERED)) {
             chat.transits.remove(key);
         }
@@ -336,7 +411,10 @@ impl Service {
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
-        let spool = chat.transits.remove(&(from, inbound)).and_then(|transit| transit.spool.id());
+        let spool = chat
+            .transits
+            .remove(&(from, inbound))
+            .and_then(|transit| transit.spool.id());
         if let Some(spool) = spool {
             self.custody.tell(StoreRequest::Drop { spool });
         }
@@ -360,7 +438,10 @@ impl Service {
             self.custody.tell(StoreRequest::Drop { spool });
         }
         let peer = self.media_of(id, side.other());
-        if let (Some(out), Some(session)) = (transit.outbound(), peer.and_then(|peer| self.media.session(peer))) {
+        if let (Some(out), Some(session)) = (
+            transit.outbound(),
+            peer.and_then(|peer| self.media.session(peer)),
+        ) {
             session.abort(out, &mut self.tokens);
         }
     }
@@ -380,7 +461,11 @@ impl Service {
     /// A chunk of a message that is not complete must be durable before it is answered.
     pub(super) fn sync_chunks(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
         let custody = &mut self.custody;
-        let Some(transit) = self.chats.get_mut(&id).and_then(|chat| chat.transits.get_mut(&(side, inbound))) else {
+        let Some(transit) = self
+            .chats
+            .get_mut(&id)
+            .and_then(|chat| chat.transits.get_mut(&(side, inbound)))
+        else {
             return;
         };
         let waits = matches!(transit.fate, Fate::Custody) && transit.complete.is_none();
@@ -401,14 +486,24 @@ impl Service {
     }
 
     /// The octets of some chunks are durable.
-    pub(super) fn handle_chunk_synced(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+    pub(super) fn handle_chunk_synced(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        inbound: InboundId,
+        now: Now,
+    ) {
         let media = self.media_of(id, side);
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };
         let durable = transit.syncing.take().unwrap_or_default();
         let mut ready = Vec::new();
-        while let Some((chunk, _)) = transit.unanswered.front().filter(|(_, end)| *end <= durable) {
+        while let Some((chunk, _)) = transit
+            .unanswered
+            .front()
+            .filter(|(_, end)| *end <= durable)
+        {
             ready.push(*chunk);
             transit.unanswered.pop_front();
         }
@@ -435,7 +530,8 @@ impl Service {
         };
         let body = std::mem::take(&mut transit.spool).into_body();
         transit.fate = Fate::Storing(message.clone());
-        let here = crate::identity::shard_of(&message.recipient, self.settings.shards) == self.settings.shard;
+        let here = crate::identity::shard_of(&message.recipient, self.settings.shards)
+            == self.settings.shard;
         if here {
             let waiter = Waiter::Transit(id, side, inbound);
             if !self.begin_custody(&message, body, waiter, now) {
@@ -449,7 +545,11 @@ impl Service {
             shard: self.settings.shard,
             number,
         });
-        self.forward(InternalMessage::Accept { message, body, origin });
+        self.forward(InternalMessage::Accept {
+            message,
+            body,
+            origin,
+        });
     }
 
     /// The message as it is kept; `None` for what is never kept: somebody is typing.
@@ -473,7 +573,11 @@ impl Service {
         }
         let value = |name| arrival::without_tag(chat.invite.header(name).unwrap_or_default());
         let (from, to) = (value(HeaderName::From), value(HeaderName::To));
-        let (from, to) = if side == Side::Caller { (from, to) } else { (to, from) };
+        let (from, to) = if side == Side::Caller {
+            (from, to)
+        } else {
+            (to, from)
+        };
         let message_id = content.message_id.unwrap_or_else(|| self.tokens.token());
         Ok(Some(DeferredMessage {
             duplicate_key: arrival::chat_duplicate_key(&author, &message_id),
@@ -481,7 +585,11 @@ impl Service {
             author,
             from,
             to,
-            kind: if content.is_notification { MessageKind::Notification } else { MessageKind::Chat },
+            kind: if content.is_notification {
+                MessageKind::Notification
+            } else {
+                MessageKind::Chat
+            },
             conversation: chat.ids.conversation.clone(),
             contribution: chat.ids.contribution.clone(),
             in_reply_to: chat.ids.in_reply_to.clone(),
@@ -496,7 +604,14 @@ impl Service {
     }
 
     /// The store has the message: only now its sender hears 200.
-    pub(super) fn handle_transit_stored(&mut self, id: ChatId, side: Side, inbound: InboundId, seq: Seq, now: Now) {
+    pub(super) fn handle_transit_stored(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        inbound: InboundId,
+        seq: Seq,
+        now: Now,
+    ) {
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };
@@ -520,7 +635,13 @@ impl Service {
     }
 
     /// The message cannot be kept: its sender still has it.
-    pub(super) fn handle_transit_not_stored(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+    pub(super) fn handle_transit_not_stored(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        inbound: InboundId,
+        now: Now,
+    ) {
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };

@@ -35,7 +35,10 @@ pub(super) fn contact_uri(settings: &Settings, advertised: &str, flow: &Flow) ->
         Transport::Udp => "",
         Transport::Tcp => ";transport=tcp",
     };
-    format!("sip:{}@{advertised}{transport}", contact_user(settings.shard))
+    format!(
+        "sip:{}@{advertised}{transport}",
+        contact_user(settings.shard)
+    )
 }
 
 /// Our Contact.
@@ -55,8 +58,14 @@ pub(super) fn invite(
     call_id: &str,
 ) -> Bytes {
     let caller = &chat.invite;
-    let value = |name| crate::participating::arrival::without_tag(caller.header(name).unwrap_or_default());
-    let hops = caller.max_forwards().ok().flatten().unwrap_or(70).saturating_sub(1);
+    let value =
+        |name| crate::participating::arrival::without_tag(caller.header(name).unwrap_or_default());
+    let hops = caller
+        .max_forwards()
+        .ok()
+        .flatten()
+        .unwrap_or(70)
+        .saturating_sub(1);
     let mut invite = RequestBuilder::new("INVITE", &target.uri)
         .header("Via", via)
         .header("Max-Forwards", &hops.to_string());
@@ -64,7 +73,10 @@ pub(super) fn invite(
         invite = invite.header("Route", path);
     }
     invite = invite
-        .header("From", &format!("{};tag={local_tag}", value(HeaderName::From)))
+        .header(
+            "From",
+            &format!("{};tag={local_tag}", value(HeaderName::From)),
+        )
         .header("To", &value(HeaderName::To))
         .header("Call-ID", call_id)
         .header("CSeq", "1 INVITE")
@@ -80,7 +92,11 @@ pub(super) fn invite(
     let service = caller.header(HeaderName::PPreferredService);
     let service = service.unwrap_or("urn:urn-7:3gpp-service.ims.icsi.oma.cpm.session");
     invite = invite.header("P-Asserted-Service", service);
-    for (id, name) in [(HeaderName::AcceptContact, "Accept-Contact"), (HeaderName::Subject, "Subject"), (HeaderName::Privacy, "Privacy")] {
+    for (id, name) in [
+        (HeaderName::AcceptContact, "Accept-Contact"),
+        (HeaderName::Subject, "Subject"),
+        (HeaderName::Privacy, "Privacy"),
+    ] {
         for value in caller.headers(id) {
             invite = invite.header(name, value);
         }
@@ -95,7 +111,11 @@ pub(super) fn invite(
 /// A device's refusal as the caller gets it: the status, the phrase and the warnings.
 pub(super) fn refusal(chat: &Chat, best: &Message) -> Bytes {
     let mut reply = reply::response(&chat.invite, best.status(), best.reason(), Some(&chat.tag));
-    for (id, name) in [(HeaderName::Warning, "Warning"), (HeaderName::RetryAfter, "Retry-After"), (HeaderName::Reason, "Reason")] {
+    for (id, name) in [
+        (HeaderName::Warning, "Warning"),
+        (HeaderName::RetryAfter, "Retry-After"),
+        (HeaderName::Reason, "Reason"),
+    ] {
         for value in best.headers(id) {
             reply = reply.header(name, value);
         }
@@ -111,7 +131,9 @@ pub fn description(message: &Message) -> Option<SessionDescription> {
         return SessionDescription::parse(message.body()).ok();
     }
     let parts = crate::multipart::parts(content_type, message.body()).ok()?;
-    let sdp = parts.iter().find(|part| part.media_type() == "application/sdp")?;
+    let sdp = parts
+        .iter()
+        .find(|part| part.media_type() == "application/sdp")?;
     SessionDescription::parse(message.body().get(sdp.body.clone())?).ok()
 }
 
@@ -119,7 +141,10 @@ pub fn description(message: &Message) -> Option<SessionDescription> {
 pub(super) fn session_interval(request: &Message) -> Option<Duration> {
     let value = request.header(HeaderName::SessionExpires)?;
     let (seconds, parameters) = value.split_once(';').unwrap_or((value, ""));
-    let by_us = parameters.replace(' ', "").to_ascii_lowercase().contains("refresher=uas");
+    let by_us = parameters
+        .replace(' ', "")
+        .to_ascii_lowercase()
+        .contains("refresher=uas");
     let interval = Duration::from_secs(seconds.trim().parse().ok()?);
     (!by_us).then(|| interval.max(MIN_SE))
 }

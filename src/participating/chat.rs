@@ -15,7 +15,7 @@ use crate::identity::Identity;
 use crate::msrp::event::InboundId;
 use crate::msrp::negotiation::SdpRefusal;
 use crate::msrp::sdp::{Direction, SessionDescription};
-use crate::participating::arrival::{self, ConversationHeaders};
+use crate::participating::arrival::ConversationHeaders;
 use crate::participating::contacts::Target;
 use crate::participating::deferral::{self, Deferral, Outcome};
 use crate::participating::dialogs::{DialogKey, DialogUse};
@@ -84,7 +84,6 @@ pub(super) struct Branch {
     pub client: Option<ClientId>,
     pub flow: Flow,
     pub media: MediaId,
-    pub local_tag: String,
     pub request: Message,
     pub description: String,
     pub ended: bool,
@@ -146,7 +145,10 @@ impl Chat {
 
 impl Service {
     /// An INVITE for a chat from an authenticated caller to a user of this shard.
-    #[expect(clippy::too_many_arguments, reason = "what the router knows of an INVITE")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the router knows of an INVITE"
+    )]
     pub fn handle_chat_invite(
         &mut self,
         invite: Message,
@@ -190,7 +192,10 @@ impl Service {
         let trying = self.reply(&chat.invite, 100, "Trying", None).build();
         self.sip.respond(server, 100, trying, now);
         let key = chat.conversation_of(Side::Caller);
-        let free = self.users.get(&chat.callee).is_none_or(|user| user.may_pass(&key));
+        let free = self
+            .users
+            .get(&chat.callee)
+            .is_none_or(|user| user.may_pass(&key));
         let targets = self.session_targets_for(&chat.callee, &chat.invite);
         self.chats.insert(id, chat);
         if free && !targets.is_empty() {
@@ -217,12 +222,17 @@ impl Service {
     fn invite_device(&mut self, id: ChatId, index: usize, target: &Target, now: Now) {
         let media_use = MediaUse::Chat(id, Side::Callee);
         let remote = target.flow.remote.ip();
-        let opened = self.media.open(media_use, remote, Direction::SendRecv, &mut self.tokens);
+        let opened = self
+            .media
+            .open(media_use, remote, Direction::SendRecv, &mut self.tokens);
         let (Some(media), Some(chat)) = (opened, self.chats.get(&id)) else {
             return;
         };
         if let Some((_, offered)) = chat.offer.usable() {
-            let (accept, wrapped) = (offered.accept_types.clone(), offered.accept_wrapped_types.clone());
+            let (accept, wrapped) = (
+                offered.accept_types.clone(),
+                offered.accept_wrapped_types.clone(),
+            );
             self.media.offer_types(media, accept, wrapped);
         }
         let description = self.media.offer(media);
@@ -231,19 +241,28 @@ impl Service {
         let call_id = callee::call_id(&self.settings.domain, &mut self.tokens);
         let advertised = self.sip.advertised(&target.flow);
         let contact = callee::contact(&self.settings, advertised, &target.flow);
-        let octets = callee::invite(chat, target, &via.value, &contact, &local_tag, &description, &call_id);
+        let octets = callee::invite(
+            chat,
+            target,
+            &via.value,
+            &contact,
+            &local_tag,
+            &description,
+            &call_id,
+        );
         let Ok(request) = crate::sip::wire::parse(octets.clone()) else {
             return self.media.close(media);
         };
         let usage = Usage::Chat(id, index);
-        let sent = self.sip.send(Kind::Invite, via, octets, target.flow, usage, now);
+        let sent = self
+            .sip
+            .send(Kind::Invite, via, octets, target.flow, usage, now);
         if let Some(chat) = self.chats.get_mut(&id) {
             chat.branches.push(Branch {
                 ended: sent.is_err(),
                 client: sent.ok(),
                 flow: target.flow,
                 media,
-                local_tag,
                 request,
                 description,
                 ack: None,
@@ -252,7 +271,14 @@ impl Service {
     }
 
     /// A device answered the INVITE.
-    pub(super) fn handle_chat_response(&mut self, id: ChatId, index: usize, response: Message, flow: Flow, now: Now) {
+    pub(super) fn handle_chat_response(
+        &mut self,
+        id: ChatId,
+        index: usize,
+        response: Message,
+        flow: Flow,
+        now: Now,
+    ) {
         let status = response.status();
         if !self.chats.contains_key(&id) {
             return self.end_late_dialog(&response, flow, now);
@@ -263,7 +289,10 @@ impl Service {
             200..300 => self.device_answered(id, index, &response, now),
             _ => {
                 if let Some(chat) = self.chats.get_mut(&id) {
-                    let better = chat.best.as_ref().is_none_or(|best| status < best.status() || status >= 600);
+                    let better = chat
+                        .best
+                        .as_ref()
+                        .is_none_or(|best| status < best.status() || status >= 600);
                     if better {
                         chat.best = Some(response);
                     }
@@ -279,7 +308,9 @@ impl Service {
     }
 
     fn ringing(&mut self, id: ChatId, response: &Message, now: Now) {
-        let Some(chat) = self.chats.get(&id) else { return };
+        let Some(chat) = self.chats.get(&id) else {
+            return;
+        };
         if chat.state != ChatState::Inviting {
             return;
         }
@@ -289,8 +320,12 @@ impl Service {
     }
 
     fn branch_over(&mut self, id: ChatId, index: usize, now: Now) {
-        let Some(chat) = self.chats.get_mut(&id) else { return };
-        let Some(branch) = chat.branches.get_mut(index) else { return };
+        let Some(chat) = self.chats.get_mut(&id) else {
+            return;
+        };
+        let Some(branch) = chat.branches.get_mut(index) else {
+            return;
+        };
         if std::mem::replace(&mut branch.ended, true) {
             return;
         }
@@ -309,7 +344,9 @@ impl Service {
 
     /// No device took the session: by the table, we do, or the caller hears why not.
     fn without_device(&mut self, id: ChatId, outcome: Outcome, now: Now) {
-        let Some(chat) = self.chats.get(&id) else { return };
+        let Some(chat) = self.chats.get(&id) else {
+            return;
+        };
         let keep = deferral::of_chat(outcome) == Deferral::Keep;
         if keep && self.settings.deferral && self.custody.has_room() {
             if let Some(chat) = self.chats.get_mut(&id) {
@@ -341,7 +378,11 @@ impl Service {
 
     /// 2xx from a device: the first one wins, every further one is ended at once.
     fn device_answered(&mut self, id: ChatId, index: usize, response: &Message, now: Now) {
-        let Some(branch) = self.chats.get_mut(&id).and_then(|chat| chat.branches.get_mut(index)) else {
+        let Some(branch) = self
+            .chats
+            .get_mut(&id)
+            .and_then(|chat| chat.branches.get_mut(index))
+        else {
             return;
         };
         if let Some(ack) = &branch.ack {
@@ -369,7 +410,11 @@ impl Service {
             media,
             description,
         };
-        if self.chats.get(&id).is_none_or(|chat| chat.state != ChatState::Inviting) {
+        if self
+            .chats
+            .get(&id)
+            .is_none_or(|chat| chat.state != ChatState::Inviting)
+        {
             return self.hang_up(leg, None, now);
         }
         let answer = callee::description(response);
@@ -378,7 +423,8 @@ impl Service {
             self.hang_up(leg, Some("SIP;cause=488;text=\"Not Acceptable Here\""), now);
             return self.branch_answer_unusable(id, now);
         }
-        self.dialogs.insert(leg.key.clone(), DialogUse::Chat(id, Side::Callee));
+        self.dialogs
+            .insert(leg.key.clone(), DialogUse::Chat(id, Side::Callee));
         if let Some(chat) = self.chats.get_mut(&id) {
             chat.callee_leg = Some(leg);
             chat.state = ChatState::Live;
@@ -399,14 +445,19 @@ impl Service {
     }
 
     fn branch_answer_unusable(&mut self, id: ChatId, now: Now) {
-        let all = self.chats.get(&id).is_some_and(|chat| chat.branches.iter().all(|b| b.ended));
+        let all = self
+            .chats
+            .get(&id)
+            .is_some_and(|chat| chat.branches.iter().all(|b| b.ended));
         if all {
             self.without_device(id, Outcome::Status(488), now);
         }
     }
 
     pub(super) fn cancel_branches(&mut self, id: ChatId, but: Option<usize>, now: Now) {
-        let Some(chat) = self.chats.get(&id) else { return };
+        let Some(chat) = self.chats.get(&id) else {
+            return;
+        };
         let others: Vec<(Option<ClientId>, MediaId)> = chat
             .branches
             .iter()
@@ -442,12 +493,15 @@ impl Service {
         chat.expires = chat.interval.map(|interval| now.instant + interval);
         chat.quiet_since = now.instant;
         let reply = answer_head(chat, &contact);
-        let octets = reply.body("application/sdp", description.as_bytes()).build();
+        let octets = reply
+            .body("application/sdp", description.as_bytes())
+            .build();
         let key = DialogKey {
             call_id: dialog.id.call_id.clone(),
             local_tag: chat.tag.clone(),
         };
-        self.dialogs.insert(key.clone(), DialogUse::Chat(id, Side::Caller));
+        self.dialogs
+            .insert(key.clone(), DialogUse::Chat(id, Side::Caller));
         chat.caller_leg = Some(Leg {
             dialog,
             key,
@@ -459,11 +513,17 @@ impl Service {
     }
 
     /// Our answer to the caller's offer, and the session behind it.
-    fn describe_answer(&mut self, id: ChatId, now: Now) -> Result<(MediaId, String), Option<SdpRefusal>> {
+    fn describe_answer(
+        &mut self,
+        id: ChatId,
+        now: Now,
+    ) -> Result<(MediaId, String), Option<SdpRefusal>> {
         let chat = self.chats.get(&id).ok_or(None)?;
         let (remote, offer) = (chat.flow.remote.ip(), chat.offer.clone());
         let media_use = MediaUse::Chat(id, Side::Caller);
-        let opened = self.media.open(media_use, remote, Direction::SendRecv, &mut self.tokens);
+        let opened = self
+            .media
+            .open(media_use, remote, Direction::SendRecv, &mut self.tokens);
         let media = opened.ok_or(None)?;
         match self.media.answer(media, &offer, now) {
             Ok(text) => Ok((media, text)),
@@ -479,7 +539,9 @@ impl Service {
         if let Some(leg) = self.take_leg(id, Side::Callee) {
             self.hang_up(leg, None, now);
         }
-        let Some(chat) = self.chats.remove(&id) else { return };
+        let Some(chat) = self.chats.remove(&id) else {
+            return;
+        };
         for branch in &chat.branches {
             self.media.close(branch.media);
         }
@@ -512,7 +574,8 @@ impl Service {
     /// A 2xx that nobody waits for any more: acknowledge and end the dialog it made (RFC 3261 §13.2.2.4).
     /// All that the dialog needs stands in the response.
     pub(super) fn end_late_dialog(&mut self, response: &Message, flow: Flow, now: Now) {
-        let is_success = (200..300).contains(&response.status()) && response.method() == Method::Invite;
+        let is_success =
+            (200..300).contains(&response.status()) && response.method() == Method::Invite;
         let Ok(mut dialog) = Dialog::as_uac(response, response) else {
             return;
         };
@@ -532,9 +595,10 @@ fn answer_head(chat: &Chat, contact: &str) -> crate::sip::reply::ResponseBuilder
         .header("Conversation-ID", &chat.ids.conversation)
         .header("Contribution-ID", &chat.ids.contribution);
     match chat.interval {
-        Some(interval) => reply
-            .header("Require", "timer")
-            .header("Session-Expires", &format!("{};refresher=uac", interval.as_secs())),
+        Some(interval) => reply.header("Require", "timer").header(
+            "Session-Expires",
+            &format!("{};refresher=uac", interval.as_secs()),
+        ),
         None => reply,
     }
 }

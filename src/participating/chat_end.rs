@@ -24,7 +24,12 @@ impl Service {
         now: Now,
     ) {
         let Some(chat) = self.chats.get_mut(&id) else {
-            return self.reject(request, server, &Rejection::new(481, "Call Does Not Exist"), now);
+            return self.reject(
+                request,
+                server,
+                &Rejection::new(481, "Call Does Not Exist"),
+                now,
+            );
         };
         chat.quiet_since = now.instant;
         let leg = match side {
@@ -32,7 +37,12 @@ impl Service {
             Side::Callee => chat.callee_leg.as_mut(),
         };
         let Some(leg) = leg else {
-            return self.reject(request, server, &Rejection::new(481, "Call Does Not Exist"), now);
+            return self.reject(
+                request,
+                server,
+                &Rejection::new(481, "Call Does Not Exist"),
+                now,
+            );
         };
         if let Err(rejection) = leg.dialog.check_cseq(request) {
             return self.reject(request, server, &rejection, now);
@@ -53,7 +63,14 @@ impl Service {
     }
 
     /// A session refresh (RFC 4028 §7.4): the description stays as it was.
-    fn refresh_chat(&mut self, id: ChatId, side: Side, request: &Message, server: ServerId, now: Now) {
+    fn refresh_chat(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        request: &Message,
+        server: ServerId,
+        now: Now,
+    ) {
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
@@ -67,11 +84,14 @@ impl Service {
         leg.dialog.refresh_target(request);
         let (flow, description) = (leg.flow, leg.description.clone());
         let contact = super::callee::contact(&self.settings, self.sip.advertised(&flow), &flow);
-        let mut reply = self.reply(request, 200, "OK", None).header("Contact", &contact);
+        let mut reply = self
+            .reply(request, 200, "OK", None)
+            .header("Contact", &contact);
         if let Some(interval) = interval {
-            reply = reply
-                .header("Require", "timer")
-                .header("Session-Expires", &format!("{};refresher=uac", interval.as_secs()));
+            reply = reply.header("Require", "timer").header(
+                "Session-Expires",
+                &format!("{};refresher=uac", interval.as_secs()),
+            );
         }
         if request.method() == Method::Invite || !request.body().is_empty() {
             reply = reply.body("application/sdp", description.as_bytes());
@@ -170,7 +190,10 @@ impl Service {
                 self.hang_up(leg, Some(COMPLETED), now);
             }
         }
-        let parted: Vec<_> = self.parted.extract_if(.., |(chat, _, _)| *chat == id).collect();
+        let parted: Vec<_> = self
+            .parted
+            .extract_if(.., |(chat, _, _)| *chat == id)
+            .collect();
         for (_, _, media) in parted {
             self.media.close(media);
         }
@@ -179,14 +202,24 @@ impl Service {
     }
 
     /// Sends BYE in a dialog.
-    pub(super) fn send_bye(&mut self, dialog: &mut Dialog, flow: Flow, reason: Option<&str>, now: Now) {
+    pub(super) fn send_bye(
+        &mut self,
+        dialog: &mut Dialog,
+        flow: Flow,
+        reason: Option<&str>,
+        now: Now,
+    ) {
         let via = self.sip.via(&flow, None, &mut self.tokens);
         let mut bye = dialog.next_request("BYE", &via.value);
         if let Some(reason) = reason {
             bye = bye.header("Reason", reason);
         }
         let octets = bye.build();
-        if self.sip.send(Kind::NonInvite, via, octets, flow, Usage::Nobody, now).is_err() {
+        if self
+            .sip
+            .send(Kind::NonInvite, via, octets, flow, Usage::Nobody, now)
+            .is_err()
+        {
             tracing::warn!("no room to send a BYE");
         }
     }
@@ -205,7 +238,11 @@ impl Service {
     /// Our 2xx was never acknowledged (RFC 3261 §13.3.1.4): the session ends.
     pub(super) fn handle_chat_unacknowledged(&mut self, server: ServerId, now: Now) {
         let waits = |chat: &&super::chat::Chat| chat.server == server && !chat.acknowledged;
-        let found = self.chats.iter().find(|(_, chat)| waits(chat)).map(|(id, _)| *id);
+        let found = self
+            .chats
+            .iter()
+            .find(|(_, chat)| waits(chat))
+            .map(|(id, _)| *id);
         if let Some(id) = found {
             self.break_leg(id, Side::Caller, now);
         }
@@ -216,7 +253,10 @@ impl Service {
         let mut all: Vec<ChatId> = self.chats.keys().copied().collect();
         all.sort();
         for id in all {
-            let inviting = self.chats.get(&id).is_some_and(|chat| chat.state == ChatState::Inviting);
+            let inviting = self
+                .chats
+                .get(&id)
+                .is_some_and(|chat| chat.state == ChatState::Inviting);
             if inviting {
                 self.cancel_branches(id, None, now);
                 self.refuse_chat(id, &Rejection::new(503, "Service Unavailable"), now);
@@ -233,13 +273,22 @@ impl Service {
 
     /// When some chat has to be looked at.
     pub(super) fn chat_deadline(&self) -> Option<Instant> {
-        self.chats.values().filter_map(|chat| chat.deadline(self.settings.idle)).min()
+        self.chats
+            .values()
+            .filter_map(|chat| chat.deadline(self.settings.idle))
+            .min()
     }
 
     pub(super) fn handle_chat_timeouts(&mut self, now: Now) {
         let idle = self.settings.idle;
-        let due = |chat: &super::chat::Chat| chat.deadline(idle).is_some_and(|at| at <= now.instant);
-        let mut late: Vec<ChatId> = self.chats.iter().filter(|(_, chat)| due(chat)).map(|(id, _)| *id).collect();
+        let due =
+            |chat: &super::chat::Chat| chat.deadline(idle).is_some_and(|at| at <= now.instant);
+        let mut late: Vec<ChatId> = self
+            .chats
+            .iter()
+            .filter(|(_, chat)| due(chat))
+            .map(|(id, _)| *id)
+            .collect();
         late.sort();
         for id in late {
             self.handle_chat_timeout(id, now);
@@ -276,7 +325,11 @@ impl super::chat::Chat {
                 let live = self.transits.values().filter(|transit| transit.is_live());
                 let quiet = self.quiet_since + idle;
                 let earliest = live.map(|transit| transit.deadline).min();
-                earliest.into_iter().chain(self.expires).chain([quiet]).min()
+                earliest
+                    .into_iter()
+                    .chain(self.expires)
+                    .chain([quiet])
+                    .min()
             }
         }
     }

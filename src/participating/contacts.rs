@@ -50,7 +50,11 @@ impl Target {
 
 impl Service {
     /// The contacts of a user that take SIP MESSAGE, best first.
-    pub(super) fn message_targets(&self, user: &Identity, request: Option<&Message>) -> Vec<Target> {
+    pub(super) fn message_targets(
+        &self,
+        user: &Identity,
+        request: Option<&Message>,
+    ) -> Vec<Target> {
         self.targets(user, request, |binding| binding.capability().message)
             .unwrap_or_default()
     }
@@ -63,13 +67,19 @@ impl Service {
 
     /// The contacts a chat INVITE can go to.
     pub(super) fn session_targets_for(&self, user: &Identity, invite: &Message) -> Vec<Target> {
-        self.targets(user, Some(invite), |binding| binding.capability().takes_chat())
-            .unwrap_or_default()
+        self.targets(user, Some(invite), |binding| {
+            binding.capability().takes_chat()
+        })
+        .unwrap_or_default()
     }
 
     /// The contacts any other request goes to by the caller's preferences (RFC 3841); 480 when stated
     /// preferences fit none.
-    pub fn relay_targets(&self, user: &Identity, request: &Message) -> Result<Vec<Target>, Rejection> {
+    pub fn relay_targets(
+        &self,
+        user: &Identity,
+        request: &Message,
+    ) -> Result<Vec<Target>, Rejection> {
         self.targets(user, Some(request), |_| true)
     }
 
@@ -80,14 +90,21 @@ impl Service {
         fits: impl Fn(&Binding) -> bool,
     ) -> Result<Vec<Target>, Rejection> {
         let reachable = self.registrar.reachable(user, self.time);
-        let reachable: Vec<&Binding> = reachable.into_iter().filter(|binding| fits(binding)).collect();
+        let reachable: Vec<&Binding> = reachable
+            .into_iter()
+            .filter(|binding| fits(binding))
+            .collect();
         let (Some(request), 2..) = (request, reachable.len()) else {
             return Ok(reachable.into_iter().map(Target::of).collect());
         };
         let preferences = Preferences::of(request)?;
-        let contacts = reachable.iter().map(|binding| (binding.features(), binding.q()));
+        let contacts = reachable
+            .iter()
+            .map(|binding| (binding.features(), binding.q()));
         let ordered = preferences.order(contacts)?;
-        let chosen = ordered.iter().filter_map(|target| reachable.get(target.index));
+        let chosen = ordered
+            .iter()
+            .filter_map(|target| reachable.get(target.index));
         Ok(chosen.map(|binding| Target::of(binding)).collect())
     }
 

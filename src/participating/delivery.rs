@@ -77,7 +77,10 @@ impl Service {
             Carrier::Message => self.message_targets(user, None),
             Carrier::Session => self.session_targets(user),
         };
-        if targets.is_empty() || self.draining || self.deliveries.len() >= self.settings.most_under_way {
+        if targets.is_empty()
+            || self.draining
+            || self.deliveries.len() >= self.settings.most_under_way
+        {
             return self.end_run(user, run, RunEnd::Parked, now);
         }
         tracing::debug!(%user, author = %key.author, ?carrier, "replay begins");
@@ -114,7 +117,9 @@ impl Service {
             return false;
         };
         let waiter = Waiter::Delivery(id);
-        self.custody.fetch(delivery.user.clone(), seq, waiter, now).is_ok()
+        self.custody
+            .fetch(delivery.user.clone(), seq, waiter, now)
+            .is_ok()
     }
 
     /// A device confirmed a message of the run.
@@ -160,11 +165,39 @@ impl Service {
     }
 
     /// An answer to the MESSAGE or INVITE of a run.
-    pub(super) fn handle_delivery_response(&mut self, id: DeliveryId, response: &Message, flow: Flow, now: Now) {
+    pub(super) fn handle_delivery_response(
+        &mut self,
+        id: DeliveryId,
+        response: &Message,
+        flow: Flow,
+        now: Now,
+    ) {
         match self.deliveries.get(&id).map(|delivery| &delivery.carrier) {
             Some(DeliveryBy::Message(_)) => self.handle_run_message_response(id, response, now),
             Some(DeliveryBy::Session(_)) => self.handle_replay_response(id, response, now),
             None => self.end_late_dialog(response, flow, now),
+        }
+    }
+
+    /// A device that answers 404 or 410 is gone, and its binding with it.
+    pub(super) fn forget_gone_device(&mut self, id: DeliveryId, status: u16) {
+        let Some(delivery) = self.deliveries.get(&id) else {
+            return;
+        };
+        let user = delivery.user.clone();
+        let target = delivery.targets.get(delivery.target).cloned();
+        if let (404 | 410, Some(target)) = (status, target) {
+            self.forget_device(&user, &target);
+        }
+    }
+
+    /// The running session of a conversation, if there is one, takes what was just stored.
+    pub(super) fn extend_delivery(&mut self, user: &Identity, key: &ConversationKey, now: Now) {
+        let same = |delivery: &Delivery| delivery.user == *user && delivery.key == *key;
+        let mut all = self.deliveries.iter();
+        let found = all.find(|(_, delivery)| same(delivery)).map(|(id, _)| *id);
+        if let Some(id) = found {
+            self.read_ahead(id, now);
         }
     }
 

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::clock::Now;
-use crate::identity::Identity;
 use crate::cpim;
+use crate::identity::Identity;
 use crate::imdn::{DispositionNotification, Dispositions, Kind, Status};
 use crate::participating::internal::InternalMessage;
 use crate::participating::service::Service;
@@ -44,7 +44,10 @@ impl Service {
             kind,
             status,
         };
-        let (from, to) = (format!("<sip:{function}>"), format!("<sip:{}>", about.author));
+        let (from, to) = (
+            format!("<sip:{function}>"),
+            format!("<sip:{}>", about.author),
+        );
         let body = cpim::wrap_notification(&document, &from, &to, &date_time, &message_id);
         let notification = DeferredMessage {
             recipient: about.author.clone(),
@@ -77,7 +80,8 @@ impl Service {
             let key = super::arrival::conversation_key(&message);
             let machine = self.users.get(&message.recipient);
             if machine.is_some_and(|machine| machine.is_in_flight(&key, seq)) {
-                self.due_in_flight.insert((message.recipient.clone(), seq), message);
+                self.due_in_flight
+                    .insert((message.recipient.clone(), seq), message);
             } else {
                 self.expire(seq, &message, now);
             }
@@ -86,7 +90,12 @@ impl Service {
 
     /// What expired while it was out with a delivery that has now ended without it.
     pub(super) fn expire_due_of(&mut self, user: &Identity, now: Now) {
-        let mut over: Vec<(Identity, Seq)> = self.due_in_flight.keys().filter(|key| key.0 == *user).cloned().collect();
+        let mut over: Vec<(Identity, Seq)> = self
+            .due_in_flight
+            .keys()
+            .filter(|key| key.0 == *user)
+            .cloned()
+            .collect();
         over.sort();
         for key in over {
             if let Some(message) = self.due_in_flight.remove(&key) {

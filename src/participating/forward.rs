@@ -5,8 +5,8 @@ use bytes::Bytes;
 use crate::identity::Identity;
 use crate::participating::contacts::Target;
 use crate::participating::relay::Passage;
-use crate::sip::message::Message;
 use crate::sip::message::HeaderName;
+use crate::sip::message::Message;
 use crate::sip::proxy::{Forward, prepare_forward};
 use crate::sip::splice::Edit;
 
@@ -29,7 +29,11 @@ pub fn to_device(
     if let Some(record_route) = record_route {
         edit.prepend("Record-Route", record_route);
     }
-    let hops = request.max_forwards().ok().flatten().unwrap_or(MAX_FORWARDS);
+    let hops = request
+        .max_forwards()
+        .ok()
+        .flatten()
+        .unwrap_or(MAX_FORWARDS);
     edit.remove(HeaderName::MaxForwards);
     edit.prepend("Max-Forwards", &hops.saturating_sub(1).to_string());
     edit.remove(HeaderName::Route);

@@ -173,7 +173,11 @@ impl Media {
             return None;
         }
         let same_family = |listener: &&MediaListener| listener.bound.is_ipv4() == remote.is_ipv4();
-        let listener = self.listeners.iter().find(same_family).or(self.listeners.first())?;
+        let listener = self
+            .listeners
+            .iter()
+            .find(same_family)
+            .or(self.listeners.first())?;
         let session_id = new_session_id(self.shard, tokens);
         let uri = MsrpUri::of_session(&listener.host, listener.port, &session_id).ok()?;
         self.last += 1;
@@ -207,7 +211,9 @@ impl Media {
     /// Our offer.
     pub fn offer(&self, id: MediaId) -> String {
         let entry = self.entries.get(&id);
-        entry.map_or_else(String::new, |entry| entry.describe(self.settings.message, negotiation::offer))
+        entry.map_or_else(String::new, |entry| {
+            entry.describe(self.settings.message, negotiation::offer)
+        })
     }
 
     /// Our answer to an offer; the session stands from then on.
@@ -286,13 +292,20 @@ impl Media {
     /// A name was looked up.
     pub fn handle_resolved(&mut self, attempt: AttemptId, addresses: &[SocketAddr]) {
         match addresses.first() {
-            Some(address) => self.actions.push_back(MediaAction::Connect(attempt, *address)),
+            Some(address) => self
+                .actions
+                .push_back(MediaAction::Connect(attempt, *address)),
             None => self.handle_unreachable(attempt),
         }
     }
 
     /// A connection stands.
-    pub fn handle_connected(&mut self, attempt: AttemptId, connection: ConnectionId, tokens: &mut Tokens) {
+    pub fn handle_connected(
+        &mut self,
+        attempt: AttemptId,
+        connection: ConnectionId,
+        tokens: &mut Tokens,
+    ) {
         let Some(id) = self.attempts.remove(&attempt) else {
             return;
         };
@@ -313,7 +326,8 @@ impl Media {
     fn lose(&mut self, id: MediaId) {
         if let Some(entry) = self.entries.get(&id) {
             let reason = crate::msrp::event::EndReason::ConnectionLost;
-            self.events.push_back((id, entry.usage, SessionEvent::Ended { reason }));
+            self.events
+                .push_back((id, entry.usage, SessionEvent::Ended { reason }));
         }
     }
 
@@ -341,23 +355,31 @@ impl Media {
         }
     }
 
-    /// Octets have left for the kernel.
-    pub fn handle_written(&mut self, connection: ConnectionId, octets: usize, now: Now) {
+    /// Octets have left for the kernel. Tells whose sessions on this connection can be given more.
+    pub fn handle_written(
+        &mut self,
+        connection: ConnectionId,
+        octets: usize,
+        now: Now,
+    ) -> Vec<(MediaId, MediaUse)> {
         let Some(state) = self.connections.get_mut(&connection) else {
-            return;
+            return Vec::new();
         };
         for id in state.queue.written(octets) {
             if let Some(session) = self.session(id) {
                 session.handle_written(connection, 1, now.instant);
             }
         }
-        let waiting: Vec<MediaId> = self
+        self.flush(connection);
+        let sessions = self
             .connections
             .get(&connection)
-            .map(|state| state.sessions.iter().copied().collect())
-            .unwrap_or_default();
-        self.stirred.extend(waiting);
-        self.write_out(connection);
+            .map(|state| state.sessions.clone());
+        let sessions = sessions.unwrap_or_default();
+        let used = sessions
+            .iter()
+            .filter_map(|id| Some((*id, self.entries.get(id)?.usage)));
+        used.collect()
     }
 
     /// A piece of a frame.
@@ -368,7 +390,8 @@ impl Media {
                 if found.is_none()
                     && let Some(refusal) = writer::refuse(head, 481)
                 {
-                    self.actions.push_back(MediaAction::Send(connection, refusal));
+                    self.actions
+                        .push_back(MediaAction::Send(connection, refusal));
                 }
                 found
             }
@@ -436,7 +459,8 @@ impl Media {
     fn flush(&mut self, connection: ConnectionId) {
         if let Some(state) = self.connections.get_mut(&connection) {
             while let Some(octets) = state.queue.poll_transmit() {
-                self.actions.push_back(MediaAction::Send(connection, octets));
+                self.actions
+                    .push_back(MediaAction::Send(connection, octets));
             }
         }
     }
@@ -480,11 +504,14 @@ impl Media {
         let mut touched = BTreeSet::new();
         let mut overfull = None;
         while let Some(frame) = session.poll_transmit() {
-            let state = self.connections.entry(frame.connection).or_insert_with(|| Connection {
-                queue: ConnectionQueue::new(QueueLimits::default()),
-                sessions: BTreeSet::new(),
-                current: None,
-            });
+            let state = self
+                .connections
+                .entry(frame.connection)
+                .or_insert_with(|| Connection {
+                    queue: ConnectionQueue::new(QueueLimits::default()),
+                    sessions: BTreeSet::new(),
+                    current: None,
+                });
             touched.insert(frame.connection);
             if state.queue.push(id, frame.octets).is_err() {
                 overfull = Some(frame.connection);
@@ -492,7 +519,7 @@ impl Media {
             }
         }
         for connection in touched {
-            self.write_out(connection);
+            self.flush(connection);
         }
         if let Some(connection) = overfull {
             tracing::warn!("an MSRP peer asks faster than it reads; its connection is closed");
@@ -501,13 +528,12 @@ impl Media {
         }
     }
 
-    fn write_out(&mut self, connection: ConnectionId) {
-        self.flush(connection);
-    }
-
     /// Whether a session is worth supplying with more octets.
     pub fn has_room_for(&self, id: MediaId) -> bool {
-        let connection = self.entries.get(&id).and_then(|entry| entry.session.as_ref()?.connection());
+        let connection = self
+            .entries
+            .get(&id)
+            .and_then(|entry| entry.session.as_ref()?.connection());
         let state = connection.and_then(|connection| self.connections.get(&connection));
         state.is_none_or(|state| state.queue.has_room(id))
     }
@@ -545,7 +571,12 @@ impl Media {
 impl Entry {
     fn describe<T>(&self, max_size: u64, write: impl FnOnce(&Local<'_>) -> T) -> T {
         let accept: Vec<&str> = self.description.accept.iter().map(String::as_str).collect();
-        let wrapped: Vec<&str> = self.description.wrapped.iter().map(String::as_str).collect();
+        let wrapped: Vec<&str> = self
+            .description
+            .wrapped
+            .iter()
+            .map(String::as_str)
+            .collect();
         write(&Local {
             uri: &self.uri,
             accept_types: &accept,

@@ -55,7 +55,12 @@ impl Service {
             return;
         };
         match event {
-            StoreEvent::Fetched { message, body, length, .. } => {
+            StoreEvent::Fetched {
+                message,
+                body,
+                length,
+                ..
+            } => {
                 run.message = Some(message);
                 run.length = length;
                 run.body = body.map(BytesMut::from).unwrap_or_default();
@@ -87,7 +92,11 @@ impl Service {
         };
         let offset = run.body.len() as u64;
         let waiter = Waiter::Delivery(id);
-        if self.custody.read(source, offset, PIECE, waiter, now).is_err() {
+        if self
+            .custody
+            .read(source, offset, PIECE, waiter, now)
+            .is_err()
+        {
             self.end_delivery(id, RunEnd::Parked, now);
         }
     }
@@ -107,15 +116,25 @@ impl Service {
         let via = self.sip.via(&flow, None, &mut self.tokens);
         let domain = &self.settings.domain;
         let body: Bytes = run.body.clone().freeze();
-        let octets = outgoing::message(message, &body, target, &via.value, domain, &mut self.tokens);
+        let octets =
+            outgoing::message(message, &body, target, &via.value, domain, &mut self.tokens);
         let usage = Usage::Delivery(id);
-        if self.sip.send(Kind::NonInvite, via, octets, flow, usage, now).is_err() {
+        if self
+            .sip
+            .send(Kind::NonInvite, via, octets, flow, usage, now)
+            .is_err()
+        {
             self.end_delivery(id, RunEnd::Parked, now);
         }
     }
 
     /// The device answered the MESSAGE.
-    pub(super) fn handle_run_message_response(&mut self, id: DeliveryId, response: &Message, now: Now) {
+    pub(super) fn handle_run_message_response(
+        &mut self,
+        id: DeliveryId,
+        response: &Message,
+        now: Now,
+    ) {
         match response.status() {
             ..200 => {}
             200..300 => {
@@ -125,7 +144,10 @@ impl Service {
                 }
                 self.take_next_message(id, now);
             }
-            status => self.message_refused(id, replay_answer(status), now),
+            status => {
+                self.forget_gone_device(id, status);
+                self.message_refused(id, replay_answer(status), now);
+            }
         }
     }
 
@@ -147,7 +169,10 @@ impl Service {
     /// A message that the store lost track of is left out; a damaged one counts as failed.
     pub(super) fn skip_unread_message(&mut self, id: DeliveryId, refusal: Refusal, now: Now) {
         let held = self.message_run(id).and_then(|run| run.held.take());
-        let key = self.deliveries.get(&id).map(|d| (d.user.clone(), d.key.clone()));
+        let key = self
+            .deliveries
+            .get(&id)
+            .map(|d| (d.user.clone(), d.key.clone()));
         match (held, key, refusal) {
             (Some(held), Some((user, key)), Refusal::Unknown | Refusal::Damaged) => {
                 self.take_out(&user, &key, held.seq, Settlement::Failed);

@@ -22,7 +22,11 @@ pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, UPDATE";
 
 /// The author as the recipient may see him.
 pub fn shown_author(message: &DeferredMessage) -> &str {
-    if is_private(message) { ANONYMOUS } else { &message.from }
+    if is_private(message) {
+        ANONYMOUS
+    } else {
+        &message.from
+    }
 }
 
 /// Whether the author asked to stay unnamed.
@@ -85,7 +89,12 @@ pub struct Replay<'a> {
 /// The INVITE of a replay: the store-and-forward identity asserts it for RCS contacts, and the author
 /// is always in From and Referred-By.
 pub fn invite(replay: &Replay<'_>, tokens: &mut Tokens) -> Bytes {
-    let Replay { message, target, domain, .. } = *replay;
+    let Replay {
+        message,
+        target,
+        domain,
+        ..
+    } = *replay;
     let service = "oma.cpm.session";
     let asserted = match target.profile {
         Profile::Rcs | Profile::RcsE => format!("<sip:rcse-standfw@{domain}>"),
@@ -93,7 +102,10 @@ pub fn invite(replay: &Replay<'_>, tokens: &mut Tokens) -> Bytes {
         Profile::Cpm | Profile::MessageOnly => format!("<sip:{}>", message.author),
     };
     let mut request = begin("INVITE", message, target, replay.via, domain, tokens)
-        .header("Contact", &format!("<{}>;{}", replay.contact, service_tag(service)))
+        .header(
+            "Contact",
+            &format!("<{}>;{}", replay.contact, service_tag(service)),
+        )
         .header("P-Asserted-Identity", &asserted)
         .header("Referred-By", shown_author(message))
         .header("P-Asserted-Service", &format!("{SERVICE}{service}"))

@@ -9,8 +9,8 @@ use crate::participating::arrival::{self, Content};
 use crate::participating::contacts::Target;
 use crate::participating::deferral::{self, Deferral, Outcome};
 use crate::participating::service::{Service, Usage, Waiter};
-use crate::sip::message::Message;
 use crate::sip::message::HeaderName;
+use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
 use crate::sip::splice::Edit;
 use crate::sip::transaction::table::{Kind, ServerId};
@@ -101,8 +101,7 @@ impl Service {
         let Some(user) = self.users.get(recipient) else {
             return true;
         };
-        let ids =
-            arrival::ConversationHeaders::read(request, author, recipient, &mut self.tokens);
+        let ids = arrival::ConversationHeaders::read(request, author, recipient, &mut self.tokens);
         ids.is_ok_and(|ids| {
             user.may_pass(&crate::store::request::ConversationKey {
                 author: author.clone(),
@@ -122,12 +121,18 @@ impl Service {
             let via = self.sip.via(&target.flow, Some(hash), &mut self.tokens);
             let octets = to_device(&pager.request, &pager.author, target, &via.value);
             let usage = Usage::Pager(id);
-            let sent = self.sip.send(Kind::NonInvite, via, octets, target.flow, usage, now);
+            let sent = self
+                .sip
+                .send(Kind::NonInvite, via, octets, target.flow, usage, now);
             if let (Ok(_), Some(pager)) = (sent, self.pagers.get_mut(&id)) {
                 pager.branches += 1;
             }
         }
-        if self.pagers.get(&id).is_some_and(|pager| pager.branches == 0) {
+        if self
+            .pagers
+            .get(&id)
+            .is_some_and(|pager| pager.branches == 0)
+        {
             self.keep(id, Outcome::NoAnswer, now);
         }
     }
@@ -145,7 +150,10 @@ impl Service {
         if status < 300 {
             self.message_taken(id, &response, now);
         } else {
-            let better = pager.best.as_ref().is_none_or(|best| rank(status) < rank(best.status()));
+            let better = pager
+                .best
+                .as_ref()
+                .is_none_or(|best| rank(status) < rank(best.status()));
             if better {
                 pager.best = Some(response);
             }
@@ -169,7 +177,8 @@ impl Service {
         if !pager.answered {
             pager.answered = true;
             let octets = upstream(response);
-            self.sip.respond(pager.server, response.status(), octets, now);
+            self.sip
+                .respond(pager.server, response.status(), octets, now);
         }
         let Some(pager) = self.pagers.get_mut(&id) else {
             return;

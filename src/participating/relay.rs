@@ -51,7 +51,11 @@ impl Service {
         if self.relays.len() >= self.settings.most_under_way {
             return self.overloaded(&request, server, now);
         }
-        let kind = if request.method() == Method::Invite { Kind::Invite } else { Kind::NonInvite };
+        let kind = if request.method() == Method::Invite {
+            Kind::Invite
+        } else {
+            Kind::NonInvite
+        };
         if kind == Kind::Invite {
             let trying = self.reply(&request, 100, "Trying", None).build();
             self.sip.respond(server, 100, trying, now);
@@ -65,7 +69,10 @@ impl Service {
             let via = self.sip.via(&target.flow, Some(hash), &mut self.tokens);
             let octets = forward::through(&request, target, &via.value, passage, share);
             let usage = Usage::Relay(id, branches.len());
-            match self.sip.send_as_is(kind, &via, octets, target.flow, usage, now) {
+            match self
+                .sip
+                .send_as_is(kind, &via, octets, target.flow, usage, now)
+            {
                 Ok(client) => {
                     fork.add_branch(client, now);
                     branches.push(client);
@@ -74,10 +81,23 @@ impl Service {
             }
         }
         if branches.is_empty() && targets.is_empty() {
-            return self.reject(&request, server, &Rejection::new(480, "Temporarily Unavailable"), now);
+            return self.reject(
+                &request,
+                server,
+                &Rejection::new(480, "Temporarily Unavailable"),
+                now,
+            );
         }
         fork.seal();
-        self.relays.insert(id, Relay { request, server, fork, branches });
+        self.relays.insert(
+            id,
+            Relay {
+                request,
+                server,
+                fork,
+                branches,
+            },
+        );
         self.run_relay(id, now);
     }
 
@@ -88,7 +108,13 @@ impl Service {
         self.sip.send_ack(octets, target.flow);
     }
 
-    pub(super) fn handle_relay_response(&mut self, id: RelayId, branch: usize, response: &Message, now: Now) {
+    pub(super) fn handle_relay_response(
+        &mut self,
+        id: RelayId,
+        branch: usize,
+        response: &Message,
+        now: Now,
+    ) {
         let Some(relay) = self.relays.get_mut(&id) else {
             return;
         };
@@ -98,7 +124,13 @@ impl Service {
         self.run_relay(id, now);
     }
 
-    pub(super) fn handle_relay_silence(&mut self, id: RelayId, branch: usize, unreachable: bool, now: Now) {
+    pub(super) fn handle_relay_silence(
+        &mut self,
+        id: RelayId,
+        branch: usize,
+        unreachable: bool,
+        now: Now,
+    ) {
         let Some(relay) = self.relays.get_mut(&id) else {
             return;
         };
@@ -125,12 +157,25 @@ impl Service {
 
     /// When Timer C of some INVITE fires.
     pub(super) fn relay_deadline(&self) -> Option<Instant> {
-        self.relays.values().filter_map(|relay| relay.fork.next_deadline()).min()
+        self.relays
+            .values()
+            .filter_map(|relay| relay.fork.next_deadline())
+            .min()
     }
 
     pub(super) fn handle_relay_timeouts(&mut self, now: Now) {
-        let due = |relay: &Relay| relay.fork.next_deadline().is_some_and(|at| at <= now.instant);
-        let mut late: Vec<RelayId> = self.relays.iter().filter(|(_, relay)| due(relay)).map(|(id, _)| *id).collect();
+        let due = |relay: &Relay| {
+            relay
+                .fork
+                .next_deadline()
+                .is_some_and(|at| at <= now.instant)
+        };
+        let mut late: Vec<RelayId> = self
+            .relays
+            .iter()
+            .filter(|(_, relay)| due(relay))
+            .map(|(id, _)| *id)
+            .collect();
         late.sort();
         for id in late {
             if let Some(relay) = self.relays.get_mut(&id) {
@@ -144,7 +189,9 @@ impl Service {
         while let Some(relay) = self.relays.get_mut(&id) {
             let server = relay.server;
             match relay.fork.poll_action() {
-                Some(ForkAction::Relay { status, octets }) => self.sip.relay(server, status, octets, now),
+                Some(ForkAction::Relay { status, octets }) => {
+                    self.sip.relay(server, status, octets, now)
+                }
                 Some(ForkAction::Respond { status, reason }) => {
                     let request = relay.request.clone();
                     self.reject(&request, server, &Rejection::new(status, reason), now);
@@ -153,7 +200,11 @@ impl Service {
                 None => break,
             }
         }
-        if self.relays.get(&id).is_some_and(|relay| relay.fork.is_over()) {
+        if self
+            .relays
+            .get(&id)
+            .is_some_and(|relay| relay.fork.is_over())
+        {
             self.relays.remove(&id);
         }
     }

@@ -128,7 +128,12 @@ impl Conversation {
         if let Some(first) = self.held.front() {
             ready.remove(&first.seq);
         }
-        let behind = self.held.iter().rev().take_while(|other| other.seq > held.seq).count();
+        let behind = self
+            .held
+            .iter()
+            .rev()
+            .take_while(|other| other.seq > held.seq)
+            .count();
         let place = (self.held.len() - behind).max(self.handed);
         self.held.insert(place, held);
     }
@@ -595,7 +600,12 @@ mod tests {
     fn what_was_kept_while_away_is_run_at_registration_oldest_first() {
         let mut user = user();
         for seq in 1..=3 {
-            user.handle_stored(held(seq, "alice", MessageKind::Chat), false, false, Now::default());
+            user.handle_stored(
+                held(seq, "alice", MessageKind::Chat),
+                false,
+                false,
+                Now::default(),
+            );
         }
         assert!(started(&mut user).is_empty());
         user.handle_reach(BOTH, Now::default());
@@ -613,7 +623,12 @@ mod tests {
         user.handle_storing(&key("alice"), false);
         assert!(!user.may_pass(&key("alice")));
         assert!(user.may_pass(&key("carol")));
-        user.handle_stored(held(1, "alice", MessageKind::Pager), false, false, Now::default());
+        user.handle_stored(
+            held(1, "alice", MessageKind::Pager),
+            false,
+            false,
+            Now::default(),
+        );
         let runs = started(&mut user);
         assert_eq!(take_all(&mut user, runs[0].0), [1]);
         assert!(!user.may_pass(&key("alice")));
@@ -626,8 +641,18 @@ mod tests {
     #[test]
     fn a_refused_run_is_parked_and_blocks_nothing_until_retry_or_registration() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, Now::default());
-        user.handle_stored(held(2, "carol", MessageKind::Chat), false, false, Now::default());
+        user.handle_stored(
+            held(1, "alice", MessageKind::Chat),
+            false,
+            false,
+            Now::default(),
+        );
+        user.handle_stored(
+            held(2, "carol", MessageKind::Chat),
+            false,
+            false,
+            Now::default(),
+        );
         user.handle_reach(BOTH, Now::default());
         let runs = started(&mut user);
         assert_eq!(runs.len(), 2);
@@ -652,7 +677,12 @@ mod tests {
     #[test]
     fn a_declined_run_waits_for_the_next_registration() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, Now::default());
+        user.handle_stored(
+            held(1, "alice", MessageKind::Chat),
+            false,
+            false,
+            Now::default(),
+        );
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;
         user.handle_run_ended(run, RunEnd::Declined, Now::default());
@@ -664,7 +694,12 @@ mod tests {
     #[test]
     fn a_trigger_during_a_run_is_remembered() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, Now::default());
+        user.handle_stored(
+            held(1, "alice", MessageKind::Chat),
+            false,
+            false,
+            Now::default(),
+        );
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;
         user.handle_reach(BOTH, Now::default());
@@ -694,7 +729,12 @@ mod tests {
     #[test]
     fn a_refused_session_leaves_by_message_if_it_fits() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, Now::default());
+        user.handle_stored(
+            held(1, "alice", MessageKind::Chat),
+            false,
+            false,
+            Now::default(),
+        );
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;
         user.handle_run_ended(run, RunEnd::OtherWay, Now::default());
@@ -705,7 +745,12 @@ mod tests {
     #[test]
     fn what_no_device_can_take_waits_without_a_retry() {
         let mut user = user();
-        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, Now::default());
+        user.handle_stored(
+            held(1, "alice", MessageKind::Chat),
+            false,
+            false,
+            Now::default(),
+        );
         let small = Reach {
             session: false,
             message: Some(10),
@@ -725,7 +770,12 @@ mod tests {
         user.handle_reach(BOTH, Now::default());
         assert!(!user.may_pass(&key("alice")));
         user.handle_storing(&key("alice"), false);
-        user.handle_stored(held(2, "alice", MessageKind::Pager), false, false, Now::default());
+        user.handle_stored(
+            held(2, "alice", MessageKind::Pager),
+            false,
+            false,
+            Now::default(),
+        );
         user.handle_loaded(
             vec![held(1, "alice", MessageKind::Pager)],
             false,
@@ -759,7 +809,12 @@ mod tests {
         let run = started(&mut user)[0].0;
         assert_eq!(take_all(&mut user, run), [1]);
         user.handle_settled(&key("alice"), Seq(1));
-        user.handle_stored(held(1, "alice", MessageKind::Pager), false, false, Now::default());
+        user.handle_stored(
+            held(1, "alice", MessageKind::Pager),
+            false,
+            false,
+            Now::default(),
+        );
         assert_eq!(user.next_message(run), None);
     }
 
@@ -767,7 +822,12 @@ mod tests {
     fn messages_taken_by_a_broken_run_come_again_except_the_confirmed() {
         let mut user = user();
         for seq in 1..=3 {
-            user.handle_stored(held(seq, "alice", MessageKind::Chat), false, false, Now::default());
+            user.handle_stored(
+                held(seq, "alice", MessageKind::Chat),
+                false,
+                false,
+                Now::default(),
+            );
         }
         user.handle_reach(BOTH, Now::default());
         let run = started(&mut user)[0].0;
@@ -785,9 +845,19 @@ mod tests {
         user.handle_reach(BOTH, Now::default());
         user.handle_storing(&key("alice"), true);
         user.handle_storing(&key("alice"), false);
-        user.handle_stored(held(2, "alice", MessageKind::Chat), false, false, Now::default());
+        user.handle_stored(
+            held(2, "alice", MessageKind::Chat),
+            false,
+            false,
+            Now::default(),
+        );
         assert!(started(&mut user).is_empty());
-        user.handle_stored(held(1, "alice", MessageKind::Chat), true, false, Now::default());
+        user.handle_stored(
+            held(1, "alice", MessageKind::Chat),
+            true,
+            false,
+            Now::default(),
+        );
         let run = started(&mut user)[0].0;
         assert_eq!(take_all(&mut user, run), [1, 2]);
     }

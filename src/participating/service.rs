@@ -18,7 +18,7 @@ use crate::participating::custody::{Custody, CustodyEvent};
 use crate::participating::delivery::{Delivery, DeliveryId};
 use crate::participating::expiry::ExpiryClock;
 use crate::participating::internal::{InternalMessage, Origin};
-use crate::participating::media::{Media, MediaId, MediaUse};
+use crate::participating::media::{AttemptId, Media, MediaAction, MediaId, MediaUse};
 use crate::participating::pager::{Pager, PagerId};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{RetrySchedule, ServedUser};
@@ -26,8 +26,8 @@ use crate::registrar::Registrar;
 use crate::sip::endpoint::{Endpoint, EndpointEvent};
 use crate::sip::message::Message;
 use crate::sip::transaction::GoneReason;
-use crate::sip::transport::flow::Flow;
-use crate::store::request::{Body, DeferredMessage, Refusal, Seq, StoreEvent};
+use crate::sip::transport::flow::{ConnectionId, Flow};
+use crate::store::request::{Body, DeferredMessage, Refusal, Seq, StoreEvent, StoreRequest};
 use crate::token::Tokens;
 
 /// What the participating function goes by; fixed while the server runs.
@@ -53,12 +53,8 @@ pub struct Settings {
     pub custody_after: Duration,
     /// An MSRP session without traffic ends after this (decision 17).
     pub idle: Duration,
-    /// An MSRP session without a connection ends so long after its answer (decision 17).
-    pub bind_within: Duration,
     /// The largest body of a SIP MESSAGE, in octets.
     pub largest_message: u64,
-    /// Messages that may wait for one user.
-    pub messages_per_user: usize,
     /// Chat sessions, deliveries, relayed requests and MESSAGEs under way, each.
     pub most_under_way: usize,
 }
@@ -232,7 +228,9 @@ impl Service {
     fn handle_stored(&mut self, waiter: Waiter, seq: Seq, now: Now) {
         match waiter {
             Waiter::Pager(id) => self.handle_pager_stored(id, seq, now),
-            Waiter::Transit(chat, side, number) => self.handle_transit_stored(chat, side, number, seq, now),
+            Waiter::Transit(chat, side, number) => {
+                self.handle_transit_stored(chat, side, number, seq, now)
+            }
             Waiter::Internal(message, length, origin) => {
                 self.answer_origin(origin, true);
                 self.hold(&message, seq, length, false, now);
@@ -244,8 +242,12 @@ impl Service {
     fn handle_refused(&mut self, waiter: Waiter, refusal: Refusal, now: Now) {
         match waiter {
             Waiter::Pager(id) => self.handle_pager_not_stored(id, now),
-            Waiter::Transit(chat, side, number) => self.handle_transit_not_stored(chat, side, number, now),
-            Waiter::Chunk(chat, side, number) => self.handle_transit_not_stored(chat, side, number, now),
+            Waiter::Transit(chat, side, number) => {
+                self.handle_transit_not_stored(chat, side, number, now)
+            }
+            Waiter::Chunk(chat, side, number) => {
+                self.handle_transit_not_stored(chat, side, number, now)
+            }
             Waiter::Delivery(id) => self.handle_delivery_unread(id, refusal, now),
             Waiter::Internal(message, length, origin) => {
                 self.answer_origin(origin, false);
@@ -313,6 +315,37 @@ impl Service {
         }
     }
 
+    /// A request to the store that has no answer.
+    pub fn tell_store(&mut self, request: StoreRequest) {
+        self.custody.tell(request);
+    }
+
+    /// What to hand to the store.
+    pub fn poll_store(&mut self) -> Option<StoreRequest> {
+        self.custody.poll_request()
+    }
+
+    /// What to do on the MSRP connections.
+    pub fn poll_media(&mut self) -> Option<MediaAction> {
+        self.media.poll_action()
+    }
+
+    /// An MSRP connection we asked for stands.
+    pub fn media_connected(&mut self, attempt: AttemptId, connection: ConnectionId) {
+        self.media
+            .handle_connected(attempt, connection, &mut self.tokens);
+    }
+
+    /// Octets have left on an MSRP connection: there may be room for more.
+    pub fn media_written(&mut self, connection: ConnectionId, octets: usize, now: Now) {
+        for (_, usage) in self.media.handle_written(connection, octets, now) {
+            match usage {
+                MediaUse::Chat(chat, side) => self.pump(chat, side, now),
+                MediaUse::Replay(delivery) => self.pump_replay(delivery, now),
+            }
+        }
+    }
+
     /// Answers what the MSRP sessions say.
     pub fn run_media(&mut self, now: Now) {
         while let Some((_, usage, event)) = self.media.poll_event() {
@@ -327,13 +360,25 @@ impl Service {
     /// A message from another shard, or from another part of this one.
     pub fn handle_internal(&mut self, message: InternalMessage, now: Now) {
         match message {
-            InternalMessage::Accept { message, body, origin } => self.accept(message, body, origin, now),
-            InternalMessage::Accepted { number, durable } => self.handle_accepted(number, durable, now),
+            InternalMessage::Accept {
+                message,
+                body,
+                origin,
+            } => self.accept(message, body, origin, now),
+            InternalMessage::Accepted { number, durable } => {
+                self.handle_accepted(number, durable, now)
+            }
         }
         self.run_restless(now);
     }
 
-    fn accept(&mut self, message: Box<DeferredMessage>, body: Body, origin: Option<Origin>, now: Now) {
+    fn accept(
+        &mut self,
+        message: Box<DeferredMessage>,
+        body: Body,
+        origin: Option<Origin>,
+        now: Now,
+    ) {
         let length = match &body {
             Body::Inline(octets) => octets.len() as u64,
             Body::Spooled { length, .. } => *length,
@@ -438,7 +483,11 @@ impl Service {
     }
 
     fn handle_user_timeouts(&mut self, now: Now) {
-        while self.user_deadlines.first().is_some_and(|(at, _)| *at <= now.instant) {
+        while self
+            .user_deadlines
+            .first()
+            .is_some_and(|(at, _)| *at <= now.instant)
+        {
             let Some((_, identity)) = self.user_deadlines.pop_first() else {
                 return;
             };

@@ -17,7 +17,9 @@ use crate::msrp::sdp::Direction;
 use crate::multipart::NewPart;
 use crate::participating::arrival::{self, Content};
 use crate::participating::callee;
-use crate::participating::delivery::{Delivery, DeliveryBy, DeliveryId, ReplayAnswer, replay_answer};
+use crate::participating::delivery::{
+    Delivery, DeliveryBy, DeliveryId, ReplayAnswer, replay_answer,
+};
 use crate::participating::dialogs::{DialogKey, DialogUse};
 use crate::participating::internal::InternalMessage;
 use crate::participating::media::{MediaId, MediaUse};
@@ -30,7 +32,9 @@ use crate::sip::message::{Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::sip::transaction::table::{ClientId, Kind, ServerId};
 use crate::sip::transport::flow::Flow;
-use crate::store::request::{Body, BodySource, DeferredMessage, Held, MessageKind, Refusal, Seq, Settlement, StoreEvent};
+use crate::store::request::{
+    Body, BodySource, DeferredMessage, Held, MessageKind, Refusal, Seq, Settlement, StoreEvent,
+};
 
 /// Messages read ahead or unconfirmed in one replay.
 const AT_ONCE: usize = 16;
@@ -129,13 +133,25 @@ impl Service {
     /// The store gave a message or a piece of one.
     pub(super) fn handle_replay_read(&mut self, id: DeliveryId, event: StoreEvent, now: Now) {
         match event {
-            StoreEvent::Fetched { message, body, length, .. } => self.fetched(id, message, body, length, now),
+            StoreEvent::Fetched {
+                message,
+                body,
+                length,
+                ..
+            } => self.fetched(id, message, body, length, now),
             StoreEvent::Piece { octets, .. } => self.supply_piece(id, &octets, now),
             _ => {}
         }
     }
 
-    fn fetched(&mut self, id: DeliveryId, message: Box<DeferredMessage>, body: Option<Bytes>, length: u64, now: Now) {
+    fn fetched(
+        &mut self,
+        id: DeliveryId,
+        message: Box<DeferredMessage>,
+        body: Option<Bytes>,
+        length: u64,
+        now: Now,
+    ) {
         let Some(run) = self.session_run(id) else {
             return;
         };
@@ -172,13 +188,20 @@ impl Service {
         let flow = target.flow;
         let remote = flow.remote.ip();
         let media_use = MediaUse::Replay(id);
-        let media = self.media.open(media_use, remote, Direction::SendOnly, &mut self.tokens)?;
-        self.media.offer_types(media, vec!["message/cpim".into()], vec!["*".into()]);
+        let media = self
+            .media
+            .open(media_use, remote, Direction::SendOnly, &mut self.tokens)?;
+        self.media
+            .offer_types(media, vec!["message/cpim".into()], vec!["*".into()]);
         let sdp = self.media.offer(media);
         let via = self.sip.via(&flow, None, &mut self.tokens);
         let advertised = self.sip.advertised(&flow);
         let contact = callee::contact_uri(&self.settings, advertised, &flow);
-        let Some(DeliveryBy::Session(run)) = self.deliveries.get_mut(&id).map(|delivery| &mut delivery.carrier) else {
+        let Some(DeliveryBy::Session(run)) = self
+            .deliveries
+            .get_mut(&id)
+            .map(|delivery| &mut delivery.carrier)
+        else {
             self.media.close(media);
             return None;
         };
@@ -201,7 +224,10 @@ impl Service {
         run.phase = Phase::Inviting;
         run.rings_until = Some(now.instant + self.settings.ring);
         let usage = Usage::Delivery(id);
-        let client = self.sip.send(Kind::Invite, via, octets, flow, usage, now).ok()?;
+        let client = self
+            .sip
+            .send(Kind::Invite, via, octets, flow, usage, now)
+            .ok()?;
         self.session_run(id)?.client = Some(client);
         Some(())
     }
@@ -211,13 +237,19 @@ impl Service {
         match response.status() {
             ..200 => {}
             200..300 => self.replay_accepted(id, response, now),
-            status => self.replay_refused(id, replay_answer(status), now),
+            status => {
+                self.forget_gone_device(id, status);
+                self.replay_refused(id, replay_answer(status), now);
+            }
         }
     }
 
     fn replay_accepted(&mut self, id: DeliveryId, response: &Message, now: Now) {
-        let Some(run) = self.session_run(id) else { return };
-        let (Some(invite), Some(flow), Some(media)) = (run.invite.clone(), run.flow, run.media) else {
+        let Some(run) = self.session_run(id) else {
+            return;
+        };
+        let (Some(invite), Some(flow), Some(media)) = (run.invite.clone(), run.flow, run.media)
+        else {
             return;
         };
         if let Some(ack) = run.ack.clone() {
@@ -249,9 +281,15 @@ impl Service {
     }
 
     fn begin_sending(&mut self, id: DeliveryId, now: Now) {
-        let Some(run) = self.session_run(id) else { return };
+        let Some(run) = self.session_run(id) else {
+            return;
+        };
         run.phase = Phase::Live;
-        let carried = run.sending.front().filter(|first| first.in_invite).map(|first| first.seq);
+        let carried = run
+            .sending
+            .front()
+            .filter(|first| first.in_invite)
+            .map(|first| first.seq);
         if let Some(seq) = carried {
             run.sending.pop_front();
             self.confirm(id, seq);
@@ -269,7 +307,11 @@ impl Service {
         let DeliveryBy::Session(run) = &mut delivery.carrier else {
             return;
         };
-        let answer = if run.phase == Phase::Cancelling { ReplayAnswer::NextDevice } else { answer };
+        let answer = if run.phase == Phase::Cancelling {
+            ReplayAnswer::NextDevice
+        } else {
+            answer
+        };
         if answer == ReplayAnswer::NextDevice && delivery.target + 1 < delivery.targets.len() {
             delivery.target += 1;
             let media = run.media.take();
@@ -301,7 +343,11 @@ impl Service {
         let Some(session) = run.media.and_then(|media| self.media.session(media)) else {
             return;
         };
-        for sending in run.sending.iter_mut().filter(|sending| sending.out.is_none()) {
+        for sending in run
+            .sending
+            .iter_mut()
+            .filter(|sending| sending.out.is_none())
+        {
             let outbound = OutboundMessage {
                 message_id: None,
                 content_type: "message/cpim".to_owned(),
@@ -323,7 +369,10 @@ impl Service {
             if !self.media.has_room_for(media) {
                 return;
             }
-            let wanted = self.media.session(media).and_then(|session| session.wants());
+            let wanted = self
+                .media
+                .session(media)
+                .and_then(|session| session.wants());
             let Some(want) = wanted else { return };
             if !self.supply_replay(id, media, want.message, want.offset, want.max, now) {
                 return;
@@ -331,14 +380,26 @@ impl Service {
         }
     }
 
-    fn supply_replay(&mut self, id: DeliveryId, media: MediaId, out: OutboundId, offset: u64, most: usize, now: Now) -> bool {
+    fn supply_replay(
+        &mut self,
+        id: DeliveryId,
+        media: MediaId,
+        out: OutboundId,
+        offset: u64,
+        most: usize,
+        now: Now,
+    ) -> bool {
         let Some(delivery) = self.deliveries.get_mut(&id) else {
             return false;
         };
         let DeliveryBy::Session(run) = &mut delivery.carrier else {
             return false;
         };
-        let Some(sending) = run.sending.iter_mut().find(|sending| sending.out == Some(out)) else {
+        let Some(sending) = run
+            .sending
+            .iter_mut()
+            .find(|sending| sending.out == Some(out))
+        else {
             return false;
         };
         if let Some(octets) = sending.octets(offset, most) {
@@ -355,7 +416,9 @@ impl Service {
             seq: sending.seq,
         };
         let at = offset - sending.head.len() as u64;
-        let asked = self.custody.read(source, at, PIECE, Waiter::Delivery(id), now);
+        let asked = self
+            .custody
+            .read(source, at, PIECE, Waiter::Delivery(id), now);
         if asked.is_err() {
             sending.reading = false;
         }
@@ -364,7 +427,9 @@ impl Service {
 
     /// A piece of the one long message that is being read.
     fn supply_piece(&mut self, id: DeliveryId, octets: &Bytes, now: Now) {
-        let Some(run) = self.session_run(id) else { return };
+        let Some(run) = self.session_run(id) else {
+            return;
+        };
         let media = run.media;
         let Some(sending) = run.sending.iter_mut().find(|sending| sending.reading) else {
             return;
@@ -374,7 +439,8 @@ impl Service {
         if octets.is_empty() {
             return self.end_session_run(id, RunEnd::Parked, now);
         }
-        if let (Some(out), Some(session)) = (out, media.and_then(|media| self.media.session(media))) {
+        if let (Some(out), Some(session)) = (out, media.and_then(|media| self.media.session(media)))
+        {
             session.supply(out, octets, &mut self.tokens);
         }
         self.pump_replay(id, now);
@@ -397,18 +463,30 @@ impl Service {
                     run.inbound = Some((message, Vec::new()));
                 }
             }
-            SessionEvent::Data { message, octets, .. } => self.gather_inbound(id, message, &octets),
+            SessionEvent::Data {
+                message, octets, ..
+            } => self.gather_inbound(id, message, &octets),
             SessionEvent::MessageDone { message, .. } => self.inbound_done(id, message, now),
-            SessionEvent::ChunkDone { .. } | SessionEvent::MessageAborted { .. } | SessionEvent::Report { .. } => {}
+            SessionEvent::ChunkDone { .. }
+            | SessionEvent::MessageAborted { .. }
+            | SessionEvent::Report { .. } => {}
         }
     }
 
     fn replay_delivered(&mut self, id: DeliveryId, out: OutboundId, now: Now) {
-        let Some(run) = self.session_run(id) else { return };
-        let Some(at) = run.sending.iter().position(|sending| sending.out == Some(out)) else {
+        let Some(run) = self.session_run(id) else {
             return;
         };
-        let Some(sending) = run.sending.remove(at) else { return };
+        let Some(at) = run
+            .sending
+            .iter()
+            .position(|sending| sending.out == Some(out))
+        else {
+            return;
+        };
+        let Some(sending) = run.sending.remove(at) else {
+            return;
+        };
         self.confirm(id, sending.seq);
         self.read_ahead(id, now);
         self.pump_replay(id, now);
@@ -426,7 +504,9 @@ impl Service {
     }
 
     fn gather_inbound(&mut self, id: DeliveryId, message: InboundId, octets: &Bytes) {
-        let Some(run) = self.session_run(id) else { return };
+        let Some(run) = self.session_run(id) else {
+            return;
+        };
         let media = run.media;
         if let Some((own, buffer)) = &mut run.inbound
             && *own == message
@@ -443,11 +523,18 @@ impl Service {
     /// A SEND wrapping a notification is a disposition; one with chat content is refused
     /// (cpm-facts §7.3.9).
     fn inbound_done(&mut self, id: DeliveryId, message: InboundId, now: Now) {
-        let Some(run) = self.session_run(id) else { return };
+        let Some(run) = self.session_run(id) else {
+            return;
+        };
         let media = run.media;
-        let octets = run.inbound.take().filter(|(own, _)| *own == message).map(|(_, octets)| octets);
+        let octets = run
+            .inbound
+            .take()
+            .filter(|(own, _)| *own == message)
+            .map(|(_, octets)| octets);
         let octets = octets.unwrap_or_default();
-        let is_notification = Content::read("message/cpim", &octets).is_ok_and(|content| content.is_notification);
+        let is_notification =
+            Content::read("message/cpim", &octets).is_ok_and(|content| content.is_notification);
         if let Some(session) = media.and_then(|media| self.media.session(media)) {
             session.settle(message, if is_notification { 200 } else { 403 });
         }
@@ -493,9 +580,20 @@ impl Service {
     }
 
     /// A request inside the replay's dialog.
-    pub(super) fn handle_replay_request(&mut self, id: DeliveryId, request: &Message, server: ServerId, now: Now) {
+    pub(super) fn handle_replay_request(
+        &mut self,
+        id: DeliveryId,
+        request: &Message,
+        server: ServerId,
+        now: Now,
+    ) {
         let Some((dialog, _)) = self.session_run(id).and_then(|run| run.dialog.as_mut()) else {
-            return self.reject(request, server, &Rejection::new(481, "Call Does Not Exist"), now);
+            return self.reject(
+                request,
+                server,
+                &Rejection::new(481, "Call Does Not Exist"),
+                now,
+            );
         };
         if let Err(rejection) = dialog.check_cseq(request) {
             return self.reject(request, server, &rejection, now);
@@ -515,18 +613,31 @@ impl Service {
                 let reply = self.reply(request, 200, "OK", None).build();
                 self.sip.respond(server, 200, reply, now);
             }
-            Method::Invite => self.reject(request, server, &Rejection::new(488, "Not Acceptable Here"), now),
+            Method::Invite => self.reject(
+                request,
+                server,
+                &Rejection::new(488, "Not Acceptable Here"),
+                now,
+            ),
             _ => self.not_allowed(request, server, now),
         }
     }
 
     /// The run is over: the session is closed, and the dialog if we are still in it.
     fn end_session_run(&mut self, id: DeliveryId, end: RunEnd, now: Now) {
-        let Some(run) = self.session_run(id) else { return };
+        let Some(run) = self.session_run(id) else {
+            return;
+        };
         let (media, dialog, flow) = (run.media.take(), run.dialog.take(), run.flow);
         let end = match end {
             RunEnd::Done if !run.sending.is_empty() => RunEnd::Parked,
-            RunEnd::Parked if run.phase == Phase::Live && run.sending.is_empty() && run.fetching.is_empty() => RunEnd::Done,
+            RunEnd::Parked
+                if run.phase == Phase::Live
+                    && run.sending.is_empty()
+                    && run.fetching.is_empty() =>
+            {
+                RunEnd::Done
+            }
             end => end,
         };
         if let (Some((mut dialog, key)), Some(flow)) = (dialog, flow) {
@@ -541,9 +652,16 @@ impl Service {
 
     /// The store lost track of a message, or it is damaged: it counts as failed.
     pub(super) fn skip_unread_chat(&mut self, id: DeliveryId, refusal: Refusal, now: Now) {
-        let held = self.session_run(id).and_then(|run| run.fetching.pop_front());
-        let key = self.deliveries.get(&id).map(|delivery| (delivery.user.clone(), delivery.key.clone()));
-        if let (Some(held), Some((user, key)), Refusal::Unknown | Refusal::Damaged) = (held, key, refusal) {
+        let held = self
+            .session_run(id)
+            .and_then(|run| run.fetching.pop_front());
+        let key = self
+            .deliveries
+            .get(&id)
+            .map(|delivery| (delivery.user.clone(), delivery.key.clone()));
+        if let (Some(held), Some((user, key)), Refusal::Unknown | Refusal::Damaged) =
+            (held, key, refusal)
+        {
             self.take_out(&user, &key, held.seq, Settlement::Failed);
         }
         self.end_session_run(id, RunEnd::Parked, now);
@@ -556,21 +674,23 @@ impl Service {
 
     pub(super) fn handle_replay_timeouts(&mut self, now: Now) {
         let due = |delivery: &Delivery| rings_until(delivery).is_some_and(|at| at <= now.instant);
-        let mut late: Vec<DeliveryId> = self.deliveries.iter().filter(|(_, delivery)| due(delivery)).map(|(id, _)| *id).collect();
+        let mut late: Vec<DeliveryId> = self
+            .deliveries
+            .iter()
+            .filter(|(_, delivery)| due(delivery))
+            .map(|(id, _)| *id)
+            .collect();
         late.sort();
         for id in late {
-            let Some(run) = self.session_run(id) else { continue };
+            let Some(run) = self.session_run(id) else {
+                continue;
+            };
             run.rings_until = None;
             run.phase = Phase::Cancelling;
             if let Some(client) = run.client {
                 self.sip.cancel(client, now);
             }
         }
-    }
-
-    /// A new message of a conversation that is being replayed joins the running replay.
-    pub(super) fn extend_replay(&mut self, id: DeliveryId, now: Now) {
-        self.read_ahead(id, now);
     }
 }
 
@@ -612,7 +732,12 @@ fn envelope_head(message: &DeferredMessage, length: u64) -> Bytes {
 }
 
 /// RCS-e devices take the first message inside the INVITE (cpm-facts §7.2).
-fn invite_body(first: &mut Sending, profile: Profile, sdp: &str, boundary: &str) -> (String, Vec<u8>) {
+fn invite_body(
+    first: &mut Sending,
+    profile: Profile,
+    sdp: &str,
+    boundary: &str,
+) -> (String, Vec<u8>) {
     let body = first.body.as_ref().filter(|_| profile == Profile::RcsE);
     let Some(body) = body else {
         return ("application/sdp".to_owned(), sdp.as_bytes().to_vec());

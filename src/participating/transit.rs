@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::clock::Instant;
 use crate::msrp::event::{ChunkId, OutboundId};
 use crate::participating::spool::Spool;
-use crate::store::request::{DeferredMessage, StoreRequest, SpoolId};
+use crate::store::request::{DeferredMessage, SpoolId, StoreRequest};
 
 /// What decides how a message may end.
 #[derive(Debug)]
@@ -77,7 +77,8 @@ impl Transit {
             let most = octets.len().min(HEAD - self.head.len());
             self.head.extend_from_slice(&octets[..most]);
         }
-        self.covered.add(offset, offset.saturating_add(octets.len() as u64));
+        self.covered
+            .add(offset, offset.saturating_add(octets.len() as u64));
         self.spool.write(offset, octets, new_id)
     }
 

@@ -4,9 +4,9 @@
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::participating::arrival;
-use crate::registrar::Profile;
 use crate::participating::served_user::{Reach, ServedUser, UserAction};
 use crate::participating::service::{Service, Waiter};
+use crate::registrar::Profile;
 use crate::store::request::{Body, DeferredMessage, Held, Seq, Settlement, StoreRequest};
 
 impl Service {
@@ -55,7 +55,11 @@ impl Service {
 
     fn load(&mut self, identity: &Identity, after: Option<Seq>, now: Now) {
         let waiter = Waiter::Load(identity.clone());
-        if self.custody.load(identity.clone(), after, waiter, now).is_err() {
+        if self
+            .custody
+            .load(identity.clone(), after, waiter, now)
+            .is_err()
+        {
             self.postponed_loads.push_back((identity.clone(), after));
         }
     }
@@ -71,7 +75,13 @@ impl Service {
     }
 
     /// A page of a user's queue came.
-    pub(super) fn handle_loaded(&mut self, identity: &Identity, held: Vec<Held>, more: bool, now: Now) {
+    pub(super) fn handle_loaded(
+        &mut self,
+        identity: &Identity,
+        held: Vec<Held>,
+        more: bool,
+        now: Now,
+    ) {
         if let Some(user) = self.users.get_mut(identity) {
             user.handle_loaded(held, more, now);
             self.run_user(identity, now);
@@ -98,7 +108,9 @@ impl Service {
     pub(super) fn reach(&self, identity: &Identity) -> Option<Reach> {
         let targets = self.message_targets(identity, None);
         let first = targets.first()?;
-        let by_stream = targets.iter().any(|target| target.flow.transport.is_reliable());
+        let by_stream = targets
+            .iter()
+            .any(|target| target.flow.transport.is_reliable());
         let datagram = super::contacts::LARGEST_DATAGRAM.min(self.settings.largest_message);
         let message = if by_stream || first.flow.transport.is_reliable() {
             self.settings.largest_message
@@ -106,7 +118,9 @@ impl Service {
             datagram
         };
         Some(Reach {
-            session: targets.iter().any(|target| target.profile != Profile::MessageOnly),
+            session: targets
+                .iter()
+                .any(|target| target.profile != Profile::MessageOnly),
             message: Some(message),
         })
     }
@@ -120,7 +134,11 @@ impl Service {
         now: Now,
     ) -> bool {
         let is_long = matches!(body, Body::Spooled { .. });
-        if self.custody.put(Box::new(message.clone()), body, waiter, now).is_err() {
+        if self
+            .custody
+            .put(Box::new(message.clone()), body, waiter, now)
+            .is_err()
+        {
             return false;
         }
         let key = arrival::conversation_key(message);
@@ -161,8 +179,10 @@ impl Service {
         let held = arrival::held(seq, message, length);
         let is_long = length > super::spool::IN_MEMORY;
         self.waiting.insert(message.recipient.clone());
-        self.user(&message.recipient).handle_stored(held, is_long, tried, now);
+        self.user(&message.recipient)
+            .handle_stored(held, is_long, tried, now);
         self.run_user(&message.recipient, now);
+        self.extend_delivery(&message.recipient, &arrival::conversation_key(message), now);
     }
 
     /// A message leaves the store for good.

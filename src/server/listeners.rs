@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use crate::config::{Config, Listener, Protocol};
+use crate::config::{Config, HostPort, Listener, Protocol};
 use crate::net::bind;
 use crate::shard::assembly::Supplies;
 use crate::shard::thread::SipSocket;
@@ -29,6 +29,37 @@ pub struct Addresses {
     pub sip: Vec<(Transport, SocketAddr)>,
     /// By index into `[msrp] listen`.
     pub msrp: Vec<SocketAddr>,
+}
+
+impl Addresses {
+    /// `host:port` by which peers know SIP listener number `index`.
+    pub fn advertised_sip(&self, config: &Config, index: usize) -> String {
+        let bound = self.sip.get(index).map(|(_, bound)| *bound);
+        let (host, port) = known_as(bound, config.sip.advertised(index));
+        format!("{host}:{port}")
+    }
+
+    /// Host and port by which peers know MSRP listener number `index`.
+    pub fn advertised_msrp(&self, config: &Config, index: usize) -> (String, u16) {
+        known_as(self.msrp.get(index).copied(), config.msrp.advertised(index))
+    }
+}
+
+/// The advertised name, else the address as a URI has it.
+fn known_as(bound: Option<SocketAddr>, named: Option<&HostPort>) -> (String, u16) {
+    let port = bound.map_or(0, |bound| bound.port());
+    match (named, bound.map(|bound| bound.ip())) {
+        (Some(named), _) => (in_brackets(&named.host), named.port.unwrap_or(port)),
+        (None, Some(ip)) => (in_brackets(&ip.to_string()), port),
+        (None, None) => (String::new(), port),
+    }
+}
+
+fn in_brackets(host: &str) -> String {
+    match host.parse::<std::net::Ipv6Addr>() {
+        Ok(ip) => format!("[{ip}]"),
+        Err(_) => host.to_owned(),
+    }
 }
 
 impl fmt::Display for Addresses {

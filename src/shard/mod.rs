@@ -5,6 +5,7 @@
 
 pub mod alarm;
 pub mod assembly;
+pub mod core;
 pub mod core_trait;
 pub mod deliver;
 pub mod inbox;

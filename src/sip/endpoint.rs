@@ -108,12 +108,16 @@ impl<U: Clone> Endpoint<U> {
     /// `host:port` that the peer behind `flow` knows us by.
     pub fn advertised(&self, flow: &Flow) -> &str {
         let index = usize::from(flow.listener).min(self.listeners.len().saturating_sub(1));
-        self.listeners.get(index).map_or("", |listener| &listener.advertise)
+        self.listeners
+            .get(index)
+            .map_or("", |listener| &listener.advertise)
     }
 
     /// `host:port` of the first listener: the name of this server among others.
     pub fn own_name(&self) -> &str {
-        self.listeners.first().map_or("", |listener| &listener.advertise)
+        self.listeners
+            .first()
+            .map_or("", |listener| &listener.advertise)
     }
 
     /// A flow to an address, by the first listener that can reach it: over `transport` if given.
@@ -152,9 +156,11 @@ impl<U: Clone> Endpoint<U> {
         asker.fallback = None;
         let usage = asker.usage.clone();
         if response.status() >= 200 {
-            self.retiring.push_back((now.instant + LATE_ANSWERS, client));
+            self.retiring
+                .push_back((now.instant + LATE_ANSWERS, client));
         }
-        self.events.push_back(EndpointEvent::Response(usage, response, flow));
+        self.events
+            .push_back(EndpointEvent::Response(usage, response, flow));
     }
 
     /// Answers a request; provisional or final.
@@ -244,7 +250,8 @@ impl<U: Clone> Endpoint<U> {
     pub fn handle_flow_lost(&mut self, flow: Flow, now: Now) {
         if flow.transport == Transport::Tcp && self.tcp_refused.len() < TCP_REFUSED_MOST {
             let remote = (flow.remote.ip(), flow.remote.port());
-            self.tcp_refused.insert(remote, now.instant + TCP_REFUSED_FOR);
+            self.tcp_refused
+                .insert(remote, now.instant + TCP_REFUSED_FOR);
         }
         self.transactions.handle_flow_lost(flow, now);
         self.collect(now);
@@ -264,7 +271,11 @@ impl<U: Clone> Endpoint<U> {
 
     /// Retransmits, gives up, forgets.
     pub fn handle_timeout(&mut self, now: Now) {
-        while self.retiring.front().is_some_and(|(at, _)| *at <= now.instant) {
+        while self
+            .retiring
+            .front()
+            .is_some_and(|(at, _)| *at <= now.instant)
+        {
             if let Some((_, client)) = self.retiring.pop_front() {
                 self.askers.remove(&client);
             }
@@ -279,7 +290,10 @@ impl<U: Clone> Endpoint<U> {
         self.transactions.len()
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one private place where they meet")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one private place where they meet"
+    )]
     fn start(
         &mut self,
         kind: Kind,
@@ -328,7 +342,8 @@ impl<U: Clone> Endpoint<U> {
                     self.events.push_back(EndpointEvent::Transmit(flow, octets));
                 }
                 TransactionEvent::ServerGone(server, reason) => {
-                    self.events.push_back(EndpointEvent::ServerGone(server, reason));
+                    self.events
+                        .push_back(EndpointEvent::ServerGone(server, reason));
                 }
                 TransactionEvent::TimedOut(client) => {
                     if let Some(asker) = self.askers.remove(&client) {
@@ -346,12 +361,21 @@ impl<U: Clone> Endpoint<U> {
             return;
         };
         let Some(fallback) = asker.fallback else {
-            self.events.push_back(EndpointEvent::Unreachable(asker.usage));
+            self.events
+                .push_back(EndpointEvent::Unreachable(asker.usage));
             return;
         };
-        let Fallback { kind, flow, octets, branch } = fallback;
+        let Fallback {
+            kind,
+            flow,
+            octets,
+            branch,
+        } = fallback;
         let usage = asker.usage;
-        if self.start(kind, &branch, octets, flow, usage.clone(), None, now).is_err() {
+        if self
+            .start(kind, &branch, octets, flow, usage.clone(), None, now)
+            .is_err()
+        {
             self.events.push_back(EndpointEvent::Unreachable(usage));
         }
     }

@@ -136,6 +136,8 @@ pub struct Recovered {
     pub torn_octets: u64,
     /// Messages in custody.
     pub messages: usize,
+    /// Users for whom messages wait, in order.
+    pub waiting: Vec<Identity>,
     /// The next place in the order.
     pub next_seq: Seq,
 }
@@ -193,7 +195,8 @@ impl Store {
             .map(|answer| Desk::new(answer, bounds))
             .collect();
         let shards = u16::try_from(desks.len()).unwrap_or(u16::MAX);
-        let recovered = found.recovered.clone();
+        let mut recovered = found.recovered.clone();
+        recovered.waiting = found.index.recipients();
         let store = Self::start(config, found, desks, lock)?;
         let clients = (0..shards).map(|shard| store.client(shard)).collect();
         Ok((store, clients, recovered))

@@ -362,4 +362,11 @@ impl Index {
     pub(super) fn messages(&self) -> usize {
         self.users.values().map(BTreeMap::len).sum()
     }
+
+    /// Users for whom something waits, in order.
+    pub(super) fn recipients(&self) -> Vec<Identity> {
+        let mut recipients: Vec<Identity> = self.users.keys().cloned().collect();
+        recipients.sort();
+        recipients
+    }
 }

@@ -82,7 +82,10 @@ impl Outgoing {
             }
             return;
         }
-        let waiting = self.in_flight.iter().filter(|part| part.message == Some(id));
+        let waiting = self
+            .in_flight
+            .iter()
+            .filter(|part| part.message == Some(id));
         let confirmed = waiting.map(|part| part.start).min();
         let confirmed = confirmed.unwrap_or(message.chunked);
         if confirmed > message.confirmed {

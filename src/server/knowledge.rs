@@ -1,0 +1,85 @@
+//! What all shards know alike: the accounts, the digest with its key, the names of this server.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::listeners::Addresses;
+use crate::clock;
+use crate::config::{Authentication, Config};
+use crate::registrar::Directory;
+use crate::router::Knowledge;
+use crate::sip::digest::{Digest, DigestSettings};
+use crate::token::Tokens;
+
+/// The file in `data_dir` that holds the key of the nonces, so that those from before a restart are
+/// known as stale and not as forged (decision 14).
+const KEY_FILE: &str = "nonce.key";
+
+/// Built once the listeners are bound and the data folder is ours.
+pub(super) fn gather(config: &Config, addresses: &Addresses, shards: u16) -> io::Result<Knowledge> {
+    let directory = Directory::new(config);
+    let own = own_names(config, addresses);
+    let digest = match config.registrar.authentication {
+        Authentication::None => None,
+        Authentication::Digest => {
+            let hosts = own.iter().map(|(host, _)| host.clone());
+            Some(Arc::new(Digest::new(DigestSettings {
+                realm: config.realm().to_owned(),
+                key: key(&config.data_dir)?,
+                lifetime: config.registrar.nonce_lifetime.duration(),
+                algorithms: directory.algorithms(),
+                hosts: hosts.chain([config.domain.clone()]).collect(),
+                started_at: clock::now().wall,
+            })))
+        }
+    };
+    Ok(Knowledge {
+        directory: Arc::new(directory),
+        digest,
+        own: own.into(),
+        route_key: Tokens::from_os().number(),
+        shards,
+    })
+}
+
+/// Every host and port that means this server.
+fn own_names(config: &Config, addresses: &Addresses) -> Vec<(String, u16)> {
+    let bound = addresses
+        .sip
+        .iter()
+        .map(|(_, address)| (address.ip().to_string(), address.port()));
+    let advertised = (0..addresses.sip.len()).filter_map(|index| {
+        let (_, address) = addresses.sip.get(index)?;
+        let named = config.sip.advertised(index)?;
+        Some((named.host.clone(), named.port.unwrap_or(address.port())))
+    });
+    bound.chain(advertised).collect()
+}
+
+fn key(data_dir: &Path) -> io::Result<[u8; 32]> {
+    let path = data_dir.join(KEY_FILE);
+    let mut key = [0; 32];
+    match fs::File::open(&path).and_then(|mut file| file.read_exact(&mut key)) {
+        Ok(()) => return Ok(key),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+        Err(error) => return Err(error),
+    }
+    let mut tokens = Tokens::from_os();
+    for part in key.chunks_mut(8) {
+        part.copy_from_slice(&tokens.number().to_be_bytes());
+    }
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(&key)?;
+    file.sync_all()?;
+    Ok(key)
+}

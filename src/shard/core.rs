@@ -1,0 +1,244 @@
+//! The pure core of a shard: it takes what happened and says what is to be done. All decisions are
+//! made by the [`Router`] and the [`Service`] it holds.
+
+use std::collections::VecDeque;
+
+use crate::clock::{Instant, Now, UnixMillis};
+use crate::config::Config;
+use crate::participating::arrival::Lifetimes;
+use crate::participating::custody::Custody;
+use crate::participating::media::{AttemptId, Media, MediaAction, MediaListener, MediaSettings};
+use crate::participating::served_user::RetrySchedule;
+use crate::participating::service::{Parts, Service, Settings};
+use crate::registrar::{Policy, Registrar};
+use crate::router::Router;
+use crate::server::CoreContext;
+use crate::shard::core_trait::ShardCore;
+use crate::shard::port::{Action, Attempt, Input};
+use crate::sip::endpoint::{Endpoint, Listener};
+use crate::sip::message::Message;
+use crate::sip::transaction::{TimerConfig, TransactionTable};
+use crate::store::request::Seq;
+use crate::token::Tokens;
+
+/// See the module's text.
+pub struct Core {
+    router: Router,
+    service: Service,
+    actions: VecDeque<Action>,
+    drained: bool,
+    /// The time of the event being handled.
+    now: Now,
+}
+
+impl Core {
+    /// The core of one shard, with what its users had before a restart.
+    pub fn new(context: CoreContext, tokens: Tokens, now: Now) -> Self {
+        let config = &context.config;
+        let mut registrar = Registrar::new(Policy::new(config, usize::from(context.shards)));
+        let mut outdated = Vec::new();
+        for binding in &context.bindings {
+            match registrar.restore(&binding.user, &binding.key, &binding.value, now) {
+                Ok(outcome) => outdated.extend(outcome),
+                Err(error) => tracing::error!(user = %binding.user, %error, "a binding was lost"),
+            }
+        }
+        let parts = Parts {
+            settings: settings(&context),
+            sip: endpoint(&context),
+            media: media(&context),
+            registrar,
+            custody: custody(&context, now.wall),
+            waiting: context.waiting.clone(),
+            recent: context
+                .duplicate_keys
+                .iter()
+                .map(|key| (key.key, Seq(0)))
+                .collect(),
+            tokens,
+        };
+        let mut service = Service::new(parts, now);
+        for request in outdated {
+            service.tell_store(request);
+        }
+        service.resume(now);
+        let mut core = Self {
+            router: Router::new(context.knowledge.clone()),
+            service,
+            actions: VecDeque::new(),
+            drained: false,
+            now,
+        };
+        core.collect();
+        core
+    }
+
+    /// Moves everything the service wants done into the queue.
+    fn collect(&mut self) {
+        let now = self.now;
+        loop {
+            self.service.run_media(now);
+            let before = self.actions.len();
+            while let Some((flow, octets)) = self.service.poll_transmit(now) {
+                self.actions.push_back(Action::SendSip { flow, octets });
+            }
+            while let Some((shard, message)) = self.service.poll_forward(now) {
+                self.actions.push_back(Action::Forward { shard, message });
+            }
+            while let Some(action) = self.service.poll_media() {
+                self.actions.push_back(media_action(action));
+            }
+            while let Some(request) = self.service.poll_store() {
+                self.actions.push_back(Action::Store(request));
+            }
+            if self.actions.len() == before {
+                break;
+            }
+        }
+        if !self.drained && self.service.is_drained() {
+            self.drained = true;
+            self.actions.push_back(Action::Drained);
+        }
+    }
+}
+
+impl ShardCore for Core {
+    fn handle_input(&mut self, input: Input, now: Now) {
+        self.now = now;
+        let service = &mut self.service;
+        match input {
+            Input::Sip { flow, message } => self.router.handle(service, message, flow, now),
+            Input::FlowLost { flow } => service.handle_flow_lost(flow, now),
+            Input::Msrp { connection, event } => service.media.handle_frame(connection, event),
+            Input::MsrpConnected {
+                attempt,
+                connection,
+            } => service.media_connected(AttemptId(attempt.0), connection),
+            Input::MsrpUnreachable { attempt } => {
+                service.media.handle_unreachable(AttemptId(attempt.0))
+            }
+            Input::MsrpLost { connection } => service.media.handle_lost(connection),
+            Input::MsrpWritten { connection, octets } => {
+                service.media_written(connection, octets, now)
+            }
+            Input::Store(event) => service.handle_store(event, now),
+            Input::Resolved { attempt, addresses } => {
+                service
+                    .media
+                    .handle_resolved(AttemptId(attempt.0), &addresses);
+            }
+            Input::Internal(message) => service.handle_internal(*message, now),
+            Input::Drain => service.drain(now),
+        }
+        self.collect();
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.service.next_deadline()
+    }
+
+    fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
+        self.service.handle_timeout(now);
+        self.collect();
+    }
+
+    fn owner_of(&self, message: &Message) -> u16 {
+        self.router.knowledge().owner_of(message)
+    }
+}
+
+fn media_action(action: MediaAction) -> Action {
+    match action {
+        MediaAction::Send(connection, octets) => Action::SendMsrp { connection, octets },
+        MediaAction::Connect(attempt, remote) => Action::ConnectMsrp {
+            attempt: Attempt(attempt.0),
+            remote,
+        },
+        MediaAction::Resolve(attempt, host, port) => Action::Resolve {
+            attempt: Attempt(attempt.0),
+            host,
+            port,
+        },
+        MediaAction::Close(connection) => Action::CloseMsrp { connection },
+    }
+}
+
+fn settings(context: &CoreContext) -> Settings {
+    let config: &Config = &context.config;
+    let deferral = &config.deferral;
+    let retry: Vec<_> = deferral.retry.iter().map(|wait| wait.duration()).collect();
+    Settings {
+        shard: context.shard,
+        shards: context.shards,
+        domain: config.domain.to_ascii_lowercase(),
+        deferral: deferral.enabled,
+        lifetimes: Lifetimes {
+            default: deferral.lifetime.duration(),
+            maximum: deferral.max_lifetime.duration(),
+        },
+        retry: RetrySchedule::new(&retry),
+        answer_within: deferral.answer_within.duration(),
+        ring: deferral.ring_timeout.duration(),
+        custody_after: deferral.custody_after.duration(),
+        idle: config.msrp.idle_timeout.duration(),
+        largest_message: config.sip.max_message_size.get(),
+        most_under_way: config.limits.sessions as usize,
+    }
+}
+
+fn endpoint(context: &CoreContext) -> Endpoint<crate::participating::service::Usage> {
+    let sip = &context.config.sip;
+    let listeners = context.addresses.sip.iter().enumerate();
+    let listeners = listeners.map(|(index, (transport, bound))| Listener {
+        transport: *transport,
+        bound: *bound,
+        advertise: context.addresses.advertised_sip(&context.config, index),
+    });
+    let timers = TimerConfig {
+        t1: sip.t1.duration(),
+        t2: sip.t2.duration(),
+        t4: sip.t4.duration(),
+    };
+    let table = TransactionTable::new(timers, sip.max_transactions as usize, context.shard);
+    Endpoint::new(context.shard, listeners.collect(), table)
+}
+
+fn media(context: &CoreContext) -> Media {
+    let config = &context.config;
+    let settings = MediaSettings {
+        chunk: config.msrp.chunk_size.as_usize(),
+        message: config.msrp.max_message_size.get(),
+        sessions: config.limits.sessions as usize,
+        bind_within: config.msrp.binding_timeout.duration(),
+    };
+    let listeners = context.addresses.msrp.iter().enumerate();
+    let listeners = listeners.map(|(index, bound)| {
+        let (host, port) = context.addresses.advertised_msrp(config, index);
+        MediaListener {
+            bound: *bound,
+            host,
+            port,
+        }
+    });
+    Media::new(context.shard, settings, listeners.collect())
+}
+
+/// Spools are numbered from the time of the start, so that a number is not used again after a restart.
+fn custody(
+    context: &CoreContext,
+    started: UnixMillis,
+) -> Custody<crate::participating::service::Waiter> {
+    let store = &context.config.store;
+    let first_spool = (started.0 << 6) & 0xffff_ffff_ffff;
+    Custody::new(
+        context.shard,
+        store.credits as usize,
+        store.timeout.duration(),
+        first_spool,
+    )
+}

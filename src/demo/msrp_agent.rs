@@ -3,23 +3,19 @@
 //! The thread answers what arrives as [`MsrpSession::answers_messages`] says and puts chunks
 //! together. Next stop: [`super::msrp_sending`].
 
-use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::clock::{self, Instant};
+use crate::clock;
 
 use super::envelope::{Envelope, fresh};
 use super::failure::Failure;
-use super::inbox::Inbox;
+use super::msrp_receiving::{Answering, ReceivedMessage, SessionState};
 use super::msrp_text::MsrpText;
-use super::transcript::{Direction, Transcript};
+use super::transcript::Transcript;
 use super::user_agent::PATIENCE;
-use super::wire::{is_timeout, lock};
 
 /// How often a waiting side looks whether the connection still stands.
 const LOOK_UP: Duration = Duration::from_millis(50);
@@ -99,19 +95,13 @@ impl MsrpEnd {
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LOOK_UP))?;
-        let state = Arc::new(SessionState {
-            name: self.name.clone(),
-            transcript: self.transcript.clone(),
-            path: self.path.clone(),
-            peer_path: peer_path.to_owned(),
+        let state = Arc::new(SessionState::new(
+            &self.name,
+            &self.transcript,
+            (&self.path, peer_path),
             stream,
-            responses: Inbox::new(),
-            reports: Inbox::new(),
-            messages: Inbox::new(),
-            partial: Mutex::new(HashMap::new()),
-            answering: Mutex::new(self.answering),
-            closed: AtomicBool::new(false),
-        });
+            self.answering,
+        ));
         let reader = Arc::clone(&state);
         thread::spawn(move || reader.read());
         Ok(MsrpSession { state })
@@ -122,69 +112,15 @@ impl MsrpEnd {
     }
 }
 
-/// How a session answers SENDs with a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answering {
-    /// Each chunk with this status.
-    Status(u16),
-    /// So many whole messages with 200, then silence.
-    Only(usize),
-}
-
-/// A message put together from its chunks.
-#[derive(Clone, Debug)]
-pub struct ReceivedMessage {
-    /// Of the MSRP headers, not of IMDN.
-    pub message_id: String,
-    /// Of the MSRP headers.
-    pub content_type: String,
-    /// To the last octet.
-    pub body: Vec<u8>,
-    /// In how many chunks it came.
-    pub chunks: usize,
-    /// When the last chunk was answered 200; `None` if it was not.
-    pub confirmed_at: Option<Instant>,
-}
-
-impl ReceivedMessage {
-    /// Its body as an envelope.
-    pub fn envelope(&self) -> Option<Envelope> {
-        Envelope::read(&self.body)
-    }
-}
-
 /// A session with its connection. Dropping it closes the connection.
 pub struct MsrpSession {
     pub(super) state: Arc<SessionState>,
 }
 
-pub(super) struct SessionState {
-    pub(super) name: String,
-    pub(super) transcript: Transcript,
-    pub(super) path: String,
-    pub(super) peer_path: String,
-    stream: TcpStream,
-    pub(super) responses: Inbox<MsrpText>,
-    pub(super) reports: Inbox<MsrpText>,
-    messages: Inbox<ReceivedMessage>,
-    partial: Mutex<HashMap<String, Partial>>,
-    answering: Mutex<Answering>,
-    closed: AtomicBool,
-}
-
-#[derive(Default)]
-struct Partial {
-    data: Vec<u8>,
-    /// Octet ranges that arrived, in any order.
-    covered: Vec<(usize, usize)>,
-    total: Option<usize>,
-    chunks: usize,
-}
-
 impl MsrpSession {
     /// How SENDs are answered from here on.
     pub fn answers_messages(&self, answering: Answering) {
-        *lock(&self.state.answering) = answering;
+        self.state.answer_with(answering);
     }
 
     /// The next whole message.
@@ -227,12 +163,12 @@ impl MsrpSession {
 
     /// Whether the connection has ended.
     pub fn is_closed(&self) -> bool {
-        self.state.closed.load(Ordering::Relaxed)
+        self.state.is_closed()
     }
 
     /// Breaks the connection, as a lost network does.
     pub fn drops_connection(&self) {
-        let _ = self.state.stream.shutdown(Shutdown::Both);
+        self.state.close();
     }
 
     /// Its own MSRP URI.
@@ -304,156 +240,6 @@ impl MsrpSession {
 impl Drop for MsrpSession {
     fn drop(&mut self) {
         self.drops_connection();
-    }
-}
-
-impl SessionState {
-    pub(super) fn transmit(&self, octets: &[u8]) -> Result<(), Failure> {
-        self.transcript.record(&self.name, Direction::Sent, octets);
-        (&self.stream).write_all(octets).map_err(|error| {
-            let step = format!("{} could not send over MSRP: {error}", self.name);
-            Failure::new(step, &self.transcript)
-        })
-    }
-
-    fn read(&self) {
-        let mut unread = Vec::new();
-        let mut buffer = [0; 16_384];
-        loop {
-            match (&self.stream).read(&mut buffer) {
-                Ok(0) => break,
-                Ok(length) => unread.extend_from_slice(&buffer[..length]),
-                Err(error) if is_timeout(&error) => continue,
-                Err(_) => break,
-            }
-            while let Ok(Some(frame)) = MsrpText::take(&mut unread) {
-                self.receive(frame);
-            }
-        }
-        self.closed.store(true, Ordering::Relaxed);
-    }
-
-    fn receive(&self, frame: MsrpText) {
-        self.transcript
-            .record(&self.name, Direction::Received, frame.octets());
-        if frame.is("SEND") {
-            self.receive_send(&frame);
-        } else if frame.is("REPORT") {
-            self.reports.push(frame);
-        } else if frame.status() > 0 {
-            self.responses.push(frame);
-        }
-    }
-
-    fn receive_send(&self, frame: &MsrpText) {
-        let status = match (frame.body(), *lock(&self.answering)) {
-            (None, _) => Some(200),
-            (_, Answering::Status(status)) => Some(status),
-            (_, Answering::Only(0)) => None,
-            (_, Answering::Only(_)) => Some(200),
-        };
-        if let Some(status) = status {
-            self.respond(frame, status);
-        }
-        let Some(body) = frame.body() else {
-            return;
-        };
-        if let Some((data, chunks)) = self.put_together(frame, body) {
-            self.complete(frame, data, chunks, status == Some(200));
-        }
-    }
-
-    /// RFC 4975 §7.2; a sender that wants no responses gets none (§7.1.2).
-    fn respond(&self, frame: &MsrpText, status: u16) {
-        let wanted = match frame.header("Failure-Report") {
-            "no" => false,
-            "partial" => status != 200,
-            _ => true,
-        };
-        let sender = frame.header("From-Path").split(' ').next().unwrap_or("");
-        let transaction = frame.transaction();
-        let octets = format!(
-            "MSRP {transaction} {status} {}\r\nTo-Path: {sender}\r\nFrom-Path: {}\r\n\
-             -------{transaction}$\r\n",
-            if status == 200 { "OK" } else { "Refused" },
-            self.path
-        );
-        if wanted {
-            let _ = self.transmit(octets.as_bytes());
-        }
-    }
-
-    fn put_together(&self, frame: &MsrpText, body: &[u8]) -> Option<(Vec<u8>, usize)> {
-        let mut all = lock(&self.partial);
-        let id = frame.header("Message-ID");
-        if frame.flag() == '#' {
-            all.remove(id);
-            return None;
-        }
-        let partial = all.entry(id.to_owned()).or_default();
-        partial.add(frame, body);
-        if !partial.is_whole() {
-            return None;
-        }
-        all.remove(id).map(|whole| (whole.data, whole.chunks))
-    }
-
-    fn complete(&self, frame: &MsrpText, body: Vec<u8>, chunks: usize, confirmed: bool) {
-        if confirmed && frame.header("Success-Report") == "yes" {
-            self.report(frame, body.len());
-        }
-        if let Answering::Only(left) = &mut *lock(&self.answering) {
-            *left = left.saturating_sub(1);
-        }
-        self.messages.push(ReceivedMessage {
-            message_id: frame.header("Message-ID").to_owned(),
-            content_type: frame.header("Content-Type").to_owned(),
-            body,
-            chunks,
-            confirmed_at: confirmed.then(|| clock::now().instant),
-        });
-    }
-
-    /// RFC 4975 §7.1.2: for the whole message, along the path it came.
-    fn report(&self, frame: &MsrpText, length: usize) {
-        let transaction = fresh("r");
-        let octets = format!(
-            "MSRP {transaction} REPORT\r\nTo-Path: {}\r\nFrom-Path: {}\r\nMessage-ID: {}\r\n\
-             Byte-Range: 1-{length}/{length}\r\nStatus: 000 200 OK\r\n-------{transaction}$\r\n",
-            frame.header("From-Path"),
-            self.path,
-            frame.header("Message-ID"),
-        );
-        let _ = self.transmit(octets.as_bytes());
-    }
-}
-
-impl Partial {
-    fn add(&mut self, frame: &MsrpText, body: &[u8]) {
-        let start = frame.offset();
-        let end = start + body.len();
-        if self.data.len() < end {
-            self.data.resize(end, 0);
-        }
-        self.data[start..end].copy_from_slice(body);
-        self.covered.push((start, end));
-        self.chunks += 1;
-        self.total = self.total.or(frame.total());
-        if frame.flag() == '$' {
-            self.total = self.total.or(Some(end));
-        }
-    }
-
-    fn is_whole(&mut self) -> bool {
-        self.covered.sort_unstable();
-        let reached = self.covered.iter().fold(0, |reached, (start, end)| {
-            if *start <= reached {
-                reached.max(*end)
-            } else {
-                reached
-            }
-        });
-        self.total == Some(reached)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
@@ -78,21 +78,15 @@ impl Ready {
 
 impl ServerProcess {
     /// Starts `binary serve` in `folder` and waits for its `ready` line. `{sip_udp}`, `{sip_tcp}`
-    /// and `{msrp}` in `configuration` stand for ports: 0 at first, the same ports at a restart.
+    /// and `{msrp}` in `configuration` stand for free ports, the same at a restart.
     pub fn start(binary: &Path, folder: &Path, configuration: &str) -> Result<Self, Failure> {
         let log = Arc::new(Mutex::new(Vec::new()));
-        let first = with_ports(configuration, &["0", "0", "0"]);
-        let (child, ready) = spawn(binary, folder, &first, &log)?;
-        let ports = [
-            port(&ready.sip, "udp://"),
-            port(&ready.sip, "tcp://"),
-            port(&ready.msrp, "tcp://"),
-        ];
-        let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+        let configuration = with_ports(configuration, [free_port()?, free_port()?, free_port()?]);
+        let (child, ready) = spawn(binary, folder, &configuration, &log)?;
         Ok(Self {
             binary: binary.to_owned(),
             folder: folder.to_owned(),
-            configuration: with_ports(configuration, &ports),
+            configuration,
             child,
             ready,
             log,
@@ -231,22 +225,26 @@ fn keep_log(stderr: impl Read, log: &Mutex<Vec<String>>) {
     }
 }
 
-fn with_ports(configuration: &str, ports: &[&str]) -> String {
+fn with_ports(configuration: &str, ports: [u16; 3]) -> String {
     ["{sip_udp}", "{sip_tcp}", "{msrp}"]
         .iter()
         .zip(ports)
         .fold(configuration.to_owned(), |text, (name, port)| {
-            text.replace(name, port)
+            text.replace(name, &port.to_string())
         })
 }
 
-fn port(listeners: &[String], scheme: &str) -> String {
-    listeners
-        .iter()
-        .filter_map(|listener| listener.strip_prefix(scheme))
-        .find_map(|address| address.rsplit(':').next())
-        .unwrap_or("0")
-        .to_owned()
+/// A port nobody listens on, below those the system gives out by itself: while the server is down,
+/// no other socket is given its port.
+fn free_port() -> Result<u16, Failure> {
+    for _ in 0..100 {
+        let port = 12_000 + rand::random::<u16>() % 20_000;
+        let address = (Ipv4Addr::LOCALHOST, port);
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(Failure::plain("there is no free port"))
 }
 
 #[cfg(test)]
@@ -261,7 +259,8 @@ mod tests {
         .unwrap();
         let udp = ready.sip_address(Transport::Udp);
         assert_eq!(udp, Some("127.0.0.1:5061".parse().unwrap()));
-        assert_eq!(port(&ready.sip, "tcp://"), "5062");
+        let tcp = ready.sip_address(Transport::Tcp);
+        assert_eq!(tcp, Some("[::1]:5062".parse().unwrap()));
         assert_eq!(ready.msrp, ["tcp://127.0.0.1:2855"]);
         assert_eq!(Ready::read("starting"), None);
     }

@@ -5,20 +5,19 @@
 //! test is told in order: `alice.sends_message("bob", "hello")?.expect_status(202)?`.
 //! Next stops: [`super::exchange`] for what was sent, [`super::call`] for sessions.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::draft::{self, Draft};
+use super::draft::Draft;
 use super::envelope::{Disposition, Envelope, fresh};
-use super::exchange::{IncomingRequest, SentRequest};
+use super::exchange::SentRequest;
 use super::failure::Failure;
-use super::inbox::Inbox;
+use super::line::Line;
 use super::sip_text::SipText;
-use super::transcript::{Direction, Transcript};
-use super::wire::{Receiver, Route, Transport, Wire, lock};
+use super::transcript::Transcript;
+use super::wire::{Receiver, Transport, Wire, lock};
 
 /// How long an agent waits for what it expects.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,45 +69,17 @@ pub struct Settings {
 
 /// One device of one user.
 pub struct UserAgent {
-    pub(super) line: Arc<LineState>,
+    pub(super) line: Arc<Line>,
     pub(super) settings: Settings,
     registration: String,
     instance: String,
     cseq: AtomicU32,
 }
 
-/// What the reading thread and the conversation share.
-pub(super) struct LineState {
-    pub(super) name: String,
-    pub(super) transcript: Transcript,
-    pub(super) requests: Inbox<(SipText, Route)>,
-    pub(super) responses: Inbox<SipText>,
-    pub(super) tag: String,
-    /// Answers given, by transaction: a repeated request is answered identically.
-    answers: Mutex<HashMap<String, Option<Vec<u8>>>>,
-    /// INVITEs without a final answer, by transaction: a CANCEL ends them.
-    ringing: Mutex<HashMap<String, (SipText, Route)>>,
-    /// ACKs sent, by Call-ID and CSeq: a repeated final response is acknowledged again.
-    acks: Mutex<HashMap<String, Vec<u8>>>,
-    pub(super) reaction: Mutex<Reaction>,
-    wire: Mutex<Option<Arc<Wire>>>,
-}
-
 impl UserAgent {
     /// An agent with its sockets open; it has not registered.
     pub fn new(settings: Settings) -> Result<Self, Failure> {
-        let line = Arc::new(LineState {
-            name: settings.user.clone(),
-            transcript: settings.transcript.clone(),
-            requests: Inbox::new(),
-            responses: Inbox::new(),
-            tag: fresh("t"),
-            answers: Mutex::new(HashMap::new()),
-            ringing: Mutex::new(HashMap::new()),
-            acks: Mutex::new(HashMap::new()),
-            reaction: Mutex::new(Reaction::Answer(200)),
-            wire: Mutex::new(None),
-        });
+        let line = Arc::new(Line::new(&settings.user, &settings.transcript));
         let reader = Arc::downgrade(&line);
         let receiver: Receiver = Arc::new(move |route, octets| {
             if let Some(line) = reader.upgrade() {
@@ -116,7 +87,7 @@ impl UserAgent {
             }
         });
         let wire = Wire::open(settings.transport, settings.server, receiver)?;
-        *lock(&line.wire) = Some(Arc::new(wire));
+        line.put_on(Some(wire));
         Ok(Self {
             line,
             settings,
@@ -286,72 +257,6 @@ impl UserAgent {
         self.sends(Draft::new("OPTIONS", &uri))?.expect_status(200)
     }
 
-    /// The next request of this method.
-    pub fn expect_request(&self, method: &str) -> Result<IncomingRequest<'_>, Failure> {
-        self.expect_request_within(method, PATIENCE)
-    }
-
-    /// The next request of this method, waiting so long for it.
-    pub fn expect_request_within(
-        &self,
-        method: &str,
-        patience: Duration,
-    ) -> Result<IncomingRequest<'_>, Failure> {
-        self.line
-            .requests
-            .take(patience, |(request, _)| request.method() == Some(method))
-            .map(|(text, route)| IncomingRequest::new(self, text, route))
-            .ok_or_else(|| self.failure(format!("{} got no {method}", self.line.name)))
-    }
-
-    /// The next MESSAGE; it was answered as the reaction says.
-    pub fn expect_message(&self) -> Result<IncomingRequest<'_>, Failure> {
-        self.expect_request("MESSAGE")
-    }
-
-    /// The next MESSAGE wraps this text.
-    pub fn expect_text(&self, text: &str) -> Result<Envelope, Failure> {
-        let envelope = self.expect_message()?.envelope()?;
-        match envelope.content_text() == text {
-            true => Ok(envelope),
-            false => Err(self.failure(format!(
-                "{} expected \"{text}\" and got \"{}\"",
-                self.line.name,
-                envelope.content_text()
-            ))),
-        }
-    }
-
-    /// The next MESSAGE notifies this status of the message called `message_id`.
-    pub fn expect_notification(&self, status: &str, message_id: &str) -> Result<Envelope, Failure> {
-        let envelope = self.expect_message()?.envelope()?;
-        match envelope.notifies(status, message_id) {
-            true => Ok(envelope),
-            false => Err(self.failure(format!(
-                "{} expected \"{status}\" of {message_id} and got \"{}\"",
-                self.line.name,
-                envelope.content_text()
-            ))),
-        }
-    }
-
-    /// Nothing of this method comes. A round trip to the server is followed by a short wait, since
-    /// what comes by another way than the round trip may arrive a little after it.
-    pub fn expect_no(&self, method: &str) -> Result<(), Failure> {
-        self.asks_options()?;
-        let arrived = self.line.requests.take(super::QUIET, |(request, _)| {
-            request.method() == Some(method)
-        });
-        match arrived {
-            None => Ok(()),
-            Some((request, _)) => Err(self.failure(format!(
-                "{} expected no {method} and got {}",
-                self.line.name,
-                request.start_line()
-            ))),
-        }
-    }
-
     /// A failure that carries the conversation so far.
     pub fn failure(&self, step: impl Into<String>) -> Failure {
         Failure::new(step, &self.line.transcript)
@@ -370,126 +275,8 @@ impl UserAgent {
 
 impl Drop for UserAgent {
     fn drop(&mut self) {
-        *lock(&self.line.wire) = None;
+        self.line.put_on(None);
     }
-}
-
-impl LineState {
-    pub(super) fn wire(&self) -> Option<Arc<Wire>> {
-        lock(&self.wire).clone()
-    }
-
-    /// Sends a request to the server.
-    pub(super) fn transmit(&self, octets: &[u8]) -> Result<(), Failure> {
-        self.transcript.record(&self.name, Direction::Sent, octets);
-        let Some(wire) = self.wire() else {
-            return Ok(());
-        };
-        wire.send(octets).map_err(|error| {
-            let step = format!("{} could not send: {error}", self.name);
-            Failure::new(step, &self.transcript)
-        })
-    }
-
-    /// Answers a request; provisional answers are not repeated.
-    pub(super) fn answer(&self, request: &SipText, route: &Route, octets: Vec<u8>) {
-        self.transcript.record(&self.name, Direction::Sent, &octets);
-        if let Some(wire) = self.wire() {
-            let _ = wire.send_back(route, &octets);
-        }
-        if !octets.starts_with(b"SIP/2.0 1") {
-            lock(&self.ringing).remove(&transaction(request));
-            lock(&self.answers).insert(transaction(request), Some(octets));
-        }
-    }
-
-    /// Remembers the ACK of a final response, for when that is repeated.
-    pub(super) fn remember_ack(&self, response: &SipText, ack: &[u8]) {
-        lock(&self.acks).insert(acknowledged(response), ack.to_vec());
-    }
-
-    fn receive(&self, route: Route, octets: &[u8]) {
-        let Some(message) = SipText::read(octets) else {
-            return;
-        };
-        self.transcript
-            .record(&self.name, Direction::Received, octets);
-        match message.method() {
-            None => self.receive_response(message),
-            Some("ACK") => self.requests.push((message, route)),
-            Some(_) => self.receive_request(message, route),
-        }
-    }
-
-    fn receive_response(&self, response: SipText) {
-        if response.cseq_method() == "INVITE" && response.status() >= 200 {
-            let ack = lock(&self.acks).get(&acknowledged(&response)).cloned();
-            if let Some(ack) = ack {
-                let _ = self.transmit(&ack);
-                return;
-            }
-        }
-        self.responses.push(response);
-    }
-
-    fn receive_request(&self, request: SipText, route: Route) {
-        let key = transaction(&request);
-        let known = lock(&self.answers).get(&key).cloned();
-        if let Some(answer) = known {
-            if let (Some(octets), Some(wire)) = (answer, self.wire()) {
-                self.transcript.record(&self.name, Direction::Sent, &octets);
-                let _ = wire.send_back(&route, &octets);
-            }
-            return;
-        }
-        lock(&self.answers).insert(key, None);
-        let status = match request.method() {
-            Some("OPTIONS" | "BYE") => Some(200),
-            Some("INVITE") => {
-                let open = (request.clone(), route.clone());
-                lock(&self.ringing).insert(transaction(&request), open);
-                Some(100)
-            }
-            Some("CANCEL") => {
-                self.end_cancelled(&request);
-                Some(200)
-            }
-            Some("MESSAGE") => match *lock(&self.reaction) {
-                Reaction::Answer(status) => Some(status),
-                Reaction::StaySilent => None,
-            },
-            _ => None,
-        };
-        if let Some(status) = status {
-            let octets = draft::response(&request, status, &self.tag, &[], &[]);
-            self.answer(&request, &route, octets);
-        }
-        self.requests.push((request, route));
-    }
-
-    /// The INVITE a CANCEL names gets 487, if it was not answered (RFC 3261 §9.2).
-    fn end_cancelled(&self, cancel: &SipText) {
-        let key = format!("{} INVITE", cancel.branch());
-        let ringing = lock(&self.ringing).remove(&key);
-        if let Some((invite, route)) = ringing {
-            let octets = draft::response(&invite, 487, &self.tag, &[], &[]);
-            self.answer(&invite, &route, octets);
-        }
-    }
-}
-
-/// A request's transaction, as far as one peer's branches tell (RFC 3261 §17.2.3).
-fn transaction(request: &SipText) -> String {
-    format!("{} {}", request.branch(), request.method().unwrap_or(""))
-}
-
-fn acknowledged(response: &SipText) -> String {
-    format!(
-        "{} {} {}",
-        response.header_or_empty("Call-ID"),
-        response.cseq_number(),
-        response.to_tag()
-    )
 }
 
 fn uuid_text() -> String {

@@ -2,15 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use restante::demo::{Failure, Ready, Transport, wait_for};
+use restante::demo::{Failure, ServerProcess, Transport, wait_for};
 
 use crate::support::{BINARY, Configuration, on_every_shard_count};
 
 /// Runs `serve -c FILE` to its end and gives its exit code and what it said on stderr.
-fn serve_to_the_end(file: &std::path::Path) -> Result<(Option<i32>, String), Failure> {
+fn serve_to_the_end(file: &Path) -> Result<(Option<i32>, String), Failure> {
     let mut child = Command::new(BINARY)
         .args(["serve", "-c"])
         .arg(file)
@@ -24,20 +25,20 @@ fn serve_to_the_end(file: &std::path::Path) -> Result<(Option<i32>, String), Fai
 }
 
 #[test]
-fn the_ready_line_names_every_listener_with_its_port() {
-    on_every_shard_count(&Configuration::open(), |stage| {
-        let server = stage.server();
-        let ready: &Ready = server.ready();
-        stage.observe(
-            ready.line.starts_with("ready sip=") && ready.line.contains(" msrp="),
-            "labs script against `ready sip=... msrp=...`",
-        )?;
-        for transport in [Transport::Udp, Transport::Tcp] {
-            let address = server.sip_address(transport)?;
-            stage.observe(address.port() != 0, "the port is told")?;
-        }
-        stage.observe(ready.msrp.len() == 1, "so is the MSRP listener")
-    });
+fn port_0_means_any_free_port_told_in_the_ready_line() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let text = Configuration::open().text_with_any_ports(folder.path(), 1);
+    let server = ServerProcess::start(Path::new(BINARY), folder.path(), &text).expect("it starts");
+    let ready = server.ready();
+    // Labs script against this line.
+    assert!(ready.line.starts_with("ready sip="), "{}", ready.line);
+    assert!(ready.line.contains(" msrp="), "{}", ready.line);
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let address = server.sip_address(transport).expect("it is told");
+        assert_ne!(address.port(), 0);
+    }
+    assert_eq!(ready.msrp.len(), 1);
+    assert!(!ready.msrp[0].ends_with(":0"), "{}", ready.line);
 }
 
 #[test]

@@ -61,6 +61,14 @@ impl Configuration {
         self
     }
 
+    /// The file, with port 0 everywhere.
+    pub fn text_with_any_ports(&self, folder: &Path, shards: u16) -> String {
+        self.text(folder, shards)
+            .replace("{sip_udp}", "0")
+            .replace("{sip_tcp}", "0")
+            .replace("{msrp}", "0")
+    }
+
     /// The file, with the ports left open for [`restante::demo::ServerProcess`].
     pub fn text(&self, folder: &Path, shards: u16) -> String {
         let mut sections = self.sections.clone();

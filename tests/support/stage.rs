@@ -130,10 +130,7 @@ impl Stage {
     /// The configuration file of a second server on the same data.
     pub fn text_of_a_second_server(&self) -> String {
         self.configuration
-            .text(self.folder(), self.shards)
-            .replace("{sip_udp}", "0")
-            .replace("{sip_tcp}", "0")
-            .replace("{msrp}", "0")
+            .text_with_any_ports(self.folder(), self.shards)
     }
 
     /// A failure with the conversation so far.

@@ -1,0 +1,80 @@
+//! What a conversation waits for at an agent.
+
+use std::time::Duration;
+
+use super::envelope::Envelope;
+use super::exchange::IncomingRequest;
+use super::failure::Failure;
+use super::user_agent::{PATIENCE, UserAgent};
+
+/// How long an agent that expects nothing listens after its round trip to the server.
+const QUIET: Duration = Duration::from_millis(500);
+
+impl UserAgent {
+    /// The next request of this method.
+    pub fn expect_request(&self, method: &str) -> Result<IncomingRequest<'_>, Failure> {
+        self.expect_request_within(method, PATIENCE)
+    }
+
+    /// The next request of this method, waiting so long for it.
+    pub fn expect_request_within(
+        &self,
+        method: &str,
+        patience: Duration,
+    ) -> Result<IncomingRequest<'_>, Failure> {
+        self.line
+            .requests
+            .take(patience, |(request, _)| request.method() == Some(method))
+            .map(|(text, route)| IncomingRequest::new(self, text, route))
+            .ok_or_else(|| self.failure(format!("{} got no {method}", self.line.name)))
+    }
+
+    /// The next MESSAGE; it was answered as the reaction says.
+    pub fn expect_message(&self) -> Result<IncomingRequest<'_>, Failure> {
+        self.expect_request("MESSAGE")
+    }
+
+    /// The next MESSAGE wraps this text.
+    pub fn expect_text(&self, text: &str) -> Result<Envelope, Failure> {
+        let envelope = self.expect_message()?.envelope()?;
+        match envelope.content_text() == text {
+            true => Ok(envelope),
+            false => Err(self.failure(format!(
+                "{} expected \"{text}\" and got \"{}\"",
+                self.line.name,
+                envelope.content_text()
+            ))),
+        }
+    }
+
+    /// The next MESSAGE notifies this status of the message called `message_id`.
+    pub fn expect_notification(&self, status: &str, message_id: &str) -> Result<Envelope, Failure> {
+        let envelope = self.expect_message()?.envelope()?;
+        match envelope.notifies(status, message_id) {
+            true => Ok(envelope),
+            false => Err(self.failure(format!(
+                "{} expected \"{status}\" of {message_id} and got \"{}\"",
+                self.line.name,
+                envelope.content_text()
+            ))),
+        }
+    }
+
+    /// Nothing of this method comes. A round trip to the server is followed by a short wait, since
+    /// what comes by another way than the round trip may arrive a little after it.
+    pub fn expect_no(&self, method: &str) -> Result<(), Failure> {
+        self.asks_options()?;
+        let arrived = self
+            .line
+            .requests
+            .take(QUIET, |(request, _)| request.method() == Some(method));
+        match arrived {
+            None => Ok(()),
+            Some((request, _)) => Err(self.failure(format!(
+                "{} expected no {method} and got {}",
+                self.line.name,
+                request.start_line()
+            ))),
+        }
+    }
+}

@@ -64,7 +64,7 @@ impl Service {
                     transit.unanswered.push_back((chunk, end));
                 }
                 self.answer_confirmed(id, side, message);
-                self.sync_chunks(id, side, message, now);
+                self.chunks_to_sync.push((id, side, message));
             }
             SessionEvent::MessageDone { message, length } => {
                 self.complete(id, side, message, length, now)
@@ -580,7 +580,13 @@ impl Service {
         };
         let message_id = content.message_id.unwrap_or_else(|| self.tokens.token());
         Ok(Some(DeferredMessage {
-            duplicate_key: arrival::chat_duplicate_key(&author, &message_id),
+            duplicate_key: arrival::chat_duplicate_key(&arrival::ChatMessage {
+                author: &author,
+                recipient: &recipient,
+                message_id: &message_id,
+                head: &transit.head,
+                length: transit.complete.unwrap_or_default(),
+            }),
             recipient,
             author,
             from,

@@ -124,6 +124,8 @@ pub struct Service {
     pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId)>,
     /// Sessions of legs that hung up while something of theirs was being stored.
     pub(super) parted: Vec<(ChatId, Side, MediaId)>,
+    /// Chunks that arrived and may have to be made durable before they are answered.
+    pub(super) chunks_to_sync: Vec<(ChatId, Side, InboundId)>,
     /// When the present event came; the registrar's bindings are judged by it.
     pub(super) time: Instant,
     pub(super) recent: super::recent::RecentlyAccepted,
@@ -182,6 +184,7 @@ impl Service {
             forwards: VecDeque::new(),
             foreign: HashMap::default(),
             parted: Vec::new(),
+            chunks_to_sync: Vec::new(),
             time: now.instant,
             recent,
             last_number: 0,
@@ -354,6 +357,10 @@ impl Service {
                 MediaUse::Replay(delivery) => self.handle_replay_media(delivery, event, now),
             }
             self.run_restless(now);
+        }
+        // Only now is it known which of them ended their message.
+        for (chat, side, message) in std::mem::take(&mut self.chunks_to_sync) {
+            self.sync_chunks(chat, side, message, now);
         }
     }
 

@@ -564,7 +564,7 @@ impl Service {
             in_reply_to: None,
             headers: Vec::new(),
             content_type: "message/cpim".to_owned(),
-            duplicate_key: arrival::chat_duplicate_key(&user, &message_id),
+            duplicate_key: 0,
             author: user,
             message_id,
             date_time: content.date_time,

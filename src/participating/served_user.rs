@@ -321,6 +321,11 @@ impl ServedUser {
         Some(held.clone())
     }
 
+    /// Whether a run of this conversation is under way.
+    pub fn is_running(&self, key: &ConversationKey) -> bool {
+        self.runs.values().any(|run| run.key == *key)
+    }
+
     /// Whether a message is out with a running delivery.
     pub fn is_in_flight(&self, key: &ConversationKey, seq: Seq) -> bool {
         self.conversations

@@ -33,6 +33,8 @@ pub struct Census {
     pub store_requests: usize,
     /// Messages another shard is storing for a chat of this one.
     pub foreign: usize,
+    /// Expired messages on their way out of the store.
+    pub expiring: usize,
     /// Sessions of legs that hung up and wait for the store.
     pub parted: usize,
 }
@@ -61,6 +63,7 @@ impl fmt::Display for Census {
             ("media_connections", self.media_connections),
             ("store_requests", self.store_requests),
             ("foreign", self.foreign),
+            ("expiring", self.expiring),
             ("parted", self.parted),
         ];
         let present = all.iter().filter(|(_, number)| *number > 0);
@@ -89,6 +92,7 @@ impl Service {
             media_connections: self.media.connections(),
             store_requests: self.custody.open(),
             foreign: self.foreign.len(),
+            expiring: self.expiring.len() + self.telling.len(),
             parted: self.parted.len(),
         }
     }

@@ -123,6 +123,10 @@ pub struct Service {
     next_expiry: Instant,
     next_sweep: Instant,
     pub(super) due_in_flight: HashMap<(Identity, Seq), Box<DeferredMessage>>,
+    /// Expired messages on their way out of the store; with a time, once they have been settled.
+    pub(super) expiring: HashMap<(Identity, Seq), Option<Instant>>,
+    /// Expired messages whose authors are being told, by the number of the question.
+    pub(super) telling: HashMap<u64, (Identity, Seq)>,
     forwards: VecDeque<(u16, Box<InternalMessage>)>,
     pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId)>,
     /// Sessions of legs that hung up while something of theirs was being stored.
@@ -185,6 +189,8 @@ impl Service {
             next_expiry: now.instant,
             next_sweep: now.instant,
             due_in_flight: HashMap::default(),
+            expiring: HashMap::default(),
+            telling: HashMap::default(),
             forwards: VecDeque::new(),
             foreign: HashMap::default(),
             parted: Vec::new(),
@@ -377,7 +383,9 @@ impl Service {
                 origin,
             } => self.accept(message, body, origin, now),
             InternalMessage::Accepted { number, durable } => {
-                self.handle_accepted(number, durable, now)
+                if !self.handle_author_told(number, durable, now) {
+                    self.handle_accepted(number, durable, now);
+                }
             }
         }
         self.run_restless(now);
@@ -530,6 +538,7 @@ impl Service {
             return;
         }
         self.next_expiry = now.instant + EXPIRY_INTERVAL;
+        self.forget_expired(now);
         let time = Now {
             wall: self.expiry.read(now),
             ..now

@@ -105,6 +105,7 @@ enum Event {
     /// The store takes what stands in line, then syncs.
     StoreWorks {
         life: u64,
+        line: usize,
     },
     StoreSyncs {
         life: u64,

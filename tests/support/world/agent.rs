@@ -305,7 +305,7 @@ impl Agent {
             let about = between(&xml, "<message-id>", "</message-id>");
             let status = between(&xml, "<status>", "</status>");
             let status = status.trim().trim_matches(['<', '/', '>']);
-            sight.ledger.notified(about, status);
+            sight.ledger.notified(&envelope.message_id, about, status);
             if sight.ledger.find(octets).is_none() {
                 return;
             }

@@ -90,8 +90,8 @@ impl World {
                     agent.handle_connected(call, connection, sight)
                 });
             }
-            Event::StoreWorks { life } if life == self.life => {
-                let answers = self.disk.work();
+            Event::StoreWorks { life, line } if life == self.life => {
+                let answers = self.disk.work(line);
                 self.answer_from_store(answers);
                 let most = self.faults.store_delay.max(1);
                 let wait = Duration::from_micros(self.rng.random_range(50..=most * 1000));

@@ -8,7 +8,7 @@ use restante::identity::{Identity, shard_of};
 use restante::store::RecoveredBinding;
 use restante::store::deferred::DuplicateKey;
 use restante::store::memory::MemoryStore;
-use restante::store::request::{Refusal, Seq, StoreEvent, StoreRequest};
+use restante::store::request::{BodySource, Refusal, Seq, StoreEvent, StoreRequest};
 
 /// How long a start remembers the messages taken before it.
 const DUPLICATE_WINDOW: u64 = 32_000;
@@ -24,7 +24,8 @@ pub struct Found {
 /// See the module's text.
 pub struct Disk {
     memory: MemoryStore,
-    line: VecDeque<StoreRequest>,
+    /// What the log and what the readers will do; they do not wait for each other.
+    lines: [VecDeque<StoreRequest>; 2],
     taken: BTreeMap<Seq, DuplicateKey>,
     /// Bodies that were durable at some time.
     committed: BTreeSet<Vec<u8>>,
@@ -39,7 +40,7 @@ impl Disk {
         memory.hold(true);
         Self {
             memory,
-            line: VecDeque::new(),
+            lines: Default::default(),
             taken: BTreeMap::new(),
             committed: BTreeSet::new(),
             poisoned: false,
@@ -47,15 +48,16 @@ impl Disk {
         }
     }
 
-    /// A request stands in line; the first one calls for work.
-    pub fn ask(&mut self, request: StoreRequest) -> bool {
-        self.line.push_back(request);
-        self.line.len() == 1
+    /// A request stands in a line; the first one there calls for work.
+    pub fn ask(&mut self, request: StoreRequest) -> Option<usize> {
+        let line = usize::from(is_question(&request));
+        self.lines[line].push_back(request);
+        (self.lines[line].len() == 1).then_some(line)
     }
 
-    /// Takes every request in line; what is written waits for the sync.
-    pub fn work(&mut self) -> Vec<StoreEvent> {
-        for request in std::mem::take(&mut self.line) {
+    /// Takes every request in a line; what is written waits for the sync.
+    pub fn work(&mut self, line: usize) -> Vec<StoreEvent> {
+        for request in std::mem::take(&mut self.lines[line]) {
             self.memory.handle(request);
         }
         self.answers()
@@ -102,7 +104,7 @@ impl Disk {
 
     /// The power goes: what was not synced is gone.
     pub fn crash(&mut self) {
-        self.line.clear();
+        self.lines = Default::default();
         self.memory.crash();
         self.poisoned = false;
         self.memory.refuse(None);
@@ -174,6 +176,17 @@ pub fn shard_of_answer(event: &StoreEvent) -> u16 {
         | StoreEvent::Due { token, .. } => token.0,
     };
     (number >> 48) as u16
+}
+
+/// Whether a reader answers it. The octets of a spool are the log's.
+fn is_question(request: &StoreRequest) -> bool {
+    match request {
+        StoreRequest::Read { source, .. } => matches!(source, BodySource::Message { .. }),
+        StoreRequest::Load { .. } | StoreRequest::Fetch { .. } | StoreRequest::TakeDue { .. } => {
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Whether it comes from a reader, which does not wait for the log.

@@ -1,5 +1,6 @@
 //! What users do, and what goes wrong, drawn from a seed; then quiet, and the reckoning.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -135,7 +136,7 @@ impl World {
             received_at: None,
             confirmed_at: None,
             may_repeat: false,
-            failures: 0,
+            failures: BTreeSet::new(),
         });
         id
     }

@@ -1,6 +1,8 @@
 //! What was written, what was promised, what arrived: every broken promise is a fault.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use std::time::Duration;
 
 use restante::clock::{Instant, UnixMillis};
 
@@ -31,8 +33,8 @@ pub struct Entry {
     pub confirmed_at: Option<Instant>,
     /// A crash has undone what the server knew.
     pub may_repeat: bool,
-    /// Notifications of failure that the author got.
-    pub failures: usize,
+    /// The notifications of its failure that the author got, by their own Message-IDs.
+    pub failures: BTreeSet<String>,
 }
 
 /// See the module's text.
@@ -46,8 +48,10 @@ pub struct Ledger {
     story: std::collections::VecDeque<String>,
 }
 
+/// How long a request may be repeated by its sender, or lie on a link.
+const LINGERS: Duration = Duration::from_secs(35);
 /// Lines of the story that are kept.
-const STORY: usize = 400;
+const STORY: usize = 4000;
 
 impl Ledger {
     pub fn fault(&mut self, text: String) {
@@ -143,8 +147,8 @@ impl Ledger {
         }
     }
 
-    /// A notification came to the author.
-    pub fn notified(&mut self, message_id: &str, status: &str) {
+    /// A notification came to the author; `own_id` tells it from others.
+    pub fn notified(&mut self, own_id: &str, message_id: &str, status: &str) {
         let about = self
             .entries
             .iter()
@@ -158,18 +162,22 @@ impl Ledger {
             self.fault(format!("a notification of the notification {about}"));
         }
         if status == "failed" {
-            self.entries[about].failures += 1;
-            if self.entries[about].failures > 1 {
+            let entry = &mut self.entries[about];
+            entry.failures.insert(own_id.to_owned());
+            if entry.failures.len() > 1 && !entry.may_repeat {
                 self.fault(format!("message {about} failed twice"));
             }
         }
     }
 
-    /// What the server had not made durable it may do again.
+    /// What the server had not made durable it may do again: with what is still in custody, with what
+    /// an author did not hear of, and with what never was in custody and is still on some link.
     pub fn crashed(&mut self, disk: &Disk, now: Instant) {
         let kept: Vec<usize> = disk.bodies().filter_map(|body| self.find(body)).collect();
-        for id in kept {
-            self.entries[id].may_repeat = true;
+        for (id, entry) in self.entries.iter_mut().enumerate() {
+            let passed_lately = entry.sent_at + LINGERS > now && !disk.had(&entry.body);
+            let unheard = entry.acknowledged_at.is_none();
+            entry.may_repeat |= unheard || passed_lately || kept.contains(&id);
         }
         for user in 0..64 {
             self.disturbed.insert(user, now);
@@ -188,7 +196,7 @@ impl Ledger {
                 Some(at) if at > wall => {
                     faults.push(format!("message {id} is lost before its time"))
                 }
-                Some(_) if entry.asks_failure && entry.failures == 0 => {
+                Some(_) if entry.asks_failure && entry.failures.is_empty() => {
                     faults.push(format!("message {id} expired and nobody was told"));
                 }
                 Some(_) => {}

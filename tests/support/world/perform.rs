@@ -54,10 +54,11 @@ impl World {
     }
 
     fn ask_store(&mut self, request: StoreRequest) {
-        if self.disk.ask(request) {
+        if let Some(line) = self.disk.ask(request) {
             let most = self.faults.store_delay.max(1);
             let wait = Duration::from_micros(self.rng.random_range(50..=most * 1000));
-            self.after(wait, Event::StoreWorks { life: self.life });
+            let life = self.life;
+            self.after(wait, Event::StoreWorks { life, line });
         }
     }
 

@@ -59,3 +59,43 @@ fn pager_messages_survive_lossy_links_refusals_and_crashes() {
         },
     );
 }
+
+#[test]
+fn chats_over_good_links_arrive_once_and_in_order() {
+    let script = Script {
+        chats: true,
+        ..pagers(1)
+    };
+    play_all(200..206, &script);
+    play_all(
+        206..212,
+        &Script {
+            shards: 4,
+            ..script
+        },
+    );
+}
+
+#[test]
+fn chats_survive_lossy_links_resets_and_crashes() {
+    let faults = Faults {
+        loss: 5,
+        repeats: 5,
+        delay: 300,
+        store_delay: 100,
+        breakage: true,
+    };
+    let script = Script {
+        chats: true,
+        faults,
+        ..pagers(1)
+    };
+    play_all(300..315, &script);
+    play_all(
+        315..330,
+        &Script {
+            shards: 3,
+            ..script
+        },
+    );
+}

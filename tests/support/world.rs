@@ -397,16 +397,15 @@ impl World {
     /// The story so far, when a promise was broken.
     pub fn check(&self) {
         if let Some(fault) = self.ledger.faults.first() {
+            let others = self.ledger.faults.get(1..10).unwrap_or_default();
             panic!(
-                "{}\nseed {}: {fault} (and {} more)",
+                "{}\nseed {}: {fault}\nand {others:?}",
                 self.ledger.story(),
                 self.seed,
-                self.ledger.faults.len() - 1
             );
         }
     }
 }
-
 /// What one shard hands to another.
 fn internal(message: Box<InternalMessage>) -> Input {
     Input::Internal(message)

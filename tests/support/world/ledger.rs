@@ -51,7 +51,7 @@ pub struct Ledger {
 /// How long a request may be repeated by its sender, or lie on a link.
 const LINGERS: Duration = Duration::from_secs(35);
 /// Lines of the story that are kept.
-const STORY: usize = 4000;
+const STORY: usize = 600;
 
 impl Ledger {
     pub fn fault(&mut self, text: String) {

@@ -99,3 +99,30 @@ fn chats_survive_lossy_links_resets_and_crashes() {
         },
     );
 }
+
+/// Seeds beyond those of the test command: `RESTANTE_SOAK=1000..2000 cargo test --test simulation -- --ignored`.
+#[test]
+#[ignore = "as long as it is let"]
+fn soak() {
+    let range = std::env::var("RESTANTE_SOAK").unwrap_or_else(|_| "1000..1100".to_owned());
+    let (from, to) = range.split_once("..").expect("FROM..TO");
+    let seeds = from.parse().expect("a number")..to.parse::<u64>().expect("a number");
+    for seed in seeds {
+        let faults = Faults {
+            loss: (seed % 4 * 5) as u32,
+            repeats: (seed % 3 * 5) as u32,
+            delay: 10 + seed % 7 * 150,
+            store_delay: 1 + seed % 5 * 100,
+            breakage: seed % 8 > 0,
+        };
+        let script = Script {
+            shards: 1 + (seed % 4) as u16,
+            users: 3 + (seed % 3) as usize,
+            steps: 200,
+            chats: seed % 5 > 0,
+            faults,
+        };
+        let failed = std::panic::catch_unwind(|| play(seed, &script)).is_err();
+        assert!(!failed, "seed {seed} of the soak");
+    }
+}

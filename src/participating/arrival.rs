@@ -244,9 +244,31 @@ pub fn duplicate_key(request: &Message) -> u128 {
     fold128(&[branch.as_bytes(), call_id.as_bytes(), cseq.as_bytes()])
 }
 
-/// Recognises the same chat message again: its author and imdn.Message-ID.
-pub fn chat_duplicate_key(author: &Identity, message_id: &str) -> u128 {
-    fold128(&[author.as_str().as_bytes(), message_id.as_bytes()])
+/// What makes a chat message the same as an earlier one.
+#[derive(Clone, Copy, Debug)]
+pub struct ChatMessage<'a> {
+    /// Who wrote it.
+    pub author: &'a Identity,
+    /// Whom it is for.
+    pub recipient: &'a Identity,
+    /// `imdn.Message-ID`
+    pub message_id: &'a str,
+    /// Its first octets: a client that gives one identifier to two messages loses neither.
+    pub head: &'a [u8],
+    /// Octets.
+    pub length: u64,
+}
+
+/// Recognises the same chat message again, sent once more after a lost connection or a restart
+/// (decision 12).
+pub fn chat_duplicate_key(message: &ChatMessage<'_>) -> u128 {
+    fold128(&[
+        message.author.as_str().as_bytes(),
+        message.recipient.as_str().as_bytes(),
+        message.message_id.as_bytes(),
+        message.head,
+        &message.length.to_be_bytes(),
+    ])
 }
 
 /// The first 128 bits of a SHA-256 over length-prefixed parts: stable over restarts, and not to be

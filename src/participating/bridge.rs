@@ -64,7 +64,7 @@ impl Service {
                     transit.unanswered.push_back((chunk, end));
                 }
                 self.answer_confirmed(id, side, message);
-                self.sync_chunks(id, side, message, now);
+                self.chunks_to_settle.push((id, side, message));
             }
             SessionEvent::MessageDone { message, length } => {
                 self.complete(id, side, message, length, now)
@@ -458,6 +458,26 @@ impl Service {
         }
     }
 
+    /// A chunk that did not end its message waits for an answer: live, the other side must see it now;
+    /// in custody it must be durable.
+    pub(super) fn settle_chunk(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+        let peer = self.media_of(id, side.other());
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
+        if transit.complete.is_some() || transit.unanswered.is_empty() {
+            return;
+        }
+        match transit.fate {
+            Fate::Live(out) => {
+                if let Some(session) = peer.and_then(|peer| self.media.session(peer)) {
+                    session.flush(out, &mut self.tokens);
+                }
+            }
+            _ => self.sync_chunks(id, side, inbound, now),
+        }
+    }
+
     /// A chunk of a message that is not complete must be durable before it is answered.
     pub(super) fn sync_chunks(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
         let custody = &mut self.custody;
@@ -580,7 +600,13 @@ impl Service {
         };
         let message_id = content.message_id.unwrap_or_else(|| self.tokens.token());
         Ok(Some(DeferredMessage {
-            duplicate_key: arrival::chat_duplicate_key(&author, &message_id),
+            duplicate_key: arrival::chat_duplicate_key(&arrival::ChatMessage {
+                author: &author,
+                recipient: &recipient,
+                message_id: &message_id,
+                head: &transit.head,
+                length: transit.complete.unwrap_or_default(),
+            }),
             recipient,
             author,
             from,

@@ -87,7 +87,11 @@ impl RetrySchedule {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Loading {
-    Asked { again: bool },
+    /// The store may hold messages; it is asked once the user has a device.
+    Needed,
+    Asked {
+        again: bool,
+    },
     Complete,
 }
 
@@ -186,8 +190,7 @@ impl ServedUser {
             actions: VecDeque::new(),
         };
         if waiting {
-            user.loading = Loading::Asked { again: false };
-            user.actions.push_back(UserAction::Load { after: None });
+            user.loading = Loading::Needed;
         }
         user
     }
@@ -208,6 +211,7 @@ impl ServedUser {
     pub fn is_idle(&self) -> bool {
         self.runs.is_empty()
             && self.actions.is_empty()
+            && !matches!(self.loading, Loading::Asked { .. })
             && self.conversations.values().all(|c| c.storing == 0)
             && (self.reach.is_none() || self.holds_nothing())
     }
@@ -220,6 +224,10 @@ impl ServedUser {
     /// The user's devices changed or registered again: every conversation is offered once more.
     pub fn handle_reach(&mut self, reach: Reach, now: Now) {
         self.reach = Some(reach);
+        if self.loading == Loading::Needed {
+            self.loading = Loading::Asked { again: false };
+            self.actions.push_back(UserAction::Load { after: None });
+        }
         for (key, conversation) in &mut self.conversations {
             conversation.session_refused = false;
             conversation.attempt = 0;
@@ -281,6 +289,7 @@ impl ServedUser {
             self.park_ready(&held.conversation, now);
         }
         match &mut self.loading {
+            Loading::Needed => {}
             Loading::Asked { again } => *again = true,
             Loading::Complete if self.loaded_early.remove(&held.seq) => {}
             Loading::Complete => self.add(held),
@@ -310,6 +319,11 @@ impl ServedUser {
         }
         conversation.handed += 1;
         Some(held.clone())
+    }
+
+    /// Whether a run of this conversation is under way.
+    pub fn is_running(&self, key: &ConversationKey) -> bool {
+        self.runs.values().any(|run| run.key == *key)
     }
 
     /// Whether a message is out with a running delivery.
@@ -466,13 +480,13 @@ impl ServedUser {
             if sessions == 0 && messages == 0 {
                 break;
             }
-            let Some(conversation) = self.conversations.get(key) else {
+            let conversation = self.conversations.get(key);
+            let Some(conversation) = conversation.filter(|c| c.storing_long == 0) else {
                 continue;
             };
             let carrier = conversation
                 .held
                 .front()
-                .filter(|_| conversation.storing_long == 0)
                 .and_then(|held| choose_carrier(held, reach, conversation.session_refused));
             let room = match carrier {
                 Some(Carrier::Session) => &mut sessions,
@@ -766,8 +780,8 @@ mod tests {
     fn a_message_stored_while_the_queue_is_loading_is_taken_once() {
         let retry = RetrySchedule::new(&[]);
         let mut user = ServedUser::new(true, retry);
-        assert_eq!(user.poll_action(), Some(UserAction::Load { after: None }));
         user.handle_reach(BOTH, Now::default());
+        assert_eq!(user.poll_action(), Some(UserAction::Load { after: None }));
         assert!(!user.may_pass(&key("alice")));
         user.handle_storing(&key("alice"), false);
         user.handle_stored(
@@ -860,5 +874,19 @@ mod tests {
         );
         let run = started(&mut user)[0].0;
         assert_eq!(take_all(&mut user, run), [1, 2]);
+    }
+
+    #[test]
+    fn the_queue_of_an_absent_user_is_not_read_and_never_read_twice() {
+        let mut user = ServedUser::new(true, RetrySchedule::new(&[]));
+        user.handle_storing(&key("alice"), false);
+        let stored = held(2, "alice", MessageKind::Chat);
+        user.handle_stored(stored, false, false, Now::default());
+        assert_eq!(user.poll_action(), None);
+        assert!(user.is_idle());
+        user.handle_reach(BOTH, Now::default());
+        assert_eq!(user.poll_action(), Some(UserAction::Load { after: None }));
+        user.handle_unreachable();
+        assert!(!user.is_idle(), "the answer must still find it");
     }
 }

@@ -564,7 +564,7 @@ impl Service {
             in_reply_to: None,
             headers: Vec::new(),
             content_type: "message/cpim".to_owned(),
-            duplicate_key: arrival::chat_duplicate_key(&user, &message_id),
+            duplicate_key: 0,
             author: user,
             message_id,
             date_time: content.date_time,
@@ -665,11 +665,6 @@ impl Service {
             self.take_out(&user, &key, held.seq, Settlement::Failed);
         }
         self.end_session_run(id, RunEnd::Parked, now);
-    }
-
-    /// When some replay has rung too long.
-    pub(super) fn replay_deadline(&self) -> Option<Instant> {
-        self.deliveries.values().filter_map(rings_until).min()
     }
 
     pub(super) fn handle_replay_timeouts(&mut self, now: Now) {

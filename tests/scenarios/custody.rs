@@ -44,8 +44,8 @@ fn chunks_are_confirmed_and_reported_once_the_message_is_kept() {
     on_every_shard_count(&Configuration::open(), |stage| {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
         let chat = alice.opens_chat("bob")?;
-        let envelope = alice.envelope("bob", &long);
-        for backwards in [false, true] {
+        let envelopes = [alice.envelope("bob", &long), alice.envelope("bob", &long)];
+        for (envelope, backwards) in envelopes.iter().zip([false, true]) {
             let mut sending = chat
                 .msrp
                 .sending("message/cpim", &envelope.to_octets())
@@ -63,7 +63,7 @@ fn chunks_are_confirmed_and_reported_once_the_message_is_kept() {
         stage.restart()?;
         bob.registers()?;
         let replay = bob.expect_invite()?.answers_recvonly(Setup::Passive)?;
-        for _ in 0..2 {
+        for envelope in &envelopes {
             let message = replay.msrp.expect_message()?;
             stage.observe(message.body == envelope.to_octets(), "it is kept whole")?;
         }
@@ -77,8 +77,8 @@ fn who_wants_no_answer_gets_none() {
     on_every_shard_count(&Configuration::open(), |stage| {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
         let chat = alice.opens_chat("bob")?;
-        let quiet = alice.envelope("bob", "quiet");
         for wish in ["no", "partial"] {
+            let quiet = alice.envelope("bob", "quiet");
             let sending = chat.msrp.sending("message/cpim", &quiet.to_octets());
             let sent = sending.failure_report(wish).send()?;
             sent.expect_no_answer(Duration::from_millis(300))?;

@@ -335,6 +335,10 @@ impl Router {
         let chat =
             offer.filter(|offer| offer.sections.iter().any(|section| section.msrp.is_some()));
         match chat {
+            Some(_) if callee::carries_message(&request) => {
+                let whole = Rejection::new(415, "Unsupported Media Type");
+                service.reject(&request, server, &whole, now);
+            }
             Some(offer) => {
                 service.handle_chat_invite(request, server, flow, offer, author, user, now);
             }

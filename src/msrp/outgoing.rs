@@ -250,6 +250,32 @@ impl Outgoing {
         self.cut(id, to, tokens, out);
     }
 
+    /// Puts what is held into a chunk though it is not full.
+    pub(super) fn flush(
+        &mut self,
+        id: OutboundId,
+        to: Route<'_>,
+        tokens: &mut Tokens,
+        out: &mut Outbox,
+    ) {
+        let Some(mut message) = self.messages.remove(&id) else {
+            return;
+        };
+        if !message.ended && !message.held.is_empty() {
+            let part = Some((id, message.chunked));
+            let (length, flag) = (message.held.len(), Continuation::More);
+            let (frame, transaction) = self.chunk(&mut message, length, flag, to, tokens);
+            message.in_flight += 1;
+            self.launch(frame, transaction, part, message.failure_report, out);
+        }
+        self.messages.insert(id, message);
+    }
+
+    /// Whether a chunk of a message waits for its answer.
+    pub(super) fn awaits_answer(&self, id: OutboundId) -> bool {
+        self.in_flight.iter().any(|part| part.message == Some(id))
+    }
+
     /// Gives a message up: with `#` if any of it has been sent (RFC 4975 §7.1).
     pub(super) fn abort(
         &mut self,

@@ -326,6 +326,18 @@ impl<C: Copy + Eq + Debug> Session<C> {
         outgoing.supply(message, octets, to, tokens, outbox);
     }
 
+    /// Sends what was supplied without waiting for a full chunk: its author waits for an answer before
+    /// there is more.
+    pub fn flush(&mut self, message: OutboundId, tokens: &mut Tokens) {
+        let (to, outgoing, outbox) = self.sending();
+        outgoing.flush(message, to, tokens, outbox);
+    }
+
+    /// Whether the peer owes an answer for some part of a message.
+    pub fn awaits_answer(&self, message: OutboundId) -> bool {
+        self.outgoing.awaits_answer(message)
+    }
+
     /// All octets of a message of unknown length have been supplied.
     pub fn end(&mut self, message: OutboundId, tokens: &mut Tokens) {
         let (to, outgoing, outbox) = self.sending();

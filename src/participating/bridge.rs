@@ -64,7 +64,7 @@ impl Service {
                     transit.unanswered.push_back((chunk, end));
                 }
                 self.answer_confirmed(id, side, message);
-                self.chunks_to_sync.push((id, side, message));
+                self.chunks_to_settle.push((id, side, message));
             }
             SessionEvent::MessageDone { message, length } => {
                 self.complete(id, side, message, length, now)
@@ -455,6 +455,26 @@ impl Service {
             Fate::Custody => self.store_transit(id, side, inbound, now),
             Fate::Live(_) => self.pump(id, side.other(), now),
             Fate::Confirmed(_) | Fate::Storing(_) => {}
+        }
+    }
+
+    /// A chunk that did not end its message waits for an answer: live, the other side must see it now;
+    /// in custody it must be durable.
+    pub(super) fn settle_chunk(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+        let peer = self.media_of(id, side.other());
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
+        if transit.complete.is_some() || transit.unanswered.is_empty() {
+            return;
+        }
+        match transit.fate {
+            Fate::Live(out) => {
+                if let Some(session) = peer.and_then(|peer| self.media.session(peer)) {
+                    session.flush(out, &mut self.tokens);
+                }
+            }
+            _ => self.sync_chunks(id, side, inbound, now),
         }
     }
 

@@ -137,6 +137,16 @@ pub fn description(message: &Message) -> Option<SessionDescription> {
     SessionDescription::parse(message.body().get(sdp.body.clone())?).ok()
 }
 
+/// Whether an INVITE carries a message beside its session description: it is not taken, and must not
+/// be lost.
+pub fn carries_message(invite: &Message) -> bool {
+    let Some(content_type) = invite.header(HeaderName::ContentType) else {
+        return false;
+    };
+    let parts = crate::multipart::parts(content_type, invite.body());
+    parts.is_ok_and(|parts| parts.iter().any(|part| part.media_type() == "message/cpim"))
+}
+
 /// The session interval the peer asks for, if it refreshes the session itself (RFC 4028 §9).
 pub(super) fn session_interval(request: &Message) -> Option<Duration> {
     let value = request.header(HeaderName::SessionExpires)?;

@@ -271,14 +271,6 @@ impl Service {
         }
     }
 
-    /// When some chat has to be looked at.
-    pub(super) fn chat_deadline(&self) -> Option<Instant> {
-        self.chats
-            .values()
-            .filter_map(|chat| chat.deadline(self.settings.idle))
-            .min()
-    }
-
     pub(super) fn handle_chat_timeouts(&mut self, now: Now) {
         let idle = self.settings.idle;
         let due =
@@ -303,19 +295,59 @@ impl Service {
             chat.rings_until = None;
             return self.stop_ringing(id, now);
         }
-        let silent = chat.silent_side(now.instant);
-        if let Some(side) = silent {
+        if let Some(side) = self.silent_side(id, now) {
             tracing::debug!(?side, "a device confirms nothing; its leg counts as lost");
             return self.break_leg(id, side, now);
+        }
+        let idle = self.settings.idle;
+        let Some(chat) = self.chats.get_mut(&id) else {
+            return;
+        };
+        if chat.over_at(idle) > now.instant {
+            return;
         }
         chat.state = ChatState::Ending;
         self.keep_unconfirmed(id, Side::Callee, now);
         self.keep_unconfirmed(id, Side::Caller, now);
         self.end_if_settled(id, now);
     }
+
+    /// The side that owes an answer for some message for too long. A message whose author pauses has
+    /// nothing to be answered; it is looked at again later.
+    fn silent_side(&mut self, id: ChatId, now: Now) -> Option<Side> {
+        let again = now.instant + self.settings.custody_after;
+        let chat = self.chats.get_mut(&id)?;
+        let medias = [Side::Caller, Side::Callee].map(|side| chat.leg(side).map(|leg| leg.media));
+        let [caller, callee] = medias;
+        for ((from, _), transit) in &mut chat.transits {
+            let Fate::Live(out) = transit.fate else {
+                continue;
+            };
+            if transit.deadline > now.instant {
+                continue;
+            }
+            let peer = if *from == Side::Caller {
+                callee
+            } else {
+                caller
+            };
+            let session = peer.and_then(|peer| self.media.session(peer));
+            if session.is_none_or(|session| session.awaits_answer(out)) {
+                return Some(from.other());
+            }
+            transit.deadline = again;
+        }
+        None
+    }
 }
 
 impl super::chat::Chat {
+    /// When it ends for want of traffic, or of a refresh.
+    fn over_at(&self, idle: std::time::Duration) -> Instant {
+        let quiet = self.quiet_since + idle;
+        self.expires.map_or(quiet, |expires| expires.min(quiet))
+    }
+
     /// The next point in time at which something is due.
     fn deadline(&self, idle: std::time::Duration) -> Option<Instant> {
         match self.state {
@@ -332,12 +364,5 @@ impl super::chat::Chat {
                     .min()
             }
         }
-    }
-
-    /// The side that has confirmed nothing of some message for too long.
-    fn silent_side(&self, now: Instant) -> Option<Side> {
-        let mut all = self.transits.iter();
-        let late = all.find(|(_, transit)| transit.is_live() && transit.deadline <= now);
-        late.map(|((from, _), _)| from.other())
     }
 }

@@ -538,16 +538,7 @@ impl Media {
         state.is_none_or(|state| state.queue.has_room(id))
     }
 
-    /// When [`Self::handle_timeout`] has something to do.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        let of_entry = |entry: &Entry| {
-            let session = entry.session.as_ref().and_then(Session::next_deadline);
-            session.into_iter().chain(entry.bind_by).min()
-        };
-        self.entries.values().filter_map(of_entry).min()
-    }
-
-    /// Lets sessions time out.
+    /// Lets sessions time out; called a few times a second while there are any.
     pub fn handle_timeout(&mut self, now: Now) {
         let all: Vec<MediaId> = self.entries.keys().copied().collect();
         for id in all {

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::clock::{Instant, Now};
+use crate::clock::Now;
 use crate::identity::Identity;
 use crate::participating::contacts::Target;
 use crate::participating::forward;
@@ -153,14 +153,6 @@ impl Service {
         }
         self.run_relay(id, now);
         true
-    }
-
-    /// When Timer C of some INVITE fires.
-    pub(super) fn relay_deadline(&self) -> Option<Instant> {
-        self.relays
-            .values()
-            .filter_map(|relay| relay.fork.next_deadline())
-            .min()
     }
 
     pub(super) fn handle_relay_timeouts(&mut self, now: Now) {

@@ -321,6 +321,11 @@ impl ServedUser {
         Some(held.clone())
     }
 
+    /// Whether a run of this conversation is under way.
+    pub fn is_running(&self, key: &ConversationKey) -> bool {
+        self.runs.values().any(|run| run.key == *key)
+    }
+
     /// Whether a message is out with a running delivery.
     pub fn is_in_flight(&self, key: &ConversationKey, seq: Seq) -> bool {
         self.conversations
@@ -475,13 +480,13 @@ impl ServedUser {
             if sessions == 0 && messages == 0 {
                 break;
             }
-            let Some(conversation) = self.conversations.get(key) else {
+            let conversation = self.conversations.get(key);
+            let Some(conversation) = conversation.filter(|c| c.storing_long == 0) else {
                 continue;
             };
             let carrier = conversation
                 .held
                 .front()
-                .filter(|_| conversation.storing_long == 0)
                 .and_then(|held| choose_carrier(held, reach, conversation.session_refused));
             let room = match carrier {
                 Some(Carrier::Session) => &mut sessions,

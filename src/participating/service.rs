@@ -95,6 +95,8 @@ pub enum Waiter {
 
 /// How often expired messages are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the time limits of sessions are looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
 
 /// See the module's text.
 pub struct Service {
@@ -119,13 +121,14 @@ pub struct Service {
     pub(super) restless: VecDeque<Identity>,
     expiry: ExpiryClock,
     next_expiry: Instant,
+    next_sweep: Instant,
     pub(super) due_in_flight: HashMap<(Identity, Seq), Box<DeferredMessage>>,
     forwards: VecDeque<(u16, Box<InternalMessage>)>,
     pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId)>,
     /// Sessions of legs that hung up while something of theirs was being stored.
     pub(super) parted: Vec<(ChatId, Side, MediaId)>,
-    /// Chunks that arrived and may have to be made durable before they are answered.
-    pub(super) chunks_to_sync: Vec<(ChatId, Side, InboundId)>,
+    /// Chunks that arrived and may not have ended their message.
+    pub(super) chunks_to_settle: Vec<(ChatId, Side, InboundId)>,
     /// When the present event came; the registrar's bindings are judged by it.
     pub(super) time: Instant,
     pub(super) recent: super::recent::RecentlyAccepted,
@@ -180,11 +183,12 @@ impl Service {
             restless: VecDeque::new(),
             expiry: ExpiryClock::new(now),
             next_expiry: now.instant,
+            next_sweep: now.instant,
             due_in_flight: HashMap::default(),
             forwards: VecDeque::new(),
             foreign: HashMap::default(),
             parted: Vec::new(),
-            chunks_to_sync: Vec::new(),
+            chunks_to_settle: Vec::new(),
             time: now.instant,
             recent,
             last_number: 0,
@@ -359,8 +363,8 @@ impl Service {
             self.run_restless(now);
         }
         // Only now is it known which of them ended their message.
-        for (chat, side, message) in std::mem::take(&mut self.chunks_to_sync) {
-            self.sync_chunks(chat, side, message, now);
+        for (chat, side, message) in std::mem::take(&mut self.chunks_to_settle) {
+            self.settle_chunk(chat, side, message, now);
         }
     }
 
@@ -454,14 +458,11 @@ impl Service {
     pub fn next_deadline(&self) -> Option<Instant> {
         [
             self.sip.next_deadline(),
-            self.media.next_deadline(),
             self.custody.next_deadline(),
             self.registrar.next_deadline(),
             self.pager_deadlines.front().map(|(at, _)| *at),
             self.user_deadlines.first().map(|(at, _)| *at),
-            self.chat_deadline(),
-            self.replay_deadline(),
-            self.relay_deadline(),
+            self.has_sessions().then_some(self.next_sweep),
             Some(self.next_expiry),
         ]
         .into_iter()
@@ -473,7 +474,7 @@ impl Service {
     pub fn handle_timeout(&mut self, now: Now) {
         self.sip.handle_timeout(now);
         self.time = now.instant;
-        self.media.handle_timeout(now);
+        self.sweep_sessions(now);
         for registered in self.registrar.handle_timeout(now.instant) {
             self.handle_registered(registered, now);
         }
@@ -481,12 +482,31 @@ impl Service {
             self.handle_refused(waiter, Refusal::Full, now);
         }
         self.handle_pager_timeouts(now);
-        self.handle_chat_timeouts(now);
-        self.handle_replay_timeouts(now);
-        self.handle_relay_timeouts(now);
         self.handle_user_timeouts(now);
         self.look_for_expired(now);
         self.run_restless(now);
+    }
+
+    /// Whether anything is under way whose time limits are looked after by the sweep.
+    fn has_sessions(&self) -> bool {
+        !(self.chats.is_empty()
+            && self.deliveries.is_empty()
+            && self.relays.is_empty()
+            && self.media.is_empty())
+    }
+
+    /// Sessions are limited by seconds and minutes: one look at all of them now and then costs less
+    /// than an ordered set of their deadlines would with every frame.
+    fn sweep_sessions(&mut self, now: Now) {
+        if self.next_sweep > now.instant {
+            return;
+        }
+        self.next_sweep = now.instant + SWEEP_INTERVAL;
+        self.media.handle_timeout(now);
+        self.run_media(now);
+        self.handle_chat_timeouts(now);
+        self.handle_replay_timeouts(now);
+        self.handle_relay_timeouts(now);
     }
 
     fn handle_user_timeouts(&mut self, now: Now) {

@@ -667,11 +667,6 @@ impl Service {
         self.end_session_run(id, RunEnd::Parked, now);
     }
 
-    /// When some replay has rung too long.
-    pub(super) fn replay_deadline(&self) -> Option<Instant> {
-        self.deliveries.values().filter_map(rings_until).min()
-    }
-
     pub(super) fn handle_replay_timeouts(&mut self, now: Now) {
         let due = |delivery: &Delivery| rings_until(delivery).is_some_and(|at| at <= now.instant);
         let mut late: Vec<DeliveryId> = self

@@ -182,7 +182,11 @@ impl Service {
         self.user(&message.recipient)
             .handle_stored(held, is_long, tried, now);
         self.run_user(&message.recipient, now);
-        self.extend_delivery(&message.recipient, &arrival::conversation_key(message), now);
+        let key = arrival::conversation_key(message);
+        let user = self.users.get(&message.recipient);
+        if user.is_some_and(|user| user.is_running(&key)) {
+            self.extend_delivery(&message.recipient, &key, now);
+        }
     }
 
     /// A message leaves the store for good.

@@ -11,10 +11,10 @@ pub(super) type Checked = Result<(), (String, String)>;
 /// The first rule that `config` breaks.
 pub(super) fn check(config: &Config) -> Checked {
     domain(config)?;
+    open_mode(config)?;
     listeners("sip", &config.sip.listen, &config.sip.advertise)?;
     listeners("msrp", &config.msrp.listen, &config.msrp.advertise)?;
     msrp_over_tcp(config)?;
-    open_mode(config)?;
     sip(config)?;
     msrp(config)?;
     registrar(config)?;

@@ -22,6 +22,7 @@ pub mod forward;
 pub mod internal;
 pub mod media;
 mod message_run;
+pub mod next_hop;
 pub mod outgoing;
 pub mod pager;
 pub mod recent;

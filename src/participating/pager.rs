@@ -387,5 +387,7 @@ fn to_device(request: &Message, author: &Identity, target: &Target, via: &str) -
 pub(super) fn upstream(response: &Message) -> bytes::Bytes {
     let mut edit = Edit::new(response);
     edit.remove_first_value(HeaderName::Via);
+    // RFC 3325 §5: what a device asserts of itself is not ours to pass on.
+    edit.remove(HeaderName::PAssertedIdentity);
     edit.finish()
 }

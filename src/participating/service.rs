@@ -19,6 +19,7 @@ use crate::participating::delivery::{Delivery, DeliveryId};
 use crate::participating::expiry::ExpiryClock;
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{AttemptId, Media, MediaAction, MediaId, MediaUse};
+use crate::participating::next_hop::Unresolved;
 use crate::participating::pager::{Pager, PagerId};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{RetrySchedule, ServedUser};
@@ -115,6 +116,9 @@ pub struct Service {
     pub(super) chats: HashMap<ChatId, Chat, foldhash::fast::RandomState>,
     pub(super) deliveries: HashMap<DeliveryId, Delivery, foldhash::fast::RandomState>,
     pub(super) relays: HashMap<RelayId, Relay, foldhash::fast::RandomState>,
+    /// Requests that wait for the address of their next hop, and the names to be looked up.
+    pub(super) look_ups: HashMap<u64, Unresolved, foldhash::fast::RandomState>,
+    pub(super) questions: VecDeque<(u64, String, u16)>,
     pub(super) dialogs: super::dialogs::Dialogs,
     pub(super) user_deadlines: BTreeSet<(Instant, Identity)>,
     pub(super) postponed_loads: VecDeque<(Identity, Option<Seq>)>,
@@ -182,6 +186,8 @@ impl Service {
             chats: HashMap::default(),
             deliveries: HashMap::default(),
             relays: HashMap::default(),
+            look_ups: HashMap::default(),
+            questions: VecDeque::new(),
             dialogs: super::dialogs::Dialogs::default(),
             user_deadlines: BTreeSet::new(),
             postponed_loads: VecDeque::new(),

@@ -22,6 +22,9 @@ use crate::sip::transaction::{TimerConfig, TransactionTable};
 use crate::store::request::Seq;
 use crate::token::Tokens;
 
+/// Attempts from here on are look-ups of next hops, those below belong to MSRP.
+const HOP: u64 = 1 << 63;
+
 /// See the module's text.
 pub struct Core {
     router: Router,
@@ -92,6 +95,14 @@ impl Core {
             while let Some((shard, message)) = self.service.poll_forward(now) {
                 self.actions.push_back(Action::Forward { shard, message });
             }
+            while let Some((number, host, port)) = self.service.poll_question() {
+                let attempt = Attempt(HOP + number);
+                self.actions.push_back(Action::Resolve {
+                    attempt,
+                    host,
+                    port,
+                });
+            }
             while let Some(action) = self.service.poll_media() {
                 self.actions.push_back(media_action(action));
             }
@@ -129,11 +140,12 @@ impl ShardCore for Core {
                 service.media_written(connection, octets, now)
             }
             Input::Store(event) => service.handle_store(event, now),
-            Input::Resolved { attempt, addresses } => {
-                service
+            Input::Resolved { attempt, addresses } => match attempt.0.checked_sub(HOP) {
+                Some(number) => service.handle_resolved(number, &addresses, now),
+                None => service
                     .media
-                    .handle_resolved(AttemptId(attempt.0), &addresses);
-            }
+                    .handle_resolved(AttemptId(attempt.0), &addresses),
+            },
             Input::Internal(message) => service.handle_internal(*message, now),
             Input::Drain => service.drain(now),
         }

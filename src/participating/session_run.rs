@@ -98,8 +98,15 @@ impl Service {
 
     /// Reads the first message; its INVITE follows.
     pub(super) fn begin_session_run(&mut self, id: DeliveryId, now: Now) {
+        // Without a credit "done" would begin the same run again at once, and so on for ever.
+        let has_credit = self.custody.has_room();
         if !self.fetch_next(id, now) {
-            self.end_delivery(id, RunEnd::Done, now);
+            let end = if has_credit {
+                RunEnd::Done
+            } else {
+                RunEnd::Parked
+            };
+            self.end_delivery(id, end, now);
         }
     }
 

@@ -47,6 +47,13 @@ pub struct Router {
     knowledge: Knowledge,
 }
 
+/// Who asks whom, and by which way it came.
+struct Parties {
+    flow: Flow,
+    author: Identity,
+    user: Identity,
+}
+
 impl Router {
     /// A router for one shard.
     pub fn new(knowledge: Knowledge) -> Self {
@@ -191,7 +198,13 @@ impl Router {
                 service.handle_message(request, server, author, user, now)
             }
             Method::Invite if !in_dialog => {
-                self.invite(service, request, server, flow, author, user, now);
+                self.invite(
+                    service,
+                    request,
+                    server,
+                    Parties { flow, author, user },
+                    now,
+                );
             }
             Method::Bye | Method::Prack | Method::Update | Method::Invite | Method::Message => {
                 service.reject(
@@ -201,22 +214,22 @@ impl Router {
                     now,
                 );
             }
-            _ => self.pass_on(service, request, server, flow, &author, &user, now),
+            _ => self.pass_on(
+                service,
+                request,
+                server,
+                &Parties { flow, author, user },
+                now,
+            ),
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one INVITE and all that is known of it"
-    )]
     fn invite(
         &self,
         service: &mut Service,
         request: Message,
         server: ServerId,
-        flow: Flow,
-        author: Identity,
-        user: Identity,
+        parties: Parties,
         now: Now,
     ) {
         let offer = callee::description(&request);
@@ -231,9 +244,10 @@ impl Router {
                 if let Some(tags) = unsupported_requirements(&request, &CHAT_EXTENSIONS) {
                     return service.bad_extension(&request, server, &tags, now);
                 }
+                let Parties { flow, author, user } = parties;
                 service.handle_chat_invite(request, server, flow, offer, author, user, now);
             }
-            None => self.pass_on(service, request, server, flow, &author, &user, now),
+            None => self.pass_on(service, request, server, &parties, now),
         }
     }
 
@@ -243,18 +257,16 @@ impl Router {
         service: &mut Service,
         request: Message,
         server: ServerId,
-        flow: Flow,
-        author: &Identity,
-        user: &Identity,
+        parties: &Parties,
         now: Now,
     ) {
-        let targets = match service.relay_targets(user, &request) {
+        let targets = match service.relay_targets(&parties.user, &request) {
             Ok(targets) => targets,
             Err(rejection) => return service.reject(&request, server, &rejection, now),
         };
-        let record_routes = self.record_routes(service, &request, flow, author, &targets, user);
+        let record_routes = self.record_routes(service, &request, parties, &targets);
         let passage = Passage {
-            author: Some(author),
+            author: Some(&parties.author),
             record_routes,
             popped: match self.knowledge.passing(&request) {
                 Some(passing) => passing.popped,

@@ -7,6 +7,7 @@ mod knowledge;
 
 use crate::clock::Now;
 use crate::identity::Identity;
+use crate::msrp::sdp::SessionDescription;
 use crate::participating::callee;
 use crate::participating::forward;
 use crate::participating::relay::Passage;
@@ -82,6 +83,10 @@ impl Router {
         let request = self.loosely_routed(request);
         match service.receive(&request, flow, now) {
             RequestOutcome::New(server) => self.serve(service, request, server, flow, now),
+            // RFC 3261 §16.3: to a proxy a merged request is one like any other.
+            RequestOutcome::Merged(server) if !self.may_end_here(&request) => {
+                self.serve(service, request, server, flow, now);
+            }
             RequestOutcome::Merged(server) => {
                 let merged = Rejection::new(482, "Loop Detected");
                 service.reject(&request, server, &merged, now);
@@ -95,6 +100,15 @@ impl Router {
                 service.reject_stateless(&request, flow, &busy);
             }
             RequestOutcome::Absorbed | RequestOutcome::Ack(_) => {}
+        }
+    }
+
+    /// Whether the server itself may be the user agent that answers: it keeps messages, anchors chats.
+    fn may_end_here(&self, request: &Message) -> bool {
+        match request.method() {
+            Method::Message | Method::Register => true,
+            Method::Invite if chat_offer(request).is_some() => true,
+            _ => self.is_for_server(request),
         }
     }
 
@@ -232,10 +246,7 @@ impl Router {
         parties: Parties,
         now: Now,
     ) {
-        let offer = callee::description(&request);
-        let chat =
-            offer.filter(|offer| offer.sections.iter().any(|section| section.msrp.is_some()));
-        match chat {
+        match chat_offer(&request) {
             Some(_) if callee::carries_message(&request) => {
                 let whole = Rejection::new(415, "Unsupported Media Type");
                 service.reject(&request, server, &whole, now);
@@ -425,6 +436,14 @@ enum Proof {
     Of(Identity),
     /// The request has been answered.
     Answered,
+}
+
+/// The description of a request that offers MSRP.
+fn chat_offer(request: &Message) -> Option<SessionDescription> {
+    let offer = callee::description(request)?;
+    let sections = &offer.sections;
+    let offers = sections.iter().any(|section| section.msrp.is_some());
+    offers.then_some(offer)
 }
 
 /// RFC 3261 §18.2.1, RFC 3581: what the Via claims about its source is written over.

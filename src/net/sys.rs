@@ -1,5 +1,5 @@
 //! The system calls that neither tokio nor socket2 wraps: datagrams in batches, and the limit of
-//! open files. All unsafe code of the crate is in this file.
+//! open files. Unsafe code stands here and in `store::files`, which calls the file system likewise.
 //!
 //! A batch costs one system call for up to [`BATCH`] datagrams, which is worth a quarter of the CPU
 //! per message (measured with 1.27 kB requests).

@@ -54,9 +54,14 @@ impl Service {
                 self.handle_bye(id, side, now);
             }
             Method::Invite | Method::Update => self.refresh_chat(id, side, request, server, now),
-            Method::Info | Method::Options | Method::Message => {
+            Method::Info | Method::Options => {
                 let reply = self.reply(request, 200, "OK", None).build();
                 self.sip.respond(server, 200, reply, now);
+            }
+            // Nobody would get it: a message of a chat goes over MSRP.
+            Method::Message => {
+                let refused = Rejection::new(488, "Not Acceptable Here");
+                self.reject(request, server, &refused, now);
             }
             _ => self.not_allowed(request, server, now),
         }
@@ -180,7 +185,7 @@ impl Service {
         let Some(chat) = self.chats.get(&id) else {
             return;
         };
-        let storing = |fate: &Fate| matches!(fate, Fate::Storing(_));
+        let storing = |fate: &Fate| matches!(fate, Fate::Storing(..));
         let busy = chat.transits.values().any(|transit| storing(&transit.fate));
         if chat.state != ChatState::Ending || busy {
             return;

@@ -8,6 +8,7 @@ mod answering;
 pub mod arrival;
 mod bridge;
 pub mod callee;
+pub mod census;
 pub mod chat;
 mod chat_end;
 pub mod contacts;

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use crate::clock::{Instant, Now, UnixMillis};
 use crate::config::Config;
 use crate::participating::arrival::Lifetimes;
+use crate::participating::census::Census;
 use crate::participating::custody::Custody;
 use crate::participating::media::{AttemptId, Media, MediaAction, MediaListener, MediaSettings};
 use crate::participating::served_user::RetrySchedule;
@@ -74,6 +75,12 @@ impl Core {
         };
         core.collect();
         core
+    }
+
+    /// Counts what is under way.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        self.service.census()
     }
 
     /// Moves everything the service wants done into the queue.

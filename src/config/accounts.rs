@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::check::{Checked, rule};
-use super::schema::{Account, Authentication, Config};
+use super::schema::{Account, Authentication, Config, DigestAlgorithm};
 
 /// The first rule that an account breaks.
 pub(super) fn accounts(config: &Config) -> Checked {
@@ -50,17 +50,20 @@ fn one_secret(account: &Account, needed: bool) -> Result<(), String> {
 
 /// A challenge goes out before the user is known, so there must be an algorithm all can answer.
 fn a_common_algorithm(config: &Config, needed: bool) -> Checked {
+    let offered = &config.registrar.algorithms;
     let hashes = || {
         config
             .account
             .iter()
             .filter_map(|account| account.ha1.as_ref())
     };
-    let common =
-        hashes().all(|ha1| ha1.md5().is_some()) || hashes().all(|ha1| ha1.sha256().is_some());
+    let common = offered.iter().any(|algorithm| match algorithm {
+        DigestAlgorithm::Md5 => hashes().all(|ha1| ha1.md5().is_some()),
+        DigestAlgorithm::Sha256 => hashes().all(|ha1| ha1.sha256().is_some()),
+    });
     rule(common || !needed, "account", || {
-        "some accounts have only an MD5 ha1 and others only a SHA-256 one; allowed: at least one \
-         algorithm that all accounts have"
+        "no algorithm in registrar.algorithms is one that every ha1 is given for; allowed: at \
+         least one that all accounts have"
             .to_owned()
     })
 }
@@ -119,6 +122,14 @@ mod tests {
         );
         assert_eq!(broken(&format!("{text}ha1 = \"{sha256}\"\n")).0, "account");
         holds(&format!("{text}ha1 = [\"{md5}\", \"{sha256}\"]\n"));
+        let only_sha256 = text.replace(
+            "[[account]]\nuser = \"a\"",
+            "algorithms = [\"sha-256\"]\n[[account]]\nuser = \"a\"",
+        );
+        assert_eq!(
+            broken(&format!("{only_sha256}password = \"x\"\n")).0,
+            "account"
+        );
     }
 
     #[test]

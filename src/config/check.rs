@@ -169,6 +169,11 @@ fn msrp(config: &Config) -> Checked {
 fn registrar(config: &Config) -> Checked {
     let registrar = &config.registrar;
     let (second, year) = (Period::seconds(1), Period::seconds(365 * 86_400));
+    rule(
+        !registrar.algorithms.is_empty(),
+        "registrar.algorithms",
+        || "the list is empty; allowed: \"sha-256\", \"md5\" or both".to_owned(),
+    )?;
     let (least, most) = (registrar.min_expires, registrar.max_expires);
     between("registrar.max_expires", most, second, year)?;
     // RFC 3261 §10.3: only what is shorter than an hour may be refused as too brief.

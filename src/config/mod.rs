@@ -17,8 +17,8 @@ mod values;
 pub use address::{HostPort, Listener, Protocol};
 pub use load::{ConfigError, Origin};
 pub use schema::{
-    Account, Authentication, Config, Deferral, Limits, Log, LogFormat, Msrp, Registrar, Sip, Store,
-    Tagless,
+    Account, Authentication, Config, Deferral, DigestAlgorithm, Limits, Log, LogFormat, Msrp,
+    Registrar, Sip, Store, Tagless,
 };
 pub use secret::{Ha1, Secret};
 pub use values::{Period, Size};

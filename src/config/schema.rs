@@ -149,6 +149,8 @@ section! {
         authentication: Authentication = Authentication::None;
         /// Realm of the digest challenges; empty: the domain.
         realm: String = String::new();
+        /// Digest algorithms offered, SHA-256 first. SIPp 3.6 and baresip 1.0 stop at a SHA-256 challenge; they need ["md5"].
+        algorithms: Vec<DigestAlgorithm> = vec![DigestAlgorithm::Sha256, DigestAlgorithm::Md5];
         /// Allows authentication = "none" on addresses other hosts can reach.
         allow_open: bool = false;
         /// What a contact without feature tags takes: "message" (SIP MESSAGE only) or "msrp" (chat sessions too).
@@ -256,6 +258,16 @@ words! {
         Message = "message";
         /// Chat sessions over MSRP as well.
         Msrp = "msrp";
+    }
+}
+
+words! {
+    /// A hash that proves a password (RFC 8760 §2.1).
+    DigestAlgorithm {
+        /// SHA-256.
+        Sha256 = "sha-256";
+        /// MD5.
+        Md5 = "md5";
     }
 }
 

@@ -19,6 +19,16 @@ impl ConnectionId {
         Self::new(shard, SERIAL.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// As a number, to be written down.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// From what [`ConnectionId::number`] gave.
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
     /// The shard whose runtime reads and writes the socket.
     pub const fn shard(self) -> u16 {
         (self.0 >> 48) as u16

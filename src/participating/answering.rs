@@ -1,16 +1,15 @@
 //! How requests are answered, and what the router asks of the participating function.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 
 use crate::clock::Now;
+use crate::identity::Identity;
 use crate::msrp::negotiation::SdpRefusal;
 use crate::participating::callee;
 use crate::participating::dialogs::DialogUse;
 use crate::participating::outgoing::ALLOW;
 use crate::participating::service::Service;
-use crate::registrar::{Directory, Registered, Registration};
+use crate::registrar::{Binding, Directory, Registered, Registration};
 use crate::sip::dialog::DialogId;
 use crate::sip::digest::{Challenger, Digest};
 use crate::sip::message::{Message, Method};
@@ -18,7 +17,7 @@ use crate::sip::rejection::Rejection;
 use crate::sip::reply::{self, ResponseBuilder, warning};
 use crate::sip::transaction::{RequestOutcome, ServerId, reply_flow};
 use crate::sip::transport::flow::{Flow, Transport};
-use crate::uri::Uri;
+use crate::uri::{Uri, equivalent};
 
 /// Seconds after which a sender may try again when we have too much to do.
 const RETRY_AFTER: &str = "2";
@@ -99,6 +98,13 @@ impl Service {
             &Rejection::new(405, "Method Not Allowed"),
             now,
         );
+    }
+
+    /// Something must be understood that is not (RFC 3261 §8.2.2.3).
+    pub fn bad_extension(&mut self, request: &Message, server: ServerId, tags: &str, now: Now) {
+        let reply = self.reply(request, 420, "Bad Extension", None);
+        let octets = reply.header("Unsupported", tags).build();
+        self.sip.respond(server, 420, octets, now);
     }
 
     /// No session can come of a description.
@@ -202,20 +208,26 @@ impl Service {
         crate::sip::proxy::loop_hash(request, self.sip.own_name())
     }
 
-    /// Our Record-Route with a mark for the dialog.
-    pub fn record_route(&self, mark: &str) -> String {
-        let shard = self.settings.shard;
-        format!("<sip:rr-{shard}-{mark}@{};lr>", self.sip.own_name())
+    /// A route to us for the peer behind `flow`.
+    pub fn own_route(&self, user: &str, flow: &Flow) -> String {
+        let transport = match flow.transport {
+            Transport::Udp => "",
+            Transport::Tcp => ";transport=tcp",
+        };
+        format!("<sip:{user}@{}{transport};lr>", self.sip.advertised(flow))
     }
 
-    /// The flow to an address.
-    pub fn flow_to(&self, remote: SocketAddr, transport: Option<Transport>) -> Option<Flow> {
-        self.sip.flow_to(remote, transport)
+    /// This shard.
+    pub fn shard(&self) -> u16 {
+        self.settings.shard
     }
 
-    /// The flow over which some user of this shard registered this Contact.
-    pub fn flow_to_contact(&self, uri: &Uri<'_>) -> Option<Flow> {
-        self.registrar.flow_of_contact(uri)
+    /// The flow over which a user of this shard registered this Contact.
+    pub fn flow_of_device(&self, user: &Identity, uri: &Uri<'_>) -> Option<Flow> {
+        let named =
+            |binding: &&Binding| Uri::parse(binding.uri()).is_ok_and(|own| equivalent(&own, uri));
+        let reachable = self.registrar.reachable(user, self.time);
+        reachable.into_iter().find(named).map(Binding::flow)
     }
 
     /// A request in a dialog of ours; false if it is in none.
@@ -278,7 +290,7 @@ impl Service {
         let octets = self.reply(request, 200, "OK", None).build();
         self.sip.respond(cancel, 200, octets, now);
         if !self.handle_chat_cancel(invite, now) {
-            self.cancel_relay(invite, now);
+            let _ = self.cancel_relay(invite, now) || self.cancel_unresolved(invite, now);
         }
     }
 

@@ -15,6 +15,7 @@ use crate::participating::chat::{ChatId, ChatState, Side};
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::MediaId;
 use crate::participating::service::{Service, Waiter};
+use crate::participating::spool::BodySize;
 use crate::participating::transit::{Fate, Transit};
 use crate::sip::message::HeaderName;
 use crate::sip::rejection::Rejection;
@@ -160,7 +161,7 @@ impl Service {
             return false;
         }
         let earlier = chat.transits.iter().any(|((from, _), transit)| {
-            *from == side && matches!(transit.fate, Fate::Custody | Fate::Storing(_))
+            *from == side && matches!(transit.fate, Fate::Custody | Fate::Storing(..))
         });
         let free = match side {
             Side::Caller => {
@@ -454,7 +455,7 @@ impl Service {
         match transit.fate {
             Fate::Custody => self.store_transit(id, side, inbound, now),
             Fate::Live(_) => self.pump(id, side.other(), now),
-            Fate::Confirmed(_) | Fate::Storing(_) => {}
+            Fate::Confirmed(_) | Fate::Storing(..) => {}
         }
     }
 
@@ -549,7 +550,7 @@ impl Service {
             return;
         };
         let body = std::mem::take(&mut transit.spool).into_body();
-        transit.fate = Fate::Storing(message.clone());
+        transit.fate = Fate::Storing(message.clone(), BodySize::of(&body));
         let here = crate::identity::shard_of(&message.recipient, self.settings.shards)
             == self.settings.shard;
         if here {
@@ -641,12 +642,11 @@ impl Service {
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };
-        let length = transit.complete.unwrap_or_default();
-        if let Fate::Storing(message) = std::mem::replace(&mut transit.fate, Fate::Custody) {
+        if let Fate::Storing(message, size) = std::mem::replace(&mut transit.fate, Fate::Custody) {
             self.recent.add(message.duplicate_key, seq, now);
             self.end_transit(id, side, inbound, 200);
             self.tell_stored(&message, now);
-            self.hold(&message, seq, length, false, now);
+            self.hold(&message, seq, size, false, now);
         }
         self.end_if_settled(id, now);
     }
@@ -671,9 +671,8 @@ impl Service {
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };
-        let length = transit.complete.unwrap_or_default();
-        if let Fate::Storing(message) = std::mem::replace(&mut transit.fate, Fate::Custody) {
-            self.end_storing(&message, length, now);
+        if let Fate::Storing(message, size) = std::mem::replace(&mut transit.fate, Fate::Custody) {
+            self.end_storing(&message, size, now);
         }
         self.end_transit(id, side, inbound, CANNOT_KEEP);
         self.end_if_settled(id, now);

@@ -185,7 +185,7 @@ impl Service {
         let Some(chat) = self.chats.get(&id) else {
             return;
         };
-        let storing = |fate: &Fate| matches!(fate, Fate::Storing(_));
+        let storing = |fate: &Fate| matches!(fate, Fate::Storing(..));
         let busy = chat.transits.values().any(|transit| storing(&transit.fate));
         if chat.state != ChatState::Ending || busy {
             return;

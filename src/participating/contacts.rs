@@ -6,6 +6,7 @@ use crate::registrar::{Binding, BindingKey, Preferences, Profile};
 use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
 use crate::sip::transport::flow::Flow;
+use crate::uri::{Uri, unescape};
 
 /// The largest body that fits into a datagram beside its header fields.
 pub const LARGEST_DATAGRAM: u64 = 60_000;
@@ -89,6 +90,13 @@ impl Service {
         request: Option<&Message>,
         fits: impl Fn(&Binding) -> bool,
     ) -> Result<Vec<Target>, Rejection> {
+        if let Some(device) = request.and_then(|request| self.device_named(user, request)) {
+            return Ok(device
+                .filter(|it| fits(it))
+                .map(Target::of)
+                .into_iter()
+                .collect());
+        }
         let reachable = self.registrar.reachable(user, self.time);
         let reachable: Vec<&Binding> = reachable
             .into_iter()
@@ -106,6 +114,15 @@ impl Service {
             .iter()
             .filter_map(|target| reachable.get(target.index));
         Ok(chosen.map(|binding| Target::of(binding)).collect())
+    }
+
+    /// The one device that a GRUU in the Request-URI means, if it can be reached; `None` if the
+    /// request is for the user (RFC 5627 §6.1).
+    fn device_named(&self, user: &Identity, request: &Message) -> Option<Option<&Binding>> {
+        let uri = Uri::parse(request.request_uri()).ok()?;
+        let gr = uri.parameter("gr")??;
+        let gr = unescape(gr);
+        Some(self.registrar.reachable_by_gruu(user, &gr, self.time))
     }
 
     /// The device answered that it is gone: its binding is too (cpm-facts §7.3).

@@ -7,10 +7,13 @@ use crate::clock::Now;
 use crate::cpim;
 use crate::identity::Identity;
 use crate::imdn::{DispositionNotification, Dispositions, Kind, Status};
-use crate::participating::internal::InternalMessage;
+use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::service::Service;
 use crate::store::request::{Body, DeferredMessage, MessageKind, Seq, Settlement};
 
+/// How long a message can still be named as due after it was settled: the readers of the store do not
+/// wait for its log.
+const SETTLES_WITHIN: Duration = Duration::from_secs(60);
 /// How long a notification is kept for an author who is away.
 const RECEIPT_WINDOW: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -18,19 +21,24 @@ impl Service {
     /// The author hears `processing/stored` if he asked for it (RFC 5438 §7.2.1.2: once).
     pub(super) fn tell_stored(&mut self, message: &DeferredMessage, now: Now) {
         if message.dispositions.contains(Dispositions::PROCESSING) {
-            self.notify_author(message, Kind::Processing, Status::Stored, now);
+            self.notify_author(message, Kind::Processing, Status::Stored, None, now);
         }
     }
 
-    /// The author hears `failed` if he asked for it. A notification never begets another.
-    pub(super) fn tell_failed(&mut self, message: &DeferredMessage, now: Now) {
-        if message.dispositions.contains(Dispositions::NEGATIVE) {
-            self.notify_author(message, Kind::Delivery, Status::Failed, now);
-        }
+    /// A notification never begets another; those for other domains have no way to go.
+    fn is_notifiable(&self, about: &DeferredMessage) -> bool {
+        about.kind != MessageKind::Notification && self.is_local(&about.author)
     }
 
-    fn notify_author(&mut self, about: &DeferredMessage, kind: Kind, status: Status, now: Now) {
-        if about.kind == MessageKind::Notification || !self.is_local(&about.author) {
+    fn notify_author(
+        &mut self,
+        about: &DeferredMessage,
+        kind: Kind,
+        status: Status,
+        origin: Option<Origin>,
+        now: Now,
+    ) {
+        if !self.is_notifiable(about) {
             return;
         }
         let function = Identity::new("pf", &self.settings.domain);
@@ -70,20 +78,26 @@ impl Service {
         self.forward(InternalMessage::Accept {
             message: Box::new(notification),
             body: Body::Inline(body.into()),
-            origin: None,
+            origin,
         });
     }
 
     /// Messages whose time is over: gone from the queue, and the author told.
     pub(super) fn handle_due(&mut self, due: Vec<(Seq, Box<DeferredMessage>)>, now: Now) {
         for (seq, message) in due {
+            if self
+                .expiring
+                .contains_key(&(message.recipient.clone(), seq))
+            {
+                continue;
+            }
             let key = super::arrival::conversation_key(&message);
             let machine = self.users.get(&message.recipient);
             if machine.is_some_and(|machine| machine.is_in_flight(&key, seq)) {
                 self.due_in_flight
                     .insert((message.recipient.clone(), seq), message);
             } else {
-                self.expire(seq, &message, now);
+                self.expire(seq, message, now);
             }
         }
     }
@@ -99,7 +113,7 @@ impl Service {
         over.sort();
         for key in over {
             if let Some(message) = self.due_in_flight.remove(&key) {
-                self.expire(key.1, &message, now);
+                self.expire(key.1, message, now);
             }
         }
     }
@@ -111,11 +125,53 @@ impl Service {
         }
     }
 
-    fn expire(&mut self, seq: Seq, message: &DeferredMessage, now: Now) {
+    /// An author who asked for it hears `failed`; only once that is durable does the message leave
+    /// the store, so that it never vanishes without a word.
+    fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, now: Now) {
         tracing::info!(recipient = %message.recipient, seq = seq.0, "a kept message expired");
-        let key = super::arrival::conversation_key(message);
-        self.take_out(&message.recipient, &key, seq, Settlement::Expired);
-        self.tell_failed(message, now);
-        self.run_user(&message.recipient, now);
+        let recipient = message.recipient.clone();
+        let key = super::arrival::conversation_key(&message);
+        if let Some(machine) = self.users.get_mut(&recipient) {
+            machine.handle_settled(&key, seq);
+        }
+        if message.dispositions.contains(Dispositions::NEGATIVE) && self.is_notifiable(&message) {
+            let number = self.next_number();
+            let origin = Origin {
+                shard: self.settings.shard,
+                number,
+            };
+            self.notify_author(&message, Kind::Delivery, Status::Failed, Some(origin), now);
+            self.telling.insert(number, (recipient.clone(), seq));
+            self.expiring.insert((recipient.clone(), seq), None);
+        } else {
+            self.end_expired(&recipient, seq, now);
+        }
+        self.run_user_later(&recipient);
+    }
+
+    /// The author's shard has, or has not, taken the notification that a message expired. If not, the
+    /// message is found due again. False if the number names something else.
+    pub(super) fn handle_author_told(&mut self, number: u64, durable: bool, now: Now) -> bool {
+        let Some((recipient, seq)) = self.telling.remove(&number) else {
+            return false;
+        };
+        if durable {
+            self.end_expired(&recipient, seq, now);
+        } else {
+            self.expiring.remove(&(recipient, seq));
+        }
+        true
+    }
+
+    fn end_expired(&mut self, recipient: &Identity, seq: Seq, now: Now) {
+        self.settle(recipient, seq, Settlement::Expired);
+        let until = now.instant + SETTLES_WITHIN;
+        self.expiring.insert((recipient.clone(), seq), Some(until));
+    }
+
+    /// Forgets expired messages that the store no longer names as due.
+    pub(super) fn forget_expired(&mut self, now: Now) {
+        self.expiring
+            .retain(|_, until| until.is_none_or(|until| until > now.instant));
     }
 }

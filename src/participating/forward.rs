@@ -37,45 +37,60 @@ pub fn to_device(
     edit.remove(HeaderName::MaxForwards);
     edit.prepend("Max-Forwards", &hops.saturating_sub(1).to_string());
     edit.remove(HeaderName::Route);
-    for path in &target.path {
+    for path in target.path.iter().rev() {
         edit.prepend("Route", path);
     }
     assert_identity(&mut edit, request, author);
     edit.finish()
 }
 
+/// What is special to one copy of a request that passes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Copy<'a> {
+    /// Where it goes.
+    pub target: &'a Target,
+    /// Our Via.
+    pub via: &'a str,
+    /// Our Record-Route, if we stay on the path.
+    pub record_route: Option<&'a str>,
+    /// Its share of the breadth.
+    pub max_breadth: u16,
+}
+
 /// A request that passes by (RFC 3261 §16.6); inside a dialog nothing is asserted.
-pub fn through(
-    request: &Message,
-    target: &Target,
-    via: &str,
-    passage: &Passage<'_>,
-    max_breadth: u16,
-) -> Bytes {
+pub fn through(request: &Message, passage: &Passage<'_>, copy: &Copy<'_>) -> Bytes {
     let forward = Forward {
-        target: &target.uri,
-        via,
-        record_route: passage.record_route,
-        pop_route: passage.pop_route,
-        push_routes: &target.path,
-        max_breadth,
+        target: &copy.target.uri,
+        via: copy.via,
+        record_route: copy.record_route,
+        pop_routes: passage.popped,
+        push_routes: &copy.target.path,
+        max_breadth: copy.max_breadth,
     };
     let octets = prepare_forward(request, &forward);
-    let (Some(author), Ok(copy)) = (passage.author, crate::sip::wire::parse(octets.clone())) else {
+    let Ok(copy) = crate::sip::wire::parse(octets.clone()) else {
         return octets;
     };
     let mut edit = Edit::new(&copy);
-    assert_identity(&mut edit, request, author);
+    match passage.author {
+        Some(author) => assert_identity(&mut edit, request, author),
+        None => drop_claims(&mut edit),
+    }
     edit.finish()
 }
 
-/// Replaces what the author claims by what we know.
-fn assert_identity(edit: &mut Edit<'_>, request: &Message, author: &Identity) {
+/// Removes what only we may assert, and what only we had to read (RFC 3325 §5, RFC 6050 §4.3).
+fn drop_claims(edit: &mut Edit<'_>) {
     edit.remove(HeaderName::PAssertedIdentity);
     edit.remove(HeaderName::PPreferredIdentity);
     edit.remove(HeaderName::PAssertedService);
     edit.remove(HeaderName::PPreferredService);
     edit.remove(HeaderName::ProxyAuthorization);
+}
+
+/// Replaces what the author claims by what we know.
+fn assert_identity(edit: &mut Edit<'_>, request: &Message, author: &Identity) {
+    drop_claims(edit);
     if !wants_privacy(request) {
         edit.append("P-Asserted-Identity", &format!("<sip:{author}>"));
     }

@@ -151,6 +151,11 @@ impl Media {
         self.entries.len()
     }
 
+    /// How many connections carry them.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -9,6 +9,7 @@ use crate::participating::arrival::{self, Content};
 use crate::participating::contacts::Target;
 use crate::participating::deferral::{self, Deferral, Outcome};
 use crate::participating::service::{Service, Usage, Waiter};
+use crate::participating::spool::BodySize;
 use crate::sip::message::HeaderName;
 use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
@@ -187,9 +188,9 @@ impl Service {
             Keeping::Storing(message) => pager.keeping = Keeping::Superseded(message),
             Keeping::Stored(seq, message) => {
                 pager.keeping = Keeping::Failed;
-                let length = pager.request.body().len() as u64;
+                let size = BodySize::of_whole(pager.request.body());
                 self.settle(&message.recipient, seq, Settlement::Delivered);
-                self.end_storing(&message, length, now);
+                self.end_storing(&message, size, now);
             }
             other => pager.keeping = other,
         }
@@ -215,9 +216,9 @@ impl Service {
                 self.decide(id, outcome, now);
             }
             Keeping::Stored(seq, message) => {
-                let length = pager.request.body().len() as u64;
+                let size = BodySize::of_whole(pager.request.body());
                 self.pagers.remove(&id);
-                self.hold(&message, seq, length, true, now);
+                self.hold(&message, seq, size, true, now);
             }
             Keeping::Failed => {
                 self.pagers.remove(&id);
@@ -284,7 +285,7 @@ impl Service {
                 pager.answered = true;
                 let (request, server) = (pager.request.clone(), pager.server);
                 let waits = pager.branches > 0;
-                let length = request.body().len() as u64;
+                let size = BodySize::of_whole(request.body());
                 self.recent.add(message.duplicate_key, seq, now);
                 let ids = (message.conversation.as_str(), message.contribution.as_str());
                 self.accepted(&request, server, Some(ids), now);
@@ -295,13 +296,13 @@ impl Service {
                     }
                 } else {
                     let tried = pager_was_tried(self.pagers.remove(&id));
-                    self.hold(&message, seq, length, tried, now);
+                    self.hold(&message, seq, size, tried, now);
                 }
             }
             Keeping::Superseded(message) => {
-                let length = pager.request.body().len() as u64;
+                let size = BodySize::of_whole(pager.request.body());
                 self.settle(&message.recipient, seq, Settlement::Delivered);
-                self.end_storing(&message, length, now);
+                self.end_storing(&message, size, now);
             }
             _ => {}
         }
@@ -317,7 +318,7 @@ impl Service {
         if let Keeping::Storing(message) | Keeping::Superseded(message) = keeping {
             let answered = std::mem::replace(&mut pager.answered, true);
             let (request, server) = (pager.request.clone(), pager.server);
-            self.end_storing(&message, request.body().len() as u64, now);
+            self.end_storing(&message, BodySize::of_whole(request.body()), now);
             if !answered {
                 self.overloaded(&request, server, now);
             }
@@ -386,5 +387,7 @@ fn to_device(request: &Message, author: &Identity, target: &Target, via: &str) -
 pub(super) fn upstream(response: &Message) -> bytes::Bytes {
     let mut edit = Edit::new(response);
     edit.remove_first_value(HeaderName::Via);
+    // RFC 3325 §5: what a device asserts of itself is not ours to pass on.
+    edit.remove(HeaderName::PAssertedIdentity);
     edit.finish()
 }

@@ -1,14 +1,13 @@
 //! Requests that are neither kept nor anchored: SUBSCRIBE, NOTIFY, INFO, INVITE for other media. They
 //! are proxied to the user's devices by RFC 3261 §16.
 
-use bytes::Bytes;
-
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::participating::contacts::Target;
 use crate::participating::forward;
 use crate::participating::service::{Service, Usage};
 use crate::sip::message::{Message, Method};
+use crate::sip::proxy::breadth_shares;
 use crate::sip::proxy::fork::{ForkAction, ForkContext};
 use crate::sip::rejection::Rejection;
 use crate::sip::transaction::table::{ClientId, Kind, ServerId};
@@ -32,10 +31,21 @@ pub struct Relay {
 pub struct Passage<'a> {
     /// Whose identity is asserted; `None` inside a dialog.
     pub author: Option<&'a Identity>,
-    /// Stay on the dialog's path with this Record-Route value.
-    pub record_route: Option<&'a str>,
-    /// The first Route was ours.
-    pub pop_route: bool,
+    /// For each target the Record-Route with which we stay on the dialog's path; none if we do not.
+    pub record_routes: Vec<String>,
+    /// How many of the first routes were ours.
+    pub popped: usize,
+}
+
+impl Passage<'_> {
+    /// Of a request inside a dialog.
+    pub fn in_dialog(popped: usize) -> Self {
+        Self {
+            author: None,
+            record_routes: Vec::new(),
+            popped,
+        }
+    }
 }
 
 impl Service {
@@ -51,6 +61,14 @@ impl Service {
         if self.relays.len() >= self.settings.most_under_way {
             return self.overloaded(&request, server, now);
         }
+        if targets.is_empty() {
+            let unavailable = Rejection::new(480, "Temporarily Unavailable");
+            return self.reject(&request, server, &unavailable, now);
+        }
+        let shares = match breadth_shares(&request, targets.len()) {
+            Ok(shares) => shares,
+            Err(rejection) => return self.reject(&request, server, &rejection, now),
+        };
         let kind = if request.method() == Method::Invite {
             Kind::Invite
         } else {
@@ -63,11 +81,16 @@ impl Service {
         let id = RelayId(self.next_number());
         let mut fork = ForkContext::new(kind);
         let mut branches = Vec::new();
-        let shares = crate::sip::proxy::breadth_shares(&request, targets.len());
-        for (target, share) in targets.iter().zip(shares.unwrap_or_default()) {
-            let hash = self.loop_hash(&request);
+        let hash = self.loop_hash(&request);
+        for (index, (target, share)) in targets.iter().zip(shares).enumerate() {
             let via = self.sip.via(&target.flow, Some(hash), &mut self.tokens);
-            let octets = forward::through(&request, target, &via.value, passage, share);
+            let copy = forward::Copy {
+                target,
+                via: &via.value,
+                record_route: passage.record_routes.get(index).map(String::as_str),
+                max_breadth: share,
+            };
+            let octets = forward::through(&request, passage, &copy);
             let usage = Usage::Relay(id, branches.len());
             match self
                 .sip
@@ -79,14 +102,6 @@ impl Service {
                 }
                 Err(_) => fork.add_failed_target(503, "Service Unavailable"),
             }
-        }
-        if branches.is_empty() && targets.is_empty() {
-            return self.reject(
-                &request,
-                server,
-                &Rejection::new(480, "Temporarily Unavailable"),
-                now,
-            );
         }
         fork.seal();
         self.relays.insert(
@@ -104,7 +119,13 @@ impl Service {
     /// The ACK of a 2xx passes without a transaction (RFC 3261 §16.11).
     pub fn relay_ack(&mut self, ack: &Message, target: &Target, passage: &Passage<'_>) {
         let via = self.sip.via(&target.flow, None, &mut self.tokens);
-        let octets: Bytes = forward::through(ack, target, &via.value, passage, 1);
+        let copy = forward::Copy {
+            target,
+            via: &via.value,
+            record_route: None,
+            max_breadth: 1,
+        };
+        let octets = forward::through(ack, passage, &copy);
         self.sip.send_ack(octets, target.flow);
     }
 

@@ -19,9 +19,11 @@ use crate::participating::delivery::{Delivery, DeliveryId};
 use crate::participating::expiry::ExpiryClock;
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{AttemptId, Media, MediaAction, MediaId, MediaUse};
+use crate::participating::next_hop::Unresolved;
 use crate::participating::pager::{Pager, PagerId};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{RetrySchedule, ServedUser};
+use crate::participating::spool::BodySize;
 use crate::registrar::Registrar;
 use crate::sip::endpoint::{Endpoint, EndpointEvent};
 use crate::sip::message::Message;
@@ -90,7 +92,7 @@ pub enum Waiter {
     /// What has expired.
     Due,
     /// A message accepted from another part or shard.
-    Internal(Box<DeferredMessage>, u64, Option<Origin>),
+    Internal(Box<DeferredMessage>, BodySize, Option<Origin>),
 }
 
 /// How often expired messages are looked for.
@@ -114,6 +116,9 @@ pub struct Service {
     pub(super) chats: HashMap<ChatId, Chat, foldhash::fast::RandomState>,
     pub(super) deliveries: HashMap<DeliveryId, Delivery, foldhash::fast::RandomState>,
     pub(super) relays: HashMap<RelayId, Relay, foldhash::fast::RandomState>,
+    /// Requests that wait for the address of their next hop, and the names to be looked up.
+    pub(super) look_ups: HashMap<u64, Unresolved, foldhash::fast::RandomState>,
+    pub(super) questions: VecDeque<(u64, String, u16)>,
     pub(super) dialogs: super::dialogs::Dialogs,
     pub(super) user_deadlines: BTreeSet<(Instant, Identity)>,
     pub(super) postponed_loads: VecDeque<(Identity, Option<Seq>)>,
@@ -123,6 +128,10 @@ pub struct Service {
     next_expiry: Instant,
     next_sweep: Instant,
     pub(super) due_in_flight: HashMap<(Identity, Seq), Box<DeferredMessage>>,
+    /// Expired messages on their way out of the store; with a time, once they have been settled.
+    pub(super) expiring: HashMap<(Identity, Seq), Option<Instant>>,
+    /// Expired messages whose authors are being told, by the number of the question.
+    pub(super) telling: HashMap<u64, (Identity, Seq)>,
     forwards: VecDeque<(u16, Box<InternalMessage>)>,
     pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId)>,
     /// Sessions of legs that hung up while something of theirs was being stored.
@@ -177,6 +186,8 @@ impl Service {
             chats: HashMap::default(),
             deliveries: HashMap::default(),
             relays: HashMap::default(),
+            look_ups: HashMap::default(),
+            questions: VecDeque::new(),
             dialogs: super::dialogs::Dialogs::default(),
             user_deadlines: BTreeSet::new(),
             postponed_loads: VecDeque::new(),
@@ -185,6 +196,8 @@ impl Service {
             next_expiry: now.instant,
             next_sweep: now.instant,
             due_in_flight: HashMap::default(),
+            expiring: HashMap::default(),
+            telling: HashMap::default(),
             forwards: VecDeque::new(),
             foreign: HashMap::default(),
             parted: Vec::new(),
@@ -238,9 +251,9 @@ impl Service {
             Waiter::Transit(chat, side, number) => {
                 self.handle_transit_stored(chat, side, number, seq, now)
             }
-            Waiter::Internal(message, length, origin) => {
+            Waiter::Internal(message, size, origin) => {
                 self.answer_origin(origin, true);
-                self.hold(&message, seq, length, false, now);
+                self.hold(&message, seq, size, false, now);
             }
             Waiter::Chunk(..) | Waiter::Load(_) | Waiter::Delivery(_) | Waiter::Due => {}
         }
@@ -256,9 +269,9 @@ impl Service {
                 self.handle_transit_not_stored(chat, side, number, now)
             }
             Waiter::Delivery(id) => self.handle_delivery_unread(id, refusal, now),
-            Waiter::Internal(message, length, origin) => {
+            Waiter::Internal(message, size, origin) => {
                 self.answer_origin(origin, false);
-                self.end_storing(&message, length, now);
+                self.end_storing(&message, size, now);
             }
             Waiter::Load(identity) => self.postponed_loads.push_back((identity, None)),
             Waiter::Due => {}
@@ -377,7 +390,9 @@ impl Service {
                 origin,
             } => self.accept(message, body, origin, now),
             InternalMessage::Accepted { number, durable } => {
-                self.handle_accepted(number, durable, now)
+                if !self.handle_author_told(number, durable, now) {
+                    self.handle_accepted(number, durable, now);
+                }
             }
         }
         self.run_restless(now);
@@ -390,11 +405,7 @@ impl Service {
         origin: Option<Origin>,
         now: Now,
     ) {
-        let length = match &body {
-            Body::Inline(octets) => octets.len() as u64,
-            Body::Spooled { length, .. } => *length,
-        };
-        let waiter = Waiter::Internal(message.clone(), length, origin);
+        let waiter = Waiter::Internal(message.clone(), BodySize::of(&body), origin);
         if !self.begin_custody(&message, body, waiter, now) {
             tracing::warn!(recipient = %message.recipient, "no room to accept a message");
             self.answer_origin(origin, false);
@@ -530,6 +541,7 @@ impl Service {
             return;
         }
         self.next_expiry = now.instant + EXPIRY_INTERVAL;
+        self.forget_expired(now);
         let time = Now {
             wall: self.expiry.read(now),
             ..now

@@ -11,6 +11,40 @@ use crate::store::request::{Body, SpoolId, StoreRequest};
 /// Up to here a body is kept in memory and stored inside its record (decision 6).
 pub const IN_MEMORY: u64 = 64 * 1024;
 
+/// How large a kept body is, and by which way it goes to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodySize {
+    /// Octets.
+    pub octets: u64,
+    /// Its octets go ahead of its record, which can be overtaken by one that holds its own.
+    pub is_spooled: bool,
+}
+
+impl BodySize {
+    /// Of a body as the store takes it.
+    pub fn of(body: &Body) -> Self {
+        match body {
+            Body::Inline(octets) => Self {
+                octets: octets.len() as u64,
+                is_spooled: false,
+            },
+            Body::Spooled { length, .. } => Self {
+                octets: *length,
+                is_spooled: true,
+            },
+        }
+    }
+
+    /// Of a body that came in one piece.
+    pub fn of_whole(octets: &[u8]) -> Self {
+        let octets = octets.len() as u64;
+        Self {
+            octets,
+            is_spooled: octets > IN_MEMORY,
+        }
+    }
+}
+
 /// One arriving message.
 #[derive(Debug)]
 pub struct Spool {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::clock::Instant;
 use crate::msrp::event::{ChunkId, OutboundId};
-use crate::participating::spool::Spool;
+use crate::participating::spool::{BodySize, Spool};
 use crate::store::request::{DeferredMessage, SpoolId, StoreRequest};
 
 /// What decides how a message may end.
@@ -20,7 +20,7 @@ pub(super) enum Fate {
     /// It will be stored once it is complete.
     Custody,
     /// It is on its way to the disk.
-    Storing(Box<DeferredMessage>),
+    Storing(Box<DeferredMessage>, BodySize),
 }
 
 /// See the module's text.
@@ -86,7 +86,7 @@ impl Transit {
     pub fn outbound(&self) -> Option<OutboundId> {
         match self.fate {
             Fate::Live(out) | Fate::Confirmed(out) => Some(out),
-            Fate::Custody | Fate::Storing(_) => None,
+            Fate::Custody | Fate::Storing(..) => None,
         }
     }
 

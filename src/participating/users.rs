@@ -6,6 +6,7 @@ use crate::identity::Identity;
 use crate::participating::arrival;
 use crate::participating::served_user::{Reach, ServedUser, UserAction};
 use crate::participating::service::{Service, Waiter};
+use crate::participating::spool::BodySize;
 use crate::registrar::Profile;
 use crate::store::request::{Body, DeferredMessage, Held, Seq, Settlement, StoreRequest};
 
@@ -133,7 +134,7 @@ impl Service {
         waiter: Waiter,
         now: Now,
     ) -> bool {
-        let is_long = matches!(body, Body::Spooled { .. });
+        let is_long = BodySize::of(&body).is_spooled;
         if self
             .custody
             .put(Box::new(message.clone()), body, waiter, now)
@@ -158,8 +159,8 @@ impl Service {
     }
 
     /// What was to be stored is not, or no longer has to be held.
-    pub(super) fn end_storing(&mut self, message: &DeferredMessage, length: u64, now: Now) {
-        let is_long = length > super::spool::IN_MEMORY;
+    pub(super) fn end_storing(&mut self, message: &DeferredMessage, size: BodySize, now: Now) {
+        let is_long = size.is_spooled;
         let key = arrival::conversation_key(message);
         if let Some(user) = self.users.get_mut(&message.recipient) {
             user.handle_not_stored(&key, is_long, now);
@@ -172,12 +173,12 @@ impl Service {
         &mut self,
         message: &DeferredMessage,
         seq: Seq,
-        length: u64,
+        size: BodySize,
         tried: bool,
         now: Now,
     ) {
-        let held = arrival::held(seq, message, length);
-        let is_long = length > super::spool::IN_MEMORY;
+        let held = arrival::held(seq, message, size.octets);
+        let is_long = size.is_spooled;
         self.waiting.insert(message.recipient.clone());
         self.user(&message.recipient)
             .handle_stored(held, is_long, tried, now);

@@ -1,6 +1,7 @@
 //! A user's device: how it is reached, until when, and what it takes.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::clock::{Instant, Now, UnixMillis};
@@ -10,6 +11,7 @@ use crate::registrar::contact::{Contact, Identification};
 use crate::registrar::feature::FeatureSet;
 use crate::sip::header::Parameters;
 use crate::sip::transport::flow::{Flow, Transport};
+use crate::uri::Uri;
 
 /// Names one binding of a user, also in the store: the device's instance, else its URI.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +90,7 @@ pub struct Binding {
 
 impl Binding {
     pub(super) fn new(contact: Contact, lifetime: Duration, around: &Circumstances<'_>) -> Self {
+        let flow = way_to(&contact.uri, around.path, around.flow);
         let facts = Facts {
             uri: contact.uri,
             parameters: contact.parameters,
@@ -97,7 +100,7 @@ impl Binding {
             call_id: around.call_id.to_owned(),
             cseq: around.cseq,
             path: around.path.to_vec(),
-            flow: around.flow,
+            flow,
             registered_at: around.now.wall,
             lifetime,
         };
@@ -211,5 +214,29 @@ impl Facts {
             instance: self.instance.as_deref(),
             reg_id: self.reg_id,
         }
+    }
+}
+/// How a device is reached: by the flow it registered over, whatever its Contact says (decision 13),
+/// because that is the way through every middlebox. One case is plain: over UDP, with a Contact that
+/// names another port of the very host that registered, somebody registers for another program there,
+/// as test tools do, and no middlebox stands between.
+fn way_to(uri: &str, path: &[String], flow: Flow) -> Flow {
+    let contact = Uri::parse(uri).ok();
+    let address = contact.and_then(|uri| {
+        let by_tcp = uri.parameter("transport").flatten();
+        let elsewhere = by_tcp.is_some_and(|value| !value.eq_ignore_ascii_case("udp"));
+        let ip = uri.host().parse().ok().filter(|_| !elsewhere)?;
+        Some(SocketAddr::new(ip, uri.port().unwrap_or(5060)))
+    });
+    match address {
+        Some(remote)
+            if flow.transport == Transport::Udp
+                && path.is_empty()
+                && remote.port() != 0
+                && remote.ip() == flow.remote.ip() =>
+        {
+            Flow { remote, ..flow }
+        }
+        _ => flow,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::config::{Account, Authentication, Config};
+use crate::config::{Account, Authentication, Config, DigestAlgorithm};
 use crate::identity::Identity;
 use crate::sip::digest::{Algorithms, Hashes};
 use crate::uri::{Scheme, Uri, tel_digits, unescape};
@@ -30,6 +30,8 @@ pub struct Directory {
     users: HashMap<Identity, Option<String>, foldhash::fast::RandomState>,
     numbers: HashMap<String, Identity, foldhash::fast::RandomState>,
     credentials: HashMap<String, (Identity, Hashes), foldhash::fast::RandomState>,
+    /// What the configuration lets the server offer.
+    allowed: Algorithms,
 }
 
 impl Directory {
@@ -41,6 +43,13 @@ impl Directory {
             users: HashMap::default(),
             numbers: HashMap::default(),
             credentials: HashMap::default(),
+            allowed: Algorithms {
+                md5: config.registrar.algorithms.contains(&DigestAlgorithm::Md5),
+                sha256: config
+                    .registrar
+                    .algorithms
+                    .contains(&DigestAlgorithm::Sha256),
+            },
         };
         for account in &config.account {
             directory.add(account, config.realm());
@@ -134,12 +143,12 @@ impl Directory {
         Some((identity.clone(), hashes))
     }
 
-    /// The digest algorithms every account can answer; both if there is no account.
+    /// The configured digest algorithms that every account can answer.
     pub fn algorithms(&self) -> Algorithms {
         let mut hashes = self.credentials.values().map(|(_, hashes)| hashes);
         Algorithms {
-            md5: hashes.clone().all(|hashes| hashes.md5.is_some()),
-            sha256: hashes.all(|hashes| hashes.sha256.is_some()),
+            md5: self.allowed.md5 && hashes.clone().all(|hashes| hashes.md5.is_some()),
+            sha256: self.allowed.sha256 && hashes.all(|hashes| hashes.sha256.is_some()),
         }
     }
 
@@ -260,13 +269,16 @@ mod tests {
     }
 
     #[test]
-    fn an_algorithm_one_account_lacks_is_not_offered() {
+    fn an_algorithm_one_account_lacks_or_the_configuration_leaves_out_is_not_offered() {
         let hash = "0".repeat(64);
         let text = format!("{ACCOUNTS}[[account]]\nuser = \"c\"\nha1 = \"{hash}\"\n");
         let algorithms = directory(&text).algorithms();
         assert!(algorithms.sha256 && !algorithms.md5);
         let algorithms = directory(ACCOUNTS).algorithms();
         assert!(algorithms.sha256 && algorithms.md5);
+        let text = ACCOUNTS.replacen('\n', "\nalgorithms = [\"md5\"]\n", 1);
+        let algorithms = directory(&text).algorithms();
+        assert!(algorithms.md5 && !algorithms.sha256);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::registrar::reach::strip_brackets;
 use crate::registrar::table::{Policy, Registered, Registrar};
 use crate::sip::header::NameAddr;
 use crate::sip::message::{HeaderName, Message};
+use crate::sip::proxy::unsupported_requirements;
 use crate::sip::rejection::Rejection;
 use crate::sip::reply::{ResponseBuilder, response, warning};
 use crate::sip::transport::flow::Flow;
@@ -179,14 +180,9 @@ impl Refused {
 
 /// RFC 3261 §8.2.2.3.
 fn check_require(request: &Message) -> Result<(), Refused> {
-    let known = |tag: &&str| SUPPORTED.iter().any(|own| own.eq_ignore_ascii_case(tag));
-    let unknown: Vec<&str> = request
-        .values(HeaderName::Require)
-        .filter(|tag| !known(tag))
-        .collect();
-    match unknown.is_empty() {
-        true => Ok(()),
-        false => Err(Refused::Unsupported(unknown.join(", "))),
+    match unsupported_requirements(request, &SUPPORTED) {
+        None => Ok(()),
+        Some(tags) => Err(Refused::Unsupported(tags)),
     }
 }
 

@@ -14,7 +14,6 @@ use crate::registrar::record::DecodeError;
 use crate::sip::rejection::Rejection;
 use crate::sip::transport::flow::{ConnectionId, Flow};
 use crate::store::request::StoreRequest;
-use crate::uri::{Uri, equivalent};
 
 /// Users whose bindings one call of [`Registrar::handle_timeout`] lets expire.
 const MOST_EXPIRED: usize = 256;
@@ -104,17 +103,6 @@ impl Registrar {
     /// How many connections have a binding that hangs on them.
     pub fn connections_in_use(&self) -> usize {
         self.connections.len()
-    }
-
-    /// The flow over which some user registered this Contact; for requests inside a dialog, which
-    /// name the device and not its user.
-    pub fn flow_of_contact(&self, uri: &Uri<'_>) -> Option<Flow> {
-        let named = |binding: &&Binding| {
-            let own = Uri::parse(binding.uri());
-            !binding.suspended && own.is_ok_and(|own| equivalent(&own, uri))
-        };
-        let mut all = self.users.values().flat_map(|bindings| &bindings.0);
-        all.find(named).map(Binding::flow)
     }
 
     /// Takes a binding back from the store at start; one whose time is over is dropped from it.

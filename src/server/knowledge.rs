@@ -10,25 +10,26 @@ use super::listeners::Addresses;
 use crate::clock;
 use crate::config::{Authentication, Config};
 use crate::registrar::Directory;
-use crate::router::Knowledge;
+use crate::router::{Knowledge, RouteKey};
 use crate::sip::digest::{Digest, DigestSettings};
 use crate::token::Tokens;
 
-/// The file in `data_dir` that holds the key of the nonces, so that those from before a restart are
-/// known as stale and not as forged (decision 14).
+/// The file in `data_dir` that holds the key of nonces and routes, so that nonces from before a restart
+/// are known as stale and not as forged (decision 14), and dialogs outlive it.
 const KEY_FILE: &str = "nonce.key";
 
 /// Built once the listeners are bound and the data folder is ours.
 pub(super) fn gather(config: &Config, addresses: &Addresses, shards: u16) -> io::Result<Knowledge> {
     let directory = Directory::new(config);
     let own = own_names(config, addresses);
+    let secret = key(&config.data_dir)?;
     let digest = match config.registrar.authentication {
         Authentication::None => None,
         Authentication::Digest => {
             let hosts = own.iter().map(|(host, _)| host.clone());
             Some(Arc::new(Digest::new(DigestSettings {
                 realm: config.realm().to_owned(),
-                key: key(&config.data_dir)?,
+                key: secret,
                 lifetime: config.registrar.nonce_lifetime.duration(),
                 algorithms: directory.algorithms(),
                 hosts: hosts.chain([config.domain.clone()]).collect(),
@@ -40,7 +41,10 @@ pub(super) fn gather(config: &Config, addresses: &Addresses, shards: u16) -> io:
         directory: Arc::new(directory),
         digest,
         own: own.into(),
-        route_key: Tokens::from_os().number(),
+        route_key: RouteKey {
+            secret,
+            run: Tokens::from_os().number() as u32,
+        },
         shards,
     })
 }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use crate::clock::{Instant, Now, UnixMillis};
 use crate::config::Config;
 use crate::participating::arrival::Lifetimes;
+use crate::participating::census::Census;
 use crate::participating::custody::Custody;
 use crate::participating::media::{AttemptId, Media, MediaAction, MediaListener, MediaSettings};
 use crate::participating::served_user::RetrySchedule;
@@ -20,6 +21,9 @@ use crate::sip::message::Message;
 use crate::sip::transaction::{TimerConfig, TransactionTable};
 use crate::store::request::Seq;
 use crate::token::Tokens;
+
+/// Attempts from here on are look-ups of next hops, those below belong to MSRP.
+const HOP: u64 = 1 << 63;
 
 /// See the module's text.
 pub struct Core {
@@ -73,6 +77,12 @@ impl Core {
         core
     }
 
+    /// Counts what is under way.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        self.service.census()
+    }
+
     /// Moves everything the service wants done into the queue.
     fn collect(&mut self) {
         let now = self.now;
@@ -84,6 +94,14 @@ impl Core {
             }
             while let Some((shard, message)) = self.service.poll_forward(now) {
                 self.actions.push_back(Action::Forward { shard, message });
+            }
+            while let Some((number, host, port)) = self.service.poll_question() {
+                let attempt = Attempt(HOP + number);
+                self.actions.push_back(Action::Resolve {
+                    attempt,
+                    host,
+                    port,
+                });
             }
             while let Some(action) = self.service.poll_media() {
                 self.actions.push_back(media_action(action));
@@ -122,11 +140,12 @@ impl ShardCore for Core {
                 service.media_written(connection, octets, now)
             }
             Input::Store(event) => service.handle_store(event, now),
-            Input::Resolved { attempt, addresses } => {
-                service
+            Input::Resolved { attempt, addresses } => match attempt.0.checked_sub(HOP) {
+                Some(number) => service.handle_resolved(number, &addresses, now),
+                None => service
                     .media
-                    .handle_resolved(AttemptId(attempt.0), &addresses);
-            }
+                    .handle_resolved(AttemptId(attempt.0), &addresses),
+            },
             Input::Internal(message) => service.handle_internal(*message, now),
             Input::Drain => service.drain(now),
         }

@@ -285,6 +285,11 @@ impl<U: Clone> Endpoint<U> {
         self.collect(now);
     }
 
+    /// Requests of ours whose asker is remembered.
+    pub fn askers(&self) -> usize {
+        self.askers.len()
+    }
+
     /// Live transactions.
     pub fn transactions(&self) -> usize {
         self.transactions.len()

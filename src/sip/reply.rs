@@ -68,7 +68,8 @@ impl Builder {
         );
         self.out.extend_from_slice(b"\r\n");
         self.out.extend_from_slice(&self.body);
-        self.out.into()
+        // Responses are kept for as long as they may be asked for again: without room to spare.
+        self.out.into_boxed_slice().into()
     }
 }
 

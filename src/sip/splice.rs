@@ -108,7 +108,7 @@ impl<'a> Edit<'a> {
         out.extend_from_slice(&self.back);
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(&message.body);
-        out.into()
+        out.into_boxed_slice().into()
     }
 
     fn write_start(&self, out: &mut Vec<u8>) {

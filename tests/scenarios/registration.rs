@@ -57,6 +57,21 @@ fn a_registration_that_is_too_short_is_answered_423() {
 }
 
 #[test]
+fn a_lab_offers_md5_alone_to_phones_that_stop_at_sha_256() {
+    let configuration = Configuration::digest().with("registrar", "algorithms = [\"md5\"]");
+    on_every_shard_count(&configuration, |stage| {
+        let stranger = UserAgent::new(stage.settings("alice", Transport::Udp, Profile::Rcs)?)?;
+        let challenge = stranger.sends_register("")?.expect_status(401)?;
+        let offered = challenge.values("WWW-Authenticate");
+        stage.observe(
+            offered.len() == 1 && offered[0].contains("algorithm=MD5"),
+            "the one challenge is for MD5",
+        )?;
+        stage.agent("alice")?.registers().map(|_| ())
+    });
+}
+
+#[test]
 fn a_wrong_password_and_an_unknown_user_are_challenged_alike() {
     on_every_shard_count(&Configuration::digest(), |stage| {
         let refused = |user: &str| -> Result<SipText, Failure> {

@@ -44,6 +44,8 @@ fn rank(status: u16) -> (u16, u8) {
 pub(super) fn as_relayed(response: &Message, candidates: &[Candidate]) -> Bytes {
     let mut edit = Edit::new(response);
     edit.remove_first_value(HeaderName::Via);
+    // RFC 3325 §5: what a device asserts of itself is not ours to pass on.
+    edit.remove(HeaderName::PAssertedIdentity);
     if !is_challenge(response) {
         return edit.finish();
     }

@@ -35,6 +35,15 @@ pub fn unsupported_extensions(request: &Message) -> Option<String> {
     (!tags.is_empty()).then(|| tags.join(", "))
 }
 
+/// The value of the Unsupported header field: what `request` requires of its user agent server and is
+/// not among `known` (RFC 3261 §8.2.2.3).
+pub fn unsupported_requirements(request: &Message, known: &[&str]) -> Option<String> {
+    let is_unknown = |tag: &&str| !known.iter().any(|own| own.eq_ignore_ascii_case(tag));
+    let required = request.values(HeaderName::Require);
+    let tags: Vec<&str> = required.filter(is_unknown).collect();
+    (!tags.is_empty()).then(|| tags.join(", "))
+}
+
 /// RFC 5393 §4.2.2. That the Via is ours shows in the hash, which `own` went into.
 fn has_looped(request: &Message, own: &str) -> bool {
     let mut carried = request

@@ -23,8 +23,8 @@ pub struct Forward<'a> {
     pub via: &'a str,
     /// The whole value of our Record-Route, if we want to stay in the path.
     pub record_route: Option<&'a str>,
-    /// Whether the first Route value is ours and has done its duty (RFC 3261 §16.4).
-    pub pop_route: bool,
+    /// How many of the first Route values are ours and have done their duty (RFC 3261 §16.4).
+    pub pop_routes: usize,
     /// Route values to visit before those of the request, such as a binding's Path (RFC 3327 §5.3).
     pub push_routes: &'a [String],
     /// This branch's share, from [`breadth_shares`].
@@ -101,7 +101,7 @@ fn route(edit: &mut Edit<'_>, request: &Message, forward: &Forward<'_>) {
         return;
     }
     edit.request_uri(&as_request_uri(forward.target));
-    if forward.pop_route {
+    for _ in 0..forward.pop_routes {
         edit.remove_first_value(HeaderName::Route);
     }
     if !forward.push_routes.is_empty() {
@@ -113,8 +113,7 @@ fn own_routes<'a>(
     request: &'a Message,
     forward: &Forward<'_>,
 ) -> impl Iterator<Item = &'a str> + use<'a> {
-    let skip = usize::from(forward.pop_route);
-    request.values(HeaderName::Route).skip(skip)
+    request.values(HeaderName::Route).skip(forward.pop_routes)
 }
 
 /// The second part of our branch (RFC 5393 §4.2.1): equal if and only if the request comes back with
@@ -192,7 +191,7 @@ mod tests {
             target,
             via: VIA,
             record_route: None,
-            pop_route: false,
+            pop_routes: 0,
             push_routes: &[],
             max_breadth: 60,
         }
@@ -245,7 +244,7 @@ mod tests {
         let request = request("Route: <sip:us;lr>, <sip:p2;lr>\r\n");
         let path = ["<sip:edge;lr>".to_owned()];
         let forward = Forward {
-            pop_route: true,
+            pop_routes: 1,
             push_routes: &path,
             ..plain("sip:bob@192.0.2.9")
         };
@@ -258,7 +257,7 @@ mod tests {
     fn a_request_for_a_strict_router_has_its_uris_exchanged() {
         let request = request("Route: <sip:us;lr>\r\nRoute: <sip:strict>, <sip:p3;lr>\r\n");
         let forward = Forward {
-            pop_route: true,
+            pop_routes: 1,
             ..plain("sip:bob@192.0.2.9")
         };
         let copy = forwarded(&request, &forward);
@@ -283,7 +282,7 @@ mod tests {
     fn without_routes_the_target_is_the_next_hop() {
         let request = request("Route: <sip:us;lr>\r\n");
         let forward = Forward {
-            pop_route: true,
+            pop_routes: 1,
             ..plain("sip:bob@192.0.2.9")
         };
         assert_eq!(next_hop(&request, &forward), "sip:bob@192.0.2.9");

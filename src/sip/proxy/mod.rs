@@ -7,7 +7,7 @@ pub mod check;
 pub mod fork;
 pub mod forward;
 
-pub use check::{check_forwardable, unsupported_extensions};
+pub use check::{check_forwardable, unsupported_extensions, unsupported_requirements};
 pub use fork::{ForkAction, ForkContext};
 pub use forward::{
     Forward, breadth_shares, loop_hash, next_hop, prepare_forward, undo_strict_routing,

@@ -1,0 +1,481 @@
+//! A simulated user with one device: its SIP transactions, as RFC 3261 wants them, and its moods.
+//!
+//! It reads with the demo's parsers, which share nothing with the server's.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+use restante::clock::{Instant, Now};
+use restante::demo::{Envelope, PAGER_TAG, SESSION_TAG, SipText};
+use restante::net::ConnectionId;
+
+use super::call::Call;
+use super::disk::Disk;
+use super::ledger::Ledger;
+
+/// RFC 3261 Timer T1, and 64 of it.
+const T1: Duration = Duration::from_millis(500);
+const T2: Duration = Duration::from_secs(4);
+const GIVES_UP: Duration = Duration::from_secs(32);
+
+/// How an agent takes what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    Willing,
+    /// Answers every request with this.
+    Refusing(u16),
+    /// Takes messages, but answers so much later.
+    Slow(Duration),
+    /// Answers nothing.
+    Silent,
+}
+
+/// Octets, and what they tell the server.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    pub octets: Vec<u8>,
+    /// The message that this answer confirms.
+    pub confirms: Option<usize>,
+    /// When the server began to send what is answered.
+    pub begun: Instant,
+    /// The dialog of the session it was sent in.
+    pub call_id: Option<String>,
+}
+
+impl Packet {
+    pub fn plain(octets: Vec<u8>) -> Self {
+        Self {
+            octets,
+            confirms: None,
+            begun: Instant::default(),
+            call_id: None,
+        }
+    }
+}
+
+/// What an agent wants the world to do.
+#[derive(Debug)]
+pub enum Out {
+    Sip(Packet),
+    /// Later than at once.
+    SipLater(Duration, Packet),
+    /// Open an MSRP connection for the call of this number.
+    Connect(u64),
+    Msrp(ConnectionId, Packet),
+    Close(ConnectionId),
+}
+
+/// What an agent sees of the world.
+pub struct Sight<'a> {
+    pub now: Now,
+    pub rng: &'a mut StdRng,
+    pub ledger: &'a mut Ledger,
+    pub disk: &'a Disk,
+    pub out: Vec<Out>,
+}
+
+/// Why a request was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Register { expires: u32 },
+    Message(usize),
+    Invite(u64),
+    Bye,
+}
+
+struct Client {
+    request: Vec<u8>,
+    purpose: Purpose,
+    again_at: Option<Instant>,
+    interval: Duration,
+    until: Instant,
+    /// A final answer came; the INVITE's ACK is repeated for its repetitions.
+    ack: Option<Vec<u8>>,
+    done: bool,
+}
+
+/// See the module's text.
+pub struct Agent {
+    pub index: usize,
+    pub name: String,
+    pub address: SocketAddr,
+    pub is_stream: bool,
+    pub takes_sessions: bool,
+    pub mood: Mood,
+    pub registered: bool,
+    pub calls: BTreeMap<u64, Call>,
+    clients: BTreeMap<String, Client>,
+    /// Answers given, by branch and method.
+    answers: BTreeMap<(String, String), Option<Packet>>,
+    /// Octets of unfinished frames, by MSRP connection.
+    pub streams: BTreeMap<ConnectionId, Vec<u8>>,
+    last_number: u64,
+    register_cseq: u32,
+}
+
+impl Agent {
+    pub fn new(index: usize, is_stream: bool, takes_sessions: bool) -> Self {
+        let octet = 10 + u8::try_from(index).expect("few agents");
+        Self {
+            index,
+            name: format!("user{index}"),
+            address: SocketAddr::from(([127, 0, 1, octet], 5060)),
+            is_stream,
+            takes_sessions,
+            mood: Mood::Willing,
+            registered: false,
+            calls: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            last_number: 0,
+            register_cseq: 0,
+        }
+    }
+
+    pub fn uri(&self) -> String {
+        uri_of(self.index)
+    }
+
+    /// A number this agent did not use before.
+    pub fn number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// A transaction identifier of MSRP.
+    pub fn transaction(&mut self) -> String {
+        let number = self.number();
+        format!("t{}x{number}", self.index)
+    }
+
+    pub fn branch(&mut self) -> String {
+        let number = self.number();
+        format!("z9hG4bKu{}n{number}", self.index)
+    }
+
+    pub fn via(&self, branch: &str) -> String {
+        let token = if self.is_stream { "TCP" } else { "UDP" };
+        format!(
+            "Via: SIP/2.0/{token} {};branch={branch};rport\r\n",
+            self.address
+        )
+    }
+
+    pub fn contact(&self) -> String {
+        let transport = if self.is_stream { ";transport=tcp" } else { "" };
+        format!("<sip:{}@{}{transport}>", self.name, self.address)
+    }
+
+    /// Registers, refreshes or, with 0, unregisters.
+    pub fn register(&mut self, expires: u32, sight: &mut Sight<'_>) {
+        self.register_cseq += 1;
+        let branch = self.branch();
+        let tags = if self.takes_sessions {
+            format!(";{SESSION_TAG}")
+        } else {
+            String::new()
+        };
+        let (uri, cseq) = (self.uri(), self.register_cseq);
+        let request = format!(
+            "REGISTER sip:im.test SIP/2.0\r\n{}Max-Forwards: 70\r\nFrom: <{uri}>;tag=r{}\r\n\
+             To: <{uri}>\r\nCall-ID: reg-{}\r\nCSeq: {cseq} REGISTER\r\nContact: {}{tags}\r\n\
+             Expires: {expires}\r\nContent-Length: 0\r\n\r\n",
+            self.via(&branch),
+            self.index,
+            self.index,
+            self.contact(),
+        );
+        self.start(
+            branch,
+            request.into_bytes(),
+            Purpose::Register { expires },
+            sight,
+        );
+    }
+
+    /// Sends message `id` of the ledger as a MESSAGE.
+    pub fn send_pager(
+        &mut self,
+        id: usize,
+        headers: &str,
+        content_type: &str,
+        sight: &mut Sight<'_>,
+    ) {
+        let entry = &sight.ledger.entries[id];
+        let body = entry.body.clone();
+        let (to, from) = (uri_of(entry.recipient), self.uri());
+        let conversation = entry.conversation.clone();
+        let branch = self.branch();
+        let number = self.number();
+        let head = format!(
+            "MESSAGE {to} SIP/2.0\r\n{}Max-Forwards: 70\r\nFrom: <{from}>;tag=m{number}\r\nTo: <{to}>\r\n\
+             Call-ID: msg-{}-{number}\r\nCSeq: 1 MESSAGE\r\nConversation-ID: {conversation}\r\n\
+             Contribution-ID: c{number}\r\n{headers}Accept-Contact: *;{PAGER_TAG}\r\n\
+             Content-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
+            self.via(&branch),
+            self.index,
+            body.len()
+        );
+        let request = [head.into_bytes(), body].concat();
+        self.start(branch, request, Purpose::Message(id), sight);
+    }
+
+    pub fn start(
+        &mut self,
+        branch: String,
+        request: Vec<u8>,
+        purpose: Purpose,
+        sight: &mut Sight<'_>,
+    ) {
+        let now = sight.now.instant;
+        let client = Client {
+            again_at: (!self.is_stream).then(|| now + T1),
+            interval: T1,
+            until: now + GIVES_UP,
+            request: request.clone(),
+            purpose,
+            ack: None,
+            done: false,
+        };
+        self.clients.insert(branch, client);
+        sight.out.push(Out::Sip(Packet::plain(request)));
+    }
+
+    /// A whole SIP message came.
+    pub fn handle_sip(&mut self, octets: &[u8], begun: Instant, sight: &mut Sight<'_>) {
+        let Some(message) = SipText::read(octets) else {
+            return sight
+                .ledger
+                .fault("unreadable SIP from the server".to_owned());
+        };
+        match message.method() {
+            None => self.handle_response(&message, sight),
+            Some("ACK") => self.handle_ack(&message),
+            Some(method) => {
+                let key = (message.branch().to_owned(), method.to_owned());
+                match self.answers.get(&key) {
+                    Some(answer) => sight.out.extend(answer.clone().map(Out::Sip)),
+                    None => self.handle_request(&message, begun, sight),
+                }
+            }
+        }
+    }
+
+    fn handle_request(&mut self, request: &SipText, begun: Instant, sight: &mut Sight<'_>) {
+        let method = request.method().unwrap_or_default().to_owned();
+        let key = (request.branch().to_owned(), method.clone());
+        let (status, later) = match (method.as_str(), self.mood) {
+            ("BYE" | "CANCEL", Mood::Silent) | (_, Mood::Silent) => return,
+            ("BYE", _) => return self.handle_bye(request, sight),
+            ("CANCEL", _) => return self.handle_cancel(request, sight),
+            (_, Mood::Refusing(status)) => (status, Duration::ZERO),
+            (_, Mood::Slow(wait)) => (200, wait),
+            (_, Mood::Willing) => (200, Duration::ZERO),
+        };
+        if method == "INVITE" {
+            return self.handle_invite(request, status, later, sight);
+        }
+        if method == "MESSAGE" && status == 200 {
+            self.take_message(request.body(), begun, sight);
+        }
+        let mut packet = Packet::plain(self.answer(request, status, "", b""));
+        if method == "MESSAGE" && status == 200 {
+            packet.confirms = sight.ledger.find(request.body());
+            packet.begun = begun;
+        }
+        if later.is_zero() {
+            self.answers.insert(key, Some(packet.clone()));
+            sight.out.push(Out::Sip(packet));
+        } else {
+            self.answers.insert(key, None);
+            sight.out.push(Out::SipLater(later, packet));
+        }
+    }
+
+    /// The octets of a message that this device takes.
+    pub fn take_message(&mut self, octets: &[u8], begun: Instant, sight: &mut Sight<'_>) {
+        let now = sight.now.instant;
+        let envelope = Envelope::read(octets);
+        if let Some(envelope) = envelope.filter(Envelope::is_notification) {
+            let xml = envelope.content_text();
+            let about = between(&xml, "<message-id>", "</message-id>");
+            let status = between(&xml, "<status>", "</status>");
+            let status = status.trim().trim_matches(['<', '/', '>']);
+            sight.ledger.notified(&envelope.message_id, about, status);
+            if sight.ledger.find(octets).is_none() {
+                return;
+            }
+        }
+        match sight.ledger.find(octets) {
+            Some(id) => {
+                sight
+                    .ledger
+                    .tell(format!("{now:?} {} takes message {id}", self.name));
+                sight.ledger.received(id, self.index, octets, begun, now);
+            }
+            None => sight.ledger.fault("a message nobody wrote".to_owned()),
+        }
+    }
+
+    /// A response to `request`, remembered for its repetitions.
+    pub fn answer(
+        &mut self,
+        request: &SipText,
+        status: u16,
+        headers: &str,
+        body: &[u8],
+    ) -> Vec<u8> {
+        let mut text = format!("SIP/2.0 {status} Whatever\r\n");
+        for via in request.headers("Via") {
+            text.push_str(&format!("Via: {via}\r\n"));
+        }
+        let to = request.header_or_empty("To");
+        let tag = match request.to_tag() {
+            "" => format!(";tag=a{}", self.index),
+            _ => String::new(),
+        };
+        text.push_str(&format!(
+            "From: {}\r\nTo: {to}{tag}\r\nCall-ID: {}\r\nCSeq: {}\r\n{headers}Content-Length: {}\r\n\r\n",
+            request.header_or_empty("From"),
+            request.header_or_empty("Call-ID"),
+            request.header_or_empty("CSeq"),
+            body.len()
+        ));
+        let answer = [text.into_bytes(), body.to_vec()].concat();
+        let method = request.method().unwrap_or_default();
+        self.give_answer(request.branch(), method, answer.clone());
+        answer
+    }
+
+    /// The answer that repetitions of a request get.
+    pub fn give_answer(&mut self, branch: &str, method: &str, answer: Vec<u8>) {
+        let key = (branch.to_owned(), method.to_owned());
+        self.answers.insert(key, Some(Packet::plain(answer)));
+    }
+
+    /// Repetitions of this request get no answer for the moment.
+    pub fn hold_answer(&mut self, request: &SipText) {
+        let method = request.method().unwrap_or_default().to_owned();
+        self.answers
+            .insert((request.branch().to_owned(), method), None);
+    }
+
+    fn handle_response(&mut self, response: &SipText, sight: &mut Sight<'_>) {
+        let Some(client) = self.clients.get_mut(response.branch()) else {
+            return;
+        };
+        let status = response.status();
+        if status < 200 {
+            if matches!(client.purpose, Purpose::Invite(_)) {
+                client.again_at = None;
+            }
+            return;
+        }
+        client.again_at = None;
+        if client.done {
+            if let Some(ack) = client.ack.clone() {
+                sight.out.push(Out::Sip(Packet::plain(ack)));
+            }
+            return;
+        }
+        client.done = true;
+        let purpose = client.purpose.clone();
+        match purpose {
+            Purpose::Register { expires } => self.registered = status == 200 && expires > 0,
+            Purpose::Message(id) if status / 100 == 2 => {
+                let now = sight.now.instant;
+                sight.ledger.tell(format!(
+                    "{now:?} message {id} is acknowledged with {status}"
+                ));
+                sight
+                    .ledger
+                    .acknowledged(id, status == 202, sight.disk, now);
+            }
+            Purpose::Message(id) => sight
+                .ledger
+                .tell(format!("message {id} is refused: {status}")),
+            Purpose::Invite(call) => {
+                let ack = self.handle_invite_answer(call, response, sight);
+                if let (Some(client), Some(ack)) = (self.clients.get_mut(response.branch()), ack) {
+                    client.ack = Some(ack.clone());
+                    sight.out.push(Out::Sip(Packet::plain(ack)));
+                }
+            }
+            Purpose::Bye => {}
+        }
+    }
+
+    /// The request that a non-2xx ACK repeats (RFC 3261 §17.1.1.3).
+    pub fn request_of(&self, branch: &str) -> Option<SipText> {
+        SipText::read(&self.clients.get(branch)?.request)
+    }
+
+    /// When [`Agent::handle_timeout`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let clients = self.clients.values().filter(|client| !client.done);
+        let clients = clients.map(|client| {
+            client
+                .again_at
+                .map_or(client.until, |at| at.min(client.until))
+        });
+        let calls = self.calls.values().filter_map(Call::next_deadline);
+        clients.chain(calls).min()
+    }
+
+    /// Repeats what was not answered, and gives it up.
+    pub fn handle_timeout(&mut self, sight: &mut Sight<'_>) {
+        let now = sight.now.instant;
+        for client in self.clients.values_mut().filter(|client| !client.done) {
+            if client.until <= now {
+                client.done = true;
+                continue;
+            }
+            if client.again_at.is_some_and(|at| at <= now) {
+                client.interval = match client.purpose {
+                    Purpose::Invite(_) => client.interval * 2,
+                    _ => (client.interval * 2).min(T2),
+                };
+                client.again_at = Some(now + client.interval);
+                sight
+                    .out
+                    .push(Out::Sip(Packet::plain(client.request.clone())));
+            }
+        }
+        self.handle_call_timeouts(sight);
+    }
+
+    /// The device was switched off: it knows of nothing any more.
+    pub fn forget(&mut self) {
+        for client in self.clients.values_mut() {
+            client.done = true;
+        }
+        self.calls.clear();
+        self.registered = false;
+    }
+
+    /// The SIP connection is gone; what was asked over it is not answered any more.
+    pub fn handle_flow_lost(&mut self) {
+        self.registered = false;
+        for client in self.clients.values_mut() {
+            client.done = true;
+        }
+    }
+}
+
+pub fn uri_of(index: usize) -> String {
+    format!("sip:user{index}@im.test")
+}
+
+pub fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
+    let rest = text.split_once(start).map_or("", |(_, rest)| rest);
+    rest.split_once(end).map_or("", |(inner, _)| inner)
+}
+
+/// A delay of some milliseconds.
+pub fn some_millis(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
+    Duration::from_millis(rng.random_range(range))
+}

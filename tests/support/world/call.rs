@@ -1,0 +1,548 @@
+//! The chats of a simulated device: INVITE both ways, and what passes over MSRP.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use rand::RngExt;
+use restante::clock::Instant;
+use restante::demo::{SESSION_TAG, SipText, address, attribute};
+use restante::net::ConnectionId;
+
+use super::agent::{Agent, Out, Packet, Purpose, Sight, uri_of};
+use super::frames::{Chunk, Frame, binding};
+
+/// How far a call is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Our INVITE is out.
+    Inviting,
+    /// It rings here; answered then.
+    Ringing(Instant),
+    /// Our 200 is out, sent again then until the ACK comes.
+    Answered(Instant, Duration, Instant),
+    Live,
+}
+
+/// See the module's text.
+pub struct Call {
+    pub state: State,
+    pub peer: Option<usize>,
+    pub conversation: String,
+    pub call_id: String,
+    local: String,
+    remote: String,
+    remote_target: String,
+    cseq: u32,
+    session: String,
+    remote_path: String,
+    connects: bool,
+    answer: Vec<u8>,
+    invite_branch: String,
+    pub connection: Option<ConnectionId>,
+    bound: bool,
+    /// Messages still to be sent, and whether they can be.
+    pub queue: VecDeque<usize>,
+    pub sends: bool,
+    unanswered: BTreeMap<String, usize>,
+    chunks_left: BTreeMap<usize, usize>,
+    failed: BTreeSet<usize>,
+    inbound: BTreeMap<String, (Vec<u8>, Instant)>,
+}
+
+impl Call {
+    fn new(state: State, call_id: &str, session: String) -> Self {
+        Self {
+            state,
+            peer: None,
+            conversation: String::new(),
+            call_id: call_id.to_owned(),
+            local: String::new(),
+            remote: String::new(),
+            remote_target: String::new(),
+            cseq: 1,
+            session,
+            remote_path: String::new(),
+            connects: false,
+            answer: Vec::new(),
+            invite_branch: String::new(),
+            connection: None,
+            bound: false,
+            queue: VecDeque::new(),
+            sends: true,
+            unanswered: BTreeMap::new(),
+            chunks_left: BTreeMap::new(),
+            failed: BTreeSet::new(),
+            inbound: BTreeMap::new(),
+        }
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Ringing(at) | State::Answered(at, ..) => Some(at),
+            State::Inviting | State::Live => None,
+        }
+    }
+}
+
+impl Agent {
+    fn path(&self, session: &str) -> String {
+        format!("msrp://{}:2855/{session};tcp", self.address.ip())
+    }
+
+    fn describe(&self, session: &str, setup: &str, direction: &str) -> Vec<u8> {
+        let ip = self.address.ip();
+        format!(
+            "v=0\r\no=- 1 1 IN IP4 {ip}\r\ns=-\r\nc=IN IP4 {ip}\r\nt=0 0\r\nm=message 2855 TCP/MSRP *\r\n\
+             a=accept-types:message/cpim application/im-iscomposing+xml\r\na=accept-wrapped-types:*\r\n\
+             a=path:{}\r\na=setup:{setup}\r\na={direction}\r\n",
+            self.path(session)
+        )
+        .into_bytes()
+    }
+
+    /// Calls another user; messages queued in the call are sent once it stands.
+    pub fn invite(&mut self, peer: usize, conversation: &str, sight: &mut Sight<'_>) -> u64 {
+        let number = self.number();
+        let branch = self.branch();
+        let session = format!("s{}n{number}", self.index);
+        let call_id = format!("call-{}-{number}", self.index);
+        let sdp = self.describe(&session, "actpass", "sendrecv");
+        let (from, to) = (self.uri(), uri_of(peer));
+        let head = format!(
+            "INVITE {to} SIP/2.0\r\n{}Max-Forwards: 70\r\nFrom: <{from}>;tag=i{number}\r\nTo: <{to}>\r\n\
+             Call-ID: {call_id}\r\nCSeq: 1 INVITE\r\nContact: {}\r\nConversation-ID: {conversation}\r\n\
+             Contribution-ID: k{number}\r\nAccept-Contact: *;{SESSION_TAG}\r\n\
+             Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n",
+            self.via(&branch),
+            self.contact(),
+            sdp.len()
+        );
+        let mut call = Call::new(State::Inviting, &call_id, session);
+        call.peer = Some(peer);
+        call.conversation = conversation.to_owned();
+        call.local = format!("<{from}>;tag=i{number}");
+        call.invite_branch = branch.clone();
+        self.calls.insert(number, call);
+        let request = [head.into_bytes(), sdp].concat();
+        self.start(branch, request, Purpose::Invite(number), sight);
+        number
+    }
+
+    /// The final answer to our INVITE; its ACK comes back.
+    pub fn handle_invite_answer(
+        &mut self,
+        number: u64,
+        response: &SipText,
+        sight: &mut Sight<'_>,
+    ) -> Option<Vec<u8>> {
+        let invite = self.request_of(response.branch())?;
+        let status = response.status();
+        let success = status / 100 == 2;
+        let (uri, via) = if success {
+            let branch = self.branch();
+            (response.contact_uri().to_owned(), self.via(&branch))
+        } else {
+            let via = format!("Via: {}\r\n", invite.header_or_empty("Via"));
+            (invite.request_uri().to_owned(), via)
+        };
+        let ack = format!(
+            "ACK {uri} SIP/2.0\r\n{via}Max-Forwards: 70\r\nFrom: {}\r\nTo: {}\r\nCall-ID: {}\r\n\
+             CSeq: 1 ACK\r\nContent-Length: 0\r\n\r\n",
+            invite.header_or_empty("From"),
+            response.header_or_empty("To"),
+            invite.header_or_empty("Call-ID"),
+        );
+        if !success {
+            self.calls.remove(&number);
+            return Some(ack.into_bytes());
+        }
+        let sdp = String::from_utf8_lossy(response.body()).into_owned();
+        if let Some(call) = self.calls.get_mut(&number) {
+            call.state = State::Live;
+            call.remote = response.header_or_empty("To").to_owned();
+            call.remote_target = uri;
+            call.remote_path = attribute(&sdp, "path").unwrap_or_default().to_owned();
+            call.connects = attribute(&sdp, "setup") != Some("active");
+            if call.connects {
+                sight.out.push(Out::Connect(number));
+            }
+        }
+        Some(ack.into_bytes())
+    }
+
+    pub fn handle_invite(
+        &mut self,
+        request: &SipText,
+        status: u16,
+        later: Duration,
+        sight: &mut Sight<'_>,
+    ) {
+        let sdp = String::from_utf8_lossy(request.body()).into_owned();
+        if status != 200 || !self.takes_sessions {
+            let status = if status == 200 { 488 } else { status };
+            let answer = self.answer(request, status, "", b"");
+            return sight.out.push(Out::Sip(Packet::plain(answer)));
+        }
+        let number = self.number();
+        let session = format!("s{}n{number}", self.index);
+        let now = sight.now.instant;
+        let mut call = Call::new(
+            State::Ringing(now + later),
+            request.header_or_empty("Call-ID"),
+            session,
+        );
+        let offered = attribute(&sdp, "setup").unwrap_or("active");
+        call.connects = match offered {
+            "passive" => true,
+            "active" => false,
+            _ => sight.rng.random_bool(0.5),
+        };
+        call.sends = attribute(&sdp, "sendonly").is_none();
+        call.remote_path = attribute(&sdp, "path").unwrap_or_default().to_owned();
+        call.remote_target = request.contact_uri().to_owned();
+        call.remote = request.header_or_empty("From").to_owned();
+        call.conversation = request.header_or_empty("Conversation-ID").to_owned();
+        call.peer = address(&call.remote)
+            .strip_prefix("sip:user")
+            .and_then(|rest| rest.split('@').next()?.parse().ok());
+        call.invite_branch = request.branch().to_owned();
+        let setup = if call.connects { "active" } else { "passive" };
+        let direction = if call.sends { "sendrecv" } else { "recvonly" };
+        let sdp = self.describe(&call.session, setup, direction);
+        let headers = format!(
+            "Contact: {}\r\nContent-Type: application/sdp\r\n",
+            self.contact()
+        );
+        call.answer = self.answer(request, 200, &headers, &sdp);
+        let answer = SipText::read(&call.answer).expect("we wrote it");
+        call.local = answer.header_or_empty("To").to_owned();
+        self.hold_answer(request);
+        self.calls.insert(number, call);
+        if later.is_zero() {
+            self.pick_up(number, sight);
+        }
+    }
+
+    fn pick_up(&mut self, number: u64, sight: &mut Sight<'_>) {
+        let now = sight.now.instant;
+        let interval = Duration::from_millis(500);
+        let Some(call) = self.calls.get_mut(&number) else {
+            return;
+        };
+        call.state = State::Answered(now + interval, interval, now + Duration::from_secs(32));
+        let answer = call.answer.clone();
+        let connects = call.connects;
+        let branch = call.invite_branch.clone();
+        self.give_answer(&branch, "INVITE", answer.clone());
+        sight.out.push(Out::Sip(Packet::plain(answer)));
+        if connects {
+            sight.out.push(Out::Connect(number));
+        }
+    }
+
+    pub fn handle_ack(&mut self, ack: &SipText) {
+        let call_id = ack.header_or_empty("Call-ID");
+        let mut calls = self.calls.values_mut();
+        if let Some(call) = calls.find(|call| call.call_id == call_id)
+            && matches!(call.state, State::Answered(..))
+        {
+            call.state = State::Live;
+        }
+    }
+
+    pub fn handle_cancel(&mut self, cancel: &SipText, sight: &mut Sight<'_>) {
+        let ok = self.answer(cancel, 200, "", b"");
+        sight.out.push(Out::Sip(Packet::plain(ok)));
+        let ringing = |call: &Call| {
+            call.invite_branch == cancel.branch() && matches!(call.state, State::Ringing(_))
+        };
+        let found = self
+            .calls
+            .iter()
+            .find(|(_, call)| ringing(call))
+            .map(|(number, _)| *number);
+        if let Some(number) = found
+            && let Some(call) = self.calls.remove(&number)
+        {
+            let terminated =
+                String::from_utf8_lossy(&call.answer).replacen("200 Whatever", "487 Gone", 1);
+            let end = terminated.find("Contact:").unwrap_or_default();
+            let octets = format!("{}Content-Length: 0\r\n\r\n", &terminated[..end]).into_bytes();
+            self.give_answer(cancel.branch(), "INVITE", octets.clone());
+            sight.out.push(Out::Sip(Packet::plain(octets)));
+        }
+    }
+
+    pub fn handle_bye(&mut self, bye: &SipText, sight: &mut Sight<'_>) {
+        let call_id = bye.header_or_empty("Call-ID").to_owned();
+        let found = self.calls.iter().find(|(_, call)| call.call_id == call_id);
+        let found = found.map(|(number, _)| *number);
+        let status = if found.is_some() { 200 } else { 481 };
+        let answer = self.answer(bye, status, "", b"");
+        sight.out.push(Out::Sip(Packet::plain(answer)));
+        if let Some(call) = found.and_then(|number| self.calls.remove(&number))
+            && let Some(connection) = call.connection
+        {
+            sight.out.push(Out::Close(connection));
+        }
+    }
+
+    /// Hangs up, politely or not.
+    pub fn hang_up(&mut self, number: u64, with_bye: bool, sight: &mut Sight<'_>) {
+        let Some(call) = self.calls.get_mut(&number) else {
+            return;
+        };
+        if matches!(call.state, State::Inviting | State::Ringing(_)) {
+            return;
+        }
+        call.cseq += 1;
+        let (cseq, connection) = (call.cseq, call.connection);
+        let head = format!(
+            "From: {}\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: {cseq} BYE\r\nContent-Length: 0\r\n\r\n",
+            call.local, call.remote, call.call_id
+        );
+        let target = call.remote_target.clone();
+        self.calls.remove(&number);
+        if with_bye {
+            let branch = self.branch();
+            let request = format!(
+                "BYE {target} SIP/2.0\r\n{}Max-Forwards: 70\r\n{head}",
+                self.via(&branch)
+            );
+            self.start(branch, request.into_bytes(), Purpose::Bye, sight);
+        }
+        if let Some(connection) = connection {
+            sight.out.push(Out::Close(connection));
+        }
+    }
+
+    pub fn handle_call_timeouts(&mut self, sight: &mut Sight<'_>) {
+        let now = sight.now.instant;
+        let due: Vec<u64> = self
+            .calls
+            .iter()
+            .filter(|(_, call)| call.next_deadline().is_some_and(|at| at <= now))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in due {
+            let Some(call) = self.calls.get_mut(&number) else {
+                continue;
+            };
+            match call.state {
+                State::Ringing(_) => self.pick_up(number, sight),
+                State::Answered(_, _, until) if until <= now => self.hang_up(number, true, sight),
+                State::Answered(_, interval, until) => {
+                    let interval = (interval * 2).min(Duration::from_secs(4));
+                    call.state = State::Answered(now + interval, interval, until);
+                    sight.out.push(Out::Sip(Packet::plain(call.answer.clone())));
+                }
+                State::Inviting | State::Live => {}
+            }
+        }
+    }
+
+    /// The connection we asked for stands: say whose it is.
+    pub fn handle_connected(
+        &mut self,
+        number: u64,
+        connection: ConnectionId,
+        sight: &mut Sight<'_>,
+    ) {
+        let transaction = self.transaction();
+        let local = self.calls.get(&number).map(|call| self.path(&call.session));
+        match (self.calls.get_mut(&number), local) {
+            (Some(call), Some(local)) => {
+                call.connection = Some(connection);
+                call.bound = true;
+                let octets = binding(&transaction, &call.remote_path, &local);
+                sight.out.push(Out::Msrp(connection, Packet::plain(octets)));
+                self.send_queued(number, sight);
+            }
+            _ => sight.out.push(Out::Close(connection)),
+        }
+    }
+
+    /// An MSRP connection is gone, and with it the calls it served.
+    pub fn handle_connection_lost(&mut self, connection: ConnectionId, sight: &mut Sight<'_>) {
+        self.streams.remove(&connection);
+        let lost: Vec<u64> = self
+            .calls
+            .iter()
+            .filter(|(_, call)| call.connection == Some(connection))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in lost {
+            let with_bye = sight.rng.random_bool(0.7);
+            if let Some(call) = self.calls.get_mut(&number) {
+                call.connection = None;
+            }
+            self.hang_up(number, with_bye, sight);
+        }
+    }
+
+    /// Octets came over MSRP.
+    pub fn handle_msrp(
+        &mut self,
+        connection: ConnectionId,
+        octets: &[u8],
+        sent: Instant,
+        sight: &mut Sight<'_>,
+    ) {
+        let mut stream = self.streams.remove(&connection).unwrap_or_default();
+        stream.extend_from_slice(octets);
+        while let Some(frame) = Frame::take(&mut stream) {
+            self.handle_frame(connection, &frame, sent, sight);
+        }
+        self.streams.insert(connection, stream);
+    }
+
+    fn handle_frame(
+        &mut self,
+        connection: ConnectionId,
+        frame: &Frame,
+        sent: Instant,
+        sight: &mut Sight<'_>,
+    ) {
+        let session = frame
+            .header("To-Path")
+            .rsplit('/')
+            .next()
+            .unwrap_or_default();
+        let session = session.split(';').next().unwrap_or_default().to_owned();
+        let found = self.calls.iter().find(|(_, call)| call.session == session);
+        let Some(number) = found.map(|(number, _)| *number) else {
+            if frame.word == "SEND" {
+                sight
+                    .out
+                    .push(Out::Msrp(connection, Packet::plain(frame.response(481))));
+            }
+            return;
+        };
+        if let Some(call) = self.calls.get_mut(&number) {
+            call.connection = Some(connection);
+            call.bound = true;
+        }
+        match frame.word.as_str() {
+            "SEND" => self.take_chunk(number, connection, frame, sent, sight),
+            "REPORT" => {}
+            status => self.handle_msrp_answer(number, &frame.transaction, status == "200", sight),
+        }
+        self.send_queued(number, sight);
+    }
+
+    fn take_chunk(
+        &mut self,
+        number: u64,
+        connection: ConnectionId,
+        frame: &Frame,
+        sent: Instant,
+        sight: &mut Sight<'_>,
+    ) {
+        if self.mood == super::agent::Mood::Silent {
+            return;
+        }
+        let mut packet = Packet::plain(frame.response(200));
+        let done = match (&frame.body, self.calls.get_mut(&number)) {
+            (Some(body), Some(call)) => {
+                let key = frame.header("Message-ID").to_owned();
+                let (octets, _) = call
+                    .inbound
+                    .entry(key.clone())
+                    .or_insert((Vec::new(), sent));
+                let end = frame.offset() + body.len();
+                octets.resize(octets.len().max(end), 0);
+                octets[frame.offset()..end].copy_from_slice(body);
+                (frame.flag == b'$')
+                    .then(|| call.inbound.remove(&key))
+                    .flatten()
+                    .map(|done| (done, call.call_id.clone()))
+            }
+            _ => None,
+        };
+        if let Some(((octets, begun), call_id)) = done {
+            self.take_message(&octets, begun, sight);
+            packet.confirms = sight.ledger.find(&octets);
+            packet.begun = begun;
+            packet.call_id = Some(call_id);
+        }
+        sight.out.push(Out::Msrp(connection, packet));
+    }
+
+    fn handle_msrp_answer(
+        &mut self,
+        number: u64,
+        transaction: &str,
+        success: bool,
+        sight: &mut Sight<'_>,
+    ) {
+        let Some(call) = self.calls.get_mut(&number) else {
+            return;
+        };
+        let Some(id) = call.unanswered.remove(transaction) else {
+            return;
+        };
+        if !success {
+            call.failed.insert(id);
+            sight
+                .ledger
+                .tell(format!("message {id} is refused over MSRP"));
+        }
+        let left = call
+            .chunks_left
+            .get_mut(&id)
+            .expect("it was sent in chunks");
+        *left -= 1;
+        if *left == 0 && !call.failed.contains(&id) {
+            let now = sight.now.instant;
+            sight
+                .ledger
+                .tell(format!("{now:?} message {id} is acknowledged over MSRP"));
+            sight.ledger.acknowledged(id, false, sight.disk, now);
+        }
+    }
+
+    /// Sends what waits, in chunks and without waiting for answers.
+    pub fn send_queued(&mut self, number: u64, sight: &mut Sight<'_>) {
+        let Some(local) = self.calls.get(&number).map(|call| self.path(&call.session)) else {
+            return;
+        };
+        loop {
+            let Some(call) = self.calls.get_mut(&number) else {
+                return;
+            };
+            let (Some(connection), true, true) = (call.connection, call.bound, call.sends) else {
+                return;
+            };
+            let Some(id) = call.queue.pop_front() else {
+                return;
+            };
+            let whole = sight.ledger.entries[id].body.clone();
+            sight.ledger.entries[id].sent_at = sight.now.instant;
+            let remote = call.remote_path.clone();
+            let size = sight.rng.random_range(40..4000usize).max(whole.len() / 8);
+            let mut start = 0;
+            while start < whole.len() {
+                let transaction = self.transaction();
+                let end = (start + size).min(whole.len());
+                let chunk = Chunk {
+                    transaction: &transaction,
+                    to: &remote,
+                    from: &local,
+                    message_id: &format!("m{id}x{number}"),
+                    whole: &whole,
+                    start,
+                    end,
+                };
+                sight
+                    .out
+                    .push(Out::Msrp(connection, Packet::plain(chunk.octets())));
+                let Some(call) = self.calls.get_mut(&number) else {
+                    return;
+                };
+                call.unanswered.insert(transaction, id);
+                *call.chunks_left.entry(id).or_default() += 1;
+                start = end;
+            }
+        }
+    }
+}

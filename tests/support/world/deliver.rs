@@ -1,0 +1,282 @@
+//! What reaches whom: the server's side of the links.
+
+use bytes::Bytes;
+use rand::RngExt;
+use restante::clock::Instant;
+use restante::msrp::frame::{FrameEvent, shard_of};
+use restante::msrp::reader::{FrameReader, Limits};
+use restante::net::ConnectionId;
+use restante::shard::core_trait::ShardCore;
+use restante::shard::port::Input;
+use restante::sip::transport::flow::{Flow, Transport};
+use restante::sip::wire;
+use restante::store::request::StoreEvent;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::agent::Packet;
+use super::disk::{is_reading, shard_of_answer};
+use super::{Event, Line, World, from_store};
+
+/// How long the server waits for the answer to a request (RFC 3261 Timers B and F).
+const TRANSACTION: Duration = Duration::from_secs(32);
+
+impl Line {
+    pub(super) fn new(agent: usize, shard: u16, now: Instant) -> Self {
+        Self {
+            agent,
+            open: true,
+            reader: FrameReader::new(Limits::default()),
+            current: shard,
+            users: BTreeSet::new(),
+            in_at: now,
+            out_at: now,
+        }
+    }
+}
+
+impl World {
+    pub(super) fn deliver(&mut self, event: Event) {
+        match event {
+            Event::SipIn {
+                agent,
+                connection,
+                packet,
+            } => self.take_sip(agent, connection, packet),
+            Event::SipOut {
+                agent,
+                connection,
+                octets,
+                begun,
+            } => {
+                if connection.is_none_or(|id| self.streams.contains_key(&id)) {
+                    self.with_agent(agent, |agent, sight| {
+                        agent.handle_sip(&octets, begun, sight)
+                    });
+                }
+            }
+            Event::SipLater {
+                agent,
+                connection,
+                packet,
+            } => {
+                if connection == self.stream_of(agent) {
+                    self.sip_to_server(agent, packet);
+                }
+            }
+            Event::MsrpIn { connection, packet } => self.take_msrp(connection, &packet),
+            Event::MsrpOut {
+                connection,
+                octets,
+                sent,
+            } => {
+                if let Some(agent) = self.lines.get(&connection).map(|line| line.agent) {
+                    self.with_agent(agent, |agent, sight| {
+                        agent.handle_msrp(connection, &octets, sent, sight)
+                    });
+                }
+            }
+            Event::Input { shard, life, input } => {
+                if life == self.life {
+                    self.give(shard, *input);
+                }
+            }
+            Event::MsrpOpened { agent, call } => {
+                let shard = self.rng.random_range(0..self.shards);
+                let connection = self.new_connection(shard);
+                self.lines
+                    .insert(connection, Line::new(agent, shard, self.now.instant));
+                self.with_agent(agent, |agent, sight| {
+                    agent.handle_connected(call, connection, sight)
+                });
+            }
+            Event::StoreWorks { life, line } if life == self.life => {
+                let answers = self.disk.work(line);
+                self.answer_from_store(answers);
+                let most = self.faults.store_delay.max(1);
+                let wait = Duration::from_micros(self.rng.random_range(50..=most * 1000));
+                self.after(wait, Event::StoreSyncs { life });
+            }
+            Event::StoreSyncs { life } if life == self.life => {
+                let answers = self.disk.sync();
+                self.answer_from_store(answers);
+            }
+            Event::StoreWorks { .. } | Event::StoreSyncs { .. } => {}
+            Event::MsrpEnds {
+                connection,
+                at_server,
+            } => self.end_line(connection, at_server),
+            Event::SipEnds { connection } => self.break_stream(connection, true),
+        }
+    }
+
+    /// Hands an input to a shard and does what follows.
+    fn give(&mut self, shard: u16, input: Input) {
+        self.cores[usize::from(shard)].handle_input(input, self.now);
+        self.perform(shard);
+    }
+
+    /// Answers of one kind come in the order they were given; the kinds do not wait for each other.
+    fn answer_from_store(&mut self, answers: Vec<StoreEvent>) {
+        for event in answers {
+            let lane = usize::from(is_reading(&event));
+            let most = self.faults.store_delay.max(1);
+            let wait = Duration::from_micros(self.rng.random_range(10..=most * 300));
+            let at = (self.now.instant + wait).max(self.store_at[lane] + Duration::from_micros(1));
+            self.store_at[lane] = at;
+            let (shard, life) = (shard_of_answer(&event), self.life);
+            let input = Box::new(from_store(event));
+            self.at(at, Event::Input { shard, life, input });
+        }
+    }
+
+    pub(super) fn flow_of(&self, agent: usize, connection: Option<ConnectionId>) -> Flow {
+        let is_stream = connection.is_some();
+        Flow {
+            transport: if is_stream {
+                Transport::Tcp
+            } else {
+                Transport::Udp
+            },
+            listener: u16::from(is_stream),
+            remote: self.agents[agent].address,
+            connection,
+        }
+    }
+
+    /// The connection of an agent that speaks TCP.
+    pub(super) fn stream_of(&self, agent: usize) -> Option<ConnectionId> {
+        let mut all = self.streams.iter();
+        all.find(|(_, (owner, _))| *owner == agent)
+            .map(|(id, _)| *id)
+    }
+
+    pub(super) fn sip_to_server(&mut self, agent: usize, packet: Packet) {
+        if !self.agents[agent].is_stream {
+            if self.chance(self.faults.loss) {
+                self.ledger.disturbed.insert(agent, self.now.instant);
+                return;
+            }
+            let copies = 1 + u32::from(self.chance(self.faults.repeats));
+            for _ in 0..copies {
+                let (packet, wait) = (packet.clone(), self.some_delay());
+                self.after(
+                    wait,
+                    Event::SipIn {
+                        agent,
+                        connection: None,
+                        packet,
+                    },
+                );
+            }
+            return;
+        }
+        let connection = self.stream_of(agent).unwrap_or_else(|| {
+            let shard = self.rng.random_range(0..self.shards);
+            let connection = self.new_connection(shard);
+            self.streams.insert(connection, (agent, BTreeSet::new()));
+            connection
+        });
+        let at = self.in_order(connection, true);
+        self.at(
+            at,
+            Event::SipIn {
+                agent,
+                connection: Some(connection),
+                packet,
+            },
+        );
+    }
+
+    fn take_sip(&mut self, agent: usize, connection: Option<ConnectionId>, packet: Packet) {
+        if connection.is_some_and(|id| !self.streams.contains_key(&id)) {
+            return;
+        }
+        let first = packet
+            .octets
+            .split(|octet| *octet == b'\r')
+            .next()
+            .unwrap_or_default();
+        let line = String::from_utf8_lossy(first).into_owned();
+        self.ledger.tell(format!(
+            "{:?} <- {} {line}",
+            self.now.instant, self.agents[agent].name
+        ));
+        let message = match wire::parse(Bytes::from(packet.octets.clone())) {
+            Ok(message) => message,
+            Err(error) => {
+                return self
+                    .ledger
+                    .fault(format!("the server cannot read {line}: {error}"));
+            }
+        };
+        let shard = self.cores[0].owner_of(&message);
+        if let Some(connection) = connection
+            && let Some((_, shards)) = self.streams.get_mut(&connection)
+        {
+            shards.insert(shard);
+        }
+        if line.starts_with("BYE")
+            && let Ok(call_id) = message.call_id()
+        {
+            self.ended.insert(call_id.to_owned());
+        }
+        let flow = self.flow_of(agent, connection);
+        self.confirm(&packet);
+        self.give(shard, Input::Sip { flow, message });
+    }
+
+    /// From here on the server knows what a device has taken.
+    fn confirm(&mut self, packet: &Packet) {
+        let Some(id) = packet.confirms else { return };
+        let now = self.now.instant;
+        let is_known = match &packet.call_id {
+            Some(call_id) => !self.ended.contains(call_id),
+            None => packet.begun + TRANSACTION > now,
+        };
+        if is_known && packet.begun > self.started_at {
+            self.ledger.confirmed(id, now);
+        }
+    }
+
+    fn take_msrp(&mut self, connection: ConnectionId, packet: &Packet) {
+        let Some(line) = self.lines.get_mut(&connection) else {
+            return;
+        };
+        let mut events: Vec<(u16, FrameEvent)> = Vec::new();
+        let cut = self.rng.random_range(0..=packet.octets.len());
+        for part in [&packet.octets[..cut], &packet.octets[cut..]] {
+            line.reader.push(part);
+            while let Some(event) = line.reader.next().expect("a device writes MSRP") {
+                if !matches!(event, FrameEvent::Data(_) | FrameEvent::End(_)) {
+                    let shard = shard_of(&event).filter(|shard| *shard < self.shards);
+                    line.current = shard.unwrap_or(connection.shard());
+                }
+                line.users.insert(line.current);
+                events.push((line.current, event));
+            }
+        }
+        self.confirm(packet);
+        for (shard, event) in events {
+            self.give(shard, Input::Msrp { connection, event });
+        }
+    }
+
+    fn end_line(&mut self, connection: ConnectionId, at_server: bool) {
+        if at_server {
+            let Some(line) = self.lines.remove(&connection) else {
+                return;
+            };
+            for shard in line.users {
+                self.give(shard, Input::MsrpLost { connection });
+            }
+            return;
+        }
+        let Some(line) = self.lines.get(&connection) else {
+            return;
+        };
+        if line.users.is_empty() {
+            self.break_line(connection, false);
+        }
+    }
+}

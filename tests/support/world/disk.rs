@@ -1,0 +1,201 @@
+//! A store whose disk is slow, full, broken or cut off: requests wait in line, writes become durable
+//! together at the next sync, answers of the log and of the readers come by different ways.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use restante::clock::UnixMillis;
+use restante::identity::{Identity, shard_of};
+use restante::store::RecoveredBinding;
+use restante::store::deferred::DuplicateKey;
+use restante::store::memory::MemoryStore;
+use restante::store::request::{BodySource, Refusal, Seq, StoreEvent, StoreRequest};
+
+/// How long a start remembers the messages taken before it.
+const DUPLICATE_WINDOW: u64 = 32_000;
+
+/// What a start finds.
+#[derive(Default)]
+pub struct Found {
+    pub bindings: Vec<RecoveredBinding>,
+    pub duplicate_keys: Vec<DuplicateKey>,
+    pub waiting: Vec<Identity>,
+}
+
+/// See the module's text.
+pub struct Disk {
+    memory: MemoryStore,
+    /// What the log and what the readers will do; they do not wait for each other.
+    lines: [VecDeque<StoreRequest>; 2],
+    taken: BTreeMap<Seq, DuplicateKey>,
+    /// Bodies that were durable at some time.
+    committed: BTreeSet<Vec<u8>>,
+    poisoned: bool,
+    shards: u16,
+}
+
+impl Disk {
+    /// Of a server with so many shards.
+    pub fn new(shards: u16) -> Self {
+        let mut memory = MemoryStore::default();
+        memory.hold(true);
+        Self {
+            memory,
+            lines: Default::default(),
+            taken: BTreeMap::new(),
+            committed: BTreeSet::new(),
+            poisoned: false,
+            shards,
+        }
+    }
+
+    /// A request stands in a line; the first one there calls for work.
+    pub fn ask(&mut self, request: StoreRequest) -> Option<usize> {
+        let line = usize::from(is_question(&request));
+        self.lines[line].push_back(request);
+        (self.lines[line].len() == 1).then_some(line)
+    }
+
+    /// Takes every request in a line; what is written waits for the sync.
+    pub fn work(&mut self, line: usize) -> Vec<StoreEvent> {
+        for request in std::mem::take(&mut self.lines[line]) {
+            self.memory.handle(request);
+        }
+        self.answers()
+    }
+
+    /// Makes durable what was written.
+    pub fn sync(&mut self) -> Vec<StoreEvent> {
+        if self.poisoned {
+            return Vec::new();
+        }
+        self.memory.commit();
+        for (seq, message, body) in self.memory.messages() {
+            if self.taken.contains_key(&seq) {
+                continue;
+            }
+            let key = DuplicateKey {
+                recipient: message.recipient.clone(),
+                key: message.duplicate_key,
+                accepted_at: message.accepted_at,
+            };
+            self.taken.insert(seq, key);
+            self.committed.insert(body.to_vec());
+        }
+        self.answers()
+    }
+
+    /// No room for messages, or room again.
+    pub fn fill(&mut self, full: bool) {
+        if !self.poisoned {
+            self.memory.refuse(full.then_some(Refusal::Full));
+        }
+    }
+
+    /// A sync fails: nothing is acknowledged until a restart.
+    pub fn poison(&mut self) {
+        self.poisoned = true;
+        self.memory.refuse(Some(Refusal::Poisoned));
+    }
+
+    /// Whether a sync has failed since the start.
+    pub fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+
+    /// The power goes: what was not synced is gone.
+    pub fn crash(&mut self) {
+        self.lines = Default::default();
+        self.memory.crash();
+        self.poisoned = false;
+        self.memory.refuse(None);
+    }
+
+    /// What a start finds for a shard.
+    pub fn recover(&self, shard: u16, now: UnixMillis) -> Found {
+        let own = |user: &Identity| shard_of(user, self.shards) == shard;
+        let mut waiting: Vec<Identity> = self
+            .memory
+            .messages()
+            .map(|(_, message, _)| message.recipient.clone())
+            .filter(own)
+            .collect();
+        waiting.sort();
+        waiting.dedup();
+        let recent = |key: &&DuplicateKey| {
+            key.accepted_at.0 + DUPLICATE_WINDOW > now.0 && own(&key.recipient)
+        };
+        let bindings = self.memory.bindings.iter();
+        Found {
+            bindings: bindings
+                .filter(|((user, _), _)| own(user))
+                .map(|((user, key), value)| RecoveredBinding {
+                    user: user.clone(),
+                    key: key.clone(),
+                    value: value.clone(),
+                })
+                .collect(),
+            duplicate_keys: self.taken.values().filter(recent).cloned().collect(),
+            waiting,
+        }
+    }
+
+    /// Whether these octets were durable at some time.
+    pub fn had(&self, body: &[u8]) -> bool {
+        self.committed.contains(body)
+    }
+
+    /// The bodies of what is in custody.
+    pub fn bodies(&self) -> impl Iterator<Item = &[u8]> {
+        self.memory.messages().map(|(_, _, body)| &body[..])
+    }
+
+    fn answers(&mut self) -> Vec<StoreEvent> {
+        let shards = self.shards;
+        let of_its_own = |mut event: StoreEvent| {
+            let shard = shard_of_answer(&event);
+            if let StoreEvent::Due { due, .. } = &mut event {
+                due.retain(|(_, message)| shard_of(&message.recipient, shards) == shard);
+            }
+            event
+        };
+        let events = std::iter::from_fn(|| self.memory.poll_event());
+        events.map(of_its_own).collect()
+    }
+}
+
+/// The shard an answer is for: it is written in the token.
+pub fn shard_of_answer(event: &StoreEvent) -> u16 {
+    let number = match event {
+        StoreEvent::Appended { spool, .. } => spool.0,
+        StoreEvent::Stored { token, .. }
+        | StoreEvent::Refused { token, .. }
+        | StoreEvent::Loaded { token, .. }
+        | StoreEvent::Fetched { token, .. }
+        | StoreEvent::Piece { token, .. }
+        | StoreEvent::Synced { token }
+        | StoreEvent::Due { token, .. } => token.0,
+    };
+    (number >> 48) as u16
+}
+
+/// Whether a reader answers it. The octets of a spool are the log's.
+fn is_question(request: &StoreRequest) -> bool {
+    match request {
+        StoreRequest::Read { source, .. } => matches!(source, BodySource::Message { .. }),
+        StoreRequest::Load { .. } | StoreRequest::Fetch { .. } | StoreRequest::TakeDue { .. } => {
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Whether it comes from a reader, which does not wait for the log.
+pub fn is_reading(event: &StoreEvent) -> bool {
+    matches!(
+        event,
+        StoreEvent::Loaded { .. }
+            | StoreEvent::Fetched { .. }
+            | StoreEvent::Piece { .. }
+            | StoreEvent::Due { .. }
+    )
+}

@@ -150,6 +150,12 @@ metrics! {
         "Connections closed because the peer read too slowly.";
     msrp_malformed: Counter, "restante_msrp_malformed_total", "",
         "MSRP connections closed because of a malformed frame.";
+    refused_overload: Counter, "restante_sip_refused_total", r#"reason="overload""#,
+        "Requests answered 503 because too much was under way or could not be stored.";
+    refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,
+        "Requests answered 503 because the transaction table was full.";
+    malformed_responses: Counter, "restante_sip_responses_dropped_total", "",
+        "Responses dropped because a header field of theirs could not be read.";
     resolutions_refused: Counter, "restante_resolutions_refused_total", "",
         "Host names not looked up because too many look-ups were under way.";
     unsent: Counter, "restante_sip_unsent_total", "",

@@ -71,7 +71,10 @@ impl Router {
         if !message.is_request() {
             return match validate(&message) {
                 Ok(()) => service.handle_sip_response(message, flow, now),
-                Err(fault) => tracing::debug!(%fault, remote = %flow.remote, "malformed response"),
+                Err(fault) => {
+                    service.metrics.malformed_responses.count();
+                    tracing::debug!(%fault, remote = %flow.remote, "malformed response");
+                }
             };
         }
         let Some(request) = stamped(message, &flow) else {
@@ -96,6 +99,7 @@ impl Router {
                 service.handle_cancel(&request, cancel, cancelled, now);
             }
             RequestOutcome::Busy => {
+                service.metrics.refused_transactions.count();
                 let busy = Rejection::new(503, "Service Unavailable");
                 service.reject_stateless(&request, flow, &busy);
             }

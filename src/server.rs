@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::identity::shard_of;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::sys;
 use crate::router::Knowledge;
 use crate::shard::assembly::{Inboxes, Shards};
@@ -76,6 +76,8 @@ pub struct CoreContext {
     pub addresses: Arc<Addresses>,
     /// What all shards know alike.
     pub knowledge: Knowledge,
+    /// What this shard counts into.
+    pub metrics: Arc<ShardMetrics>,
     /// The bindings of this shard's users.
     pub bindings: Vec<RecoveredBinding>,
     /// Messages this shard's users were sent shortly before the start.
@@ -121,7 +123,7 @@ impl Server {
         );
         let metrics = Arc::new(Metrics::new(shards));
         let knowledge = knowledge::gather(&config, &addresses, shards)?;
-        let context = contexts(&config, &addresses, knowledge, recovered);
+        let context = contexts(&config, &addresses, &metrics, knowledge, recovered);
         let started = Shards::start(
             settings::shells(&config),
             inboxes,
@@ -179,10 +181,12 @@ impl Server {
 fn contexts(
     config: &Arc<Config>,
     addresses: &Arc<Addresses>,
+    metrics: &Arc<Metrics>,
     knowledge: Knowledge,
     recovered: Recovered,
 ) -> impl Fn(u16) -> CoreContext + use<> {
     let (config, addresses) = (Arc::clone(config), Arc::clone(addresses));
+    let metrics = Arc::clone(metrics);
     let shards = knowledge.shards;
     move |shard| {
         let own = |user: &Identity| shard_of(user, shards) == shard;
@@ -194,6 +198,7 @@ fn contexts(
             config: Arc::clone(&config),
             addresses: Arc::clone(&addresses),
             knowledge: knowledge.clone(),
+            metrics: metrics.shard(shard),
             bindings: bindings
                 .filter(|binding| own(&binding.user))
                 .cloned()

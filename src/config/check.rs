@@ -247,12 +247,6 @@ fn store(config: &Config) -> Checked {
     let store = &config.store;
     let (least, most) = (Size::kib(64), Size::mib(4_096));
     size_between("store.segment_size", store.segment_size, least, most)?;
-    size_between(
-        "store.body_segment_size",
-        store.body_segment_size,
-        least,
-        most,
-    )?;
     size_between("store.reserve", store.reserve, Size::octets(0), most)?;
     let (least, most) = (Period::millis(100), Period::seconds(25));
     between("store.timeout", store.timeout, least, most)?;
@@ -268,19 +262,12 @@ fn limits(config: &Config) -> Checked {
     )?;
     at_least_one("limits.inbox", limits.inbox)?;
     at_least_one("limits.sessions", limits.sessions)?;
-    at_least_one("limits.queue_messages", limits.queue_messages)?;
     let (least, most) = (Size::kib(64), Size::mib(1 << 20));
     size_between(
         "limits.connection_backlog",
         limits.connection_backlog,
         least,
         most,
-    )?;
-    size_between(
-        "limits.queue_size",
-        limits.queue_size,
-        Size::octets(1),
-        Size::mib(1 << 30),
     )
 }
 

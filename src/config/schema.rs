@@ -198,10 +198,8 @@ section! {
 section! {
     /// The log of everything in custody.
     Store {
-        /// Size at which a segment of records is sealed and a new one begun.
+        /// Size at which a segment, of records or of large bodies, is sealed and a new one begun.
         segment_size: Size = Size::mib(64);
-        /// Size at which a segment of large bodies is sealed.
-        body_segment_size: Size = Size::mib(256);
         /// Kept free for settlements, expiry and compaction when the disk is full.
         reserve: Size = Size::mib(16);
         /// A write that takes longer is answered 503 and undone.
@@ -222,12 +220,8 @@ section! {
         inbox: u32 = 8_192;
         /// Octets waiting to be written to one connection.
         connection_backlog: Size = Size::mib(1);
-        /// MSRP sessions on one shard.
+        /// MSRP sessions on one shard; also its MESSAGEs, deliveries and proxied requests under way, each.
         sessions: u32 = 16_384;
-        /// Messages kept for one user.
-        queue_messages: u32 = 10_000;
-        /// Octets kept for one user.
-        queue_size: Size = Size::mib(1_024);
     }
 }
 

@@ -80,6 +80,18 @@ impl ServerProcess {
     /// Starts `binary serve` in `folder` and waits for its `ready` line. `{sip_udp}`, `{sip_tcp}`
     /// and `{msrp}` in `configuration` stand for free ports, the same at a restart.
     pub fn start(binary: &Path, folder: &Path, configuration: &str) -> Result<Self, Failure> {
+        // Another process may take a port between the look and the start.
+        let mut failure = Failure::plain("not started");
+        for _ in 0..3 {
+            match Self::try_start(binary, folder, configuration) {
+                Ok(started) => return Ok(started),
+                Err(reason) => failure = reason,
+            }
+        }
+        Err(failure)
+    }
+
+    fn try_start(binary: &Path, folder: &Path, configuration: &str) -> Result<Self, Failure> {
         let log = Arc::new(Mutex::new(Vec::new()));
         let configuration = with_ports(configuration, [free_port()?, free_port()?, free_port()?]);
         let (child, ready) = spawn(binary, folder, &configuration, &log)?;

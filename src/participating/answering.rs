@@ -82,6 +82,7 @@ impl Service {
 
     /// Nothing is taken on at the moment; never a 2xx (cpm-facts §11).
     pub(super) fn overloaded(&mut self, request: &Message, server: ServerId, now: Now) {
+        self.metrics.refused_overload.count();
         self.reject(
             request,
             server,

@@ -5,12 +5,14 @@
 //! `chat` INVITE, `bridge` the MSRP of a chat, `message_run` and `session_run` deliver what was kept.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
+use crate::metrics::ShardMetrics;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::Lifetimes;
 use crate::participating::chat::{Chat, ChatId, Side};
@@ -103,6 +105,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
 /// See the module's text.
 pub struct Service {
     pub(crate) settings: Settings,
+    pub(crate) metrics: Arc<ShardMetrics>,
     pub(crate) tokens: Tokens,
     pub(crate) sip: Endpoint<Usage>,
     pub(crate) media: Media,
@@ -149,6 +152,8 @@ pub struct Service {
 pub struct Parts {
     /// What it goes by.
     pub settings: Settings,
+    /// What it counts into.
+    pub metrics: Arc<ShardMetrics>,
     /// Randomness.
     pub tokens: Tokens,
     /// Its SIP user agent core.
@@ -174,6 +179,7 @@ impl Service {
         }
         Self {
             settings: parts.settings,
+            metrics: parts.metrics,
             tokens: parts.tokens,
             sip: parts.sip,
             media: parts.media,

@@ -2,6 +2,7 @@
 //! made by the [`Router`] and the [`Service`] it holds.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::clock::{Instant, Now, UnixMillis};
 use crate::config::Config;
@@ -49,6 +50,7 @@ impl Core {
         }
         let parts = Parts {
             settings: settings(&context),
+            metrics: Arc::clone(&context.metrics),
             sip: endpoint(&context),
             media: media(&context),
             registrar,

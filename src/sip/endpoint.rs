@@ -252,11 +252,6 @@ impl<U: Clone> Endpoint<U> {
 
     /// A TCP flow was lost or could not be opened.
     pub fn handle_flow_lost(&mut self, flow: Flow, now: Now) {
-        if flow.transport == Transport::Tcp && self.tcp_refused.len() < TCP_REFUSED_MOST {
-            let remote = (flow.remote.ip(), flow.remote.port());
-            self.tcp_refused
-                .insert(remote, now.instant + TCP_REFUSED_FOR);
-        }
         self.transactions.handle_flow_lost(flow, now);
         self.collect(now);
     }
@@ -380,6 +375,11 @@ impl<U: Clone> Endpoint<U> {
             octets,
             branch,
         } = fallback;
+        if self.tcp_refused.len() < TCP_REFUSED_MOST {
+            let remote = (flow.remote.ip(), flow.remote.port());
+            self.tcp_refused
+                .insert(remote, now.instant + TCP_REFUSED_FOR);
+        }
         let usage = asker.usage;
         if self
             .start(kind, &branch, octets, flow, usage.clone(), None, now)
@@ -399,4 +399,98 @@ fn replace_first(octets: &Bytes, old: &[u8], new: &[u8]) -> Bytes {
     out.extend_from_slice(new);
     out.extend_from_slice(&octets[at + old.len()..]);
     out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::transaction::timer::TimerConfig;
+
+    struct Bench {
+        endpoint: Endpoint<&'static str>,
+        tokens: Tokens,
+        now: Now,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let listener = |transport| Listener {
+                transport,
+                bound: "192.0.2.1:5060".parse().expect("an address"),
+                advertise: "192.0.2.1:5060".to_owned(),
+            };
+            let listeners = vec![listener(Transport::Udp), listener(Transport::Tcp)];
+            let table = TransactionTable::new(TimerConfig::default(), 100, 0);
+            Self {
+                endpoint: Endpoint::new(0, listeners, table),
+                tokens: Tokens::from_seed(1),
+                now: Now::default(),
+            }
+        }
+
+        /// Sends a MESSAGE with so long a body to a device known by UDP.
+        fn sends(&mut self, body: usize) {
+            let remote = "192.0.2.9:5060".parse().expect("an address");
+            let flow = self.endpoint.flow_to(remote, Some(Transport::Udp));
+            let flow = flow.expect("a listener fits");
+            let via = self.endpoint.via(&flow, None, &mut self.tokens);
+            let text = format!(
+                "MESSAGE sip:bob@192.0.2.9 SIP/2.0\r\nVia: {}\r\n\r\n{}",
+                via.value,
+                "x".repeat(body)
+            );
+            let kind = Kind::NonInvite;
+            let sent = self
+                .endpoint
+                .send(kind, via, text.into(), flow, "bob", self.now);
+            sent.expect("there is room");
+        }
+
+        /// What was sent by which transport, and the flow of the last.
+        fn sent(&mut self) -> (Vec<Transport>, Option<Flow>) {
+            let mut transports = Vec::new();
+            let mut last = None;
+            while let Some(event) = self.endpoint.poll_event() {
+                if let EndpointEvent::Transmit(flow, octets) = event {
+                    let named = format!("Via: SIP/2.0/{} ", flow.transport.via_token());
+                    let text = String::from_utf8_lossy(&octets).into_owned();
+                    assert!(text.contains(&named), "the Via says how it goes: {text}");
+                    transports.push(flow.transport);
+                    last = Some(flow);
+                }
+            }
+            (transports, last)
+        }
+    }
+
+    #[test]
+    fn a_long_request_goes_over_tcp_and_over_udp_once_tcp_was_refused() {
+        let mut bench = Bench::new();
+        bench.sends(100);
+        assert_eq!(bench.sent().0, [Transport::Udp]);
+        bench.sends(2_000);
+        let (sent, flow) = bench.sent();
+        assert_eq!(sent, [Transport::Tcp]);
+        let now = bench.now;
+        bench.endpoint.handle_flow_lost(flow.expect("sent"), now);
+        assert_eq!(bench.sent().0, [Transport::Udp]);
+        bench.sends(2_000);
+        assert_eq!(bench.sent().0, [Transport::Udp], "it is remembered");
+        bench.now = now.plus(TCP_REFUSED_FOR);
+        bench.endpoint.handle_timeout(bench.now);
+        bench.sent();
+        bench.sends(2_000);
+        assert_eq!(bench.sent().0, [Transport::Tcp], "and tried again later");
+    }
+
+    #[test]
+    fn a_connection_that_merely_ends_is_no_refusal() {
+        let mut bench = Bench::new();
+        let remote = "192.0.2.9:5060".parse().expect("an address");
+        let flow = bench.endpoint.flow_to(remote, Some(Transport::Tcp));
+        let now = bench.now;
+        bench.endpoint.handle_flow_lost(flow.expect("fits"), now);
+        bench.sends(2_000);
+        assert_eq!(bench.sent().0, [Transport::Tcp]);
+    }
 }

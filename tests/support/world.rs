@@ -248,6 +248,7 @@ impl World {
                     config: Arc::clone(&self.config),
                     addresses: Arc::clone(&self.addresses),
                     knowledge: self.knowledge.clone(),
+                    metrics: Arc::default(),
                     bindings: found.bindings,
                     duplicate_keys: found.duplicate_keys,
                     waiting: found.waiting,

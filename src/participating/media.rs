@@ -12,14 +12,12 @@ use bytes::Bytes;
 use crate::clock::{Instant, Now};
 use crate::msrp::connection_queue::{ConnectionQueue, QueueLimits};
 use crate::msrp::event::SessionEvent;
-use crate::msrp::frame::FrameEvent;
 use crate::msrp::incoming::IncomingLimits;
 use crate::msrp::negotiation::{self, Agreement, Local, Role, SdpRefusal};
 use crate::msrp::outgoing::OutgoingLimits;
 use crate::msrp::sdp::{Direction, SessionDescription};
 use crate::msrp::session::{Session, SessionConfig};
-use crate::msrp::uri::{MsrpUri, new_session_id, session_id_in};
-use crate::msrp::writer;
+use crate::msrp::uri::{MsrpUri, new_session_id};
 use crate::participating::chat::{ChatId, Side};
 use crate::participating::delivery::DeliveryId;
 use crate::sip::transport::flow::ConnectionId;
@@ -86,17 +84,17 @@ const ACCEPT_WRAPPED: [&str; 1] = ["*"];
 const WINDOW: usize = 16;
 
 #[derive(Debug)]
-struct Entry {
-    usage: MediaUse,
-    uri: MsrpUri,
-    description: Description,
-    session: Option<Session<ConnectionId>>,
+pub(super) struct Entry {
+    pub(super) usage: MediaUse,
+    pub(super) uri: MsrpUri,
+    pub(super) description: Description,
+    pub(super) session: Option<Session<ConnectionId>>,
     /// Until then the peer must have spoken.
-    bind_by: Option<Instant>,
+    pub(super) bind_by: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Description {
+pub(super) struct Description {
     accept: Vec<String>,
     wrapped: Vec<String>,
     direction: Direction,
@@ -104,28 +102,28 @@ struct Description {
 }
 
 #[derive(Debug)]
-struct Connection {
-    queue: ConnectionQueue<MediaId>,
-    sessions: BTreeSet<MediaId>,
+pub(super) struct Connection {
+    pub(super) queue: ConnectionQueue<MediaId>,
+    pub(super) sessions: BTreeSet<MediaId>,
     /// Whose frame is arriving.
-    current: Option<MediaId>,
+    pub(super) current: Option<MediaId>,
 }
 
 /// See the module's text.
 #[derive(Debug)]
 pub struct Media {
-    shard: u16,
-    settings: MediaSettings,
-    listeners: Vec<MediaListener>,
-    last: u64,
-    entries: BTreeMap<MediaId, Entry>,
-    by_session: HashMap<String, MediaId, foldhash::fast::RandomState>,
-    connections: BTreeMap<ConnectionId, Connection>,
-    attempts: BTreeMap<AttemptId, MediaId>,
-    events: VecDeque<(MediaId, MediaUse, SessionEvent)>,
-    actions: VecDeque<MediaAction>,
+    pub(super) shard: u16,
+    pub(super) settings: MediaSettings,
+    pub(super) listeners: Vec<MediaListener>,
+    pub(super) last: u64,
+    pub(super) entries: BTreeMap<MediaId, Entry>,
+    pub(super) by_session: HashMap<String, MediaId, foldhash::fast::RandomState>,
+    pub(super) connections: BTreeMap<ConnectionId, Connection>,
+    pub(super) attempts: BTreeMap<AttemptId, MediaId>,
+    pub(super) events: VecDeque<(MediaId, MediaUse, SessionEvent)>,
+    pub(super) actions: VecDeque<MediaAction>,
     /// Sessions that may have frames to write or events to tell.
-    stirred: BTreeSet<MediaId>,
+    pub(super) stirred: BTreeSet<MediaId>,
 }
 
 impl Media {
@@ -282,143 +280,6 @@ impl Media {
         }
     }
 
-    /// RFC 6135 §4.2.2: the active side connects to the first URI of the peer's path.
-    fn connect(&mut self, id: MediaId, host: &str, port: u16) {
-        self.last += 1;
-        let attempt = AttemptId(self.last);
-        self.attempts.insert(attempt, id);
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        self.actions.push_back(match host.parse::<IpAddr>() {
-            Ok(ip) => MediaAction::Connect(attempt, SocketAddr::new(ip, port)),
-            Err(_) => MediaAction::Resolve(attempt, host.to_owned(), port),
-        });
-    }
-
-    /// A name was looked up.
-    pub fn handle_resolved(&mut self, attempt: AttemptId, addresses: &[SocketAddr]) {
-        match addresses.first() {
-            Some(address) => self
-                .actions
-                .push_back(MediaAction::Connect(attempt, *address)),
-            None => self.handle_unreachable(attempt),
-        }
-    }
-
-    /// A connection stands.
-    pub fn handle_connected(
-        &mut self,
-        attempt: AttemptId,
-        connection: ConnectionId,
-        tokens: &mut Tokens,
-    ) {
-        let Some(id) = self.attempts.remove(&attempt) else {
-            return;
-        };
-        self.attach(id, connection);
-        if let Some(session) = self.session(id) {
-            session.handle_connected(connection, true, tokens);
-        }
-    }
-
-    /// A connection could not be opened: the session is over.
-    pub fn handle_unreachable(&mut self, attempt: AttemptId) {
-        let Some(id) = self.attempts.remove(&attempt) else {
-            return;
-        };
-        self.lose(id);
-    }
-
-    fn lose(&mut self, id: MediaId) {
-        if let Some(entry) = self.entries.get(&id) {
-            let reason = crate::msrp::event::EndReason::ConnectionLost;
-            self.events
-                .push_back((id, entry.usage, SessionEvent::Ended { reason }));
-        }
-    }
-
-    fn attach(&mut self, id: MediaId, connection: ConnectionId) {
-        self.connection(connection).sessions.insert(id);
-    }
-
-    fn connection(&mut self, id: ConnectionId) -> &mut Connection {
-        self.connections.entry(id).or_insert_with(|| Connection {
-            queue: ConnectionQueue::new(QueueLimits::default()),
-            sessions: BTreeSet::new(),
-            current: None,
-        })
-    }
-
-    /// A connection has ended, and so have its sessions.
-    pub fn handle_lost(&mut self, connection: ConnectionId) {
-        let Some(lost) = self.connections.remove(&connection) else {
-            return;
-        };
-        for id in lost.sessions {
-            if let Some(session) = self.session(id) {
-                session.handle_connection_lost(connection);
-            }
-        }
-    }
-
-    /// Octets have left for the kernel. Tells whose sessions on this connection can be given more.
-    pub fn handle_written(
-        &mut self,
-        connection: ConnectionId,
-        octets: usize,
-        now: Now,
-    ) -> Vec<(MediaId, MediaUse)> {
-        let Some(state) = self.connections.get_mut(&connection) else {
-            return Vec::new();
-        };
-        for id in state.queue.written(octets) {
-            if let Some(session) = self.session(id) {
-                session.handle_written(connection, 1, now.instant);
-            }
-        }
-        self.flush(connection);
-        let sessions = self
-            .connections
-            .get(&connection)
-            .map(|state| state.sessions.clone());
-        let sessions = sessions.unwrap_or_default();
-        let used = sessions
-            .iter()
-            .filter_map(|id| Some((*id, self.entries.get(id)?.usage)));
-        used.collect()
-    }
-
-    /// A piece of a frame.
-    pub fn handle_frame(&mut self, connection: ConnectionId, event: FrameEvent) {
-        let id = match &event {
-            FrameEvent::Request(head) => {
-                let found = self.session_of(head.to_path());
-                if found.is_none()
-                    && let Some(refusal) = writer::refuse(head, 481)
-                {
-                    self.actions
-                        .push_back(MediaAction::Send(connection, refusal));
-                }
-                found
-            }
-            FrameEvent::Response(head) => self.session_of(head.to_path()),
-            FrameEvent::Data(_) | FrameEvent::End(_) => self.connection(connection).current,
-        };
-        let ends = matches!(event, FrameEvent::End(_));
-        self.connection(connection).current = if ends { None } else { id };
-        let Some(id) = id else { return };
-        if let Some(session) = self.session(id) {
-            session.handle_frame(connection, event);
-            if session.connection() == Some(connection) {
-                self.attach(id, connection);
-            }
-        }
-    }
-
-    fn session_of(&self, to_path: &str) -> Option<MediaId> {
-        let first = to_path.split_whitespace().next()?;
-        self.by_session.get(session_id_in(first)?).copied()
-    }
-
     /// The machine of a session; whoever asks may make it say something.
     pub fn session(&mut self, id: MediaId) -> Option<&mut Session<ConnectionId>> {
         self.stirred.insert(id);
@@ -444,29 +305,6 @@ impl Media {
             .collect();
         for connection in used {
             self.leave(connection, id);
-        }
-    }
-
-    /// RFC 4975 §5.4: a connection that no session uses is closed.
-    fn leave(&mut self, connection: ConnectionId, id: MediaId) {
-        self.flush(connection);
-        let Some(state) = self.connections.get_mut(&connection) else {
-            return;
-        };
-        state.sessions.remove(&id);
-        if state.sessions.is_empty() {
-            self.connections.remove(&connection);
-            self.actions.push_back(MediaAction::Close(connection));
-        }
-    }
-
-    /// Everything that waits goes to the shell, whose own bound holds from here on.
-    fn flush(&mut self, connection: ConnectionId) {
-        if let Some(state) = self.connections.get_mut(&connection) {
-            while let Some(octets) = state.queue.poll_transmit() {
-                self.actions
-                    .push_back(MediaAction::Send(connection, octets));
-            }
         }
     }
 

@@ -7,11 +7,11 @@
 //! registration or retry (cpm-facts §7.3).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
-use std::time::Duration;
 
 use crate::clock::{Instant, Now};
-use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
+pub use crate::participating::conversation::RetrySchedule;
+use crate::participating::conversation::{Conversation, State, choose_carrier, make_ready, park};
+use crate::store::request::{ConversationKey, Held, Seq};
 
 /// Names one run of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,21 +70,6 @@ pub enum UserAction {
 /// Sessions that replay to one user at the same time.
 const SESSIONS_AT_ONCE: usize = 2;
 
-/// The waiting times before a parked run is tried again; the last one repeats.
-#[derive(Clone, Debug)]
-pub struct RetrySchedule(Arc<[Duration]>);
-
-impl RetrySchedule {
-    /// In order; an empty list means "at the next registration only".
-    pub fn new(waits: &[Duration]) -> Self {
-        Self(waits.into())
-    }
-
-    fn wait(&self, attempt: usize) -> Option<Duration> {
-        self.0.get(attempt).or_else(|| self.0.last()).copied()
-    }
-}
-
 #[derive(Debug, PartialEq, Eq)]
 enum Loading {
     /// The store may hold messages; it is asked once the user has a device.
@@ -93,70 +78,6 @@ enum Loading {
         again: bool,
     },
     Complete,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum State {
-    Ready,
-    Running(RunId),
-    Parked { until: Option<Instant> },
-}
-
-#[derive(Debug)]
-struct Conversation {
-    /// Durable and unsettled, in order; the first `handed` are under way.
-    held: VecDeque<Held>,
-    handed: usize,
-    storing: usize,
-    storing_long: usize,
-    /// Durable, while a device may still take them as they first came.
-    trying: BTreeSet<Seq>,
-    /// The user registered while some were.
-    registered_meanwhile: bool,
-    state: State,
-    attempt: usize,
-    session_refused: bool,
-}
-
-impl Conversation {
-    fn new() -> Self {
-        Self {
-            held: VecDeque::new(),
-            handed: 0,
-            storing: 0,
-            storing_long: 0,
-            trying: BTreeSet::new(),
-            registered_meanwhile: false,
-            state: State::Ready,
-            attempt: 0,
-            session_refused: false,
-        }
-    }
-
-    /// Puts a message in its place; one that comes late goes before those not yet handed out.
-    fn insert(&mut self, held: Held, ready: &mut BTreeMap<Seq, ConversationKey>) {
-        if let Some(first) = self.held.front() {
-            ready.remove(&first.seq);
-        }
-        let behind = self
-            .held
-            .iter()
-            .rev()
-            .take_while(|other| other.seq > held.seq)
-            .count();
-        let place = (self.held.len() - behind).max(self.handed);
-        self.held.insert(place, held);
-    }
-
-    /// Whether nothing older than `held` is still on its way to the disk or to a device.
-    fn may_leave(&self, held: &Held) -> bool {
-        let older = self.trying.first().is_some_and(|seq| *seq < held.seq);
-        self.storing_long == 0 && !older
-    }
-
-    fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.storing == 0 && !matches!(self.state, State::Running(_))
-    }
 }
 
 #[derive(Debug)]
@@ -561,43 +482,14 @@ impl ServedUser {
     }
 }
 
-fn park(conversation: &mut Conversation, retry: &RetrySchedule, now: Now) {
-    let wait = retry.wait(conversation.attempt);
-    conversation.attempt += 1;
-    let until = wait.map(|wait| now.instant + wait);
-    conversation.state = State::Parked { until };
-}
-
-fn make_ready(
-    ready: &mut BTreeMap<Seq, ConversationKey>,
-    key: &ConversationKey,
-    conversation: &mut Conversation,
-) {
-    conversation.state = State::Ready;
-    if let Some(first) = conversation.held.front() {
-        ready.insert(first.seq, key.clone());
-    }
-}
-
-/// Pager messages leave as MESSAGE, chat over MSRP; what the devices cannot take leaves the other
-/// way if it fits.
-fn choose_carrier(held: &Held, reach: Reach, session_refused: bool) -> Option<Carrier> {
-    let fits = reach.message.is_some_and(|largest| held.length <= largest);
-    let session = reach.session && !session_refused;
-    match held.kind {
-        MessageKind::Pager | MessageKind::Notification if fits => Some(Carrier::Message),
-        MessageKind::Pager | MessageKind::Notification if session => Some(Carrier::Session),
-        MessageKind::Chat | MessageKind::Large if session => Some(Carrier::Session),
-        MessageKind::Chat | MessageKind::Large if fits => Some(Carrier::Message),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::clock::UnixMillis;
     use crate::identity::Identity;
+    use crate::store::request::MessageKind;
 
     const BOTH: Reach = Reach {
         session: true,

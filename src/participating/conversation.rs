@@ -1,0 +1,120 @@
+//! One conversation of a served user: its messages in order, and whether it is ready, running or parked.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{Instant, Now};
+use crate::participating::served_user::{Carrier, Reach, RunId};
+use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
+
+/// The waiting times before a parked run is tried again; the last one repeats.
+#[derive(Clone, Debug)]
+pub struct RetrySchedule(Arc<[Duration]>);
+
+impl RetrySchedule {
+    /// In order; an empty list means "at the next registration only".
+    pub fn new(waits: &[Duration]) -> Self {
+        Self(waits.into())
+    }
+
+    pub(super) fn wait(&self, attempt: usize) -> Option<Duration> {
+        self.0.get(attempt).or_else(|| self.0.last()).copied()
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Ready,
+    Running(RunId),
+    Parked { until: Option<Instant> },
+}
+
+#[derive(Debug)]
+pub(super) struct Conversation {
+    /// Durable and unsettled, in order; the first `handed` are under way.
+    pub(super) held: VecDeque<Held>,
+    pub(super) handed: usize,
+    pub(super) storing: usize,
+    pub(super) storing_long: usize,
+    /// Durable, while a device may still take them as they first came.
+    pub(super) trying: BTreeSet<Seq>,
+    /// The user registered while some were.
+    pub(super) registered_meanwhile: bool,
+    pub(super) state: State,
+    pub(super) attempt: usize,
+    pub(super) session_refused: bool,
+}
+
+impl Conversation {
+    pub(super) fn new() -> Self {
+        Self {
+            held: VecDeque::new(),
+            handed: 0,
+            storing: 0,
+            storing_long: 0,
+            trying: BTreeSet::new(),
+            registered_meanwhile: false,
+            state: State::Ready,
+            attempt: 0,
+            session_refused: false,
+        }
+    }
+
+    /// Puts a message in its place; one that comes late goes before those not yet handed out.
+    pub(super) fn insert(&mut self, held: Held, ready: &mut BTreeMap<Seq, ConversationKey>) {
+        if let Some(first) = self.held.front() {
+            ready.remove(&first.seq);
+        }
+        let behind = self
+            .held
+            .iter()
+            .rev()
+            .take_while(|other| other.seq > held.seq)
+            .count();
+        let place = (self.held.len() - behind).max(self.handed);
+        self.held.insert(place, held);
+    }
+
+    /// Whether nothing older than `held` is still on its way to the disk or to a device.
+    pub(super) fn may_leave(&self, held: &Held) -> bool {
+        let older = self.trying.first().is_some_and(|seq| *seq < held.seq);
+        self.storing_long == 0 && !older
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.storing == 0 && !matches!(self.state, State::Running(_))
+    }
+}
+
+pub(super) fn park(conversation: &mut Conversation, retry: &RetrySchedule, now: Now) {
+    let wait = retry.wait(conversation.attempt);
+    conversation.attempt += 1;
+    let until = wait.map(|wait| now.instant + wait);
+    conversation.state = State::Parked { until };
+}
+
+pub(super) fn make_ready(
+    ready: &mut BTreeMap<Seq, ConversationKey>,
+    key: &ConversationKey,
+    conversation: &mut Conversation,
+) {
+    conversation.state = State::Ready;
+    if let Some(first) = conversation.held.front() {
+        ready.insert(first.seq, key.clone());
+    }
+}
+
+/// Pager messages leave as MESSAGE, chat over MSRP; what the devices cannot take leaves the other
+/// way if it fits.
+pub(super) fn choose_carrier(held: &Held, reach: Reach, session_refused: bool) -> Option<Carrier> {
+    let fits = reach.message.is_some_and(|largest| held.length <= largest);
+    let session = reach.session && !session_refused;
+    match held.kind {
+        MessageKind::Pager | MessageKind::Notification if fits => Some(Carrier::Message),
+        MessageKind::Pager | MessageKind::Notification if session => Some(Carrier::Session),
+        MessageKind::Chat | MessageKind::Large if session => Some(Carrier::Session),
+        MessageKind::Chat | MessageKind::Large if fits => Some(Carrier::Message),
+        _ => None,
+    }
+}

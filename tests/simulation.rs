@@ -1,6 +1,7 @@
 //! Whole conversations against the pure cores of a server, without sockets and without sleeping.
 //!
-//! `RESTANTE_TEST_SEED` plays one seed again; a seed that found something stands in `FOUND`.
+//! A broken promise prints its seed and its story. `RESTANTE_TEST_SEED` plays one seed with the scripts
+//! of the tests that are asked for; a seed that found something stands in `FOUND`.
 
 #[path = "support/world.rs"]
 mod world;
@@ -31,8 +32,8 @@ fn play_all(seeds: std::ops::Range<u64>, script: &Script) {
 
 #[test]
 fn pager_messages_over_good_links_arrive_once_and_in_order() {
-    play_all(0..10, &pagers(1));
-    play_all(10..20, &pagers(4));
+    play_all(0..5, &pagers(1));
+    play_all(10..15, &pagers(4));
 }
 
 #[test]
@@ -67,7 +68,7 @@ fn chats_over_good_links_arrive_once_and_in_order() {
         chats: true,
         ..pagers(1)
     };
-    play_all(200..206, &script);
+    play_all(200..204, &script);
     play_all(
         206..212,
         &Script {
@@ -92,7 +93,7 @@ fn chats_survive_lossy_links_resets_and_crashes() {
         faults,
         ..pagers(1)
     };
-    play_all(300..315, &script);
+    play_all(300..307, &script);
     play_all(
         315..330,
         &Script {
@@ -102,35 +103,62 @@ fn chats_survive_lossy_links_resets_and_crashes() {
     );
 }
 
-/// Seeds beyond those of the test command: `RESTANTE_SOAK=1000..2000 cargo test --test simulation -- --ignored`.
+/// Seeds of the soak that found something, and what it was.
+const FOUND: [(u64, &str); 5] = [
+    (1044, "a callee's message in the recipient's own call"),
+    (
+        1104,
+        "a replay without store credit was started again for ever",
+    ),
+    (
+        1107,
+        "an unread piece of a message discarded the one behind it",
+    ),
+    (1232, "an INVITE without room left its MSRP session behind"),
+    (3008, "spools of messages that were not kept"),
+];
+
+#[test]
+fn seeds_that_found_something_find_nothing() {
+    for (seed, what) in FOUND {
+        println!("seed {seed}: {what}");
+        play(seed, &soaked(seed));
+    }
+}
+
+/// Seeds beyond those of the test command: `RESTANTE_SOAK=1000..2000 cargo test --test simulation
+/// soak -- --ignored`.
 #[test]
 #[ignore = "as long as it is let"]
 fn soak() {
     let range = std::env::var("RESTANTE_SOAK").unwrap_or_else(|_| "1000..1100".to_owned());
     let (from, to) = range.split_once("..").expect("FROM..TO");
-    let seeds = from.parse().expect("a number")..to.parse::<u64>().expect("a number");
-    for seed in seeds {
-        let faults = Faults {
-            loss: (seed % 4 * 5) as u32,
-            repeats: (seed % 3 * 5) as u32,
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    for seed in number(from)..number(to) {
+        play(seed, &soaked(seed));
+    }
+}
+
+/// What a seed of the soak plays: all kinds of shortage and breakage take turns.
+fn soaked(seed: u64) -> Script {
+    let of = |period: u64| u32::try_from(seed % period).expect("small");
+    Script {
+        shards: 1 + u16::try_from(seed % 4).expect("small"),
+        users: 3 + usize::try_from(seed % 3).expect("small"),
+        steps: 200,
+        chats: of(5) > 0,
+        faults: Faults {
+            loss: of(4) * 5,
+            repeats: of(3) * 5,
             delay: 10 + seed % 7 * 150,
-            store_delay: if seed % 9 == 0 {
+            store_delay: if of(9) == 0 {
                 6_000
             } else {
                 1 + seed % 5 * 100
             },
-            breakage: seed % 8 > 0,
-            credits: if seed % 6 == 0 { 3 } else { 0 },
-            transactions: if seed % 7 == 0 { 30 } else { 0 },
-        };
-        let script = Script {
-            shards: 1 + (seed % 4) as u16,
-            users: 3 + (seed % 3) as usize,
-            steps: 200,
-            chats: seed % 5 > 0,
-            faults,
-        };
-        let failed = std::panic::catch_unwind(|| play(seed, &script)).is_err();
-        assert!(!failed, "seed {seed} of the soak");
+            credits: if of(6) == 0 { 3 } else { 0 },
+            transactions: if of(7) == 0 { 30 } else { 0 },
+            breakage: of(8) > 0,
+        },
     }
 }

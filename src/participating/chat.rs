@@ -205,8 +205,8 @@ impl Service {
     }
 
     fn fork_invite(&mut self, id: ChatId, targets: &[Target], now: Now) {
-        for (index, target) in targets.iter().enumerate() {
-            self.invite_device(id, index, target, now);
+        for target in targets {
+            self.invite_device(id, target, now);
         }
         let ring = now.instant + self.settings.ring;
         let Some(chat) = self.chats.get_mut(&id) else {
@@ -218,7 +218,7 @@ impl Service {
         }
     }
 
-    fn invite_device(&mut self, id: ChatId, index: usize, target: &Target, now: Now) {
+    fn invite_device(&mut self, id: ChatId, target: &Target, now: Now) {
         let media_use = MediaUse::Chat(id, Side::Callee);
         let remote = target.flow.remote.ip();
         let opened = self
@@ -252,14 +252,17 @@ impl Service {
         let Ok(request) = crate::sip::wire::parse(octets.clone()) else {
             return self.media.close(media);
         };
-        let usage = Usage::Chat(id, index);
+        let usage = Usage::Chat(id, chat.branches.len());
         let sent = self
             .sip
             .send(Kind::Invite, via, octets, target.flow, usage, now);
+        let Ok(client) = sent else {
+            return self.media.close(media);
+        };
         if let Some(chat) = self.chats.get_mut(&id) {
             chat.branches.push(Branch {
-                ended: sent.is_err(),
-                client: sent.ok(),
+                ended: false,
+                client: Some(client),
                 flow: target.flow,
                 media,
                 request,

@@ -9,6 +9,7 @@ use crate::sip::message::{Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::sip::transaction::table::{Kind, ServerId};
 use crate::sip::transport::flow::Flow;
+use crate::store::request::StoreRequest;
 
 /// What handsets read as a normal end (cpm-facts §5).
 const COMPLETED: &str = "SIP;cause=200;text=\"Call completed\"";
@@ -203,7 +204,14 @@ impl Service {
             self.media.close(media);
         }
         self.cancel_branches(id, None, now);
-        self.chats.remove(&id);
+        let Some(chat) = self.chats.remove(&id) else {
+            return;
+        };
+        // What never became complete is of no use to anybody.
+        let spools = chat.transits.values().filter_map(|it| it.spool.id());
+        for spool in spools {
+            self.custody.tell(StoreRequest::Drop { spool });
+        }
     }
 
     /// Sends BYE in a dialog.

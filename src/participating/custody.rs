@@ -36,6 +36,8 @@ pub struct Custody<W> {
     next_spool: u64,
     waiting: HashMap<StoreToken, W, foldhash::fast::RandomState>,
     deadlines: VecDeque<(Instant, StoreToken)>,
+    /// Bodies that lie in a spool until their `Put` is answered.
+    spools: HashMap<StoreToken, SpoolId, foldhash::fast::RandomState>,
     requests: VecDeque<StoreRequest>,
 }
 
@@ -51,6 +53,7 @@ impl<W> Custody<W> {
             next_spool: first_spool,
             waiting: HashMap::default(),
             deadlines: VecDeque::new(),
+            spools: HashMap::default(),
             requests: VecDeque::new(),
         }
     }
@@ -71,7 +74,8 @@ impl<W> Custody<W> {
         SpoolId((u64::from(self.shard) << 48) | self.next_spool)
     }
 
-    /// Takes a message into custody; the waiter is given back when there is no credit.
+    /// Takes a message into custody; the waiter is given back when there is no credit. A spool that
+    /// holds the body is dropped if the message cannot be kept.
     pub fn put(
         &mut self,
         message: Box<DeferredMessage>,
@@ -79,7 +83,21 @@ impl<W> Custody<W> {
         waiter: W,
         now: Now,
     ) -> Result<(), W> {
-        let token = self.reserve(waiter, true, now)?;
+        let spool = match body {
+            Body::Spooled { spool, .. } => Some(spool),
+            Body::Inline(_) => None,
+        };
+        let token = match self.reserve(waiter, true, now) {
+            Ok(token) => token,
+            Err(waiter) => {
+                let dropped = spool.map(|spool| StoreRequest::Drop { spool });
+                self.requests.extend(dropped);
+                return Err(waiter);
+            }
+        };
+        if let Some(spool) = spool {
+            self.spools.insert(token, spool);
+        }
         self.requests.push_back(StoreRequest::Put {
             token,
             message,
@@ -178,6 +196,10 @@ impl<W> Custody<W> {
             | StoreEvent::Synced { token }
             | StoreEvent::Due { token, .. } => *token,
         };
+        match &event {
+            StoreEvent::Refused { .. } => self.drop_spool(token),
+            _ => drop(self.spools.remove(&token)),
+        }
         let waiter = self.waiting.remove(&token)?;
         Some(match event {
             StoreEvent::Stored { seq, .. } => CustodyEvent::Stored(waiter, seq),
@@ -201,10 +223,17 @@ impl<W> Custody<W> {
             self.deadlines.pop_front();
             if let Some(waiter) = self.waiting.remove(&token) {
                 self.requests.push_back(StoreRequest::Abandon { token });
+                self.drop_spool(token);
                 late.push(waiter);
             }
         }
         late
+    }
+
+    fn drop_spool(&mut self, token: StoreToken) {
+        if let Some(spool) = self.spools.remove(&token) {
+            self.requests.push_back(StoreRequest::Drop { spool });
+        }
     }
 
     fn reserve(&mut self, waiter: W, with_deadline: bool, now: Now) -> Result<StoreToken, W> {

@@ -43,11 +43,18 @@ impl Media {
         tokens: &mut Tokens,
     ) {
         let Some(id) = self.attempts.remove(&attempt) else {
-            return;
+            return self.close_unused(connection);
         };
         self.attach(id, connection);
         if let Some(session) = self.session(id) {
             session.handle_connected(connection, true, tokens);
+        }
+    }
+
+    /// The session that asked for the connection has ended before it stood.
+    fn close_unused(&mut self, connection: ConnectionId) {
+        if !self.connections.contains_key(&connection) {
+            self.actions.push_back(MediaAction::Close(connection));
         }
     }
 

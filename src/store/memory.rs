@@ -76,6 +76,11 @@ impl MemoryStore {
         self.events.pop_front()
     }
 
+    /// Spools that no message took and nobody dropped.
+    pub fn spools(&self) -> usize {
+        self.spools.len()
+    }
+
     /// The messages in custody, in order.
     pub fn messages(&self) -> impl Iterator<Item = (Seq, &DeferredMessage, &Bytes)> {
         let mut all: Vec<_> = self

@@ -119,9 +119,6 @@ enum Event {
         connection: ConnectionId,
         at_server: bool,
     },
-    SipEnds {
-        connection: ConnectionId,
-    },
 }
 
 /// An MSRP connection.
@@ -277,6 +274,17 @@ impl World {
         self.boot();
     }
 
+    /// The server is told to stop, drains for some seconds, and is started again.
+    pub fn restart(&mut self) {
+        self.ledger
+            .tell(format!("{:?} the server drains", self.now.instant));
+        for shard in 0..self.shards {
+            self.input_after(Duration::from_micros(1), shard, Input::Drain);
+        }
+        self.pass(Duration::from_secs(8));
+        self.crash();
+    }
+
     /// Lets `span` pass with everything that happens in it.
     pub fn pass(&mut self, span: Duration) {
         let end = self.now.instant + span;
@@ -301,6 +309,14 @@ impl World {
             }
         }
         self.advance_to(end);
+    }
+
+    /// MSRP connections that the server keeps open.
+    pub fn lines_in_use(&self) -> usize {
+        self.lines
+            .values()
+            .filter(|line| !line.users.is_empty())
+            .count()
     }
 
     fn advance_to(&mut self, at: Instant) {

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rand::RngExt;
 use rand::rngs::StdRng;
 use restante::clock::{Instant, Now};
 use restante::demo::{Envelope, PAGER_TAG, SESSION_TAG, SipText};
@@ -469,15 +468,6 @@ impl Agent {
         self.handle_call_timeouts(sight);
     }
 
-    /// The device was switched off: it knows of nothing any more.
-    pub fn forget(&mut self) {
-        for client in self.clients.values_mut() {
-            client.done = true;
-        }
-        self.calls.clear();
-        self.registered = false;
-    }
-
     /// The SIP connection is gone; what was asked over it is not answered any more.
     pub fn handle_flow_lost(&mut self) {
         self.registered = false;
@@ -494,9 +484,4 @@ pub fn uri_of(index: usize) -> String {
 pub fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
     let rest = text.split_once(start).map_or("", |(_, rest)| rest);
     rest.split_once(end).map_or("", |(inner, _)| inner)
-}
-
-/// A delay of some milliseconds.
-pub fn some_millis(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
-    Duration::from_millis(rng.random_range(range))
 }

@@ -106,7 +106,6 @@ impl World {
                 connection,
                 at_server,
             } => self.end_line(connection, at_server),
-            Event::SipEnds { connection } => self.break_stream(connection, true),
         }
     }
 

@@ -144,6 +144,11 @@ impl Disk {
         self.committed.contains(body)
     }
 
+    /// Spools that nobody took or dropped.
+    pub fn spools(&self) -> usize {
+        self.memory.spools()
+    }
+
     /// The body of a message in custody.
     pub fn body(&self, seq: Seq) -> Option<&[u8]> {
         let mut all = self.memory.messages();

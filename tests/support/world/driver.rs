@@ -226,7 +226,8 @@ impl World {
     fn break_something(&mut self, user: usize) {
         self.disturb(user);
         match self.rng.random_range(0..100) {
-            0..8 => self.crash(),
+            0..6 => self.crash(),
+            6..8 => self.restart(),
             8..16 => {
                 let full = self.chance(50);
                 self.disk.fill(full);
@@ -304,13 +305,22 @@ impl World {
                 self.pass(Duration::from_millis(300));
             }
         }
-        for core in &self.cores {
-            let census = core.census();
-            if !census.is_empty() {
-                self.ledger
-                    .faults
-                    .push(format!("something is left: {census}"));
-            }
+        let mut left: Vec<String> = self
+            .cores
+            .iter()
+            .map(|core| core.census())
+            .filter(|census| !census.is_empty())
+            .map(|census| census.to_string())
+            .collect();
+        if self.disk.spools() > 0 {
+            left.push(format!("spools={}", self.disk.spools()));
+        }
+        let in_use = self.lines_in_use();
+        if in_use > 0 {
+            left.push(format!("open connections={in_use}"));
+        }
+        for what in left {
+            self.ledger.fault(format!("something is left: {what}"));
         }
     }
 }

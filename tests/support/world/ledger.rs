@@ -62,6 +62,9 @@ pub struct Ledger {
 
 /// How long a request may be repeated by its sender, or lie on a link.
 const LINGERS: Duration = Duration::from_secs(35);
+/// Longer messages wait for a device that takes sessions; they and what waits behind them are
+/// overtaken while they do.
+const FITS_EVERY_DEVICE: usize = 50_000;
 /// Lines of the story that are kept.
 const STORY: usize = 3000;
 
@@ -140,13 +143,18 @@ impl Ledger {
     fn overtaken(&self, id: usize) -> Option<String> {
         let new = &self.entries[id];
         let calm_since = self.disturbed.get(&new.recipient).copied();
-        let older = self.entries.iter().position(|old| {
+        let same = |old: &Entry| {
             (old.author, old.recipient) == (new.author, new.recipient)
                 && old.conversation == new.conversation
                 && old.acknowledged_at.is_some_and(|at| at < new.sent_at)
                 && old.received_at.is_none()
-                && old.expires.is_none()
-                && calm_since.is_none_or(|since| since < old.sent_at)
+        };
+        let waits = |old: &Entry| same(old) && old.body.len() >= FITS_EVERY_DEVICE;
+        if self.entries.iter().any(waits) {
+            return None;
+        }
+        let older = self.entries.iter().position(|old| {
+            same(old) && old.expires.is_none() && calm_since.is_none_or(|since| since < old.sent_at)
         })?;
         Some(format!("message {id} overtook message {older}"))
     }

@@ -189,7 +189,11 @@ impl Service {
             Keeping::Stored(seq, message) => {
                 pager.keeping = Keeping::Failed;
                 let size = BodySize::of_whole(pager.request.body());
+                let key = arrival::conversation_key(&message);
                 self.settle(&message.recipient, seq, Settlement::Delivered);
+                if let Some(user) = self.users.get_mut(&message.recipient) {
+                    user.handle_settled(&key, seq);
+                }
                 self.end_storing(&message, size, now);
             }
             other => pager.keeping = other,
@@ -291,6 +295,10 @@ impl Service {
                 self.accepted(&request, server, Some(ids), now);
                 self.tell_stored(&message, now);
                 if waits {
+                    let key = arrival::conversation_key(&message);
+                    if let Some(user) = self.users.get_mut(&message.recipient) {
+                        user.handle_trying(&key, seq);
+                    }
                     if let Some(pager) = self.pagers.get_mut(&id) {
                         pager.keeping = Keeping::Stored(seq, message);
                     }

@@ -109,6 +109,10 @@ struct Conversation {
     handed: usize,
     storing: usize,
     storing_long: usize,
+    /// Durable, while a device may still take them as they first came.
+    trying: BTreeSet<Seq>,
+    /// The user registered while some were.
+    registered_meanwhile: bool,
     state: State,
     attempt: usize,
     session_refused: bool,
@@ -121,6 +125,8 @@ impl Conversation {
             handed: 0,
             storing: 0,
             storing_long: 0,
+            trying: BTreeSet::new(),
+            registered_meanwhile: false,
             state: State::Ready,
             attempt: 0,
             session_refused: false,
@@ -140,6 +146,12 @@ impl Conversation {
             .count();
         let place = (self.held.len() - behind).max(self.handed);
         self.held.insert(place, held);
+    }
+
+    /// Whether nothing older than `held` is still on its way to the disk or to a device.
+    fn may_leave(&self, held: &Held) -> bool {
+        let older = self.trying.first().is_some_and(|seq| *seq < held.seq);
+        self.storing_long == 0 && !older
     }
 
     fn is_empty(&self) -> bool {
@@ -231,6 +243,7 @@ impl ServedUser {
         for (key, conversation) in &mut self.conversations {
             conversation.session_refused = false;
             conversation.attempt = 0;
+            conversation.registered_meanwhile = !conversation.trying.is_empty();
             if let State::Parked { .. } = conversation.state {
                 make_ready(&mut self.ready, key, conversation);
             }
@@ -276,6 +289,15 @@ impl ServedUser {
         self.storing += 1;
     }
 
+    /// A message is durable, but a device may still take it as it first came: until that is known,
+    /// [`Self::handle_stored`] or [`Self::handle_settled`] says, nothing younger leaves.
+    pub fn handle_trying(&mut self, key: &ConversationKey, seq: Seq) {
+        if let Some(conversation) = self.conversations.get_mut(key) {
+            conversation.registered_meanwhile &= !conversation.trying.is_empty();
+            conversation.trying.insert(seq);
+        }
+    }
+
     /// Whether the user has a device, as far as this machine was told.
     pub fn is_reachable(&self) -> bool {
         self.reach.is_some()
@@ -284,8 +306,9 @@ impl ServedUser {
     /// The message is durable. `tried` says that the devices have just failed to take it, so that its
     /// conversation is parked instead of offered at once.
     pub fn handle_stored(&mut self, held: Held, is_long: bool, tried: bool, now: Now) {
+        let again = self.end_trying(&held.conversation, held.seq);
         self.end_storing(&held.conversation, is_long);
-        if tried {
+        if tried && !again {
             self.park_ready(&held.conversation, now);
         }
         match &mut self.loading {
@@ -311,7 +334,7 @@ impl ServedUser {
         let carrier = self.runs.get(&run)?.carrier;
         let conversation = self.conversations.get_mut(&self.runs[&run].key)?;
         let held = conversation.held.get(conversation.handed)?;
-        if conversation.storing_long > 0 {
+        if !conversation.may_leave(held) {
             return None;
         }
         if choose_carrier(held, self.reach?, conversation.session_refused) != Some(carrier) {
@@ -338,6 +361,7 @@ impl ServedUser {
         let Some(conversation) = self.conversations.get_mut(key) else {
             return;
         };
+        conversation.trying.remove(&seq);
         let Some(position) = conversation.held.iter().position(|held| held.seq == seq) else {
             return;
         };
@@ -431,6 +455,15 @@ impl ServedUser {
         park(conversation, &self.retry, now);
     }
 
+    /// Whether the user has registered since the devices were tried.
+    fn end_trying(&mut self, key: &ConversationKey, seq: Seq) -> bool {
+        let Some(conversation) = self.conversations.get_mut(key) else {
+            return false;
+        };
+        let was_tried = conversation.trying.remove(&seq);
+        was_tried && conversation.registered_meanwhile
+    }
+
     fn end_storing(&mut self, key: &ConversationKey, is_long: bool) {
         if let Some(conversation) = self.conversations.get_mut(key)
             && conversation.storing > 0
@@ -481,7 +514,8 @@ impl ServedUser {
                 break;
             }
             let conversation = self.conversations.get(key);
-            let Some(conversation) = conversation.filter(|c| c.storing_long == 0) else {
+            let may_leave = |c: &&Conversation| c.held.front().is_none_or(|held| c.may_leave(held));
+            let Some(conversation) = conversation.filter(may_leave) else {
                 continue;
             };
             let carrier = conversation
@@ -650,6 +684,27 @@ mod tests {
         user.handle_run_ended(runs[0].0, RunEnd::Done, Now::default());
         assert!(user.may_pass(&key("alice")));
         assert!(user.is_idle());
+    }
+
+    #[test]
+    fn a_message_never_overtakes_one_a_device_may_still_take() {
+        let pager = |seq| held(seq, "alice", MessageKind::Pager);
+        let mut user = user();
+        user.handle_reach(BOTH, Now::default());
+        for seq in [1, 2] {
+            user.handle_storing(&key("alice"), false);
+            user.handle_trying(&key("alice"), Seq(seq));
+        }
+        user.handle_storing(&key("alice"), false);
+        user.handle_stored(pager(3), false, false, Now::default());
+        assert!(started(&mut user).is_empty());
+        user.handle_settled(&key("alice"), Seq(1));
+        user.handle_not_stored(&key("alice"), false, Now::default());
+        assert!(started(&mut user).is_empty());
+        user.handle_reach(BOTH, Now::default());
+        user.handle_stored(pager(2), false, true, Now::default());
+        let runs = started(&mut user);
+        assert_eq!(take_all(&mut user, runs[0].0), [2, 3]);
     }
 
     #[test]

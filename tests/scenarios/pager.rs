@@ -92,6 +92,24 @@ fn a_device_that_answers_late_settles_the_kept_copy() {
 }
 
 #[test]
+fn a_message_waits_behind_one_that_a_device_has_not_answered_yet() {
+    let impatient = Configuration::open().with("deferral", "answer_within = \"1s\"");
+    on_every_shard_count(&impatient, |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        bob.reacts_to_messages(Reaction::StaySilent);
+        alice.sends_message("bob", "first")?.expect_status(202)?;
+        let first = bob.expect_message()?;
+        alice.sends_message("bob", "second")?.expect_status(202)?;
+        bob.expect_no("MESSAGE")?;
+        bob.reacts_to_messages(Reaction::Answer(200));
+        first.answers(200);
+        bob.expect_text("second")?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_device_that_is_busy_gets_the_message_when_it_registers_again() {
     on_every_shard_count(&Configuration::open(), |stage| {
         for status in [480, 486, 503] {

@@ -381,6 +381,9 @@ impl Agent {
             return;
         };
         let status = response.status();
+        if response.cseq_method() == "CANCEL" {
+            return;
+        }
         if status < 200 {
             if matches!(client.purpose, Purpose::Invite(_)) {
                 client.again_at = None;
@@ -419,6 +422,12 @@ impl Agent {
             }
             Purpose::Bye => {}
         }
+    }
+
+    /// Whether a provisional answer came, and no final one (RFC 3261 §9.1).
+    pub fn is_proceeding(&self, branch: &str) -> bool {
+        let client = self.clients.get(branch);
+        client.is_some_and(|client| !client.done && client.again_at.is_none())
     }
 
     /// The request that a non-2xx ACK repeats (RFC 3261 §17.1.1.3).

@@ -8,7 +8,7 @@ use restante::clock::Instant;
 use restante::demo::{SESSION_TAG, SipText, address, attribute};
 use restante::net::ConnectionId;
 
-use super::agent::{Agent, Out, Packet, Purpose, Sight, uri_of};
+use super::agent::{Agent, Mood, Out, Packet, Purpose, Sight, uri_of};
 use super::frames::{Chunk, Frame, binding};
 
 /// How far a call is.
@@ -291,6 +291,30 @@ impl Agent {
         }
     }
 
+    /// Takes back an INVITE that has no final answer yet; the answer still comes.
+    pub fn cancel(&mut self, number: u64, sight: &mut Sight<'_>) {
+        let Some(call) = self.calls.get(&number) else {
+            return;
+        };
+        let branch = call.invite_branch.clone();
+        if call.state != State::Inviting || !self.is_proceeding(&branch) {
+            return;
+        }
+        let Some(invite) = self.request_of(&branch) else {
+            return;
+        };
+        let cancel = format!(
+            "CANCEL {} SIP/2.0\r\nVia: {}\r\nMax-Forwards: 70\r\nFrom: {}\r\nTo: {}\r\n\
+             Call-ID: {}\r\nCSeq: 1 CANCEL\r\nContent-Length: 0\r\n\r\n",
+            invite.request_uri(),
+            invite.header_or_empty("Via"),
+            invite.header_or_empty("From"),
+            invite.header_or_empty("To"),
+            invite.header_or_empty("Call-ID"),
+        );
+        sight.out.push(Out::Sip(Packet::plain(cancel.into_bytes())));
+    }
+
     /// Hangs up, politely or not.
     pub fn hang_up(&mut self, number: u64, with_bye: bool, sight: &mut Sight<'_>) {
         let Some(call) = self.calls.get_mut(&number) else {
@@ -442,8 +466,14 @@ impl Agent {
         sent: Instant,
         sight: &mut Sight<'_>,
     ) {
-        if self.mood == super::agent::Mood::Silent {
+        if self.mood == Mood::Silent {
             return;
+        }
+        if let Mood::Refusing(_) = self.mood
+            && frame.body.is_some()
+        {
+            let refusal = Packet::plain(frame.response(413));
+            return sight.out.push(Out::Msrp(connection, refusal));
         }
         let mut packet = Packet::plain(frame.response(200));
         let done = match (&frame.body, self.calls.get_mut(&number)) {

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::agent::Packet;
-use super::disk::{is_reading, shard_of_answer};
+use super::disk::shard_of_answer;
 use super::{Event, Line, World, from_store};
 
 /// How long the server waits for the answer to a request (RFC 3261 Timers B and F).
@@ -92,14 +92,14 @@ impl World {
             }
             Event::StoreWorks { life, line } if life == self.life => {
                 let answers = self.disk.work(line);
-                self.answer_from_store(answers);
+                self.answer_from_store(line, answers);
                 let most = self.faults.store_delay.max(1);
                 let wait = Duration::from_micros(self.rng.random_range(50..=most * 1000));
                 self.after(wait, Event::StoreSyncs { life });
             }
             Event::StoreSyncs { life } if life == self.life => {
                 let answers = self.disk.sync();
-                self.answer_from_store(answers);
+                self.answer_from_store(0, answers);
             }
             Event::StoreWorks { .. } | Event::StoreSyncs { .. } => {}
             Event::MsrpEnds {
@@ -116,10 +116,9 @@ impl World {
         self.perform(shard);
     }
 
-    /// Answers of one kind come in the order they were given; the kinds do not wait for each other.
-    fn answer_from_store(&mut self, answers: Vec<StoreEvent>) {
+    /// The log answers in order, and so do the readers; they do not wait for each other.
+    fn answer_from_store(&mut self, lane: usize, answers: Vec<StoreEvent>) {
         for event in answers {
-            let lane = usize::from(is_reading(&event));
             let most = self.faults.store_delay.max(1);
             let wait = Duration::from_micros(self.rng.random_range(10..=most * 300));
             let at = (self.now.instant + wait).max(self.store_at[lane] + Duration::from_micros(1));

@@ -144,6 +144,13 @@ impl Disk {
         self.committed.contains(body)
     }
 
+    /// The body of a message in custody.
+    pub fn body(&self, seq: Seq) -> Option<&[u8]> {
+        let mut all = self.memory.messages();
+        all.find(|(own, ..)| *own == seq)
+            .map(|(_, _, body)| &body[..])
+    }
+
     /// The bodies of what is in custody.
     pub fn bodies(&self) -> impl Iterator<Item = &[u8]> {
         self.memory.messages().map(|(_, _, body)| &body[..])
@@ -187,15 +194,4 @@ fn is_question(request: &StoreRequest) -> bool {
         }
         _ => false,
     }
-}
-
-/// Whether it comes from a reader, which does not wait for the log.
-pub fn is_reading(event: &StoreEvent) -> bool {
-    matches!(
-        event,
-        StoreEvent::Loaded { .. }
-            | StoreEvent::Fetched { .. }
-            | StoreEvent::Piece { .. }
-            | StoreEvent::Due { .. }
-    )
 }

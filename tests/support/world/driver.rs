@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use restante::clock::UnixMillis;
-use restante::demo::Envelope;
+use restante::demo::{Disposition, Envelope};
 
 use super::agent::{Mood, uri_of};
 use super::ledger::Entry;
@@ -41,7 +41,8 @@ impl World {
         match self.rng.random_range(0..100) {
             0..12 => self.register(user, 3600),
             12..18 => self.register(user, 0),
-            18..60 => self.write_pager(user),
+            18..50 => self.write_pager(user),
+            50..60 => self.write_receipt(user),
             60..75 if script.chats => self.write_chat(user),
             75..80 if script.chats => self.hang_up_one(user),
             80..100 if script.faults.breakage => self.break_something(user),
@@ -75,6 +76,39 @@ impl World {
         };
         self.with_agent(user, |agent, sight| {
             agent.send_pager(id, &headers, content_type, sight)
+        });
+    }
+
+    /// Tells the author of a message that came that it was seen.
+    fn write_receipt(&mut self, user: usize) {
+        let seen = |entry: &Entry| {
+            entry.recipient == user && entry.received_at.is_some() && !entry.is_notification
+        };
+        let Some(about) = self
+            .ledger
+            .entries
+            .iter()
+            .rposition(|entry| seen(entry) && entry.message_id.is_some())
+        else {
+            return;
+        };
+        let entry = &self.ledger.entries[about];
+        let (author, conversation) = (entry.author, entry.conversation.clone());
+        let message = Envelope::read(&entry.body).expect("it has an envelope");
+        let id = self.write(user, author, &conversation, true, false);
+        let mut receipt = message.notification(Disposition::Displayed);
+        receipt.date_time = message.date_time.clone();
+        receipt.message_id = format!("mid{id}x{}", self.seed);
+        receipt
+            .content
+            .extend_from_slice(format!("<!-- ~#{id}~ -->").as_bytes());
+        let entry = &mut self.ledger.entries[id];
+        entry.body = receipt.to_octets();
+        entry.content = receipt.content;
+        entry.is_notification = true;
+        entry.asks_failure = false;
+        self.with_agent(user, |agent, sight| {
+            agent.send_pager(id, "", "message/cpim", sight);
         });
     }
 
@@ -178,6 +212,7 @@ impl World {
     fn hang_up_one(&mut self, user: usize) {
         let number = self.agents[user].calls.keys().next().copied();
         if let Some(number) = number {
+            self.with_agent(user, |agent, sight| agent.cancel(number, sight));
             let with_bye = self.chance(80);
             self.with_agent(user, |agent, sight| agent.hang_up(number, with_bye, sight));
             self.disturb(user);

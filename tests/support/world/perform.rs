@@ -54,6 +54,16 @@ impl World {
     }
 
     fn ask_store(&mut self, request: StoreRequest) {
+        if let StoreRequest::Settle {
+            seq, settlement, ..
+        } = &request
+        {
+            let id = self.disk.body(*seq).and_then(|body| self.ledger.find(body));
+            let now = self.now.instant;
+            self.ledger.tell(format!(
+                "{now:?} message {id:?} leaves the store: {settlement:?}"
+            ));
+        }
         if let Some(line) = self.disk.ask(request) {
             let most = self.faults.store_delay.max(1);
             let wait = Duration::from_micros(self.rng.random_range(50..=most * 1000));

@@ -8,30 +8,25 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
 use crate::metrics::ShardMetrics;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::Lifetimes;
 use crate::participating::chat::{Chat, ChatId, Side};
-use crate::participating::custody::{Custody, CustodyEvent};
+use crate::participating::custody::Custody;
 use crate::participating::delivery::{Delivery, DeliveryId};
 use crate::participating::expiry::ExpiryClock;
 use crate::participating::internal::{InternalMessage, Origin};
-use crate::participating::media::{AttemptId, Media, MediaAction, MediaId, MediaUse};
+use crate::participating::media::{Media, MediaAction, MediaId};
 use crate::participating::next_hop::Unresolved;
 use crate::participating::pager::{Pager, PagerId};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{RetrySchedule, ServedUser};
 use crate::participating::spool::BodySize;
 use crate::registrar::Registrar;
-use crate::sip::endpoint::{Endpoint, EndpointEvent};
-use crate::sip::message::Message;
-use crate::sip::transaction::GoneReason;
-use crate::sip::transport::flow::{ConnectionId, Flow};
-use crate::store::request::{Body, DeferredMessage, Refusal, Seq, StoreEvent, StoreRequest};
+use crate::sip::endpoint::Endpoint;
+use crate::store::request::{Body, DeferredMessage, Seq, StoreRequest};
 use crate::token::Tokens;
 
 /// What the participating function goes by; fixed while the server runs.
@@ -97,11 +92,6 @@ pub enum Waiter {
     Internal(Box<DeferredMessage>, BodySize, Option<Origin>),
 }
 
-/// How often expired messages are looked for.
-const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the time limits of sessions are looked at.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
-
 /// See the module's text.
 pub struct Service {
     pub(crate) settings: Settings,
@@ -127,15 +117,15 @@ pub struct Service {
     pub(super) postponed_loads: VecDeque<(Identity, Option<Seq>)>,
     /// Users whose machines have something to say, once what runs now is done.
     pub(super) restless: VecDeque<Identity>,
-    expiry: ExpiryClock,
-    next_expiry: Instant,
-    next_sweep: Instant,
+    pub(super) expiry: ExpiryClock,
+    pub(super) next_expiry: Instant,
+    pub(super) next_sweep: Instant,
     pub(super) due_in_flight: HashMap<(Identity, Seq), Box<DeferredMessage>>,
     /// Expired messages on their way out of the store; with a time, once they have been settled.
     pub(super) expiring: HashMap<(Identity, Seq), Option<Instant>>,
     /// Expired messages whose authors are being told, by the number of the question.
     pub(super) telling: HashMap<u64, (Identity, Seq)>,
-    forwards: VecDeque<(u16, Box<InternalMessage>)>,
+    pub(super) forwards: VecDeque<(u16, Box<InternalMessage>)>,
     pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId)>,
     /// Sessions of legs that hung up while something of theirs was being stored.
     pub(super) parted: Vec<(ChatId, Side, MediaId)>,
@@ -144,7 +134,7 @@ pub struct Service {
     /// When the present event came; the registrar's bindings are judged by it.
     pub(super) time: Instant,
     pub(super) recent: super::recent::RecentlyAccepted,
-    last_number: u64,
+    pub(super) last_number: u64,
     pub(super) draining: bool,
 }
 
@@ -236,111 +226,6 @@ impl Service {
         identity.host().eq_ignore_ascii_case(&self.settings.domain)
     }
 
-    /// Answers what the store says.
-    pub fn handle_store(&mut self, event: StoreEvent, now: Now) {
-        let Some(event) = self.custody.handle_event(event) else {
-            return;
-        };
-        match event {
-            CustodyEvent::Stored(waiter, seq) => self.handle_stored(waiter, seq, now),
-            CustodyEvent::Refused(waiter, refusal) => self.handle_refused(waiter, refusal, now),
-            CustodyEvent::Answer(waiter, answer) => self.handle_read(waiter, answer, now),
-            CustodyEvent::Appended(_, _) => {}
-        }
-        self.resume_loads(now);
-        self.run_restless(now);
-    }
-
-    fn handle_stored(&mut self, waiter: Waiter, seq: Seq, now: Now) {
-        match waiter {
-            Waiter::Pager(id) => self.handle_pager_stored(id, seq, now),
-            Waiter::Transit(chat, side, number) => {
-                self.handle_transit_stored(chat, side, number, seq, now)
-            }
-            Waiter::Internal(message, size, origin) => {
-                self.answer_origin(origin, true);
-                self.hold(&message, seq, size, false, now);
-            }
-            Waiter::Chunk(..) | Waiter::Load(_) | Waiter::Delivery(..) | Waiter::Due => {}
-        }
-    }
-
-    fn handle_refused(&mut self, waiter: Waiter, refusal: Refusal, now: Now) {
-        match waiter {
-            Waiter::Pager(id) => self.handle_pager_not_stored(id, now),
-            Waiter::Transit(chat, side, number) => {
-                self.handle_transit_not_stored(chat, side, number, now)
-            }
-            Waiter::Chunk(chat, side, number) => {
-                self.handle_transit_not_stored(chat, side, number, now)
-            }
-            Waiter::Delivery(id, seq) => self.handle_delivery_unread(id, seq, refusal, now),
-            Waiter::Internal(message, size, origin) => {
-                self.answer_origin(origin, false);
-                self.end_storing(&message, size, now);
-            }
-            Waiter::Load(identity) => self.postponed_loads.push_back((identity, None)),
-            Waiter::Due => {}
-        }
-    }
-
-    fn handle_read(&mut self, waiter: Waiter, answer: StoreEvent, now: Now) {
-        match (waiter, answer) {
-            (Waiter::Load(user), StoreEvent::Loaded { held, more, .. }) => {
-                self.handle_loaded(&user, held, more, now);
-            }
-            (Waiter::Due, StoreEvent::Due { due, .. }) => self.handle_due(due, now),
-            (Waiter::Delivery(id, seq), answer) => self.handle_delivery_read(id, seq, answer, now),
-            (Waiter::Chunk(chat, side, number), StoreEvent::Synced { .. }) => {
-                self.handle_chunk_synced(chat, side, number, now);
-            }
-            (Waiter::Transit(chat, side, number), StoreEvent::Piece { octets, .. }) => {
-                self.handle_transit_piece(chat, side, number, &octets, now);
-            }
-            _ => {}
-        }
-    }
-
-    /// Answers what the SIP endpoint says; what is to be sent comes back.
-    pub fn poll_transmit(&mut self, now: Now) -> Option<(Flow, Bytes)> {
-        loop {
-            let event = self.sip.poll_event()?;
-            match event {
-                EndpointEvent::Transmit(flow, octets) => return Some((flow, octets)),
-                EndpointEvent::Response(usage, response, flow) => {
-                    self.handle_response(usage, response, flow, now);
-                }
-                EndpointEvent::TimedOut(usage) => self.handle_silence(usage, false, now),
-                EndpointEvent::Unreachable(usage) => self.handle_silence(usage, true, now),
-                EndpointEvent::ServerGone(server, GoneReason::NoAck) => {
-                    self.handle_chat_unacknowledged(server, now);
-                }
-                EndpointEvent::ServerGone(..) => {}
-            }
-            self.run_restless(now);
-        }
-    }
-
-    fn handle_response(&mut self, usage: Usage, response: Message, flow: Flow, now: Now) {
-        match usage {
-            Usage::Pager(id) => self.handle_pager_response(id, response, now),
-            Usage::Delivery(id) => self.handle_delivery_response(id, &response, flow, now),
-            Usage::Chat(id, branch) => self.handle_chat_response(id, branch, response, flow, now),
-            Usage::Relay(id, branch) => self.handle_relay_response(id, branch, &response, now),
-            Usage::Nobody => {}
-        }
-    }
-
-    fn handle_silence(&mut self, usage: Usage, unreachable: bool, now: Now) {
-        match usage {
-            Usage::Pager(id) => self.handle_pager_silence(id, now),
-            Usage::Delivery(id) => self.handle_delivery_silence(id, now),
-            Usage::Chat(id, branch) => self.handle_chat_silence(id, branch, now),
-            Usage::Relay(id, branch) => self.handle_relay_silence(id, branch, unreachable, now),
-            Usage::Nobody => {}
-        }
-    }
-
     /// A request to the store that has no answer.
     pub fn tell_store(&mut self, request: StoreRequest) {
         self.custody.tell(request);
@@ -354,37 +239,6 @@ impl Service {
     /// What to do on the MSRP connections.
     pub fn poll_media(&mut self) -> Option<MediaAction> {
         self.media.poll_action()
-    }
-
-    /// An MSRP connection we asked for stands.
-    pub fn media_connected(&mut self, attempt: AttemptId, connection: ConnectionId) {
-        self.media
-            .handle_connected(attempt, connection, &mut self.tokens);
-    }
-
-    /// Octets have left on an MSRP connection: there may be room for more.
-    pub fn media_written(&mut self, connection: ConnectionId, octets: usize, now: Now) {
-        for (_, usage) in self.media.handle_written(connection, octets, now) {
-            match usage {
-                MediaUse::Chat(chat, side) => self.pump(chat, side, now),
-                MediaUse::Replay(delivery) => self.pump_replay(delivery, now),
-            }
-        }
-    }
-
-    /// Answers what the MSRP sessions say.
-    pub fn run_media(&mut self, now: Now) {
-        while let Some((_, usage, event)) = self.media.poll_event() {
-            match usage {
-                MediaUse::Chat(chat, side) => self.handle_chat_media(chat, side, event, now),
-                MediaUse::Replay(delivery) => self.handle_replay_media(delivery, event, now),
-            }
-            self.run_restless(now);
-        }
-        // Only now is it known which of them ended their message.
-        for (chat, side, message) in std::mem::take(&mut self.chunks_to_settle) {
-            self.settle_chunk(chat, side, message, now);
-        }
     }
 
     /// A message from another shard, or from another part of this one.
@@ -418,7 +272,7 @@ impl Service {
         }
     }
 
-    fn answer_origin(&mut self, origin: Option<Origin>, durable: bool) {
+    pub(super) fn answer_origin(&mut self, origin: Option<Origin>, durable: bool) {
         let Some(Origin { shard, number }) = origin else {
             return;
         };
@@ -450,110 +304,9 @@ impl Service {
         self.restless.push_back(user.clone());
     }
 
-    fn run_restless(&mut self, now: Now) {
+    pub(super) fn run_restless(&mut self, now: Now) {
         while let Some(user) = self.restless.pop_front() {
             self.run_user(&user, now);
-        }
-    }
-
-    /// No new work; what runs may end.
-    pub fn drain(&mut self, now: Now) {
-        self.draining = true;
-        self.end_all_chats(now);
-    }
-
-    /// Whether everything that had to end before a stop has ended.
-    pub fn is_drained(&self) -> bool {
-        self.draining
-            && self.pagers.is_empty()
-            && self.chats.is_empty()
-            && self.deliveries.is_empty()
-            && self.custody.open() == 0
-    }
-
-    /// When [`Self::handle_timeout`] has something to do.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        [
-            self.sip.next_deadline(),
-            self.custody.next_deadline(),
-            self.registrar.next_deadline(),
-            self.pager_deadlines.front().map(|(at, _)| *at),
-            self.user_deadlines.first().map(|(at, _)| *at),
-            self.has_sessions().then_some(self.next_sweep),
-            Some(self.next_expiry),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    /// Lets what is due happen.
-    pub fn handle_timeout(&mut self, now: Now) {
-        self.sip.handle_timeout(now);
-        self.time = now.instant;
-        self.sweep_sessions(now);
-        for registered in self.registrar.handle_timeout(now.instant) {
-            self.handle_registered(registered, now);
-        }
-        for waiter in self.custody.handle_timeout(now) {
-            self.handle_refused(waiter, Refusal::Full, now);
-        }
-        self.handle_pager_timeouts(now);
-        self.handle_user_timeouts(now);
-        self.look_for_expired(now);
-        self.run_restless(now);
-    }
-
-    /// Whether anything is under way whose time limits are looked after by the sweep.
-    fn has_sessions(&self) -> bool {
-        !(self.chats.is_empty()
-            && self.deliveries.is_empty()
-            && self.relays.is_empty()
-            && self.media.is_empty())
-    }
-
-    /// Sessions are limited by seconds and minutes: one look at all of them now and then costs less
-    /// than an ordered set of their deadlines would with every frame.
-    fn sweep_sessions(&mut self, now: Now) {
-        if self.next_sweep > now.instant {
-            return;
-        }
-        self.next_sweep = now.instant + SWEEP_INTERVAL;
-        self.media.handle_timeout(now);
-        self.run_media(now);
-        self.handle_chat_timeouts(now);
-        self.handle_replay_timeouts(now);
-        self.handle_relay_timeouts(now);
-    }
-
-    fn handle_user_timeouts(&mut self, now: Now) {
-        while self
-            .user_deadlines
-            .first()
-            .is_some_and(|(at, _)| *at <= now.instant)
-        {
-            let Some((_, identity)) = self.user_deadlines.pop_first() else {
-                return;
-            };
-            if let Some(user) = self.users.get_mut(&identity) {
-                user.handle_timeout(now);
-                self.run_user(&identity, now);
-            }
-        }
-    }
-
-    fn look_for_expired(&mut self, now: Now) {
-        if self.next_expiry > now.instant {
-            return;
-        }
-        self.next_expiry = now.instant + EXPIRY_INTERVAL;
-        self.forget_expired(now);
-        let time = Now {
-            wall: self.expiry.read(now),
-            ..now
-        };
-        if self.custody.take_due(Waiter::Due, time).is_err() {
-            tracing::debug!("no credit to look for expired messages; asking again");
         }
     }
 }

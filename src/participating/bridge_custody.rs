@@ -1,0 +1,237 @@
+//! Messages of a chat that the other side does not take: stored first, answered then.
+
+use crate::clock::Now;
+use crate::msrp::event::InboundId;
+use crate::participating::arrival::{self, Content};
+use crate::participating::chat::{ChatId, Side};
+use crate::participating::internal::{InternalMessage, Origin};
+use crate::participating::service::{Service, Waiter};
+use crate::participating::spool::BodySize;
+use crate::participating::transit::Fate;
+use crate::sip::message::HeaderName;
+use crate::sip::rejection::Rejection;
+use crate::store::request::{DeferredMessage, MessageKind, Seq};
+
+/// MSRP status for a message that cannot be kept: the sender is to stop sending it (RFC 4975 §10.5).
+const CANNOT_KEEP: u16 = 413;
+
+impl Service {
+    /// A chunk that did not end its message waits for an answer: live, the other side must see it now;
+    /// in custody it must be durable.
+    pub(super) fn settle_chunk(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+        let peer = self.media_of(id, side.other());
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
+        if transit.complete.is_some() || transit.unanswered.is_empty() {
+            return;
+        }
+        match transit.fate {
+            Fate::Live(out) => {
+                if let Some(session) = peer.and_then(|peer| self.media.session(peer)) {
+                    session.flush(out, &mut self.tokens);
+                }
+            }
+            _ => self.sync_chunks(id, side, inbound, now),
+        }
+    }
+
+    /// A chunk of a message that is not complete must be durable before it is answered.
+    pub(super) fn sync_chunks(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+        let custody = &mut self.custody;
+        let Some(transit) = self
+            .chats
+            .get_mut(&id)
+            .and_then(|chat| chat.transits.get_mut(&(side, inbound)))
+        else {
+            return;
+        };
+        let waits = matches!(transit.fate, Fate::Custody) && transit.complete.is_none();
+        if !waits || transit.syncing.is_some() || transit.unanswered.is_empty() {
+            return;
+        }
+        if let Some(request) = transit.spool.spill(|| custody.new_spool()) {
+            custody.tell(request);
+        }
+        let Some(spool) = transit.spool.id() else {
+            return;
+        };
+        transit.syncing = Some(transit.covered.prefix());
+        let waiter = Waiter::Chunk(id, side, inbound);
+        if custody.sync(spool, waiter, now).is_err() {
+            self.end_transit(id, side, inbound, CANNOT_KEEP);
+        }
+    }
+
+    /// The octets of some chunks are durable.
+    pub(super) fn handle_chunk_synced(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        inbound: InboundId,
+        now: Now,
+    ) {
+        let media = self.media_of(id, side);
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
+        let durable = transit.syncing.take().unwrap_or_default();
+        let mut ready = Vec::new();
+        while let Some((chunk, _)) = transit
+            .unanswered
+            .front()
+            .filter(|(_, end)| *end <= durable)
+        {
+            ready.push(*chunk);
+            transit.unanswered.pop_front();
+        }
+        if let Some(session) = media.and_then(|media| self.media.session(media)) {
+            for chunk in ready {
+                session.answer(chunk, 200);
+            }
+        }
+        self.sync_chunks(id, side, inbound, now);
+    }
+
+    /// Takes a complete message into custody for the person on the other side.
+    pub(super) fn store_transit(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+        let message = match self.kept_message(id, side, inbound, now) {
+            Ok(Some(message)) => Box::new(message),
+            Ok(None) => return self.end_transit(id, side, inbound, 200),
+            Err(rejection) => return self.end_transit(id, side, inbound, rejection.status),
+        };
+        if self.recent.find(message.duplicate_key).is_some() {
+            return self.end_transit(id, side, inbound, 200);
+        }
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
+        let body = std::mem::take(&mut transit.spool).into_body();
+        transit.fate = Fate::Storing(message.clone(), BodySize::of(&body));
+        let here = crate::identity::shard_of(&message.recipient, self.settings.shards)
+            == self.settings.shard;
+        if here {
+            let waiter = Waiter::Transit(id, side, inbound);
+            if !self.begin_custody(&message, body, waiter, now) {
+                self.end_transit(id, side, inbound, CANNOT_KEEP);
+            }
+            return;
+        }
+        let number = self.next_number();
+        self.foreign.insert(number, (id, side, inbound));
+        let origin = Some(Origin {
+            shard: self.settings.shard,
+            number,
+        });
+        self.forward(InternalMessage::Accept {
+            message,
+            body,
+            origin,
+        });
+    }
+
+    /// The message as it is kept; `None` for what is never kept: somebody is typing.
+    fn kept_message(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        inbound: InboundId,
+        now: Now,
+    ) -> Result<Option<DeferredMessage>, Rejection> {
+        let refused = Rejection::new(CANNOT_KEEP, "Not Kept");
+        let chat = self.chats.get(&id).ok_or(refused)?;
+        let transit = chat.transits.get(&(side, inbound)).ok_or(refused)?;
+        let content = Content::read(&transit.content_type, &transit.head)?;
+        if content.is_composing {
+            return Ok(None);
+        }
+        let (author, recipient) = (chat.person(side).clone(), chat.person(side.other()).clone());
+        if !self.settings.deferral || !self.is_local(&recipient) {
+            return Err(refused);
+        }
+        let value = |name| arrival::without_tag(chat.invite.header(name).unwrap_or_default());
+        let (from, to) = (value(HeaderName::From), value(HeaderName::To));
+        let (from, to) = if side == Side::Caller {
+            (from, to)
+        } else {
+            (to, from)
+        };
+        let message_id = content.message_id.unwrap_or_else(|| self.tokens.token());
+        Ok(Some(DeferredMessage {
+            duplicate_key: arrival::chat_duplicate_key(&arrival::ChatMessage {
+                author: &author,
+                recipient: &recipient,
+                message_id: &message_id,
+                head: &transit.head,
+                length: transit.complete.unwrap_or_default(),
+            }),
+            recipient,
+            author,
+            from,
+            to,
+            kind: if content.is_notification {
+                MessageKind::Notification
+            } else {
+                MessageKind::Chat
+            },
+            conversation: chat.ids.conversation.clone(),
+            contribution: chat.ids.contribution.clone(),
+            in_reply_to: chat.ids.in_reply_to.clone(),
+            headers: arrival::privacy_of(&chat.invite),
+            content_type: transit.content_type.clone(),
+            message_id,
+            date_time: content.date_time,
+            dispositions: content.dispositions,
+            accepted_at: now.wall,
+            expires_at: now.wall.plus(self.settings.lifetimes.default),
+        }))
+    }
+
+    /// The store has the message: only now its sender hears 200.
+    pub(super) fn handle_transit_stored(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        inbound: InboundId,
+        seq: Seq,
+        now: Now,
+    ) {
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
+        if let Fate::Storing(message, size) = std::mem::replace(&mut transit.fate, Fate::Custody) {
+            self.recent.add(message.duplicate_key, seq, now);
+            self.end_transit(id, side, inbound, 200);
+            self.tell_stored(&message, now);
+            self.hold(&message, seq, size, false, now);
+        }
+        self.end_if_settled(id, now);
+    }
+
+    /// The other shard has, or has not, taken a message into custody.
+    pub(super) fn handle_accepted(&mut self, number: u64, durable: bool, now: Now) {
+        let Some((id, side, inbound)) = self.foreign.remove(&number) else {
+            return;
+        };
+        self.end_transit(id, side, inbound, if durable { 200 } else { CANNOT_KEEP });
+        self.end_if_settled(id, now);
+    }
+
+    /// The message cannot be kept: its sender still has it.
+    pub(super) fn handle_transit_not_stored(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        inbound: InboundId,
+        now: Now,
+    ) {
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
+        if let Fate::Storing(message, size) = std::mem::replace(&mut transit.fate, Fate::Custody) {
+            self.end_storing(&message, size, now);
+        }
+        self.end_transit(id, side, inbound, CANNOT_KEEP);
+        self.end_if_settled(id, now);
+    }
+}

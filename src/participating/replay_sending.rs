@@ -1,0 +1,192 @@
+//! The messages of a replay on their way through its MSRP session.
+
+use crate::clock::Now;
+use crate::msrp::event::{OutboundId, SessionEvent};
+use crate::msrp::frame::FailureReport;
+use crate::msrp::outgoing::OutboundMessage;
+use crate::participating::delivery::{DeliveryBy, DeliveryId};
+use crate::participating::media::MediaId;
+use crate::participating::served_user::RunEnd;
+use crate::participating::service::{Service, Waiter};
+use crate::participating::session_run::Sending;
+use crate::store::request::{BodySource, Seq};
+use bytes::Bytes;
+
+/// Octets asked for at a time when a long body is read back.
+const PIECE: usize = 64 * 1024;
+impl Service {
+    /// Hands what was read to the MSRP session.
+    pub(super) fn send_ready(&mut self, id: DeliveryId, now: Now) {
+        let Some(delivery) = self.deliveries.get_mut(&id) else {
+            return;
+        };
+        let DeliveryBy::Session(run) = &mut delivery.carrier else {
+            return;
+        };
+        let Some(session) = run.media.and_then(|media| self.media.session(media)) else {
+            return;
+        };
+        for sending in run
+            .sending
+            .iter_mut()
+            .filter(|sending| sending.out.is_none())
+        {
+            let outbound = OutboundMessage {
+                message_id: None,
+                content_type: "message/cpim".to_owned(),
+                length: Some(sending.head.len() as u64 + sending.length),
+                success_report: false,
+                failure_report: FailureReport::Yes,
+            };
+            sending.out = Some(session.send(outbound, &mut self.tokens));
+        }
+        self.pump_replay(id, now);
+    }
+
+    /// Supplies the session with as many octets as it takes.
+    pub(super) fn pump_replay(&mut self, id: DeliveryId, now: Now) {
+        loop {
+            let Some(media) = self.session_run(id).and_then(|run| run.media) else {
+                return;
+            };
+            if !self.media.has_room_for(media) {
+                return;
+            }
+            let wanted = self
+                .media
+                .session(media)
+                .and_then(|session| session.wants());
+            let Some(want) = wanted else { return };
+            if !self.supply_replay(id, media, want.message, want.offset, want.max, now) {
+                return;
+            }
+        }
+    }
+
+    fn supply_replay(
+        &mut self,
+        id: DeliveryId,
+        media: MediaId,
+        out: OutboundId,
+        offset: u64,
+        most: usize,
+        now: Now,
+    ) -> bool {
+        let Some(delivery) = self.deliveries.get_mut(&id) else {
+            return false;
+        };
+        let DeliveryBy::Session(run) = &mut delivery.carrier else {
+            return false;
+        };
+        let Some(sending) = run
+            .sending
+            .iter_mut()
+            .find(|sending| sending.out == Some(out))
+        else {
+            return false;
+        };
+        if let Some(octets) = sending.octets(offset, most) {
+            if let Some(session) = self.media.session(media) {
+                session.supply(out, &octets, &mut self.tokens);
+            }
+            return !octets.is_empty();
+        }
+        if std::mem::replace(&mut sending.reading, true) {
+            return false;
+        }
+        let source = BodySource::Message {
+            recipient: delivery.user.clone(),
+            seq: sending.seq,
+        };
+        let at = offset - sending.head.len() as u64;
+        let waiter = Waiter::Delivery(id, sending.seq);
+        let asked = self.custody.read(source, at, PIECE, waiter, now);
+        if asked.is_err() {
+            sending.reading = false;
+        }
+        false
+    }
+
+    /// A piece of the one long message that is being read.
+    pub(super) fn supply_piece(&mut self, id: DeliveryId, seq: Seq, octets: &Bytes, now: Now) {
+        let Some(run) = self.session_run(id) else {
+            return;
+        };
+        let media = run.media;
+        let mut all = run.sending.iter_mut();
+        let Some(sending) = all.find(|sending| sending.seq == seq) else {
+            return;
+        };
+        sending.reading = false;
+        let out = sending.out;
+        if octets.is_empty() {
+            return self.end_session_run(id, RunEnd::Parked, now);
+        }
+        if let (Some(out), Some(session)) = (out, media.and_then(|media| self.media.session(media)))
+        {
+            session.supply(out, octets, &mut self.tokens);
+        }
+        self.pump_replay(id, now);
+    }
+
+    /// Something happened in the MSRP session of a replay.
+    pub(super) fn handle_replay_media(&mut self, id: DeliveryId, event: SessionEvent, now: Now) {
+        match event {
+            SessionEvent::Bound | SessionEvent::Progress { .. } => self.pump_replay(id, now),
+            SessionEvent::Delivered { message } => self.replay_delivered(id, message, now),
+            SessionEvent::Refused { status, .. } => {
+                tracing::info!(status, "a device refused a message of a replay");
+                self.end_session_run(id, RunEnd::Parked, now);
+            }
+            SessionEvent::TimedOut { .. } | SessionEvent::Ended { .. } => {
+                self.end_session_run(id, RunEnd::Parked, now);
+            }
+            SessionEvent::MessageBegun { message, .. } => {
+                if let Some(run) = self.session_run(id) {
+                    run.inbound = Some((message, Vec::new()));
+                }
+            }
+            SessionEvent::Data {
+                message, octets, ..
+            } => self.gather_inbound(id, message, &octets),
+            SessionEvent::MessageDone { message, .. } => self.inbound_done(id, message, now),
+            SessionEvent::ChunkDone { .. }
+            | SessionEvent::MessageAborted { .. }
+            | SessionEvent::Report { .. } => {}
+        }
+    }
+
+    fn replay_delivered(&mut self, id: DeliveryId, out: OutboundId, now: Now) {
+        let Some(run) = self.session_run(id) else {
+            return;
+        };
+        let Some(at) = run
+            .sending
+            .iter()
+            .position(|sending| sending.out == Some(out))
+        else {
+            return;
+        };
+        let Some(sending) = run.sending.remove(at) else {
+            return;
+        };
+        self.confirm(id, sending.seq);
+        self.read_ahead(id, now);
+        self.pump_replay(id, now);
+        self.end_if_done(id, now);
+    }
+}
+
+impl Sending {
+    /// Octets that are in memory: of the envelope we put around, or of a short body.
+    fn octets(&self, offset: u64, most: usize) -> Option<Bytes> {
+        let at = usize::try_from(offset).ok()?;
+        if at < self.head.len() {
+            let end = at.saturating_add(most).min(self.head.len());
+            return Some(self.head.slice(at..end));
+        }
+        let body = self.body.as_ref()?;
+        let at = (at - self.head.len()).min(body.len());
+        Some(body.slice(at..at.saturating_add(most).min(body.len())))
+    }
+}

@@ -1,0 +1,114 @@
+//! What time does to the participating function: deadlines, the sweep of sessions, expiry, the drain.
+
+use crate::clock::{Instant, Now};
+use crate::participating::service::{Service, Waiter};
+use crate::store::request::Refusal;
+use std::time::Duration;
+
+/// How often expired messages are looked for.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the time limits of sessions are looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
+
+impl Service {
+    /// No new work; what runs may end.
+    pub fn drain(&mut self, now: Now) {
+        self.draining = true;
+        self.end_all_chats(now);
+    }
+
+    /// Whether everything that had to end before a stop has ended.
+    pub fn is_drained(&self) -> bool {
+        self.draining
+            && self.pagers.is_empty()
+            && self.chats.is_empty()
+            && self.deliveries.is_empty()
+            && self.custody.open() == 0
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        [
+            self.sip.next_deadline(),
+            self.custody.next_deadline(),
+            self.registrar.next_deadline(),
+            self.pager_deadlines.front().map(|(at, _)| *at),
+            self.user_deadlines.first().map(|(at, _)| *at),
+            self.has_sessions().then_some(self.next_sweep),
+            Some(self.next_expiry),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Lets what is due happen.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.sip.handle_timeout(now);
+        self.time = now.instant;
+        self.sweep_sessions(now);
+        for registered in self.registrar.handle_timeout(now.instant) {
+            self.handle_registered(registered, now);
+        }
+        for waiter in self.custody.handle_timeout(now) {
+            self.handle_refused(waiter, Refusal::Full, now);
+        }
+        self.handle_pager_timeouts(now);
+        self.handle_user_timeouts(now);
+        self.look_for_expired(now);
+        self.run_restless(now);
+    }
+
+    /// Whether anything is under way whose time limits are looked after by the sweep.
+    fn has_sessions(&self) -> bool {
+        !(self.chats.is_empty()
+            && self.deliveries.is_empty()
+            && self.relays.is_empty()
+            && self.media.is_empty())
+    }
+
+    /// Sessions are limited by seconds and minutes: one look at all of them now and then costs less
+    /// than an ordered set of their deadlines would with every frame.
+    fn sweep_sessions(&mut self, now: Now) {
+        if self.next_sweep > now.instant {
+            return;
+        }
+        self.next_sweep = now.instant + SWEEP_INTERVAL;
+        self.media.handle_timeout(now);
+        self.run_media(now);
+        self.handle_chat_timeouts(now);
+        self.handle_replay_timeouts(now);
+        self.handle_relay_timeouts(now);
+    }
+
+    fn handle_user_timeouts(&mut self, now: Now) {
+        while self
+            .user_deadlines
+            .first()
+            .is_some_and(|(at, _)| *at <= now.instant)
+        {
+            let Some((_, identity)) = self.user_deadlines.pop_first() else {
+                return;
+            };
+            if let Some(user) = self.users.get_mut(&identity) {
+                user.handle_timeout(now);
+                self.run_user(&identity, now);
+            }
+        }
+    }
+
+    fn look_for_expired(&mut self, now: Now) {
+        if self.next_expiry > now.instant {
+            return;
+        }
+        self.next_expiry = now.instant + EXPIRY_INTERVAL;
+        self.forget_expired(now);
+        let time = Now {
+            wall: self.expiry.read(now),
+            ..now
+        };
+        if self.custody.take_due(Waiter::Due, time).is_err() {
+            tracing::debug!("no credit to look for expired messages; asking again");
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! loses nothing the peer should still get.
 
 use std::io;
+use std::net::Shutdown;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -55,6 +56,8 @@ pub async fn converse(
             }
         }
     }
+    // The peer learns at once that nothing it sends from here on is read.
+    let _ = socket2::SockRef::from(stream).shutdown(Shutdown::Write);
     // Closing with unread octets would reset the connection and take our last words with it.
     let _ = tokio::time::timeout(FAREWELL, discard(stream)).await;
 }

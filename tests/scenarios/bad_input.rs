@@ -216,3 +216,23 @@ fn a_malformed_answer_of_a_device_counts_for_nothing() {
         Ok(())
     });
 }
+
+#[test]
+fn a_message_over_the_limit_is_refused_by_the_way_it_came() {
+    let configuration = Configuration::open().with("sip", "max_message_size = \"2 KiB\"");
+    on_every_shard_count(&configuration, |stage| {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let alice = stage.agent_with("alice", transport, Profile::Rcs)?;
+            let mut sent = alice.sends_body("bob", "text/plain", &[b'x'; 3_000])?;
+            let answer = sent.final_answer(Duration::from_secs(10))?;
+            let status = answer.status();
+            stage.observe(matches!(status, 413 | 513), &format!("not {status}"))?;
+            // A stream that carried more than it may is closed.
+            alice.drops_connection();
+            alice
+                .sends_body("bob", "text/plain", &[b'x'; 1_000])?
+                .expect_status(202)?;
+        }
+        Ok(())
+    });
+}

@@ -265,3 +265,42 @@ fn a_caller_who_gives_up_stops_the_ringing() {
         stage.observe(answer.status() == 487, "the INVITE is answered 487")
     });
 }
+
+#[test]
+fn a_dialog_outlives_a_restart() {
+    on_every_shard_count(&Configuration::digest(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let (at, bob_at) = (alice.contact_uri(), bob.contact_uri());
+        let (near, far) = begin(stage, "INVITE", (&alice, &at), (&bob, &bob_at))?;
+        stage.kill9()?;
+        stage.restart()?;
+        asks(&alice, &bob, near.draft("INFO", 2), "INFO")?;
+        asks(&bob, &alice, far.draft("BYE", 101), "BYE")?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_strict_router_in_the_path_is_understood() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let (at, bob_at) = (alice.contact_uri(), bob.contact_uri());
+        let (mut near, _) = begin(stage, "INVITE", (&alice, &at), (&bob, &bob_at))?;
+        // RFC 3261 §16.12.1.2: the first route becomes the Request-URI, the target the last route.
+        let first = near.routes.remove(0);
+        let target = std::mem::replace(&mut near.target, address(&first).to_owned());
+        near.routes.push(format!("<{target}>"));
+        let seen = asks(&alice, &bob, near.draft("INFO", 2), "INFO")?;
+        stage.observe(seen.request_uri() == bob_at, "it is for his Contact")
+    });
+}
+
+fn address(value: &str) -> &str {
+    value
+        .trim_start_matches('<')
+        .split('>')
+        .next()
+        .unwrap_or(value)
+}

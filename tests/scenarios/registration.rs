@@ -243,3 +243,46 @@ fn credentials_used_twice_are_challenged_again() {
         Ok(())
     });
 }
+
+#[test]
+fn a_nonce_from_before_a_restart_is_stale_and_not_forged() {
+    on_every_shard_count(&Configuration::digest(), |stage| {
+        let alice = stage.agent("alice")?;
+        let mut proven = alice.sends(Draft::new("OPTIONS", "sip:im.test"))?;
+        let answer = proven.final_answer(std::time::Duration::from_secs(10))?;
+        stage.observe(answer.status() == 200, "the credentials are good")?;
+        stage.kill9()?;
+        stage.restart()?;
+        let name = "Authorization";
+        let stranger = UserAgent::new(stage.settings("alice", Transport::Udp, Profile::Rcs)?)?;
+        let again = Draft::new("OPTIONS", "sip:im.test")
+            .header(name, proven.request().header_or_empty(name));
+        let answer = stranger.sends(again)?.expect_status(401)?;
+        let challenge = answer.header_or_empty("WWW-Authenticate").to_owned();
+        stage.observe(challenge.contains("stale=true"), "the nonce is stale")
+    });
+}
+
+#[test]
+fn a_gruu_means_one_device_of_its_user() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent("alice")?;
+        let (phone, tablet) = (stage.agent("bob")?, stage.agent("bob")?);
+        phone.registers()?;
+        let register = Draft::new("REGISTER", "sip:im.test")
+            .to_value("<sip:bob@im.test>")
+            .header("Supported", "gruu")
+            .header("Contact", &tablet.contact());
+        let answer = tablet.sends(register)?.expect_status(200)?;
+        let contacts = answer.values("Contact");
+        let port = format!(":{}>", tablet.address().port());
+        let own = contacts.iter().find(|contact| contact.contains(&port));
+        let gruu = own.and_then(|contact| contact.split("pub-gruu=\"").nth(1)?.split('"').next());
+        let gruu = gruu.ok_or_else(|| stage.failure("the tablet is given a GRUU"))?;
+        alice
+            .sends_message(gruu, "for the tablet")?
+            .expect_status(200)?;
+        tablet.expect_text("for the tablet")?;
+        phone.expect_no("MESSAGE")
+    });
+}

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use cut::view::Harm;
 use cut::{CutFiles, Mutant};
 use desk::{Desk, LARGE, body, message, octets};
-use restante::store::{StoreConfig, ViewFound};
 use restante::store::request::{Body, Seq, Settlement, SpoolId, StoreEvent, StoreRequest};
+use restante::store::{StoreConfig, ViewFound};
 
 const ROOT: &str = "/cut";
 const SEEDS: u64 = 200;

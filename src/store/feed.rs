@@ -40,7 +40,10 @@ impl Keeper {
 
     fn pour_recent(&self, view: &Arc<View>, full: &Full) -> Result<(), Broken> {
         for lines in full.lines.chunks(CHUNK) {
-            let changes = self.shared.index().changes(view, full.segment.number, lines)?;
+            let changes = self
+                .shared
+                .index()
+                .changes(view, full.segment.number, lines)?;
             view.write(changes)?;
         }
         view.stamp(full.segment.number)

@@ -233,7 +233,9 @@ impl Index {
 
     /// The messages whose bodies need a body segment.
     pub(super) fn bodies_in(&mut self, segment: u64) -> Vec<(Identity, Seq)> {
-        let mut found = self.ask(|_, view| view.bodies_in(segment)).unwrap_or_default();
+        let mut found = self
+            .ask(|_, view| view.bodies_in(segment))
+            .unwrap_or_default();
         found.extend(self.recent.bodies_in(segment));
         found.sort_unstable();
         found.dedup();
@@ -269,7 +271,12 @@ impl Index {
     }
 
     /// What of a shard's expired by `now`, the longest first, at most `limit`.
-    pub(super) fn due(&mut self, shard: u16, now: UnixMillis, limit: usize) -> Vec<(Identity, Seq)> {
+    pub(super) fn due(
+        &mut self,
+        shard: u16,
+        now: UnixMillis,
+        limit: usize,
+    ) -> Vec<(Identity, Seq)> {
         let from = self.due_from.get(&shard).copied().unwrap_or_default();
         let seen = self.ask(|index, view| {
             let mut found = BTreeMap::new();
@@ -293,7 +300,9 @@ impl Index {
         let recent = self.recent.due(shard, now).take(limit);
         found.extend(recent.map(|(at, seq, recipient)| ((at, seq), recipient.clone())));
         let found = found.into_iter().take(limit);
-        found.map(|((_, seq), recipient)| (recipient, seq)).collect()
+        found
+            .map(|((_, seq), recipient)| (recipient, seq))
+            .collect()
     }
 
     /// A log segment is gone for good, and with it the need for the settlements of its messages.

@@ -2,12 +2,15 @@
 //!
 //! The truth is one append-only log in segments; everything else is a view of it. Read `request`
 //! (what is asked and answered), then `deferred` (opening), `client` (credits), `log` and `commit`
-//! (one sync for many), `body` (large bodies), `reader`, `recover` and `restore` (a start), `compact`
-//! and `relocate` (room comes back).
+//! (one sync for many), `body` (large bodies), `index` (what waits for whom: `recent` in memory, `view`
+//! on disk in a `table`, `feed` from one to the other, `rebuild` when in doubt), `reader`, `recover`,
+//! `restore` and `survey` (a start), `compact` and `relocate` (room comes back, as `usage` says).
 
 mod answer;
 mod append;
 mod body;
+mod body_put;
+mod body_spool;
 pub mod client;
 mod coding;
 mod commit;
@@ -19,6 +22,7 @@ mod footer;
 mod index;
 mod log;
 mod manifest;
+mod manifests;
 pub mod memory;
 mod reader;
 mod rebuild;

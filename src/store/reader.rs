@@ -1,12 +1,11 @@
 //! The thread that reads: queues, messages and bodies, so that a shard never waits for a disk.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
 
 use super::manifest::{Extent, Manifest, Piece, Place};
+use super::manifests::Manifests;
 use super::record::{Kind, MessageRecord, PIECE_HEADER, RecordBody};
 use super::request::{ConversationKey, Held, Refusal, Seq, StoreEvent, StoreToken};
 use super::segment::{Segment, Unreadable};
@@ -17,6 +16,9 @@ use crate::identity::Identity;
 
 /// Octets of one answer to `Read`, at most.
 const PIECE_LIMIT: usize = 1024 * 1024;
+
+/// A body that is moved so often while it is read is read again by the shard.
+const ATTEMPTS: usize = 8;
 
 /// A reading request.
 pub(super) struct ReadJob {
@@ -210,7 +212,10 @@ fn read_body(
     let length = length.min(PIECE_LIMIT);
     let (recipient, seq) = source;
     for _ in 0..ATTEMPTS {
-        let entry = shared.index().entry(recipient, seq).ok_or(Refusal::Unknown)?;
+        let entry = shared
+            .index()
+            .entry(recipient, seq)
+            .ok_or(Refusal::Unknown)?;
         let manifest = match manifests.known(seq, entry.place) {
             Some(manifest) => manifest,
             None => match current(shared, recipient, seq)? {
@@ -239,30 +244,6 @@ fn read_body(
         });
     }
     Err(Refusal::Damaged)
-}
-
-/// A body that is moved so often while it is read is read again by the shard.
-const ATTEMPTS: usize = 8;
-
-/// The manifests of the large bodies read last, so that each piece does not need them all again.
-#[derive(Default)]
-struct Manifests(VecDeque<(Seq, Place, Arc<Manifest>)>);
-
-impl Manifests {
-    const KEPT: usize = 16;
-
-    fn known(&self, seq: Seq, place: Place) -> Option<Arc<Manifest>> {
-        let mut known = self.0.iter();
-        let found = known.find(|(of, at, _)| (*of, *at) == (seq, place))?;
-        Some(found.2.clone())
-    }
-
-    fn remember(&mut self, seq: Seq, place: Place, manifest: Manifest) -> Arc<Manifest> {
-        let manifest = Arc::new(manifest);
-        self.0.truncate(Self::KEPT - 1);
-        self.0.push_front((seq, place, manifest.clone()));
-        manifest
-    }
 }
 
 fn part(octets: &Bytes, offset: u64, length: usize) -> Bytes {

@@ -70,9 +70,7 @@ impl Shelf {
     }
 
     fn open(&self, fresh: bool) -> Result<View, Broken> {
-        let table = catch_unwind(AssertUnwindSafe(|| {
-            self.files.table(&self.data_dir, fresh)
-        }));
+        let table = catch_unwind(AssertUnwindSafe(|| self.files.table(&self.data_dir, fresh)));
         match table {
             Ok(Ok(table)) => Ok(View::new(table, self.salt)),
             Ok(Err(error)) => Err(Broken(error.to_string())),

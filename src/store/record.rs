@@ -437,7 +437,10 @@ pub(super) mod tests {
             message: message("bob", 9),
             body: RecordBody::Inline(Bytes::from_static(b"body")),
         };
-        let (bob, carol) = (Identity::new("bob", "im.test"), Identity::new("carol", "im.test"));
+        let (bob, carol) = (
+            Identity::new("bob", "im.test"),
+            Identity::new("carol", "im.test"),
+        );
         let payload = record.encode();
         let first = &payload[..says_length(&bob)];
         let expiry = record.message.expires_at;

@@ -11,8 +11,8 @@ use super::deferred::{Recovered, StoreConfig, StoreError};
 use super::files::{self, File, Files};
 use super::footer::{About, Line};
 use super::index::Index;
-use super::reserve::Reserve;
 use super::rebuild::Shelf;
+use super::reserve::Reserve;
 use super::restore::Restore;
 use super::segment::{self, Birth, Read, START, Segment};
 use super::shared::Damages;
@@ -33,7 +33,6 @@ pub(super) struct Found {
 
 /// A segment file before its records are known.
 struct Opened {
-    number: u64,
     birth: Option<Birth>,
     segment: Arc<Segment>,
 }
@@ -149,14 +148,19 @@ fn read_all(
         let found = read_log(opened, newest, config.segment_bytes, damages, &mut torn);
         let found = found.map_err(failed)?;
         let is_sealed = found.open_end.is_none();
-        restore.index.log.read(segment.number, found.total, is_sealed);
+        restore
+            .index
+            .log
+            .read(segment.number, found.total, is_sealed);
         if !is_sealed {
             sealed.pop();
         }
         if newest && let Some(last) = sealed.last() {
             restore.index.find_view(last.number);
         }
-        restore.add(segment, &found.lines, is_sealed).map_err(failed)?;
+        restore
+            .add(segment, &found.lines, is_sealed)
+            .map_err(failed)?;
         if let Some(end) = found.open_end {
             open = Some(Open {
                 segment: segment.clone(),
@@ -240,7 +244,6 @@ fn open_all(
             }
         }
         opened.push(Opened {
-            number: found.number,
             birth,
             segment,
         });

@@ -120,7 +120,8 @@ impl<'a> Restore<'a> {
             self.index.remember(recipient, seq, message.entry.clone());
         } else if self.index.shelf.applied >= place.segment {
             let salt = self.index.shelf.salt;
-            self.expected.plus(Sum::of(salt, recipient, seq, &message.entry));
+            self.expected
+                .plus(Sum::of(salt, recipient, seq, &message.entry));
         }
     }
 

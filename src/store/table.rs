@@ -14,11 +14,7 @@ pub trait Table: Send + Sync {
     /// The value of a key.
     fn read(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
     /// Shows every key from `first` on, in order, until `visit` has seen enough and says false.
-    fn scan(
-        &self,
-        first: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> io::Result<()>;
+    fn scan(&self, first: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()>;
     /// Makes changes in order. Not durable before `sync`.
     fn write(&self, changes: Vec<Change>) -> io::Result<()>;
     /// Makes all earlier changes durable.
@@ -73,8 +69,8 @@ impl SledTable {
             table.sync()?;
             fs::File::open(own.join("conf"))?.sync_all()?;
             fs::File::open(own)?.sync_all()?;
-            if let Some(parent) = own.parent() {
-                fs::File::open(parent)?.sync_all()?;
+            for above in own.ancestors().skip(1).take(2) {
+                fs::File::open(above)?.sync_all()?;
             }
         }
         Ok(table)
@@ -97,11 +93,7 @@ impl Table for SledTable {
         Ok(self.database.get(key)?.map(|value| value.to_vec()))
     }
 
-    fn scan(
-        &self,
-        first: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> io::Result<()> {
+    fn scan(&self, first: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
         for found in self.database.range(first..) {
             let (key, value) = found?;
             if !visit(&key, &value) {

@@ -70,13 +70,25 @@ pub(super) fn changes(
 ) -> impl Iterator<Item = Change> + use<> {
     let value = |octets: Vec<u8>| add.then_some(octets);
     let name = recipient.as_str().as_bytes();
-    let due = [b"d", &entry.expires_at.0.to_be_bytes()[..], &seq.0.to_be_bytes(), name].concat();
+    let due = [
+        b"d",
+        &entry.expires_at.0.to_be_bytes()[..],
+        &seq.0.to_be_bytes(),
+        name,
+    ]
+    .concat();
     let mut changes = vec![
         (queue_key(recipient, seq), value(encode(entry))),
         (due, value(Vec::new())),
     ];
     for share in &entry.shares {
-        let key = [b"b", &share.segment.to_be_bytes()[..], &seq.0.to_be_bytes(), name].concat();
+        let key = [
+            b"b",
+            &share.segment.to_be_bytes()[..],
+            &seq.0.to_be_bytes(),
+            name,
+        ]
+        .concat();
         changes.push((key, value(Vec::new())));
     }
     changes.into_iter()
@@ -107,7 +119,9 @@ impl View {
     /// The last segment applied; 0 for none, or for a view of another folder.
     pub(super) fn applied(&self) -> Result<u64, Broken> {
         let stamp = self.ask(|table| table.read(STAMP))?;
-        Ok(stamp.and_then(|stamp| self.decode_stamp(&stamp)).unwrap_or(0))
+        Ok(stamp
+            .and_then(|stamp| self.decode_stamp(&stamp))
+            .unwrap_or(0))
     }
 
     /// Says durably that everything up to a segment was applied, after making that durable.
@@ -224,10 +238,7 @@ impl View {
     }
 
     /// Sums up all there is but the stamp, and shows every message.
-    pub(super) fn audit(
-        &self,
-        visit: &mut dyn FnMut(Identity, Seq, Entry),
-    ) -> Result<Sum, Broken> {
+    pub(super) fn audit(&self, visit: &mut dyn FnMut(Identity, Seq, Entry)) -> Result<Sum, Broken> {
         let mut sum = Sum::default();
         let mut wrong = false;
         self.ask(|table| {
@@ -250,7 +261,6 @@ impl View {
             false => Ok(sum),
         }
     }
-
 }
 
 impl Drop for View {

@@ -156,7 +156,10 @@ impl Table for FaultyTable {
         self.files.call()?;
         let is_message = |change: &Change| change.0.first() == Some(&b'q') && change.1.is_some();
         let messages = changes.iter().filter(|change| is_message(change)).count();
-        self.files.counts.added.fetch_add(messages, Ordering::SeqCst);
+        self.files
+            .counts
+            .added
+            .fetch_add(messages, Ordering::SeqCst);
         if self.files.fault == Fault::Forget {
             let mut nth = 0;
             changes.retain(|change| {

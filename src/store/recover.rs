@@ -243,10 +243,7 @@ fn open_all(
                 continue;
             }
         }
-        opened.push(Opened {
-            birth,
-            segment,
-        });
+        opened.push(Opened { birth, segment });
     }
     Ok(opened)
 }

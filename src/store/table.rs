@@ -22,7 +22,7 @@ pub trait Table: Send + Sync {
 }
 
 /// Octets of the table that are kept in memory.
-const CACHE: u64 = 32 * 1024 * 1024;
+const CACHE: u64 = 4 * 1024 * 1024;
 
 /// sled, with the syncs that it leaves out: 0.34 calls `sync_file_range` alone, which promises
 /// nothing after a power cut.
@@ -104,14 +104,13 @@ impl Table for SledTable {
     }
 
     fn write(&self, changes: Vec<Change>) -> io::Result<()> {
-        let mut batch = sled::Batch::default();
+        // One by one: a sled batch keeps a copy of a page for each of its changes until its end.
         for (key, value) in changes {
             match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
+                Some(value) => self.database.insert(key, value)?,
+                None => self.database.remove(key)?,
+            };
         }
-        self.database.apply_batch(batch)?;
         Ok(())
     }
 

@@ -454,12 +454,14 @@ impl Table for CutTable {
     fn sync(&self) -> io::Result<()> {
         self.files.world().call()?;
         self.table.flush()?;
-        if self.files.mutant != Mutant::ViewData {
-            let files = view::read_files(self.files.home.path());
-            let mut world = self.files.world();
-            world.call()?;
-            world.view.synced(files);
-        }
+        let left_out = self.files.mutant == Mutant::ViewData;
+        let files = match left_out {
+            true => view::Contents::new(),
+            false => view::read_files(self.files.home.path()),
+        };
+        let mut world = self.files.world();
+        world.call()?;
+        world.view.synced((!left_out).then_some(files));
         Ok(())
     }
 }

@@ -21,8 +21,10 @@ pub struct ViewWorld {
 }
 
 impl ViewWorld {
-    pub fn synced(&mut self, files: Contents) {
+    /// A sync returned; without contents it was left out.
+    pub fn synced(&mut self, files: Option<Contents>) {
         self.syncs += 1;
+        let Some(files) = files else { return };
         if self.syncs == OLDER {
             self.older = files.clone();
         }

@@ -187,17 +187,15 @@ impl Keeper {
         Ok(())
     }
 
-    /// Refuses to drop a segment that still holds messages. They are on their way out, or else the
+    /// Refuses to drop a segment that still holds messages, other than those on their way out: the
     /// view does not know them.
     fn nothing_left(&self, number: u64) -> Result<(), Stop> {
         let mut index = self.shared.index();
         let usage = index.log.0.get(&number);
-        if usage.is_none_or(|usage| usage.messages == 0) {
+        if usage.is_none_or(|usage| usage.messages <= usage.leaving) {
             return Ok(());
         }
-        if index.leaving == 0 {
-            index.replace_view(&Broken("it has forgotten messages".into()));
-        }
+        index.replace_view(&Broken("it has forgotten messages".into()));
         Err(Stop::Refused)
     }
 

@@ -51,8 +51,6 @@ pub(super) struct Index {
     /// Messages with an older record in further segments: a copy was made and the original is still
     /// there. A settlement must outlive all of them.
     pub(super) twice: HashMap<Seq, Vec<u64>, RandomState>,
-    /// Messages that were taken and not yet released.
-    pub(super) leaving: usize,
     /// By shard: nothing in the view expires before this that is still there.
     pub(super) due_from: HashMap<u16, (UnixMillis, Seq), RandomState>,
 }
@@ -67,7 +65,6 @@ impl Index {
             log: Segments::default(),
             bodies: Segments::default(),
             twice: HashMap::default(),
-            leaving: 0,
             due_from: HashMap::default(),
         }
     }
@@ -102,14 +99,18 @@ impl Index {
             };
             self.recent.gone.insert(seq, gone);
         }
-        self.leaving += 1;
+        if let Some(usage) = self.log.0.get_mut(&entry.place.segment) {
+            usage.leaving += 1;
+        }
         Some(Taken { entry })
     }
 
     /// It is durable that a message left, so its record and body may go. Not before: a power cut
     /// would bring back a message without its body.
     pub(super) fn release(&mut self, taken: &Taken) {
-        self.leaving -= 1;
+        if let Some(usage) = self.log.0.get_mut(&taken.entry.place.segment) {
+            usage.leaving = usage.leaving.saturating_sub(1);
+        }
         self.log.let_go(taken.entry.place);
         self.bodies.release_shares(&taken.entry.shares);
     }
@@ -340,6 +341,6 @@ impl Index {
 
     /// How many messages are in custody.
     pub(super) fn messages(&self) -> usize {
-        self.log.messages().saturating_sub(self.leaving)
+        self.log.messages()
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Use {
     /// Messages whose current record is in it. The index knows them one by one, wherever it keeps
     /// them; this counts them apart, so that a segment with a message in it is never dropped.
     pub(super) messages: usize,
+    /// Those of them that were taken and not yet released.
+    pub(super) leaving: usize,
     /// Octets of settlements, by their segment, that are needed as long as this one exists.
     pub(super) settlements: BTreeMap<u64, u64>,
 }
@@ -42,6 +44,7 @@ impl Segments {
             sealed,
             pins: 0,
             messages: 0,
+            leaving: 0,
             settlements: BTreeMap::new(),
         };
         self.0.insert(number, usage);
@@ -144,9 +147,10 @@ impl Segments {
             .map(|(number, _)| *number)
     }
 
-    /// How many messages have their record here.
+    /// How many messages have their record here and are not leaving.
     pub(super) fn messages(&self) -> usize {
-        self.0.values().map(|usage| usage.messages).sum()
+        let staying = |usage: &Use| usage.messages.saturating_sub(usage.leaving);
+        self.0.values().map(staying).sum()
     }
 
     /// Octets in all files, and octets of use.

@@ -2,24 +2,31 @@
 //!
 //! The truth is one append-only log in segments; everything else is a view of it. Read `request`
 //! (what is asked and answered), then `deferred` (opening), `client` (credits), `log` and `commit`
-//! (one sync for many), `body` (large bodies), `reader`, `recover` and `restore` (a start), `compact`
-//! and `relocate` (room comes back).
+//! (one sync for many), `body` (large bodies), `index` (what waits for whom: `recent` in memory, `view`
+//! on disk in a `table`, `feed` from one to the other, `rebuild` when in doubt), `reader`, `recover`,
+//! `restore` and `survey` (a start), `compact` and `relocate` (room comes back, as `usage` says).
 
 mod answer;
 mod append;
 mod body;
+mod body_put;
+mod body_spool;
 pub mod client;
 mod coding;
 mod commit;
 mod compact;
 pub mod deferred;
+mod feed;
 pub mod files;
 mod footer;
 mod index;
 mod log;
 mod manifest;
+mod manifests;
 pub mod memory;
 mod reader;
+mod rebuild;
+mod recent;
 mod record;
 mod recover;
 mod relocate;
@@ -29,6 +36,12 @@ mod restore;
 mod segment;
 mod shared;
 mod spool;
+mod survey;
+pub mod table;
+mod usage;
+mod view;
 
 pub use client::StoreClient;
-pub use deferred::{Health, Recovered, RecoveredBinding, Store, StoreConfig, StoreError};
+pub use deferred::{
+    Health, Recovered, RecoveredBinding, Store, StoreConfig, StoreError, ViewFound,
+};

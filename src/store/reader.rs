@@ -4,8 +4,8 @@ use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
 
-use super::index::Entry;
 use super::manifest::{Extent, Manifest, Piece, Place};
+use super::manifests::Manifests;
 use super::record::{Kind, MessageRecord, PIECE_HEADER, RecordBody};
 use super::request::{ConversationKey, Held, Refusal, Seq, StoreEvent, StoreToken};
 use super::segment::{Segment, Unreadable};
@@ -16,6 +16,9 @@ use crate::identity::Identity;
 
 /// Octets of one answer to `Read`, at most.
 const PIECE_LIMIT: usize = 1024 * 1024;
+
+/// A body that is moved so often while it is read is read again by the shard.
+const ATTEMPTS: usize = 8;
 
 /// A reading request.
 pub(super) struct ReadJob {
@@ -49,6 +52,7 @@ pub(super) enum What {
 
 /// Serves until closed.
 pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>) {
+    let mut manifests = Manifests::default();
     for job in jobs {
         if matches!(job.what, What::Close) {
             return;
@@ -56,7 +60,7 @@ pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>) {
         let Some(desk) = shared.desks.get(usize::from(job.shard)) else {
             continue;
         };
-        match answer(shared, job.shard, job.token, job.what) {
+        match answer(shared, &mut manifests, job.shard, job.token, job.what) {
             Ok(event) => desk.read(event),
             Err(refusal) => desk.refuse_read(job.token, refusal),
         }
@@ -65,6 +69,7 @@ pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>) {
 
 fn answer(
     shared: &Shared,
+    manifests: &mut Manifests,
     shard: u16,
     token: StoreToken,
     what: What,
@@ -82,7 +87,7 @@ fn answer(
             offset,
             length,
         } => {
-            let octets = read_body(shared, &recipient, seq, offset, length)?;
+            let octets = read_body(shared, manifests, (&recipient, seq), offset, length)?;
             Ok(StoreEvent::Piece { token, octets })
         }
         What::Due { now, limit } => {
@@ -114,12 +119,12 @@ fn load(
     waiting.truncate(limit);
     let held = waiting
         .into_iter()
-        .filter_map(|(seq, entry)| held(shared, recipient, seq, entry))
+        .filter_map(|seq| held(shared, recipient, seq))
         .collect();
     StoreEvent::Loaded { token, held, more }
 }
 
-fn held(shared: &Shared, recipient: &Identity, seq: Seq, entry: Entry) -> Option<Held> {
+fn held(shared: &Shared, recipient: &Identity, seq: Seq) -> Option<Held> {
     let record = record_of(shared, recipient, seq).ok()?;
     Some(Held {
         seq,
@@ -130,7 +135,7 @@ fn held(shared: &Shared, recipient: &Identity, seq: Seq, entry: Entry) -> Option
         },
         message_id: record.message.message_id.into(),
         length: record.body.length(),
-        expires_at: entry.expires_at,
+        expires_at: record.message.expires_at,
     })
 }
 
@@ -154,20 +159,26 @@ fn fetch(
     })
 }
 
-/// The record of a message in custody. A damaged one is reported and seen no more.
-pub(super) fn record_of(
+fn record_of(shared: &Shared, recipient: &Identity, seq: Seq) -> Result<MessageRecord, Refusal> {
+    current(shared, recipient, seq).map(|(_, record)| record)
+}
+
+/// The record of a message in custody and its place. A damaged one is reported and seen no more.
+pub(super) fn current(
     shared: &Shared,
     recipient: &Identity,
     seq: Seq,
-) -> Result<MessageRecord, Refusal> {
+) -> Result<(Place, MessageRecord), Refusal> {
     let (segment, place) = {
-        let index = shared.index();
+        let mut index = shared.index();
         let entry = index.entry(recipient, seq).ok_or(Refusal::Unknown)?;
         let segment = index.log.segment(entry.place.segment);
         (segment.ok_or(Refusal::Unknown)?, entry.place)
     };
     match read_message(&segment, place) {
-        Ok(record) if record.seq == seq => Ok(record),
+        Ok(record) if record.seq == seq && record.message.recipient == *recipient => {
+            Ok((place, record))
+        }
         Ok(_) | Err(Unreadable::Damaged) => {
             shared.damages.report(&segment, place.range());
             let mut index = shared.index();
@@ -193,37 +204,46 @@ pub(super) fn read_message(segment: &Segment, place: Place) -> Result<MessageRec
 
 fn read_body(
     shared: &Shared,
-    recipient: &Identity,
-    seq: Seq,
+    manifests: &mut Manifests,
+    source: (&Identity, Seq),
     offset: u64,
     length: usize,
 ) -> Result<Bytes, Refusal> {
     let length = length.min(PIECE_LIMIT);
-    let large = {
-        let index = shared.index();
-        index.entry(recipient, seq).ok_or(Refusal::Unknown)?;
-        // Opened together: a compaction may drop a segment, but what is open stays readable.
-        index.manifest(seq).map(|manifest| {
-            let extents = manifest.overlapping(offset, length as u64).iter();
-            let segments: Vec<_> = extents
-                .map(|extent| index.bodies.segment(extent.place.segment))
-                .collect();
-            (manifest, segments)
-        })
-    };
-    let Some((manifest, segments)) = large else {
-        return match record_of(shared, recipient, seq)?.body {
-            RecordBody::Inline(octets) => Ok(part(&octets, offset, length)),
-            // Its manifest was in the index unless it was settled just now.
-            RecordBody::Large(_) => Err(Refusal::Unknown),
+    let (recipient, seq) = source;
+    for _ in 0..ATTEMPTS {
+        let entry = shared
+            .index()
+            .entry(recipient, seq)
+            .ok_or(Refusal::Unknown)?;
+        let manifest = match manifests.known(seq, entry.place) {
+            Some(manifest) => manifest,
+            None => match current(shared, recipient, seq)? {
+                (_, record) if record.body.length() == 0 => return Ok(Bytes::new()),
+                (place, record) => match record.body {
+                    RecordBody::Inline(octets) => return Ok(part(&octets, offset, length)),
+                    RecordBody::Large(manifest) => manifests.remember(seq, place, manifest),
+                },
+            },
         };
-    };
-    read_extents(&manifest, offset, length, |place| {
-        let mut open = segments.iter().flatten();
-        let segment = open.find(|segment| segment.number == place.segment);
-        let segment = segment.ok_or(Refusal::Damaged)?;
-        read_piece(shared, segment, place)
-    })
+        // Opened together, while nothing moves: what is open stays readable.
+        let segments = {
+            let mut index = shared.index();
+            let now = index.entry(recipient, seq).ok_or(Refusal::Unknown)?;
+            if manifests.known(seq, now.place).is_none() {
+                continue;
+            }
+            let extents = manifest.overlapping(offset, length as u64).iter();
+            let segments = extents.map(|extent| index.bodies.segment(extent.place.segment));
+            segments.flatten().collect::<Vec<_>>()
+        };
+        return read_extents(&manifest, offset, length, |place| {
+            let mut open = segments.iter();
+            let segment = open.find(|segment| segment.number == place.segment);
+            read_piece(shared, segment.ok_or(Refusal::Damaged)?, place)
+        });
+    }
+    Err(Refusal::Damaged)
 }
 
 fn part(octets: &Bytes, offset: u64, length: usize) -> Bytes {

@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use cut::view::Harm;
 use cut::{CutFiles, Mutant};
 use desk::{Desk, LARGE, body, message, octets};
-use restante::store::StoreConfig;
+use restante::store::{StoreConfig, ViewFound};
 use restante::store::request::{Body, Seq, Settlement, SpoolId, StoreEvent, StoreRequest};
 
 const ROOT: &str = "/cut";
@@ -118,10 +119,21 @@ fn settle_one(desk: &Desk, owed: &mut Owed, dice: &mut Dice) {
     owed.settled.insert(seq);
 }
 
-/// What is wrong after the cut, if anything.
-fn check(files: &CutFiles, owed: &Owed, seed: Option<u64>) -> Result<(), String> {
+/// What is wrong after the cut, if anything; else how the index on disk was found.
+fn check(files: &CutFiles, owed: &Owed, seed: Option<u64>) -> Result<ViewFound, String> {
+    check_after(files, owed, seed, |_| {})
+}
+
+/// The same after something else befell the folder.
+fn check_after(
+    files: &CutFiles,
+    owed: &Owed,
+    seed: Option<u64>,
+    befall: impl FnOnce(&Path),
+) -> Result<ViewFound, String> {
     let folder = tempfile::tempdir().expect("a folder");
     files.materialise(Path::new(ROOT), folder.path(), seed);
+    befall(folder.path());
     let opened = Desk::try_open(
         &small_segments(folder.path()),
         Arc::new(restante::store::files::DiskFiles),
@@ -153,8 +165,9 @@ fn check(files: &CutFiles, owed: &Owed, seed: Option<u64>) -> Result<(), String>
             }
         }
     }
+    let view = desk.recovered.view;
     desk.close();
-    Ok(())
+    Ok(view)
 }
 
 #[test]
@@ -170,6 +183,44 @@ fn a_power_cut_that_undoes_a_random_half_loses_nothing() {
     for seed in 0..SEEDS {
         let (files, owed) = run(seed, Mutant::None);
         check(&files, &owed, Some(seed)).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+}
+
+#[test]
+fn a_power_cut_leaves_an_index_that_need_not_be_built_anew() {
+    for seed in 0..SEEDS {
+        let (files, owed) = run(seed, Mutant::None);
+        let found = check(&files, &owed, Some(seed)).unwrap_or_else(|what| panic!("{what}"));
+        // Its first stamp is durable after the third sync.
+        let stamped = files.view_syncs() > 3;
+        assert!(!stamped || found != ViewFound::Rebuilt, "seed {seed}");
+    }
+}
+
+#[test]
+fn without_the_sync_of_the_index_it_is_built_anew_and_nothing_is_lost() {
+    let mut rebuilt = 0;
+    for seed in 0..SEEDS {
+        let (files, owed) = run(seed, Mutant::ViewData);
+        for coin in [None, Some(seed)] {
+            let found = check(&files, &owed, coin);
+            let found = found.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+            rebuilt += usize::from(found == ViewFound::Rebuilt);
+        }
+    }
+    assert!(rebuilt > 0);
+}
+
+#[test]
+fn an_index_that_is_gone_cut_short_flipped_or_old_loses_nothing() {
+    for seed in 0..SEEDS {
+        let (files, owed) = run(seed, Mutant::None);
+        let harm = Harm::ALL[seed as usize % Harm::ALL.len()];
+        let mut dice = Dice(seed);
+        let checked = check_after(&files, &owed, Some(seed), |folder| {
+            harm.befall(folder, &files.older_view(), |bound| dice.below(bound));
+        });
+        checked.unwrap_or_else(|what| panic!("seed {seed} {harm:?}: {what}"));
     }
 }
 

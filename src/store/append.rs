@@ -13,6 +13,9 @@ use super::segment::{Birth, START, Segment};
 /// Room is taken from the file system in steps of this, ahead of the records.
 const STEP: u64 = 1024 * 1024;
 
+/// A segment with so many records is full: until it is sealed they are indexed in memory.
+const RECORDS: usize = 65_536;
+
 /// What all segments of a folder have in common.
 #[derive(Clone)]
 pub(super) struct Folder {
@@ -73,7 +76,7 @@ impl Appender {
 
     /// Whether the next record should go to a new segment.
     pub(super) fn is_full(&self) -> bool {
-        self.end >= self.folder.segment_bytes
+        self.end >= self.folder.segment_bytes || self.lines.len() >= RECORDS
     }
 
     /// Begins the next segment and returns the last one, durable but without footer.

@@ -4,7 +4,6 @@
 //! other failure nothing is written or acknowledged any more.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::append::Full;
@@ -13,10 +12,10 @@ use super::compact::{KeeperJob, Verdict};
 use super::deferred::Health;
 use super::files;
 use super::footer::{About, Line};
-use super::index::{BindingEntry, Entry, Index};
+use super::index::{BindingEntry, Index};
 use super::log::{Copied, Effect, Item, Log, Put};
 use super::manifest::Place;
-use super::record::RecordBody;
+use super::recent::Entry;
 use super::request::{Refusal, StoreEvent};
 use crate::clock;
 
@@ -266,31 +265,28 @@ fn apply(index: &mut Index, item: &Item, place: Place) {
         Effect::Stored(put) => {
             let entry = Entry {
                 place,
-                generation: 0,
                 expires_at: put.message.expires_at,
+                shares: put.body.shares(),
             };
-            let manifest = match &put.body {
-                RecordBody::Large(manifest) => Some(Arc::new(manifest.clone())),
-                RecordBody::Inline(_) => None,
-            };
-            index.put(&put.message.recipient, put.seq, entry, manifest);
+            index.put(&put.message.recipient, put.seq, entry);
         }
         Effect::Settled { taken, .. } => {
-            index.settled(taken.place.segment, place);
+            if let About::Settled { seq, segment, .. } = item.about {
+                index.settled(seq, segment, place);
+            }
             index.release(taken);
         }
         Effect::Bound { .. } => apply_binding(index, &item.about, place),
         Effect::Copied(copy, _) => match &copy.what {
-            Copied::Message(record, manifest) => {
+            Copied::Message(record) => {
                 let entry = Entry {
                     place,
-                    generation: record.generation,
                     expires_at: record.message.expires_at,
+                    shares: record.body.shares(),
                 };
-                let recipient = &record.message.recipient;
-                index.moved(recipient, record.seq, copy.from, entry, manifest.clone());
+                index.moved(&record.message.recipient, record.seq, copy.from, entry);
             }
-            Copied::Settled(record) => index.settled(record.segment, place),
+            Copied::Settled(record) => index.settlement(record.segment, place),
             Copied::Binding(_) => apply_binding(index, &item.about, place),
         },
         Effect::None => {}

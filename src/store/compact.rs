@@ -17,6 +17,7 @@ use super::manifest::Place;
 use super::record::{BindingRecord, Kind, MessageRecord, SettledRecord};
 use super::segment::{Segment, Unreadable};
 use super::shared::Shared;
+use super::view::Broken;
 
 /// Octets of copies handed to the log at once, so that intake goes on in between.
 const BATCH_OCTETS: usize = 512 * 1024;
@@ -117,6 +118,11 @@ impl Keeper {
         if self.shared.is_poisoned() {
             return;
         }
+        self.give_footer(full);
+        self.feed(full);
+    }
+
+    fn give_footer(&self, full: &Full) {
         match full.segment.seal(full.end, &full.lines) {
             Ok(total) => self.shared.index().log.sealed(full.segment.number, total),
             Err(error) => tracing::warn!(%error, "a log segment has no footer"),
@@ -159,10 +165,7 @@ impl Keeper {
         let Some(segment) = self.shared.index().log.segment(number) else {
             return Ok(());
         };
-        let lines = match segment.footer()? {
-            Some(lines) => lines,
-            None => read_lines(&segment)?,
-        };
+        let lines = segment.lines()?;
         let mut batch = Vec::new();
         let mut octets = 0;
         for line in &lines {
@@ -177,10 +180,25 @@ impl Keeper {
             }
         }
         self.hand_over(batch)?;
+        self.nothing_left(number)?;
         self.forget_removals(number, &lines);
         self.unlink(&self.log_folder, &segment)?;
         self.shared.index().dropped(number);
         Ok(())
+    }
+
+    /// Refuses to drop a segment that still holds messages. They are on their way out, or else the
+    /// view does not know them.
+    fn nothing_left(&self, number: u64) -> Result<(), Stop> {
+        let mut index = self.shared.index();
+        let usage = index.log.0.get(&number);
+        if usage.is_none_or(|usage| usage.messages == 0) {
+            return Ok(());
+        }
+        if index.leaving == 0 {
+            index.replace_view(&Broken("it has forgotten messages".into()));
+        }
+        Err(Stop::Refused)
     }
 
     /// The record of a line, if it is still needed.
@@ -222,7 +240,7 @@ impl Keeper {
     }
 
     fn needed(&self, from: Place, about: &About) -> bool {
-        let index = self.shared.index();
+        let mut index = self.shared.index();
         match about {
             About::Message { seq, recipient, .. } => index
                 .entry(recipient, *seq)
@@ -281,27 +299,11 @@ impl Keeper {
     }
 }
 
-/// The lines of a segment without footer.
-fn read_lines(segment: &Segment) -> io::Result<Vec<Line>> {
-    let mut lines = Vec::new();
-    segment.scan(|position, header, payload| {
-        let length = u32::try_from(header.record_length());
-        if let (Some(about), Ok(length)) = (About::read(header.kind, &payload), length) {
-            lines.push(Line {
-                position,
-                length,
-                about,
-            });
-        }
-    })?;
-    Ok(lines)
-}
-
 fn read_record(segment: &Segment, place: Place) -> Result<Copied, Unreadable> {
     let (kind, payload) = segment.read(place.position, place.length)?;
     let what = match kind {
         Kind::Message => {
-            MessageRecord::decode(&payload).map(|record| Copied::Message(Box::new(record), None))
+            MessageRecord::decode(&payload).map(|record| Copied::Message(Box::new(record)))
         }
         Kind::Settled => SettledRecord::decode(&payload).map(Copied::Settled),
         Kind::PutBinding | Kind::RemoveBinding => {

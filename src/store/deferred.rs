@@ -14,7 +14,6 @@ use super::body::{Bodies, BodyJob};
 use super::client::StoreClient;
 use super::compact::{Keeper, KeeperJob};
 use super::files::{DiskFiles, Files};
-use super::index::Index;
 use super::log::{Log, LogJob, Onward};
 use super::reader::{self, ReadJob, What};
 use super::recover;
@@ -123,6 +122,22 @@ pub struct DuplicateKey {
     pub accepted_at: UnixMillis,
 }
 
+/// How a start found the index on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ViewFound {
+    /// No segment was full yet: there is nothing in it.
+    #[default]
+    Unused,
+    /// As the log says.
+    Sound,
+    /// Behind the log, and caught up from the footers.
+    Behind,
+    /// Missing, damaged or wrong, and built anew from the footers.
+    Rebuilt,
+    /// It cannot be built: all is in memory until the next start.
+    Off,
+}
+
 /// What a start found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
@@ -140,6 +155,8 @@ pub struct Recovered {
     pub waiting: Vec<Identity>,
     /// The next place in the order.
     pub next_seq: Seq,
+    /// How the index on disk was.
+    pub view: ViewFound,
 }
 
 /// Where a shard's events go. Called on the store's threads; must not block and must have room for
@@ -183,8 +200,7 @@ impl Store {
         answers: Answers,
     ) -> Result<(Self, Vec<StoreClient>, Recovered), StoreError> {
         let lock = lock(config, &*files)?;
-        let index = Index::new(Box::new(placement));
-        let found = recover::recover(config, &files, index)?;
+        let found = recover::recover(config, &files, Box::new(placement))?;
         let bounds = Bounds {
             credits: config.credits,
             put_octets: config.put_octets,
@@ -195,8 +211,7 @@ impl Store {
             .map(|answer| Desk::new(answer, bounds))
             .collect();
         let shards = u16::try_from(desks.len()).unwrap_or(u16::MAX);
-        let mut recovered = found.recovered.clone();
-        recovered.waiting = found.index.recipients();
+        let recovered = found.recovered.clone();
         let store = Self::start(config, found, desks, lock)?;
         let clients = (0..shards).map(|shard| store.client(shard)).collect();
         Ok((store, clients, recovered))
@@ -286,6 +301,12 @@ impl Store {
     /// Messages in custody.
     pub fn messages(&self) -> usize {
         self.shared.index().messages()
+    }
+
+    /// Entries of the index that are in memory: messages in segments that were not applied to the
+    /// index on disk, and what it has not heard of yet.
+    pub fn in_memory(&self) -> usize {
+        self.shared.index().recent.len()
     }
 
     /// Octets in all segment files, and octets in them that are of use.

@@ -9,6 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::table::{SledTable, Table};
+
 /// What the store does with names and folders. A change of names is durable after `sync_dir`.
 pub trait Files: Send + Sync {
     /// Takes the folder for this process alone; `WouldBlock` if another has it. Held until dropped.
@@ -27,6 +29,9 @@ pub trait Files: Send + Sync {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// Octets that could still be written.
     fn free_space(&self, path: &Path) -> io::Result<u64>;
+    /// The table for the index on disk that belongs to a data folder; in place of the one that is
+    /// there, if `fresh`.
+    fn table(&self, data_dir: &Path, fresh: bool) -> io::Result<Box<dyn Table>>;
 }
 
 /// What the store does with the octets of one file.
@@ -52,6 +57,10 @@ pub trait File: Send + Sync {
 pub struct DiskFiles;
 
 impl Files for DiskFiles {
+    fn table(&self, data_dir: &Path, fresh: bool) -> io::Result<Box<dyn Table>> {
+        Ok(Box::new(SledTable::open(&data_dir.join("view"), fresh)?))
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let file = options().create(true).truncate(false).open(path)?;
         file.try_lock()?;

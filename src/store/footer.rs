@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::coding::{Decoder, Encoder};
-use super::record::{self, BindingRecord, Kind, MessageRecord, RecordBody, SettledRecord};
+use super::manifest::{Place, Share};
+use super::record::{self, BindingRecord, Kind, MessageRecord, SettledRecord};
 use super::request::{Seq, Settlement};
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
@@ -19,6 +20,17 @@ pub(super) struct Line {
     pub(super) about: About,
 }
 
+impl Line {
+    /// Where the record is, in a segment.
+    pub(super) fn place(&self, segment: u64) -> Place {
+        Place {
+            segment,
+            position: self.position,
+            length: self.length,
+        }
+    }
+}
+
 /// What a record is about, as far as a start must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum About {
@@ -29,8 +41,8 @@ pub(super) enum About {
         accepted_at: UnixMillis,
         expires_at: UnixMillis,
         duplicate_key: u128,
-        /// Whether the record holds a manifest.
-        large: bool,
+        /// What its body has in body segments.
+        shares: Box<[Share]>,
     },
     Settled {
         seq: Seq,
@@ -58,7 +70,7 @@ impl About {
             accepted_at: record.message.accepted_at,
             expires_at: record.message.expires_at,
             duplicate_key: record.message.duplicate_key,
-            large: matches!(record.body, RecordBody::Large(_)),
+            shares: record.body.shares(),
         }
     }
 
@@ -116,7 +128,7 @@ fn encode_about(about: &About, out: &mut Encoder) {
             accepted_at,
             expires_at,
             duplicate_key,
-            large,
+            shares,
         } => {
             out.u8(0);
             out.u64(seq.0);
@@ -125,7 +137,11 @@ fn encode_about(about: &About, out: &mut Encoder) {
             out.u64(accepted_at.0);
             out.u64(expires_at.0);
             out.u128(*duplicate_key);
-            out.u8((*large).into());
+            out.count(shares.len());
+            for share in shares {
+                out.u64(share.segment);
+                out.u64(share.octets);
+            }
         }
         About::Settled {
             seq,
@@ -178,7 +194,7 @@ fn decode_about(from: &mut Decoder) -> Option<About> {
             accepted_at: UnixMillis(from.u64()?),
             expires_at: UnixMillis(from.u64()?),
             duplicate_key: from.u128()?,
-            large: from.u8()? == 1,
+            shares: decode_shares(from)?,
         },
         1 => About::Settled {
             seq: Seq(from.u64()?),
@@ -194,4 +210,15 @@ fn decode_about(from: &mut Decoder) -> Option<About> {
         },
         _ => return None,
     })
+}
+
+fn decode_shares(from: &mut Decoder) -> Option<Box<[Share]>> {
+    let mut shares = Vec::new();
+    for _ in 0..from.u32()? {
+        shares.push(Share {
+            segment: from.u64()?,
+            octets: from.u64()?,
+        });
+    }
+    Some(shares.into())
 }

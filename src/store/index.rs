@@ -1,31 +1,33 @@
 //! Which messages are in custody, in what order, and which segments they keep alive.
 //!
-//! A view of the log, in memory: one entry a live message, some hundred octets with its user's name.
-//! Readers see an entry from the moment its record is durable, and no longer once it is settled.
+//! What is recent is in memory; what lies in applied segments is in the view on disk, and `rebuild`
+//! tells how it gets there. A question is answered from both: what memory says of a message, that it
+//! is there or that it is gone, goes before what the view says. Readers see an entry from the moment
+//! its record is durable, and no longer once it is settled.
+//!
+//! The view is believed only as far as the log confirms it. An entry that it gives is compared with
+//! the record's first octets; if they disagree and the segment's footer does too, the view is thrown
+//! away. That it misses nothing is seen at a start, by a sum over all entries; and while running a
+//! segment is dropped only if as many messages were moved out of it as the log says it held.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::manifest::{Manifest, Place};
+use super::manifest::Place;
+use super::rebuild::Shelf;
+use super::recent::{Entry, Gone, Recent};
+use super::record::{self, HEADER, Kind};
 use super::request::Seq;
-use super::segment::Segment;
+use super::survey::MessageLine;
+use super::usage::Segments;
+use super::view::{Broken, View};
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
 
-/// A live message.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
-    pub(super) place: Place,
-    pub(super) generation: u32,
-    pub(super) expires_at: UnixMillis,
-}
-
 /// A message that left custody: what it kept alive.
 pub(super) struct Taken {
-    pub(super) place: Place,
-    manifest: Option<Arc<Manifest>>,
+    pub(super) entry: Entry,
 }
 
 /// The latest record of a binding.
@@ -38,186 +40,90 @@ pub(super) struct BindingEntry {
     pub(super) removed: bool,
 }
 
-/// A segment and how much of it is of use.
-pub(super) struct Use {
-    pub(super) segment: Arc<Segment>,
-    /// Octets of the file.
-    pub(super) total: u64,
-    /// Octets of records that are still needed.
-    pub(super) live: u64,
-    /// Nothing is appended any more.
-    pub(super) sealed: bool,
-    /// Pieces in it that belong to a spool, which nobody but the body thread may move.
-    pub(super) pins: u64,
-    /// Octets of settlements, by their segment, that are needed as long as this one exists.
-    settlements: BTreeMap<u64, u64>,
-}
-
-/// The segments of one folder.
-#[derive(Default)]
-pub(super) struct Segments(pub(super) BTreeMap<u64, Use>);
-
-impl Segments {
-    /// A new or found segment.
-    pub(super) fn insert(&mut self, segment: Arc<Segment>, total: u64, sealed: bool) {
-        let number = segment.number;
-        let usage = Use {
-            segment,
-            total,
-            live: 0,
-            sealed,
-            pins: 0,
-            settlements: BTreeMap::new(),
-        };
-        self.0.insert(number, usage);
-    }
-
-    /// A segment that is appended to; unknown, or known from before the start.
-    pub(super) fn insert_new(&mut self, segment: &Arc<Segment>, end: u64) {
-        if !self.0.contains_key(&segment.number) {
-            self.insert(segment.clone(), end, false);
-        }
-    }
-
-    pub(super) fn keep(&mut self, place: Place) {
-        if let Some(usage) = self.0.get_mut(&place.segment) {
-            usage.live += u64::from(place.length);
-        }
-    }
-
-    pub(super) fn release(&mut self, place: Place) {
-        if let Some(usage) = self.0.get_mut(&place.segment) {
-            usage.live = usage.live.saturating_sub(place.length.into());
-        }
-    }
-
-    pub(super) fn pin(&mut self, place: Place) {
-        if let Some(usage) = self.0.get_mut(&place.segment) {
-            usage.pins += 1;
-        }
-    }
-
-    pub(super) fn unpin(&mut self, place: Place) {
-        if let Some(usage) = self.0.get_mut(&place.segment) {
-            usage.pins = usage.pins.saturating_sub(1);
-        }
-    }
-
-    pub(super) fn grew(&mut self, number: u64, total: u64) {
-        if let Some(usage) = self.0.get_mut(&number) {
-            usage.total = total;
-        }
-    }
-
-    pub(super) fn sealed(&mut self, number: u64, total: u64) {
-        if let Some(usage) = self.0.get_mut(&number) {
-            usage.total = total;
-            usage.sealed = true;
-        }
-    }
-
-    pub(super) fn segment(&self, number: u64) -> Option<Arc<Segment>> {
-        Some(self.0.get(&number)?.segment.clone())
-    }
-
-    /// The sealed segment with the least use, if under half of it is of use.
-    pub(super) fn victim(&self) -> Option<u64> {
-        self.0
-            .iter()
-            .filter(|(_, usage)| usage.sealed && usage.pins == 0)
-            .filter(|(_, usage)| usage.live.saturating_mul(2) < usage.total)
-            .min_by_key(|(_, usage)| usage.live)
-            .map(|(number, _)| *number)
-    }
-
-    /// Octets in all files, and octets of use.
-    pub(super) fn sums(&self) -> (u64, u64) {
-        self.0.values().fold((0, 0), |(total, live), usage| {
-            (total + usage.total, live + usage.live)
-        })
-    }
-}
-
 /// All that is known of the log.
 pub(super) struct Index {
     placement: Box<dyn Fn(&Identity) -> u16 + Send>,
-    users: HashMap<Identity, BTreeMap<Seq, Entry>, RandomState>,
-    due: BTreeMap<u16, BTreeMap<(UnixMillis, Seq), Identity>>,
-    manifests: HashMap<Seq, (Identity, Arc<Manifest>), RandomState>,
+    pub(super) recent: Recent,
+    pub(super) shelf: Shelf,
     pub(super) bindings: BTreeMap<(Identity, Box<str>), BindingEntry>,
     pub(super) log: Segments,
     pub(super) bodies: Segments,
     /// Messages with an older record in further segments: a copy was made and the original is still
     /// there. A settlement must outlive all of them.
     pub(super) twice: HashMap<Seq, Vec<u64>, RandomState>,
+    /// Messages that were taken and not yet released.
+    pub(super) leaving: usize,
+    /// By shard: nothing in the view expires before this that is still there.
+    pub(super) due_from: HashMap<u16, (UnixMillis, Seq), RandomState>,
 }
 
 impl Index {
-    pub(super) fn new(placement: Box<dyn Fn(&Identity) -> u16 + Send>) -> Self {
+    pub(super) fn new(placement: Box<dyn Fn(&Identity) -> u16 + Send>, shelf: Shelf) -> Self {
         Self {
             placement,
-            users: HashMap::default(),
-            due: BTreeMap::new(),
-            manifests: HashMap::default(),
+            recent: Recent::default(),
+            shelf,
             bindings: BTreeMap::new(),
             log: Segments::default(),
             bodies: Segments::default(),
             twice: HashMap::default(),
+            leaving: 0,
+            due_from: HashMap::default(),
         }
     }
 
-    /// A message is durable.
-    pub(super) fn put(
-        &mut self,
-        recipient: &Identity,
-        seq: Seq,
-        entry: Entry,
-        manifest: Option<Arc<Manifest>>,
-    ) {
-        self.log.keep(entry.place);
-        if let Some(manifest) = manifest {
-            self.manifests.insert(seq, (recipient.clone(), manifest));
-        }
-        let queue = match self.users.get_mut(recipient) {
-            Some(queue) => queue,
-            None => self.users.entry(recipient.clone()).or_default(),
-        };
-        queue.insert(seq, entry);
+    /// A message is durable. Its body is counted already.
+    pub(super) fn put(&mut self, recipient: &Identity, seq: Seq, entry: Entry) {
+        self.log.hold(entry.place);
+        self.remember(recipient, seq, entry);
+    }
+
+    /// Takes a message into memory.
+    pub(super) fn remember(&mut self, recipient: &Identity, seq: Seq, entry: Entry) {
         let shard = (self.placement)(recipient);
-        self.due
-            .entry(shard)
-            .or_default()
-            .insert((entry.expires_at, seq), recipient.clone());
+        self.recent.insert(shard, recipient, seq, entry);
+    }
+
+    /// Takes a message out of memory.
+    pub(super) fn forget(&mut self, recipient: &Identity, seq: Seq) -> Option<Entry> {
+        let shard = (self.placement)(recipient);
+        self.recent.remove(shard, recipient, seq)
     }
 
     /// A message leaves custody: it is seen no more. Its room is of use until `release`.
     pub(super) fn take(&mut self, recipient: &Identity, seq: Seq) -> Option<Taken> {
-        let queue = self.users.get_mut(recipient)?;
-        let entry = queue.remove(&seq)?;
-        if queue.is_empty() {
-            self.users.remove(recipient);
+        let entry = self.entry(recipient, seq)?;
+        self.forget(recipient, seq);
+        if self.recent.shadows.remove(&seq) || self.shelf.may_have(entry.place.segment) {
+            let gone = Gone {
+                recipient: recipient.clone(),
+                entry: entry.clone(),
+                segment: None,
+            };
+            self.recent.gone.insert(seq, gone);
         }
-        if let Some(due) = self.due.get_mut(&(self.placement)(recipient)) {
-            due.remove(&(entry.expires_at, seq));
-        }
-        let manifest = self.manifests.remove(&seq).map(|(_, manifest)| manifest);
-        Some(Taken {
-            place: entry.place,
-            manifest,
-        })
+        self.leaving += 1;
+        Some(Taken { entry })
     }
 
     /// It is durable that a message left, so its record and body may go. Not before: a power cut
     /// would bring back a message without its body.
     pub(super) fn release(&mut self, taken: &Taken) {
-        self.log.release(taken.place);
-        for place in taken.manifest.iter().flat_map(|manifest| manifest.places()) {
-            self.bodies.release(place);
-        }
+        self.leaving -= 1;
+        self.log.let_go(taken.entry.place);
+        self.bodies.release_shares(&taken.entry.shares);
     }
 
     /// A settlement is durable; it is needed as long as the message's record exists.
-    pub(super) fn settled(&mut self, record_in: u64, place: Place) {
+    pub(super) fn settled(&mut self, seq: Seq, record_in: u64, place: Place) {
+        if let Some(gone) = self.recent.gone.get_mut(&seq) {
+            gone.segment = Some(place.segment);
+        }
+        self.settlement(record_in, place);
+    }
+
+    /// Counts a settlement.
+    pub(super) fn settlement(&mut self, record_in: u64, place: Place) {
         let Some(usage) = self.log.0.get_mut(&record_in) else {
             return;
         };
@@ -225,33 +131,23 @@ impl Index {
         self.log.keep(place);
     }
 
-    /// A record was copied: the copy counts, if the original still did.
-    pub(super) fn moved(
-        &mut self,
-        recipient: &Identity,
-        seq: Seq,
-        from: Place,
-        to: Entry,
-        manifest: Option<Manifest>,
-    ) {
-        let entry = self.users.get_mut(recipient).and_then(|q| q.get_mut(&seq));
-        let Some(entry) = entry.filter(|entry| entry.place == from) else {
+    /// A record was copied: the copy counts, if the original still did. Pieces of the body that were
+    /// copied with it are not counted yet.
+    pub(super) fn moved(&mut self, recipient: &Identity, seq: Seq, from: Place, to: Entry) {
+        let Some(old) = self.entry(recipient, seq).filter(|e| e.place == from) else {
             return;
         };
-        *entry = to;
         self.twice.entry(seq).or_default().push(from.segment);
-        self.log.release(from);
-        self.log.keep(to.place);
-        let Some(manifest) = manifest else { return };
-        for place in manifest.places() {
-            self.bodies.keep(place);
+        self.log.let_go(from);
+        self.log.hold(to.place);
+        if old.shares != to.shares {
+            self.bodies.keep_shares(&to.shares);
+            self.bodies.release_shares(&old.shares);
         }
-        let known = (recipient.clone(), Arc::new(manifest));
-        if let Some((_, old)) = self.manifests.insert(seq, known) {
-            for place in old.places() {
-                self.bodies.release(place);
-            }
+        if self.shelf.may_have(from.segment) {
+            self.recent.shadows.insert(seq);
         }
+        self.remember(recipient, seq, to);
     }
 
     /// A binding's record is durable. An older one than the known is of no use.
@@ -264,7 +160,8 @@ impl Index {
             }
             std::collections::btree_map::Entry::Occupied(mut known) => {
                 // A copy has the same revision; the later place counts.
-                if known.get().revision > entry.revision {
+                let rank = |entry: &BindingEntry| (entry.revision, entry.place);
+                if rank(known.get()) > rank(&entry) {
                     entry
                 } else {
                     known.insert(entry)
@@ -275,54 +172,128 @@ impl Index {
     }
 
     /// Where a message is.
-    pub(super) fn entry(&self, recipient: &Identity, seq: Seq) -> Option<Entry> {
-        self.users.get(recipient)?.get(&seq).copied()
+    pub(super) fn entry(&mut self, recipient: &Identity, seq: Seq) -> Option<Entry> {
+        if let Some(entry) = self.recent.entry(recipient, seq) {
+            return Some(entry.clone());
+        }
+        if self.recent.gone.contains_key(&seq) {
+            return None;
+        }
+        let entry = self.ask(|_, view| view.entry(recipient, seq)).flatten();
+        match entry {
+            Some(entry) if self.log_agrees(recipient, seq, &entry) => return Some(entry),
+            Some(_) => self.replace_view(&Broken("an entry is not what the log says".into())),
+            None => {}
+        }
+        // Without a view everything is in memory.
+        let entry = self.ask(|_, view| view.entry(recipient, seq)).flatten();
+        entry.or_else(|| self.recent.entry(recipient, seq).cloned())
     }
 
-    /// The body of a large message.
-    pub(super) fn manifest(&self, seq: Seq) -> Option<Arc<Manifest>> {
-        Some(self.manifests.get(&seq)?.1.clone())
+    /// Whether the log has this message at this place; its record may be damaged.
+    fn log_agrees(&self, recipient: &Identity, seq: Seq, entry: &Entry) -> bool {
+        let Some(segment) = self.log.segment(entry.place.segment) else {
+            return false;
+        };
+        let mut octets = vec![0; HEADER + record::says_length(recipient)];
+        let place = entry.place;
+        let begins = segment.file.read_at(&mut octets, place.position).is_ok()
+            && segment
+                .seal
+                .header(place.position, &octets)
+                .is_some_and(|header| {
+                    let length = u64::from(place.length);
+                    header.kind == Kind::Message && header.record_length() == length
+                });
+        let payload = octets.get(HEADER..).unwrap_or_default();
+        if begins && record::says(payload, seq, entry.expires_at, recipient) {
+            return true;
+        }
+        let lines = segment.lines().unwrap_or_default();
+        let mut messages = lines
+            .iter()
+            .filter_map(|line| MessageLine::of(segment.number, line));
+        messages.any(|m| m.seq == seq && m.recipient == recipient && m.entry == *entry)
+    }
+
+    /// Asks the view; a broken one is replaced and asked again. `None` if there is none.
+    pub(super) fn ask<T>(
+        &mut self,
+        question: impl Fn(&Self, &View) -> Result<T, Broken>,
+    ) -> Option<T> {
+        loop {
+            let view = self.shelf.view()?;
+            match question(self, &view) {
+                Ok(answer) => return Some(answer),
+                // This ends: a view is replaced a few times at most.
+                Err(broken) => self.replace_view(&broken),
+            }
+        }
     }
 
     /// The messages whose bodies need a body segment.
-    pub(super) fn bodies_in(&self, segment: u64) -> Vec<(Identity, Seq)> {
-        let needs = |manifest: &Manifest| {
-            let mut extents = manifest.extents.iter();
-            extents.any(|extent| extent.place.segment == segment)
-        };
-        self.manifests
-            .iter()
-            .filter(|(_, (_, manifest))| needs(manifest))
-            .map(|(seq, (recipient, _))| (recipient.clone(), *seq))
-            .collect()
+    pub(super) fn bodies_in(&mut self, segment: u64) -> Vec<(Identity, Seq)> {
+        let mut found = self.ask(|_, view| view.bodies_in(segment)).unwrap_or_default();
+        found.extend(self.recent.bodies_in(segment));
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
     /// What waits for a user after a message, at most `limit`.
     pub(super) fn queue(
-        &self,
+        &mut self,
         recipient: &Identity,
         after: Option<Seq>,
         limit: usize,
-    ) -> Vec<(Seq, Entry)> {
+    ) -> Vec<Seq> {
         let first = Seq(after.map_or(0, |seq| seq.0.saturating_add(1)));
-        self.users
-            .get(recipient)
-            .into_iter()
-            .flat_map(|queue| queue.range(first..))
-            .take(limit)
-            .map(|(seq, entry)| (*seq, *entry))
-            .collect()
+        let mut queue = self
+            .ask(|index, view| {
+                let mut found = Vec::new();
+                view.queue(recipient, first, &mut |seq, _| {
+                    if found.len() < limit && !index.recent.gone.contains_key(&seq) {
+                        found.push(seq);
+                    }
+                    found.len() < limit
+                })?;
+                Ok(found)
+            })
+            .unwrap_or_default();
+        let recent = self.recent.queue(recipient, first).take(limit);
+        queue.extend(recent.map(|(seq, _)| seq));
+        queue.sort_unstable();
+        queue.dedup();
+        queue.truncate(limit);
+        queue
     }
 
     /// What of a shard's expired by `now`, the longest first, at most `limit`.
-    pub(super) fn due(&self, shard: u16, now: UnixMillis, limit: usize) -> Vec<(Identity, Seq)> {
-        self.due
-            .get(&shard)
-            .into_iter()
-            .flat_map(|due| due.range(..=(now, Seq(u64::MAX))))
-            .take(limit)
-            .map(|((_, seq), recipient)| (recipient.clone(), *seq))
-            .collect()
+    pub(super) fn due(&mut self, shard: u16, now: UnixMillis, limit: usize) -> Vec<(Identity, Seq)> {
+        let from = self.due_from.get(&shard).copied().unwrap_or_default();
+        let seen = self.ask(|index, view| {
+            let mut found = BTreeMap::new();
+            let mut reached = from;
+            view.due(from, &mut |at, seq, recipient| {
+                if at > now || found.len() == limit {
+                    return false;
+                }
+                let ours = (index.placement)(&recipient) == shard;
+                if ours && !index.recent.gone.contains_key(&seq) {
+                    found.insert((at, seq), recipient);
+                } else if found.is_empty() {
+                    reached = (at, seq);
+                }
+                true
+            })?;
+            Ok((found, reached))
+        });
+        let (mut found, reached) = seen.unwrap_or_default();
+        self.due_from.insert(shard, reached);
+        let recent = self.recent.due(shard, now).take(limit);
+        found.extend(recent.map(|(at, seq, recipient)| ((at, seq), recipient.clone())));
+        let found = found.into_iter().take(limit);
+        found.map(|((_, seq), recipient)| (recipient, seq)).collect()
     }
 
     /// A log segment is gone for good, and with it the need for the settlements of its messages.
@@ -360,13 +331,6 @@ impl Index {
 
     /// How many messages are in custody.
     pub(super) fn messages(&self) -> usize {
-        self.users.values().map(BTreeMap::len).sum()
-    }
-
-    /// Users for whom something waits, in order.
-    pub(super) fn recipients(&self) -> Vec<Identity> {
-        let mut recipients: Vec<Identity> = self.users.keys().cloned().collect();
-        recipients.sort();
-        recipients
+        self.log.messages().saturating_sub(self.leaving)
     }
 }

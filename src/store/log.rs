@@ -15,7 +15,7 @@ use super::compact::{KeeperJob, Verdict};
 use super::deferred::Health;
 use super::footer::About;
 use super::index::Taken;
-use super::manifest::{Manifest, Place};
+use super::manifest::Place;
 use super::reader::ReadJob;
 use super::record::{BindingRecord, Kind, MessageRecord, RecordBody, SettledRecord};
 use super::request::{DeferredMessage, Refusal, Seq, Settlement, StoreToken};
@@ -51,8 +51,7 @@ pub(super) struct Copy {
 }
 
 pub(super) enum Copied {
-    /// With the new manifest, if the body moved too.
-    Message(Box<MessageRecord>, Option<Manifest>),
+    Message(Box<MessageRecord>),
     Settled(SettledRecord),
     Binding(BindingRecord),
 }
@@ -275,7 +274,7 @@ impl Log {
         self.forget_copy(seq);
         let record = SettledRecord {
             seq,
-            segment: taken.place.segment,
+            segment: taken.entry.place.segment,
             settlement,
         };
         let about = About::settled(&record);
@@ -294,7 +293,7 @@ impl Log {
         for item in &mut self.items {
             let copied = match &item.effect {
                 Effect::Copied(copy, _) => matches!(&copy.what,
-                    Copied::Message(record, _) if record.seq == settled),
+                    Copied::Message(record) if record.seq == settled),
                 _ => false,
             };
             if copied {
@@ -327,8 +326,8 @@ impl Log {
 
     fn absorb_copy(&mut self, copy: Copy, verdict: &Sender<Verdict>) {
         let (kind, payload, about) = match &copy.what {
-            Copied::Message(record, _) => {
-                let index = self.shared.index();
+            Copied::Message(record) => {
+                let mut index = self.shared.index();
                 let entry = index.entry(&record.message.recipient, record.seq);
                 if entry.is_none_or(|entry| entry.place != copy.from) {
                     return;

@@ -42,6 +42,14 @@ pub(super) struct Extent {
     pub(super) place: Place,
 }
 
+/// What a body has in one body segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) segment: u64,
+    /// Octets of records.
+    pub(super) octets: u64,
+}
+
 /// All of a body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Manifest {
@@ -77,6 +85,22 @@ impl Manifest {
         places.sort_unstable();
         places.dedup();
         places
+    }
+
+    /// What it has in each body segment.
+    pub(super) fn shares(&self) -> Box<[Share]> {
+        let mut shares: Vec<Share> = Vec::new();
+        for place in self.places() {
+            let octets = u64::from(place.length);
+            match shares.last_mut() {
+                Some(last) if last.segment == place.segment => last.octets += octets,
+                _ => shares.push(Share {
+                    segment: place.segment,
+                    octets,
+                }),
+            }
+        }
+        shares.into()
     }
 
     /// The extents that touch `length` octets from `offset`.

@@ -13,6 +13,7 @@ mod coding;
 mod commit;
 mod compact;
 pub mod deferred;
+mod feed;
 pub mod files;
 mod footer;
 mod index;
@@ -20,6 +21,8 @@ mod log;
 mod manifest;
 pub mod memory;
 mod reader;
+mod rebuild;
+mod recent;
 mod record;
 mod recover;
 mod relocate;
@@ -29,6 +32,12 @@ mod restore;
 mod segment;
 mod shared;
 mod spool;
+mod survey;
+pub mod table;
+mod usage;
+mod view;
 
 pub use client::StoreClient;
-pub use deferred::{Health, Recovered, RecoveredBinding, Store, StoreConfig, StoreError};
+pub use deferred::{
+    Health, Recovered, RecoveredBinding, Store, StoreConfig, StoreError, ViewFound,
+};

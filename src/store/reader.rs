@@ -1,10 +1,11 @@
 //! The thread that reads: queues, messages and bodies, so that a shard never waits for a disk.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
 
-use super::index::Entry;
 use super::manifest::{Extent, Manifest, Piece, Place};
 use super::record::{Kind, MessageRecord, PIECE_HEADER, RecordBody};
 use super::request::{ConversationKey, Held, Refusal, Seq, StoreEvent, StoreToken};
@@ -49,6 +50,7 @@ pub(super) enum What {
 
 /// Serves until closed.
 pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>) {
+    let mut manifests = Manifests::default();
     for job in jobs {
         if matches!(job.what, What::Close) {
             return;
@@ -56,7 +58,7 @@ pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>) {
         let Some(desk) = shared.desks.get(usize::from(job.shard)) else {
             continue;
         };
-        match answer(shared, job.shard, job.token, job.what) {
+        match answer(shared, &mut manifests, job.shard, job.token, job.what) {
             Ok(event) => desk.read(event),
             Err(refusal) => desk.refuse_read(job.token, refusal),
         }
@@ -65,6 +67,7 @@ pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>) {
 
 fn answer(
     shared: &Shared,
+    manifests: &mut Manifests,
     shard: u16,
     token: StoreToken,
     what: What,
@@ -82,7 +85,7 @@ fn answer(
             offset,
             length,
         } => {
-            let octets = read_body(shared, &recipient, seq, offset, length)?;
+            let octets = read_body(shared, manifests, (&recipient, seq), offset, length)?;
             Ok(StoreEvent::Piece { token, octets })
         }
         What::Due { now, limit } => {
@@ -114,12 +117,12 @@ fn load(
     waiting.truncate(limit);
     let held = waiting
         .into_iter()
-        .filter_map(|(seq, entry)| held(shared, recipient, seq, entry))
+        .filter_map(|seq| held(shared, recipient, seq))
         .collect();
     StoreEvent::Loaded { token, held, more }
 }
 
-fn held(shared: &Shared, recipient: &Identity, seq: Seq, entry: Entry) -> Option<Held> {
+fn held(shared: &Shared, recipient: &Identity, seq: Seq) -> Option<Held> {
     let record = record_of(shared, recipient, seq).ok()?;
     Some(Held {
         seq,
@@ -130,7 +133,7 @@ fn held(shared: &Shared, recipient: &Identity, seq: Seq, entry: Entry) -> Option
         },
         message_id: record.message.message_id.into(),
         length: record.body.length(),
-        expires_at: entry.expires_at,
+        expires_at: record.message.expires_at,
     })
 }
 
@@ -154,20 +157,26 @@ fn fetch(
     })
 }
 
-/// The record of a message in custody. A damaged one is reported and seen no more.
-pub(super) fn record_of(
+fn record_of(shared: &Shared, recipient: &Identity, seq: Seq) -> Result<MessageRecord, Refusal> {
+    current(shared, recipient, seq).map(|(_, record)| record)
+}
+
+/// The record of a message in custody and its place. A damaged one is reported and seen no more.
+pub(super) fn current(
     shared: &Shared,
     recipient: &Identity,
     seq: Seq,
-) -> Result<MessageRecord, Refusal> {
+) -> Result<(Place, MessageRecord), Refusal> {
     let (segment, place) = {
-        let index = shared.index();
+        let mut index = shared.index();
         let entry = index.entry(recipient, seq).ok_or(Refusal::Unknown)?;
         let segment = index.log.segment(entry.place.segment);
         (segment.ok_or(Refusal::Unknown)?, entry.place)
     };
     match read_message(&segment, place) {
-        Ok(record) if record.seq == seq => Ok(record),
+        Ok(record) if record.seq == seq && record.message.recipient == *recipient => {
+            Ok((place, record))
+        }
         Ok(_) | Err(Unreadable::Damaged) => {
             shared.damages.report(&segment, place.range());
             let mut index = shared.index();
@@ -193,37 +202,67 @@ pub(super) fn read_message(segment: &Segment, place: Place) -> Result<MessageRec
 
 fn read_body(
     shared: &Shared,
-    recipient: &Identity,
-    seq: Seq,
+    manifests: &mut Manifests,
+    source: (&Identity, Seq),
     offset: u64,
     length: usize,
 ) -> Result<Bytes, Refusal> {
     let length = length.min(PIECE_LIMIT);
-    let large = {
-        let index = shared.index();
-        index.entry(recipient, seq).ok_or(Refusal::Unknown)?;
-        // Opened together: a compaction may drop a segment, but what is open stays readable.
-        index.manifest(seq).map(|manifest| {
-            let extents = manifest.overlapping(offset, length as u64).iter();
-            let segments: Vec<_> = extents
-                .map(|extent| index.bodies.segment(extent.place.segment))
-                .collect();
-            (manifest, segments)
-        })
-    };
-    let Some((manifest, segments)) = large else {
-        return match record_of(shared, recipient, seq)?.body {
-            RecordBody::Inline(octets) => Ok(part(&octets, offset, length)),
-            // Its manifest was in the index unless it was settled just now.
-            RecordBody::Large(_) => Err(Refusal::Unknown),
+    let (recipient, seq) = source;
+    for _ in 0..ATTEMPTS {
+        let entry = shared.index().entry(recipient, seq).ok_or(Refusal::Unknown)?;
+        let manifest = match manifests.known(seq, entry.place) {
+            Some(manifest) => manifest,
+            None => match current(shared, recipient, seq)? {
+                (_, record) if record.body.length() == 0 => return Ok(Bytes::new()),
+                (place, record) => match record.body {
+                    RecordBody::Inline(octets) => return Ok(part(&octets, offset, length)),
+                    RecordBody::Large(manifest) => manifests.remember(seq, place, manifest),
+                },
+            },
         };
-    };
-    read_extents(&manifest, offset, length, |place| {
-        let mut open = segments.iter().flatten();
-        let segment = open.find(|segment| segment.number == place.segment);
-        let segment = segment.ok_or(Refusal::Damaged)?;
-        read_piece(shared, segment, place)
-    })
+        // Opened together, while nothing moves: what is open stays readable.
+        let segments = {
+            let mut index = shared.index();
+            let now = index.entry(recipient, seq).ok_or(Refusal::Unknown)?;
+            if manifests.known(seq, now.place).is_none() {
+                continue;
+            }
+            let extents = manifest.overlapping(offset, length as u64).iter();
+            let segments = extents.map(|extent| index.bodies.segment(extent.place.segment));
+            segments.flatten().collect::<Vec<_>>()
+        };
+        return read_extents(&manifest, offset, length, |place| {
+            let mut open = segments.iter();
+            let segment = open.find(|segment| segment.number == place.segment);
+            read_piece(shared, segment.ok_or(Refusal::Damaged)?, place)
+        });
+    }
+    Err(Refusal::Damaged)
+}
+
+/// A body that is moved so often while it is read is read again by the shard.
+const ATTEMPTS: usize = 8;
+
+/// The manifests of the large bodies read last, so that each piece does not need them all again.
+#[derive(Default)]
+struct Manifests(VecDeque<(Seq, Place, Arc<Manifest>)>);
+
+impl Manifests {
+    const KEPT: usize = 16;
+
+    fn known(&self, seq: Seq, place: Place) -> Option<Arc<Manifest>> {
+        let mut known = self.0.iter();
+        let found = known.find(|(of, at, _)| (*of, *at) == (seq, place))?;
+        Some(found.2.clone())
+    }
+
+    fn remember(&mut self, seq: Seq, place: Place, manifest: Manifest) -> Arc<Manifest> {
+        let manifest = Arc::new(manifest);
+        self.0.truncate(Self::KEPT - 1);
+        self.0.push_front((seq, place, manifest.clone()));
+        manifest
+    }
 }
 
 fn part(octets: &Bytes, offset: u64, length: usize) -> Bytes {

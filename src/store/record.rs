@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 use super::coding::{Decoder, Encoder};
-use super::manifest::{Manifest, Place};
+use super::manifest::{Manifest, Place, Share};
 use super::request::{DeferredMessage, Dispositions, MessageKind, Seq, Settlement};
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
@@ -138,6 +138,14 @@ impl RecordBody {
             Self::Large(manifest) => manifest.length,
         }
     }
+
+    /// What it has in each body segment.
+    pub(super) fn shares(&self) -> Box<[Share]> {
+        match self {
+            Self::Inline(_) => Box::default(),
+            Self::Large(manifest) => manifest.shares(),
+        }
+    }
 }
 
 /// A message in custody. Of several records with one `seq` the highest `generation` counts.
@@ -205,6 +213,23 @@ impl MessageRecord {
             body,
         })
     }
+}
+
+/// Octets of a message's payload before its recipient.
+const BEFORE_RECIPIENT: usize = 46;
+
+/// How far into a record's payload [`says`] looks.
+pub(super) fn says_length(recipient: &Identity) -> usize {
+    BEFORE_RECIPIENT + 4 + recipient.as_str().len()
+}
+
+/// Whether a message's payload, or the first octets of one, names this message.
+pub(super) fn says(payload: &[u8], seq: Seq, expires_at: UnixMillis, recipient: &Identity) -> bool {
+    let mut from = Decoder(payload);
+    let named = from.u64() == Some(seq.0);
+    let mut expiry = Decoder(payload.get(22..).unwrap_or_default());
+    let mut text = Decoder(payload.get(BEFORE_RECIPIENT..).unwrap_or_default());
+    named && expiry.u64() == Some(expires_at.0) && text.text() == Some(recipient.as_str())
 }
 
 fn decode_message(from: &mut Decoder) -> Option<DeferredMessage> {
@@ -402,6 +427,24 @@ pub(super) mod tests {
             let payload = Bytes::from(record.encode());
             assert_eq!(MessageRecord::decode(&payload), Some(record));
         }
+    }
+
+    #[test]
+    fn the_first_octets_of_a_message_say_whose_it_is() {
+        let record = MessageRecord {
+            seq: Seq(7),
+            generation: 3,
+            message: message("bob", 9),
+            body: RecordBody::Inline(Bytes::from_static(b"body")),
+        };
+        let (bob, carol) = (Identity::new("bob", "im.test"), Identity::new("carol", "im.test"));
+        let payload = record.encode();
+        let first = &payload[..says_length(&bob)];
+        let expiry = record.message.expires_at;
+        assert!(says(first, Seq(7), expiry, &bob));
+        assert!(!says(first, Seq(8), expiry, &bob));
+        assert!(!says(first, Seq(7), UnixMillis(1), &bob));
+        assert!(!says(first, Seq(7), expiry, &carol));
     }
 
     #[test]

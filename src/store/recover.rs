@@ -11,11 +11,12 @@ use super::deferred::{Recovered, StoreConfig, StoreError};
 use super::files::{self, File, Files};
 use super::footer::{About, Line};
 use super::index::Index;
-use super::request::Seq;
 use super::reserve::Reserve;
-use super::restore;
+use super::rebuild::Shelf;
+use super::restore::Restore;
 use super::segment::{self, Birth, Read, START, Segment};
 use super::shared::Damages;
+use crate::identity::Identity;
 use crate::token::Tokens;
 
 /// A folder that was made whole.
@@ -38,20 +39,19 @@ struct Opened {
 }
 
 /// A log segment's records.
-pub(super) struct Contents {
-    pub(super) segment: Arc<Segment>,
-    pub(super) lines: Vec<Line>,
+struct Contents {
+    lines: Vec<Line>,
     /// Octets of the file.
-    pub(super) total: u64,
+    total: u64,
     /// Where records may go on, if the segment has no footer and no damage.
-    pub(super) open_end: Option<u64>,
+    open_end: Option<u64>,
 }
 
 /// Makes the folder whole.
 pub(super) fn recover(
     config: &StoreConfig,
     files: &Arc<dyn Files>,
-    mut index: Index,
+    placement: Box<dyn Fn(&Identity) -> u16 + Send>,
 ) -> Result<Found, StoreError> {
     let log_path = config.data_dir.join("log");
     let body_path = config.data_dir.join("body");
@@ -86,49 +86,22 @@ pub(super) fn recover(
     let log_segments = open_all(&log_folder, log_births, salt_known, &damages)?;
     let body_segments = open_all(&body_folder, body_births, salt_known, &damages)?;
 
-    let mut next_seq = 1;
-    let mut contents = Vec::new();
-    let mut torn = 0;
-    let newest = log_segments.last().map(|opened| opened.number);
-    for opened in log_segments {
-        next_seq = next_seq.max(opened.birth.map_or(0, |birth| birth.next_seq));
-        let is_newest = Some(opened.number) == newest;
-        let found = read_log(
-            &opened,
-            is_newest,
-            config.segment_bytes,
-            &damages,
-            &mut torn,
-        )
-        .map_err(|e| StoreError::io(&opened.segment.path, e))?;
-        contents.push(found);
-    }
-    for found in &contents {
-        index
-            .log
-            .insert(found.segment.clone(), found.total, found.open_end.is_none());
-    }
+    let shelf = Shelf::new(files.clone(), config.data_dir.clone(), salt);
+    let mut index = Index::new(placement, shelf);
     for opened in &body_segments {
         let length = opened.segment.file.length();
         let length = length.map_err(|e| StoreError::io(&opened.segment.path, e))?;
         index.bodies.insert(opened.segment.clone(), length, true);
     }
-    let mut recovered = restore::fill(&mut index, &contents, config.now, &damages, &mut next_seq);
+    let (open, mut recovered) = read_all(config, &mut index, &log_segments, &damages)?;
     drop_unused_bodies(&mut index, &body_folder)?;
-    recovered.torn_octets = torn;
-    recovered.next_seq = Seq(next_seq);
+    let next_seq = recovered.next_seq.0;
 
     let mut reserve = Reserve::open(&**files, &log_path, config.reserve_bytes)
         .map_err(|e| StoreError::io(&log_path, e))?;
-    let open = contents.pop().filter(|found| found.open_end.is_some());
     let log = match open {
-        Some(Contents {
-            segment,
-            lines,
-            open_end: Some(end),
-            ..
-        }) => Appender::resume(log_folder.clone(), segment, end, lines),
-        _ => begin(&log_folder, next_log, next_seq, &mut reserve)?,
+        Some(open) => Appender::resume(log_folder.clone(), open.segment, open.end, open.lines),
+        None => begin(&log_folder, next_log, next_seq, &mut reserve)?,
     };
     let body = begin(&body_folder, next_body, 0, &mut reserve)?;
     index.log.insert_new(&log.segment, log.end);
@@ -144,6 +117,57 @@ pub(super) fn recover(
         body_folder,
         reserve,
     })
+}
+
+/// The last segment, if it can be appended to.
+struct Open {
+    segment: Arc<Segment>,
+    end: u64,
+    lines: Vec<Line>,
+}
+
+/// Reads what all log segments tell, the newest first.
+fn read_all(
+    config: &StoreConfig,
+    index: &mut Index,
+    segments: &[Opened],
+    damages: &Damages,
+) -> Result<(Option<Open>, Recovered), StoreError> {
+    for opened in segments {
+        index.log.insert(opened.segment.clone(), 0, false);
+    }
+    let births = segments.iter().filter_map(|opened| opened.birth);
+    let next_seq = births.map(|birth| birth.next_seq).max().unwrap_or(1);
+    let mut restore = Restore::new(index, config.now, next_seq.max(1));
+    let mut sealed: Vec<_> = segments.iter().map(|o| o.segment.clone()).collect();
+    let mut open = None;
+    let mut torn = 0;
+    for (older, opened) in segments.iter().rev().enumerate() {
+        let segment = &opened.segment;
+        let failed = |error| StoreError::io(&segment.path, error);
+        let newest = older == 0;
+        let found = read_log(opened, newest, config.segment_bytes, damages, &mut torn);
+        let found = found.map_err(failed)?;
+        let is_sealed = found.open_end.is_none();
+        restore.index.log.read(segment.number, found.total, is_sealed);
+        if !is_sealed {
+            sealed.pop();
+        }
+        if newest && let Some(last) = sealed.last() {
+            restore.index.find_view(last.number);
+        }
+        restore.add(segment, &found.lines, is_sealed).map_err(failed)?;
+        if let Some(end) = found.open_end {
+            open = Some(Open {
+                segment: segment.clone(),
+                end,
+                lines: found.lines,
+            });
+        }
+    }
+    let mut recovered = restore.finish(&sealed, damages);
+    recovered.torn_octets = torn;
+    Ok((open, recovered))
 }
 
 fn begin(
@@ -234,7 +258,6 @@ fn read_log(
     let segment = &opened.segment;
     if let Some(lines) = segment.footer()? {
         return Ok(Contents {
-            segment: segment.clone(),
             lines,
             total: segment.file.length()?,
             open_end: None,
@@ -271,7 +294,6 @@ fn read_log(
     let sound = scan.damaged.is_empty() && unclear.is_empty() && opened.birth.is_some();
     if newest && sound && scan.end < segment_bytes {
         return Ok(Contents {
-            segment: segment.clone(),
             lines,
             total: scan.end,
             open_end: Some(scan.end),
@@ -284,7 +306,6 @@ fn read_log(
         Err(error) => return Err(error),
     };
     Ok(Contents {
-        segment: segment.clone(),
         lines,
         total,
         open_end: None,

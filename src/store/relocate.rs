@@ -7,9 +7,9 @@ use super::append::Appender;
 use super::compact::{Keeper, Stop};
 use super::index::Index;
 use super::log::{Copied, Copy};
-use super::manifest::{Manifest, Place};
+use super::manifest::Place;
 use super::reader;
-use super::record::{Kind, MessageRecord, RecordBody};
+use super::record::{Kind, RecordBody};
 use super::request::Seq;
 use super::segment::Unreadable;
 use crate::identity::Identity;
@@ -18,7 +18,7 @@ impl Keeper {
     /// Moves what is of use out of a body segment and drops it.
     pub(super) fn compact_body(&mut self, number: u64) -> Result<(), Stop> {
         let (segment, messages) = {
-            let index = self.shared.index();
+            let mut index = self.shared.index();
             let Some(segment) = index.bodies.segment(number) else {
                 return Ok(());
             };
@@ -39,7 +39,7 @@ impl Keeper {
 
     /// Copies what a message has in a body segment, then rewrites the message's record.
     fn move_body(&mut self, number: u64, recipient: &Identity, seq: Seq) -> Result<(), Stop> {
-        let Some((from, mut record)) = self.current(recipient, seq)? else {
+        let Ok((from, mut record)) = reader::current(&self.shared, recipient, seq) else {
             return Ok(());
         };
         let RecordBody::Large(manifest) = &mut record.body else {
@@ -62,24 +62,9 @@ impl Keeper {
             self.shared.poison("sync of copied bodies", &error);
             return Err(error.into());
         }
-        let manifest: Manifest = manifest.clone();
         record.generation += 1;
-        let what = Copied::Message(Box::new(record), Some(manifest));
+        let what = Copied::Message(Box::new(record));
         self.hand_over(vec![Copy { from, what }])
-    }
-
-    fn current(
-        &self,
-        recipient: &Identity,
-        seq: Seq,
-    ) -> Result<Option<(Place, MessageRecord)>, Stop> {
-        let Some(entry) = self.shared.index().entry(recipient, seq) else {
-            return Ok(None);
-        };
-        match reader::record_of(&self.shared, recipient, seq) {
-            Ok(record) => Ok(Some((entry.place, record))),
-            Err(_) => Ok(None),
-        }
     }
 
     /// A damaged piece is reported, set aside and from then on nowhere.

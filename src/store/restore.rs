@@ -1,175 +1,146 @@
-//! The index as all lines of all segments tell it: the second half of a start.
+//! What the lines of all segments tell: the second half of a start.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
 use super::deferred::{DuplicateKey, Recovered, RecoveredBinding};
-use super::footer::About;
-use super::index::{BindingEntry, Entry, Index};
-use super::manifest::{Manifest, Place};
-use super::reader;
-use super::record::{BindingRecord, RecordBody};
-use super::recover::Contents;
+use super::footer::{About, Line};
+use super::index::{BindingEntry, Index};
+use super::record::BindingRecord;
 use super::request::Seq;
 use super::segment::Segment;
 use super::shared::Damages;
+use super::survey::{Fate, MessageLine, Survey};
+use super::view::{self, Sum};
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
 
 /// How long a retransmission may come after the request (RFC 3261 §17.1.2.2: 64 × T1).
 const DUPLICATE_WINDOW: std::time::Duration = std::time::Duration::from_secs(32);
 
-/// What is known of one message before it is known whether it is live.
-struct Candidate<'a> {
-    entry: Entry,
-    recipient: &'a Identity,
-    segment: &'a Arc<Segment>,
-    large: bool,
-}
-
-/// Fills the index from all lines of all segments.
-pub(super) fn fill(
-    index: &mut Index,
-    contents: &[Contents],
+/// A start under way. Segments are added newest first; their lines are not kept.
+pub(super) struct Restore<'a> {
+    pub(super) index: &'a mut Index,
+    survey: Survey,
     now: UnixMillis,
-    damages: &Damages,
-    next_seq: &mut u64,
-) -> Recovered {
-    let mut recovered = Recovered::default();
-    let settled = settlements(index, contents);
-    let mut messages: HashMap<Seq, Candidate, RandomState> = HashMap::default();
-    for found in contents {
-        for line in &found.lines {
-            let place = Place {
-                segment: found.segment.number,
-                position: line.position,
-                length: line.length,
-            };
-            match &line.about {
-                About::Message {
-                    seq,
-                    generation,
-                    recipient,
-                    accepted_at,
-                    expires_at,
-                    duplicate_key,
-                    large,
-                } => {
-                    *next_seq = (*next_seq).max(seq.0 + 1);
-                    let cancelled = settled.get(seq).copied().unwrap_or(false);
-                    if now.since(*accepted_at) <= DUPLICATE_WINDOW && !cancelled {
-                        recovered.duplicate_keys.push(DuplicateKey {
-                            recipient: recipient.clone(),
-                            key: *duplicate_key,
-                            accepted_at: *accepted_at,
-                        });
-                    }
-                    let candidate = Candidate {
-                        entry: Entry {
-                            place,
-                            generation: *generation,
-                            expires_at: *expires_at,
-                        },
-                        recipient,
-                        segment: &found.segment,
-                        large: *large,
-                    };
-                    add_candidate(index, &mut messages, *seq, candidate);
-                }
-                About::Binding {
-                    revision,
-                    first,
-                    user,
-                    key,
-                    removed,
-                } => {
-                    *next_seq = (*next_seq).max(revision + 1);
-                    let entry = BindingEntry {
-                        place,
-                        revision: *revision,
-                        first: *first,
-                        removed: *removed,
-                    };
-                    index.bind(user.clone(), key.clone(), entry);
-                }
-                About::Settled { .. } => {}
-            }
-        }
-    }
-    for (seq, candidate) in messages {
-        if !settled.contains_key(&seq) {
-            restore(index, seq, &candidate, damages);
-        }
-    }
-    recovered.bindings = bindings(index, damages);
-    recovered.messages = index.messages();
-    recovered
+    /// Over the live messages that the view must have.
+    expected: Sum,
+    waiting: HashSet<Identity, RandomState>,
+    duplicate_keys: Vec<DuplicateKey>,
+    pub(super) next_seq: u64,
 }
 
-/// Which messages were settled, and whether by a cancellation.
-fn settlements(index: &mut Index, contents: &[Contents]) -> HashMap<Seq, bool, RandomState> {
-    let mut settled = HashMap::default();
-    for found in contents {
-        for line in &found.lines {
-            if let About::Settled {
-                seq,
-                segment,
-                cancelled,
-            } = line.about
-            {
-                settled.insert(seq, cancelled);
-                let place = Place {
-                    segment: found.segment.number,
-                    position: line.position,
-                    length: line.length,
+impl<'a> Restore<'a> {
+    pub(super) fn new(index: &'a mut Index, now: UnixMillis, next_seq: u64) -> Self {
+        Self {
+            index,
+            survey: Survey::default(),
+            now,
+            expected: Sum::default(),
+            waiting: HashSet::default(),
+            duplicate_keys: Vec::new(),
+            next_seq,
+        }
+    }
+
+    /// Learns what is in a segment, sealed or still appended to.
+    pub(super) fn add(
+        &mut self,
+        segment: &Segment,
+        lines: &[Line],
+        sealed: bool,
+    ) -> io::Result<()> {
+        for line in lines {
+            self.add_line(segment.number, line);
+        }
+        let mut survey = std::mem::take(&mut self.survey);
+        let added = survey.add(segment, lines, |message, fate| {
+            self.add_message(message, fate, sealed);
+        });
+        self.survey = survey;
+        added
+    }
+
+    fn add_line(&mut self, segment: u64, line: &Line) {
+        let place = line.place(segment);
+        match &line.about {
+            About::Settled {
+                segment: record_in, ..
+            } => self.index.settlement(*record_in, place),
+            About::Binding {
+                revision,
+                first,
+                user,
+                key,
+                removed,
+            } => {
+                self.next_seq = self.next_seq.max(revision + 1);
+                let entry = BindingEntry {
+                    place,
+                    revision: *revision,
+                    first: *first,
+                    removed: *removed,
                 };
-                index.settled(segment, place);
+                self.index.bind(user.clone(), key.clone(), entry);
             }
+            About::Message { .. } => {}
         }
     }
-    settled
-}
 
-/// Keeps the newest record of a message, and remembers that there are several.
-fn add_candidate<'a>(
-    index: &mut Index,
-    messages: &mut HashMap<Seq, Candidate<'a>, RandomState>,
-    seq: Seq,
-    candidate: Candidate<'a>,
-) {
-    let Some(known) = messages.get_mut(&seq) else {
-        messages.insert(seq, candidate);
-        return;
-    };
-    let segments = index.twice.entry(seq).or_default();
-    segments.push(known.entry.place.segment);
-    segments.push(candidate.entry.place.segment);
-    let rank = |c: &Candidate| (c.entry.generation, c.entry.place);
-    if rank(&candidate) > rank(known) {
-        *known = candidate;
-    }
-}
-
-fn restore(index: &mut Index, seq: Seq, found: &Candidate, damages: &Damages) {
-    let manifest = match found.large {
-        false => None,
-        true => match reader::read_message(found.segment, found.entry.place) {
-            Ok(record) => match record.body {
-                RecordBody::Large(manifest) => Some(manifest),
-                RecordBody::Inline(_) => None,
-            },
-            Err(_) => {
-                damages.report(found.segment, found.entry.place.range());
+    fn add_message(&mut self, message: &MessageLine, fate: Fate, sealed: bool) {
+        let (seq, recipient) = (message.seq, message.recipient);
+        let place = message.entry.place;
+        self.next_seq = self.next_seq.max(seq.0 + 1);
+        let cancelled = fate == Fate::Settled { cancelled: true };
+        if self.now.since(message.accepted_at) <= DUPLICATE_WINDOW && !cancelled {
+            self.duplicate_keys.push(DuplicateKey {
+                recipient: recipient.clone(),
+                key: message.duplicate_key,
+                accepted_at: message.accepted_at,
+            });
+        }
+        match fate {
+            Fate::Settled { .. } => return,
+            Fate::Copied(copy) => {
+                let segments = self.index.twice.entry(seq).or_default();
+                segments.extend([copy.segment, place.segment]);
                 return;
             }
-        },
-    };
-    for place in manifest.iter().flat_map(Manifest::places) {
-        index.bodies.keep(place);
+            Fate::Live => {}
+        }
+        self.index.log.hold(place);
+        self.index.bodies.keep_shares(&message.entry.shares);
+        if !self.waiting.contains(recipient) {
+            self.waiting.insert(recipient.clone());
+        }
+        if !sealed || !view::fits(recipient, &message.entry) {
+            self.index.remember(recipient, seq, message.entry.clone());
+        } else if self.index.shelf.applied >= place.segment {
+            let salt = self.index.shelf.salt;
+            self.expected.plus(Sum::of(salt, recipient, seq, &message.entry));
+        }
     }
-    index.put(found.recipient, seq, found.entry, manifest.map(Arc::new));
+
+    /// Brings the view up, once all segments were added; the sealed ones come oldest first.
+    pub(super) fn finish(self, sealed: &[Arc<Segment>], damages: &Damages) -> Recovered {
+        let view = self.index.bring_up(&self.survey, sealed, self.expected);
+        let mut duplicate_keys = self.duplicate_keys;
+        duplicate_keys.reverse();
+        let mut waiting: Vec<_> = self.waiting.into_iter().collect();
+        waiting.sort_unstable();
+        Recovered {
+            bindings: bindings(self.index, damages),
+            duplicate_keys,
+            messages: self.index.messages(),
+            waiting,
+            next_seq: Seq(self.next_seq),
+            view,
+            ..Recovered::default()
+        }
+    }
 }
 
 fn bindings(index: &Index, damages: &Damages) -> Vec<RecoveredBinding> {

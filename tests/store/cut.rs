@@ -12,6 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use restante::store::files::{File, Files};
+use restante::store::table::{Change, SledTable, Table};
+
+#[path = "view.rs"]
+pub mod view;
+use view::ViewWorld;
 
 const PAGE: usize = 4096;
 
@@ -29,6 +34,8 @@ pub enum Mutant {
     BodyCopies,
     /// The folder after a segment was dropped.
     Unlink,
+    /// The index on disk, after its creation.
+    ViewData,
 }
 
 #[derive(Default)]
@@ -55,6 +62,7 @@ struct World {
     frozen: bool,
     /// A name was removed since the last folder sync.
     unlinked: bool,
+    view: ViewWorld,
 }
 
 /// A folder that can be cut.
@@ -64,6 +72,8 @@ pub struct CutFiles {
     mutant: Mutant,
     /// Held closed, no sync returns.
     gate: Arc<Mutex<()>>,
+    /// Where the index on disk really is.
+    home: Arc<tempfile::TempDir>,
 }
 
 impl CutFiles {
@@ -72,6 +82,7 @@ impl CutFiles {
             world: Arc::default(),
             mutant,
             gate: Arc::default(),
+            home: Arc::new(tempfile::tempdir().expect("a folder")),
         }
     }
 
@@ -108,7 +119,19 @@ impl CutFiles {
 
     /// From here on nothing reaches the disk.
     pub fn freeze(&self) {
-        self.world().frozen = true;
+        let mut world = self.world();
+        world.frozen = true;
+        world.view.seen = view::read_files(self.home.path());
+    }
+
+    /// How often the index on disk was synced.
+    pub fn view_syncs(&self) -> usize {
+        self.world().view.syncs
+    }
+
+    /// The index on disk as it was after its first syncs.
+    pub fn older_view(&self) -> view::Contents {
+        self.world().view.older.clone()
     }
 
     /// Writes what a cut leaves into a real folder of the same shape.
@@ -134,6 +157,8 @@ impl CutFiles {
             let octets = world.inodes[inode].after_cut(&mut coin);
             std::fs::write(place, octets).expect("a file");
         }
+        let left = world.view.after_cut(|| coin.keeps());
+        view::write_files(&left, target);
     }
 }
 
@@ -276,6 +301,18 @@ impl Files for CutFiles {
         Ok(())
     }
 
+    fn table(&self, _: &Path, fresh: bool) -> io::Result<Box<dyn Table>> {
+        let mut world = self.world();
+        world.call()?;
+        let table = SledTable::open(&self.home.path().join("view"), fresh)?;
+        world.view.durable = view::read_files(self.home.path());
+        drop(world);
+        Ok(Box::new(CutTable {
+            table,
+            files: self.clone(),
+        }))
+    }
+
     fn free_space(&self, _: &Path) -> io::Result<u64> {
         Ok(self.world().room.unwrap_or(u64::MAX / 2))
     }
@@ -388,4 +425,35 @@ impl File for CutFile {
     }
 
     fn drop_cache(&self) {}
+}
+
+/// The real table, whose octets count as durable once it was synced.
+struct CutTable {
+    table: SledTable,
+    files: CutFiles,
+}
+
+impl Table for CutTable {
+    fn read(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.table.read(key)
+    }
+
+    fn scan(&self, first: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
+        self.table.scan(first, visit)
+    }
+
+    fn write(&self, changes: Vec<Change>) -> io::Result<()> {
+        self.files.world().call()?;
+        self.table.write(changes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.files.world().call()?;
+        self.table.flush()?;
+        if self.files.mutant != Mutant::ViewData {
+            let files = view::read_files(self.files.home.path());
+            self.files.world().view.synced(files);
+        }
+        Ok(())
+    }
 }

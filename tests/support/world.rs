@@ -16,7 +16,7 @@ use restante::msrp::reader::FrameReader;
 use restante::net::ConnectionId;
 use restante::participating::internal::InternalMessage;
 use restante::registrar::Directory;
-use restante::router::Knowledge;
+use restante::router::{Knowledge, RouteKey};
 use restante::server::{Addresses, CoreContext};
 use restante::shard::core::Core;
 use restante::shard::core_trait::ShardCore;
@@ -182,7 +182,10 @@ impl World {
             directory: Arc::new(Directory::new(&config)),
             digest: None,
             own: Arc::new([("127.0.0.1".to_owned(), 5060)]),
-            route_key: seed,
+            route_key: RouteKey {
+                secret: [7; 32],
+                run: 1,
+            },
             shards,
         };
         let agents = (0..users)

@@ -7,6 +7,7 @@ mod knowledge;
 
 use crate::clock::Now;
 use crate::identity::Identity;
+use crate::msrp::sdp::SessionDescription;
 use crate::participating::callee;
 use crate::participating::forward;
 use crate::participating::relay::Passage;
@@ -47,6 +48,13 @@ pub struct Router {
     knowledge: Knowledge,
 }
 
+/// Who asks whom, and by which way it came.
+struct Parties {
+    flow: Flow,
+    author: Identity,
+    user: Identity,
+}
+
 impl Router {
     /// A router for one shard.
     pub fn new(knowledge: Knowledge) -> Self {
@@ -75,6 +83,10 @@ impl Router {
         let request = self.loosely_routed(request);
         match service.receive(&request, flow, now) {
             RequestOutcome::New(server) => self.serve(service, request, server, flow, now),
+            // RFC 3261 §16.3: to a proxy a merged request is one like any other.
+            RequestOutcome::Merged(server) if !self.may_end_here(&request) => {
+                self.serve(service, request, server, flow, now);
+            }
             RequestOutcome::Merged(server) => {
                 let merged = Rejection::new(482, "Loop Detected");
                 service.reject(&request, server, &merged, now);
@@ -88,6 +100,15 @@ impl Router {
                 service.reject_stateless(&request, flow, &busy);
             }
             RequestOutcome::Absorbed | RequestOutcome::Ack(_) => {}
+        }
+    }
+
+    /// Whether the server itself may be the user agent that answers: it keeps messages, anchors chats.
+    fn may_end_here(&self, request: &Message) -> bool {
+        match request.method() {
+            Method::Message | Method::Register => true,
+            Method::Invite if chat_offer(request).is_some() => true,
+            _ => self.is_for_server(request),
         }
     }
 
@@ -191,7 +212,13 @@ impl Router {
                 service.handle_message(request, server, author, user, now)
             }
             Method::Invite if !in_dialog => {
-                self.invite(service, request, server, flow, author, user, now);
+                self.invite(
+                    service,
+                    request,
+                    server,
+                    Parties { flow, author, user },
+                    now,
+                );
             }
             Method::Bye | Method::Prack | Method::Update | Method::Invite | Method::Message => {
                 service.reject(
@@ -201,28 +228,25 @@ impl Router {
                     now,
                 );
             }
-            _ => self.pass_on(service, request, server, flow, &author, &user, now),
+            _ => self.pass_on(
+                service,
+                request,
+                server,
+                &Parties { flow, author, user },
+                now,
+            ),
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one INVITE and all that is known of it"
-    )]
     fn invite(
         &self,
         service: &mut Service,
         request: Message,
         server: ServerId,
-        flow: Flow,
-        author: Identity,
-        user: Identity,
+        parties: Parties,
         now: Now,
     ) {
-        let offer = callee::description(&request);
-        let chat =
-            offer.filter(|offer| offer.sections.iter().any(|section| section.msrp.is_some()));
-        match chat {
+        match chat_offer(&request) {
             Some(_) if callee::carries_message(&request) => {
                 let whole = Rejection::new(415, "Unsupported Media Type");
                 service.reject(&request, server, &whole, now);
@@ -231,9 +255,10 @@ impl Router {
                 if let Some(tags) = unsupported_requirements(&request, &CHAT_EXTENSIONS) {
                     return service.bad_extension(&request, server, &tags, now);
                 }
+                let Parties { flow, author, user } = parties;
                 service.handle_chat_invite(request, server, flow, offer, author, user, now);
             }
-            None => self.pass_on(service, request, server, flow, &author, &user, now),
+            None => self.pass_on(service, request, server, &parties, now),
         }
     }
 
@@ -243,18 +268,16 @@ impl Router {
         service: &mut Service,
         request: Message,
         server: ServerId,
-        flow: Flow,
-        author: &Identity,
-        user: &Identity,
+        parties: &Parties,
         now: Now,
     ) {
-        let targets = match service.relay_targets(user, &request) {
+        let targets = match service.relay_targets(&parties.user, &request) {
             Ok(targets) => targets,
             Err(rejection) => return service.reject(&request, server, &rejection, now),
         };
-        let record_routes = self.record_routes(service, &request, flow, author, &targets, user);
+        let record_routes = self.record_routes(service, &request, parties, &targets);
         let passage = Passage {
-            author: Some(author),
+            author: Some(&parties.author),
             record_routes,
             popped: match self.knowledge.passing(&request) {
                 Some(passing) => passing.popped,
@@ -413,6 +436,14 @@ enum Proof {
     Of(Identity),
     /// The request has been answered.
     Answered,
+}
+
+/// The description of a request that offers MSRP.
+fn chat_offer(request: &Message) -> Option<SessionDescription> {
+    let offer = callee::description(request)?;
+    let sections = &offer.sections;
+    let offers = sections.iter().any(|section| section.msrp.is_some());
+    offers.then_some(offer)
 }
 
 /// RFC 3261 §18.2.1, RFC 3581: what the Via claims about its source is written over.

@@ -43,6 +43,7 @@ fn pager_messages_survive_lossy_links_refusals_and_crashes() {
         delay: 700,
         store_delay: 200,
         breakage: true,
+        ..Faults::default()
     };
     play_all(
         100..120,
@@ -84,6 +85,7 @@ fn chats_survive_lossy_links_resets_and_crashes() {
         delay: 300,
         store_delay: 100,
         breakage: true,
+        ..Faults::default()
     };
     let script = Script {
         chats: true,
@@ -98,4 +100,37 @@ fn chats_survive_lossy_links_resets_and_crashes() {
             ..script
         },
     );
+}
+
+/// Seeds beyond those of the test command: `RESTANTE_SOAK=1000..2000 cargo test --test simulation -- --ignored`.
+#[test]
+#[ignore = "as long as it is let"]
+fn soak() {
+    let range = std::env::var("RESTANTE_SOAK").unwrap_or_else(|_| "1000..1100".to_owned());
+    let (from, to) = range.split_once("..").expect("FROM..TO");
+    let seeds = from.parse().expect("a number")..to.parse::<u64>().expect("a number");
+    for seed in seeds {
+        let faults = Faults {
+            loss: (seed % 4 * 5) as u32,
+            repeats: (seed % 3 * 5) as u32,
+            delay: 10 + seed % 7 * 150,
+            store_delay: if seed % 9 == 0 {
+                6_000
+            } else {
+                1 + seed % 5 * 100
+            },
+            breakage: seed % 8 > 0,
+            credits: if seed % 6 == 0 { 3 } else { 0 },
+            transactions: if seed % 7 == 0 { 30 } else { 0 },
+        };
+        let script = Script {
+            shards: 1 + (seed % 4) as u16,
+            users: 3 + (seed % 3) as usize,
+            steps: 200,
+            chats: seed % 5 > 0,
+            faults,
+        };
+        let failed = std::panic::catch_unwind(|| play(seed, &script)).is_err();
+        assert!(!failed, "seed {seed} of the soak");
+    }
 }

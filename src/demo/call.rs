@@ -60,7 +60,7 @@ impl UserAgent {
         setup: Setup,
         conversation: &str,
     ) -> Result<OutgoingCall<'_>, Failure> {
-        let end = MsrpEnd::open(&self.line.name, &self.line.transcript)?;
+        let end = MsrpEnd::open_at(self.address().ip(), &self.line.name, &self.line.transcript)?;
         let sdp = sdp_text::description(&end, setup, "sendrecv");
         let draft = self
             .invite_draft(to, conversation)
@@ -221,8 +221,12 @@ impl<'a> IncomingCall<'a> {
     pub fn answers(self, setup: Setup, direction: &str) -> Result<Chat<'a>, Failure> {
         let agent = self.request.agent;
         let offer = self.offer();
-        let end =
-            MsrpEnd::open(&agent.line.name, &agent.line.transcript)?.answering(self.answering);
+        let end = MsrpEnd::open_at(
+            agent.address().ip(),
+            &agent.line.name,
+            &agent.line.transcript,
+        )?
+        .answering(self.answering);
         let sdp = sdp_text::description(&end, setup, direction);
         let contact = format!("<{}>;{SESSION_TAG}", agent.contact_uri());
         let headers = [

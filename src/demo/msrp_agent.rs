@@ -3,7 +3,7 @@
 //! The thread answers what arrives as [`MsrpSession::answers_messages`] says and puts chunks
 //! together. Next stop: [`super::msrp_sending`].
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -32,7 +32,12 @@ pub struct MsrpEnd {
 impl MsrpEnd {
     /// Listens on a free loopback port.
     pub fn open(name: &str, transcript: &Transcript) -> Result<Self, Failure> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Self::open_at(Ipv4Addr::LOCALHOST.into(), name, transcript)
+    }
+
+    /// Listens on a free port of this address.
+    pub fn open_at(ip: IpAddr, name: &str, transcript: &Transcript) -> Result<Self, Failure> {
+        let listener = TcpListener::bind((ip, 0))?;
         let address = listener.local_addr()?;
         Ok(Self {
             name: name.to_owned(),
@@ -52,6 +57,15 @@ impl MsrpEnd {
     /// Its MSRP URI.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// The address it listens on, as `c=` has it.
+    pub fn connection_address(&self) -> String {
+        match self.listener.local_addr().map(|local| local.ip()) {
+            Ok(IpAddr::V6(ip)) => format!("IP6 {ip}"),
+            Ok(IpAddr::V4(ip)) => format!("IP4 {ip}"),
+            Err(_) => "IP4 0.0.0.0".to_owned(),
+        }
     }
 
     /// The port it listens on.

@@ -27,9 +27,9 @@ impl Setup {
 /// A description with `a=setup` and a direction such as `sendrecv`.
 pub fn description(end: &MsrpEnd, setup: Setup, direction: &str) -> String {
     let session = rand::random::<u32>();
-    let (port, path) = (end.port(), end.path());
+    let (port, path, host) = (end.port(), end.path(), end.connection_address());
     format!(
-        "v=0\r\no=- {session} 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+        "v=0\r\no=- {session} 1 IN {host}\r\ns=-\r\nc=IN {host}\r\nt=0 0\r\n\
          m=message {port} TCP/MSRP *\r\n\
          a=accept-types:message/cpim application/im-iscomposing+xml\r\n\
          a=accept-wrapped-types:*\r\na=path:{path}\r\na=setup:{}\r\na={direction}\r\n",

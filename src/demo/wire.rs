@@ -1,7 +1,9 @@
 //! The agents' SIP sockets: blocking, a thread for each, closed when the agent is dropped.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket,
+};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -49,7 +51,7 @@ impl Wire {
         receiver: Receiver,
     ) -> io::Result<Self> {
         let closed = Arc::new(AtomicBool::new(false));
-        let any = (Ipv4Addr::LOCALHOST, 0);
+        let any = (loopback(server), 0);
         let (local, udp) = match transport {
             Transport::Udp => {
                 let socket = UdpSocket::bind(any)?;
@@ -146,6 +148,14 @@ impl Drop for Wire {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::Relaxed);
         self.drop_stream();
+    }
+}
+
+/// The loopback address of the family that `peer` is of.
+pub(super) fn loopback(peer: SocketAddr) -> IpAddr {
+    match peer {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     }
 }
 

@@ -109,11 +109,8 @@ struct Settled {
 enum Frame {
     /// None, or one whose octets are not wanted.
     Skipped,
-    Bodiless {
-        transaction: Box<str>,
-        failure_report: FailureReport,
-        message: Option<InboundId>,
-    },
+    /// Answered already; it may yet abort this message.
+    Bodiless(Option<InboundId>),
     Chunk(ArrivingChunk),
 }
 
@@ -177,7 +174,7 @@ impl Incoming {
     /// A SEND begins.
     pub(super) fn begin(&mut self, head: &RequestHead, to: Addresses<'_>, out: &mut Outbox) {
         self.frame = Frame::Skipped;
-        match self.open_frame(head, out) {
+        match self.open_frame(head, to, out) {
             Ok(frame) => self.frame = frame,
             Err(status) => {
                 if head.failure_report().answers(status) {
@@ -187,18 +184,23 @@ impl Incoming {
         }
     }
 
-    fn open_frame(&mut self, head: &RequestHead, out: &mut Outbox) -> Result<Frame, u16> {
+    fn open_frame(
+        &mut self,
+        head: &RequestHead,
+        to: Addresses<'_>,
+        out: &mut Outbox,
+    ) -> Result<Frame, u16> {
         let fields = head.send().map_err(|_| 400u16)?;
         let known = fields
             .message_id
             .and_then(|id| self.by_message_id.get(id).copied());
-        let transaction = head.transaction().into();
         if !head.has_body() {
-            return Ok(Frame::Bodiless {
-                transaction,
-                failure_report: fields.failure_report,
-                message: known,
-            });
+            // Answered before anything of ours follows: a peer that binds with it may take nothing else
+            // until it has the answer.
+            if fields.failure_report.answers(200) {
+                out.respond(head.transaction(), 200, to.hop, to.local);
+            }
+            return Ok(Frame::Bodiless(known));
         }
         let message_id = fields.message_id.ok_or(400u16)?;
         let start = self.start_of(&fields, known)?;
@@ -211,7 +213,7 @@ impl Incoming {
         }
         Ok(Frame::Chunk(ArrivingChunk {
             message,
-            transaction,
+            transaction: head.transaction().into(),
             start,
             received: 0,
         }))
@@ -323,14 +325,7 @@ impl Incoming {
     pub(super) fn end(&mut self, flag: Continuation, to: Addresses<'_>, out: &mut Outbox) {
         match std::mem::replace(&mut self.frame, Frame::Skipped) {
             Frame::Skipped => {}
-            Frame::Bodiless {
-                transaction,
-                failure_report,
-                message,
-            } => {
-                if failure_report.answers(200) {
-                    out.respond(&transaction, 200, to.hop, to.local);
-                }
+            Frame::Bodiless(message) => {
                 if let (Continuation::Aborted, Some(message)) = (flag, message) {
                     self.abort(message, to, out);
                 }

@@ -250,6 +250,29 @@ fn a_bodiless_send_binds_and_is_answered_at_once() {
     assert!(bob.told().is_empty());
 }
 
+/// AG Projects' msrplib closes a connection on which anything precedes the answer to its binding SEND.
+#[test]
+fn the_answer_to_a_bodiless_send_precedes_what_waited_for_the_binding() {
+    let mut bob = Bob::new();
+    let out = bob.session.send(message(Some(5)), &mut bob.tokens);
+    let frame = format!(
+        "MSRP k2Vb SEND\r\nTo-Path: {BOB}\r\nFrom-Path: {ALICE}\r\nMessage-ID: bnd4\r\n\
+         Byte-Range: 1-0/0\r\n-------k2Vb$\r\n"
+    );
+    let mut reader = FrameReader::new(Limits::default());
+    reader.push(frame.as_bytes());
+    while let Some(event) = reader.next().unwrap() {
+        bob.session.handle_frame(LINK, event);
+        if bob.session.wants().is_some() {
+            let octets = Bytes::from_static(b"hello");
+            bob.session.supply(out, &octets, &mut bob.tokens);
+        }
+    }
+    let said = bob.says();
+    assert_eq!(said[0], "MSRP k2Vb 200 OK");
+    assert!(said[1].ends_with(" SEND"), "{said:?}");
+}
+
 /// RFC 4975 §7.3.1: the actual length counts, not the promised one.
 #[test]
 fn an_interrupted_chunk_counts_for_what_it_holds() {

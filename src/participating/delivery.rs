@@ -116,7 +116,7 @@ impl Service {
         let Some(delivery) = self.deliveries.get(&id) else {
             return false;
         };
-        let waiter = Waiter::Delivery(id);
+        let waiter = Waiter::Delivery(id, seq);
         self.custody
             .fetch(delivery.user.clone(), seq, waiter, now)
             .is_ok()
@@ -211,20 +211,32 @@ impl Service {
     }
 
     /// An answer of the store for a run.
-    pub(super) fn handle_delivery_read(&mut self, id: DeliveryId, event: StoreEvent, now: Now) {
+    pub(super) fn handle_delivery_read(
+        &mut self,
+        id: DeliveryId,
+        seq: Seq,
+        event: StoreEvent,
+        now: Now,
+    ) {
         match self.deliveries.get(&id).map(|delivery| &delivery.carrier) {
-            Some(DeliveryBy::Message(_)) => self.handle_run_read(id, event, now),
-            Some(DeliveryBy::Session(_)) => self.handle_replay_read(id, event, now),
+            Some(DeliveryBy::Message(_)) => self.handle_run_read(id, seq, event, now),
+            Some(DeliveryBy::Session(_)) => self.handle_replay_read(id, seq, event, now),
             None => {}
         }
     }
 
     /// The store cannot give a message of the run: it is gone, or damaged and set aside.
-    pub(super) fn handle_delivery_unread(&mut self, id: DeliveryId, refusal: Refusal, now: Now) {
+    pub(super) fn handle_delivery_unread(
+        &mut self,
+        id: DeliveryId,
+        seq: Seq,
+        refusal: Refusal,
+        now: Now,
+    ) {
         tracing::warn!(%refusal, "a kept message could not be read");
         match self.deliveries.get(&id).map(|delivery| &delivery.carrier) {
-            Some(DeliveryBy::Message(_)) => self.skip_unread_message(id, refusal, now),
-            Some(DeliveryBy::Session(_)) => self.skip_unread_chat(id, refusal, now),
+            Some(DeliveryBy::Message(_)) => self.skip_unread_message(id, seq, refusal, now),
+            Some(DeliveryBy::Session(_)) => self.skip_unread_chat(id, seq, refusal, now),
             None => {}
         }
     }

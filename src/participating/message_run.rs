@@ -10,7 +10,9 @@ use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::sip::message::Message;
 use crate::sip::transaction::table::Kind;
-use crate::store::request::{BodySource, DeferredMessage, Held, Refusal, Settlement, StoreEvent};
+use crate::store::request::{
+    BodySource, DeferredMessage, Held, Refusal, Seq, Settlement, StoreEvent,
+};
 
 /// Octets asked for at a time when a long body is read back.
 const PIECE: usize = 256 * 1024;
@@ -22,6 +24,12 @@ pub(super) struct MessageRun {
     message: Option<Box<DeferredMessage>>,
     body: BytesMut,
     length: u64,
+}
+
+impl MessageRun {
+    fn carries(&self, seq: Seq) -> bool {
+        self.held.as_ref().is_some_and(|held| held.seq == seq)
+    }
 }
 
 impl Service {
@@ -50,8 +58,14 @@ impl Service {
     }
 
     /// The message or a piece of its body came from the store.
-    pub(super) fn handle_run_read(&mut self, id: DeliveryId, event: StoreEvent, now: Now) {
-        let Some(run) = self.message_run(id) else {
+    pub(super) fn handle_run_read(
+        &mut self,
+        id: DeliveryId,
+        seq: Seq,
+        event: StoreEvent,
+        now: Now,
+    ) {
+        let Some(run) = self.message_run(id).filter(|run| run.carries(seq)) else {
             return;
         };
         match event {
@@ -66,7 +80,7 @@ impl Service {
                 run.body = body.map(BytesMut::from).unwrap_or_default();
             }
             StoreEvent::Piece { octets, .. } if octets.is_empty() => {
-                return self.skip_unread_message(id, Refusal::Damaged, now);
+                return self.skip_unread_message(id, seq, Refusal::Damaged, now);
             }
             StoreEvent::Piece { octets, .. } => run.body.extend_from_slice(&octets),
             _ => return,
@@ -91,7 +105,7 @@ impl Service {
             seq: held.seq,
         };
         let offset = run.body.len() as u64;
-        let waiter = Waiter::Delivery(id);
+        let waiter = Waiter::Delivery(id, held.seq);
         if self
             .custody
             .read(source, offset, PIECE, waiter, now)
@@ -167,8 +181,17 @@ impl Service {
     }
 
     /// A message that the store lost track of is left out; a damaged one counts as failed.
-    pub(super) fn skip_unread_message(&mut self, id: DeliveryId, refusal: Refusal, now: Now) {
-        let held = self.message_run(id).and_then(|run| run.held.take());
+    pub(super) fn skip_unread_message(
+        &mut self,
+        id: DeliveryId,
+        seq: Seq,
+        refusal: Refusal,
+        now: Now,
+    ) {
+        let Some(run) = self.message_run(id).filter(|run| run.carries(seq)) else {
+            return;
+        };
+        let held = run.held.take();
         let key = self
             .deliveries
             .get(&id)

@@ -93,7 +93,7 @@ impl Service {
             return Err(Rejection::new(413, "Request Entity Too Large"));
         }
         let content_type = request.header(HeaderName::ContentType);
-        let content_type = content_type.as_deref().unwrap_or("text/plain");
+        let content_type = content_type.unwrap_or("text/plain");
         Content::read(content_type, request.body())
     }
 

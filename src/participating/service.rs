@@ -87,8 +87,8 @@ pub enum Waiter {
     Chunk(ChatId, Side, InboundId),
     /// A user's queue being read.
     Load(Identity),
-    /// The messages of a run.
-    Delivery(DeliveryId),
+    /// A message of a run, or a piece of it.
+    Delivery(DeliveryId, Seq),
     /// What has expired.
     Due,
     /// A message accepted from another part or shard.
@@ -255,7 +255,7 @@ impl Service {
                 self.answer_origin(origin, true);
                 self.hold(&message, seq, size, false, now);
             }
-            Waiter::Chunk(..) | Waiter::Load(_) | Waiter::Delivery(_) | Waiter::Due => {}
+            Waiter::Chunk(..) | Waiter::Load(_) | Waiter::Delivery(..) | Waiter::Due => {}
         }
     }
 
@@ -268,7 +268,7 @@ impl Service {
             Waiter::Chunk(chat, side, number) => {
                 self.handle_transit_not_stored(chat, side, number, now)
             }
-            Waiter::Delivery(id) => self.handle_delivery_unread(id, refusal, now),
+            Waiter::Delivery(id, seq) => self.handle_delivery_unread(id, seq, refusal, now),
             Waiter::Internal(message, size, origin) => {
                 self.answer_origin(origin, false);
                 self.end_storing(&message, size, now);
@@ -284,7 +284,7 @@ impl Service {
                 self.handle_loaded(&user, held, more, now);
             }
             (Waiter::Due, StoreEvent::Due { due, .. }) => self.handle_due(due, now),
-            (Waiter::Delivery(id), answer) => self.handle_delivery_read(id, answer, now),
+            (Waiter::Delivery(id, seq), answer) => self.handle_delivery_read(id, seq, answer, now),
             (Waiter::Chunk(chat, side, number), StoreEvent::Synced { .. }) => {
                 self.handle_chunk_synced(chat, side, number, now);
             }

@@ -98,8 +98,15 @@ impl Service {
 
     /// Reads the first message; its INVITE follows.
     pub(super) fn begin_session_run(&mut self, id: DeliveryId, now: Now) {
+        // Without a credit "done" would begin the same run again at once, and so on for ever.
+        let has_credit = self.custody.has_room();
         if !self.fetch_next(id, now) {
-            self.end_delivery(id, RunEnd::Done, now);
+            let end = if has_credit {
+                RunEnd::Done
+            } else {
+                RunEnd::Parked
+            };
+            self.end_delivery(id, end, now);
         }
     }
 
@@ -131,15 +138,21 @@ impl Service {
     }
 
     /// The store gave a message or a piece of one.
-    pub(super) fn handle_replay_read(&mut self, id: DeliveryId, event: StoreEvent, now: Now) {
+    pub(super) fn handle_replay_read(
+        &mut self,
+        id: DeliveryId,
+        seq: Seq,
+        event: StoreEvent,
+        now: Now,
+    ) {
         match event {
             StoreEvent::Fetched {
                 message,
                 body,
                 length,
                 ..
-            } => self.fetched(id, message, body, length, now),
-            StoreEvent::Piece { octets, .. } => self.supply_piece(id, &octets, now),
+            } => self.fetched(id, seq, message, body, length, now),
+            StoreEvent::Piece { octets, .. } => self.supply_piece(id, seq, &octets, now),
             _ => {}
         }
     }
@@ -147,6 +160,7 @@ impl Service {
     fn fetched(
         &mut self,
         id: DeliveryId,
+        seq: Seq,
         message: Box<DeferredMessage>,
         body: Option<Bytes>,
         length: u64,
@@ -155,12 +169,13 @@ impl Service {
         let Some(run) = self.session_run(id) else {
             return;
         };
-        let Some(held) = run.fetching.pop_front() else {
+        let Some(at) = run.fetching.iter().position(|held| held.seq == seq) else {
             return;
         };
+        run.fetching.remove(at);
         let head = envelope_head(&message, length);
         run.sending.push_back(Sending {
-            seq: held.seq,
+            seq,
             head,
             message,
             body,
@@ -416,9 +431,8 @@ impl Service {
             seq: sending.seq,
         };
         let at = offset - sending.head.len() as u64;
-        let asked = self
-            .custody
-            .read(source, at, PIECE, Waiter::Delivery(id), now);
+        let waiter = Waiter::Delivery(id, sending.seq);
+        let asked = self.custody.read(source, at, PIECE, waiter, now);
         if asked.is_err() {
             sending.reading = false;
         }
@@ -426,12 +440,13 @@ impl Service {
     }
 
     /// A piece of the one long message that is being read.
-    fn supply_piece(&mut self, id: DeliveryId, octets: &Bytes, now: Now) {
+    fn supply_piece(&mut self, id: DeliveryId, seq: Seq, octets: &Bytes, now: Now) {
         let Some(run) = self.session_run(id) else {
             return;
         };
         let media = run.media;
-        let Some(sending) = run.sending.iter_mut().find(|sending| sending.reading) else {
+        let mut all = run.sending.iter_mut();
+        let Some(sending) = all.find(|sending| sending.seq == seq) else {
             return;
         };
         sending.reading = false;
@@ -650,19 +665,30 @@ impl Service {
         self.end_delivery(id, end, now);
     }
 
-    /// The store lost track of a message, or it is damaged: it counts as failed.
-    pub(super) fn skip_unread_chat(&mut self, id: DeliveryId, refusal: Refusal, now: Now) {
-        let held = self
-            .session_run(id)
-            .and_then(|run| run.fetching.pop_front());
+    /// The store lost track of a message, or it is damaged: it counts as failed. An answer about a
+    /// message that has left meanwhile means nothing.
+    pub(super) fn skip_unread_chat(
+        &mut self,
+        id: DeliveryId,
+        seq: Seq,
+        refusal: Refusal,
+        now: Now,
+    ) {
+        let Some(run) = self.session_run(id) else {
+            return;
+        };
+        let is_ours = run.fetching.iter().any(|held| held.seq == seq)
+            || run.sending.iter().any(|sending| sending.seq == seq);
+        if !is_ours {
+            return;
+        }
+        run.fetching.retain(|held| held.seq != seq);
         let key = self
             .deliveries
             .get(&id)
             .map(|delivery| (delivery.user.clone(), delivery.key.clone()));
-        if let (Some(held), Some((user, key)), Refusal::Unknown | Refusal::Damaged) =
-            (held, key, refusal)
-        {
-            self.take_out(&user, &key, held.seq, Settlement::Failed);
+        if let (Some((user, key)), Refusal::Unknown | Refusal::Damaged) = (key, refusal) {
+            self.take_out(&user, &key, seq, Settlement::Failed);
         }
         self.end_session_run(id, RunEnd::Parked, now);
     }

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::Router;
 use super::dialog_end::DialogEnd;
 use super::knowledge::{Destination, Passing};
+use super::{Parties, Router};
 use crate::clock::Now;
 use crate::identity::{Identity, shard_of};
 use crate::participating::contacts::Target;
@@ -33,10 +33,8 @@ impl Router {
         &self,
         service: &Service,
         request: &Message,
-        flow: Flow,
-        author: &Identity,
+        parties: &Parties,
         targets: &[Target],
-        user: &Identity,
     ) -> Vec<String> {
         let begins = matches!(
             request.method(),
@@ -46,12 +44,12 @@ impl Router {
             return Vec::new();
         };
         let key = &self.knowledge().route_key;
-        let near = self.caller_end(service, request, flow, author);
-        let near = service.own_route(&near.write(key, call_id), &flow);
+        let near = self.caller_end(service, request, parties.flow, &parties.author);
+        let near = service.own_route(&near.write(key, call_id), &parties.flow);
         let far = |target: &Target| {
             let end = DialogEnd {
                 shard: service.shard(),
-                user: Some(user.clone()),
+                user: Some(parties.user.clone()),
                 flow: Some(target.flow)
                     .filter(|flow| flow.transport == Transport::Tcp && target.path.is_empty()),
             };

@@ -36,21 +36,21 @@ impl Addresses {
     pub fn advertised_sip(&self, config: &Config, index: usize) -> String {
         let bound = self.sip.get(index).map(|(_, bound)| *bound);
         let (host, port) = known_as(bound, config.sip.advertised(index));
-        format!("{host}:{port}")
+        format!("{}:{port}", in_brackets(&host))
     }
 
-    /// Host and port by which peers know MSRP listener number `index`.
+    /// Host, IPv6 without brackets, and port by which peers know MSRP listener number `index`.
     pub fn advertised_msrp(&self, config: &Config, index: usize) -> (String, u16) {
         known_as(self.msrp.get(index).copied(), config.msrp.advertised(index))
     }
 }
 
-/// The advertised name, else the address as a URI has it.
+/// The advertised name, else the address.
 fn known_as(bound: Option<SocketAddr>, named: Option<&HostPort>) -> (String, u16) {
     let port = bound.map_or(0, |bound| bound.port());
     match (named, bound.map(|bound| bound.ip())) {
-        (Some(named), _) => (in_brackets(&named.host), named.port.unwrap_or(port)),
-        (None, Some(ip)) => (in_brackets(&ip.to_string()), port),
+        (Some(named), _) => (named.host.clone(), named.port.unwrap_or(port)),
+        (None, Some(ip)) => (ip.to_string(), port),
         (None, None) => (String::new(), port),
     }
 }

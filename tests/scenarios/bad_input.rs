@@ -154,3 +154,65 @@ fn broken_msrp_closes_its_connection_and_no_other() {
         Ok(())
     });
 }
+
+#[test]
+fn what_a_chat_requires_and_we_do_not_know_is_refused_by_name() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent("alice")?;
+        let offer = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+            m=message 9 TCP/MSRP *\r\na=accept-types:*\r\na=path:msrp://127.0.0.1:9/s;tcp\r\n";
+        let draft = alice
+            .invite_draft("bob", "conversation")
+            .header("Require", "timer, 100rel, precondition")
+            .body("application/sdp", offer.as_bytes());
+        let answer = alice.sends(draft)?.expect_status(420)?;
+        stage.observe(
+            answer.header("Unsupported") == Some("100rel, precondition"),
+            "what is not supported is named",
+        )?;
+        let draft = Draft::new("INFO", "sip:bob@im.test").header("Proxy-Require", "privacy");
+        let answer = alice.sends(draft)?.expect_status(420)?;
+        stage.observe(
+            answer.header("Unsupported") == Some("privacy"),
+            "what is not supported is named",
+        )
+    });
+}
+
+#[test]
+fn addresses_that_nobody_can_reach_are_refused_by_their_kind() {
+    on_every_shard_count(&Configuration::digest(), |stage| {
+        let alice = stage.agent("alice")?;
+        for (uri, status) in [
+            ("sip:nobody@im.test", 404),
+            ("sip:somebody@elsewhere.test", 404),
+            ("nobodyknows:opaque", 416),
+            ("tel:+46701234567", 404),
+        ] {
+            let draft = Draft::new("MESSAGE", uri).body("text/plain", b"hello");
+            alice.sends(draft)?.expect_status(status)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_malformed_answer_of_a_device_counts_for_nothing() {
+    let configuration = Configuration::open().with("deferral", "answer_within = \"1s\"");
+    on_every_shard_count(&configuration, |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        bob.reacts_to_messages(restante::demo::Reaction::StaySilent);
+        let sent = alice.sends_message("bob", "hello")?;
+        let request = bob.expect_message()?;
+        let via = request.text().headers("Via");
+        let vias: String = via.map(|value| format!("Via: {value}\r\n")).collect();
+        let answer = format!(
+            "SIP/2.0 200 OK\r\n{vias}From: <sip:a\r\nTo: x\r\nCall-ID: {}\r\nCSeq: banana\r\n\r\n",
+            request.text().header_or_empty("Call-ID")
+        );
+        bob.sends_octets(answer.as_bytes())?;
+        sent.expect_status(202)?;
+        Ok(())
+    });
+}

@@ -134,3 +134,111 @@ fn options_tell_what_the_server_can_do() {
         Ok(())
     });
 }
+
+#[test]
+fn a_late_register_of_the_same_call_changes_nothing() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent("alice")?;
+        let register = |cseq, expires: &str| {
+            Draft::new("REGISTER", "sip:im.test")
+                .to_value("<sip:alice@im.test>")
+                .call_id("registration-of-alice")
+                .cseq(cseq)
+                .header("Contact", &format!("{};expires={expires}", alice.contact()))
+        };
+        alice.sends(register(10, "3600"))?.expect_status(200)?;
+        let late = alice.sends(register(9, "0"))?;
+        late.expect_status(500)?;
+        stage.observe(contacts(&alice)?.len() == 1, "the contact is still there")
+    });
+}
+
+#[test]
+fn more_contacts_than_allowed_are_refused() {
+    let configuration = Configuration::open().with("registrar", "max_contacts = 2");
+    on_every_shard_count(&configuration, |stage| {
+        let phones: Vec<_> = (0..3)
+            .map(|_| stage.agent_with("alice", Transport::Udp, Profile::Plain))
+            .collect::<Result<_, _>>()?;
+        phones[0].registers()?;
+        phones[1].registers()?;
+        let mut third = phones[2].sends_register(&phones[2].contact())?;
+        let answer = third.final_answer(std::time::Duration::from_secs(10))?;
+        stage.observe(answer.status() >= 400, "the third is refused")?;
+        stage.observe(contacts(&phones[0])?.len() == 2, "the first two stay")
+    });
+}
+
+#[test]
+fn a_path_is_kept_told_and_visited() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        let paths = ["<sip:edge1.test;lr>", "<sip:edge2.test;lr>"];
+        let register = Draft::new("REGISTER", "sip:im.test")
+            .to_value("<sip:bob@im.test>")
+            .header("Contact", &bob.contact())
+            .header("Supported", "path")
+            .header("Path", paths[0])
+            .header("Path", paths[1]);
+        let answer = bob.sends(register)?.expect_status(200)?;
+        stage.observe(answer.values("Path") == paths, "the path is told")?;
+        alice.sends_message("bob", "hello")?.expect_status(200)?;
+        let request = bob.expect_message()?;
+        stage.observe(
+            request.text().values("Route") == paths,
+            "the request visits the path in order",
+        )
+    });
+}
+
+#[test]
+fn a_third_party_registers_nobody_else() {
+    on_every_shard_count(&Configuration::digest(), |stage| {
+        let alice = stage.agent("alice")?;
+        let draft = Draft::new("REGISTER", "sip:im.test")
+            .to_value("<sip:bob@im.test>")
+            .header("Contact", &alice.contact());
+        let answer = alice.sends(draft)?.expect_status(403)?;
+        stage.observe(
+            answer.header_or_empty("Warning").contains("127 "),
+            "the refusal says why",
+        )
+    });
+}
+
+#[test]
+fn an_identity_is_asserted_by_us_and_by_nobody_else() {
+    on_every_shard_count(&Configuration::digest(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let claiming = |header: &str, value: &str| {
+            Draft::new("MESSAGE", "sip:bob@im.test")
+                .header(header, value)
+                .body("text/plain", b"hello")
+        };
+        let forged = claiming("P-Asserted-Identity", "<sip:carol@im.test>");
+        alice.sends(forged)?.expect_status(200)?;
+        let asserted = bob.expect_message()?.text().values("P-Asserted-Identity");
+        stage.observe(asserted == ["<sip:alice@im.test>"], "it is Alice who wrote")?;
+        let preferred = claiming("P-Preferred-Identity", "<sip:carol@im.test>");
+        alice.sends(preferred)?.expect_status(403)?;
+        bob.expect_no("MESSAGE")
+    });
+}
+
+#[test]
+fn credentials_used_twice_are_challenged_again() {
+    on_every_shard_count(&Configuration::digest(), |stage| {
+        let alice = stage.agent("alice")?;
+        let proven = alice.sends(Draft::new("OPTIONS", "sip:im.test"))?;
+        let mut proven = proven;
+        let answer = proven.final_answer(std::time::Duration::from_secs(10))?;
+        stage.observe(answer.status() == 200, "the credentials are good")?;
+        let stranger = UserAgent::new(stage.settings("alice", Transport::Udp, Profile::Rcs)?)?;
+        let name = "Authorization";
+        let replayed = Draft::new("OPTIONS", "sip:im.test")
+            .header(name, proven.request().header_or_empty(name));
+        stranger.sends(replayed)?.expect_status(401)?;
+        Ok(())
+    });
+}

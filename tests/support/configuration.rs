@@ -10,6 +10,7 @@ use md5::{Digest, Md5};
 pub struct Configuration {
     sections: BTreeMap<&'static str, Vec<String>>,
     accounts: Vec<String>,
+    host: &'static str,
 }
 
 impl Configuration {
@@ -18,6 +19,7 @@ impl Configuration {
         Self {
             sections: BTreeMap::new(),
             accounts: Vec::new(),
+            host: "127.0.0.1",
         }
         .with("registrar", "authentication = \"none\"")
     }
@@ -50,8 +52,15 @@ impl Configuration {
         Self {
             sections: BTreeMap::new(),
             accounts: users.into_iter().map(account).collect(),
+            host: "127.0.0.1",
         }
         .with("registrar", "authentication = \"digest\"")
+    }
+
+    /// All listeners on the loopback address of IPv6.
+    pub fn on_ipv6(mut self) -> Self {
+        self.host = "[::1]";
+        self
     }
 
     /// One more line in a section; the section `""` is the top of the file.
@@ -78,13 +87,11 @@ impl Configuration {
             format!("data_dir = {data:?}"),
             format!("shards = {shards}"),
         ]);
-        sections.entry("sip").or_default().push(
-            "listen = [\"udp://127.0.0.1:{sip_udp}\", \"tcp://127.0.0.1:{sip_tcp}\"]".to_owned(),
-        );
-        sections
-            .entry("msrp")
-            .or_default()
-            .push("listen = [\"tcp://127.0.0.1:{msrp}\"]".to_owned());
+        let host = self.host;
+        let sip = format!("listen = [\"udp://{host}:{{sip_udp}}\", \"tcp://{host}:{{sip_tcp}}\"]");
+        sections.entry("sip").or_default().push(sip);
+        let msrp = format!("listen = [\"tcp://{host}:{{msrp}}\"]");
+        sections.entry("msrp").or_default().push(msrp);
         let mut text = String::new();
         for (section, lines) in &sections {
             if !section.is_empty() {

@@ -57,6 +57,10 @@ pub struct Faults {
     pub delay: u64,
     /// Milliseconds the store may take.
     pub store_delay: u64,
+    /// Requests the store takes from a shard at once; 0: as many as the default.
+    pub credits: u32,
+    /// SIP transactions a shard keeps at once; 0: as many as the default.
+    pub transactions: u32,
     /// Whether connections break, devices refuse, the store fills and the server is killed.
     pub breakage: bool,
 }
@@ -177,7 +181,13 @@ impl World {
             ],
             msrp: vec![server(2855)],
         };
-        let config = Config::default();
+        let mut config = Config::default();
+        if faults.credits > 0 {
+            config.store.credits = faults.credits;
+        }
+        if faults.transactions > 0 {
+            config.sip.max_transactions = faults.transactions;
+        }
         let knowledge = Knowledge {
             directory: Arc::new(Directory::new(&config)),
             digest: None,

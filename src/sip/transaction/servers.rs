@@ -152,6 +152,12 @@ impl Servers {
         };
         server.machine = machine;
         server.kept = Kept::Response(octets);
+        // Who was challenged asks again, and may do so with the same CSeq: that is no merged request.
+        if matches!(status, 401 | 407)
+            && let Some(merge) = server.merge.take()
+        {
+            self.by_merge.remove(&merge);
+        }
         self.perform(id.0, actions, out);
     }
 

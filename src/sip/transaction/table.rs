@@ -442,6 +442,21 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_comes_by_two_paths_is_merged_unless_the_first_was_challenged() {
+        for (status, expected) in [(202, true), (401, false), (407, false)] {
+            let mut bench = Bench::new();
+            let first = message("MESSAGE", BRANCH, "");
+            let id = bench.receive_new(&first);
+            bench.respond(id, &first, status);
+            let outcome = bench.receive(&message("MESSAGE", "z9hG4bK-0-other", ""));
+            let merged = matches!(outcome, RequestOutcome::Merged(_));
+            assert_eq!(merged, expected, "{status}");
+            bench.wait(32_000);
+            assert!(bench.table.is_empty());
+        }
+    }
+
+    #[test]
     fn a_user_that_is_silent_for_200_ms_makes_the_table_send_100() {
         let mut bench = Bench::new();
         let request = message("INVITE", BRANCH, "");

@@ -14,7 +14,7 @@ use restante::net::ConnectionId;
 
 use super::call::Call;
 use super::disk::Disk;
-use super::ledger::Ledger;
+use super::ledger::{Delivery, Ledger};
 
 /// RFC 3261 Timer T1, and 64 of it.
 const T1: Duration = Duration::from_millis(500);
@@ -280,7 +280,7 @@ impl Agent {
             return self.handle_invite(request, status, later, sight);
         }
         if method == "MESSAGE" && status == 200 {
-            self.take_message(request.body(), begun, sight);
+            self.take_message(request.body(), begun, false, sight);
         }
         let mut packet = Packet::plain(self.answer(request, status, "", b""));
         if method == "MESSAGE" && status == 200 {
@@ -297,7 +297,13 @@ impl Agent {
     }
 
     /// The octets of a message that this device takes.
-    pub fn take_message(&mut self, octets: &[u8], begun: Instant, sight: &mut Sight<'_>) {
+    pub fn take_message(
+        &mut self,
+        octets: &[u8],
+        begun: Instant,
+        in_own_call: bool,
+        sight: &mut Sight<'_>,
+    ) {
         let now = sight.now.instant;
         let envelope = Envelope::read(octets);
         if let Some(envelope) = envelope.filter(Envelope::is_notification) {
@@ -315,7 +321,13 @@ impl Agent {
                 sight
                     .ledger
                     .tell(format!("{now:?} {} takes message {id}", self.name));
-                sight.ledger.received(id, self.index, octets, begun, now);
+                let delivery = Delivery {
+                    octets,
+                    begun,
+                    at: now,
+                    in_own_call,
+                };
+                sight.ledger.received(id, self.index, &delivery);
             }
             None => sight.ledger.fault("a message nobody wrote".to_owned()),
         }

@@ -43,6 +43,8 @@ pub struct Call {
     /// Messages still to be sent, and whether they can be.
     pub queue: VecDeque<usize>,
     pub sends: bool,
+    /// This device has sent the INVITE.
+    is_own: bool,
     unanswered: BTreeMap<String, usize>,
     chunks_left: BTreeMap<usize, usize>,
     failed: BTreeSet<usize>,
@@ -69,6 +71,7 @@ impl Call {
             bound: false,
             queue: VecDeque::new(),
             sends: true,
+            is_own: false,
             unanswered: BTreeMap::new(),
             chunks_left: BTreeMap::new(),
             failed: BTreeSet::new(),
@@ -118,6 +121,7 @@ impl Agent {
             sdp.len()
         );
         let mut call = Call::new(State::Inviting, &call_id, session);
+        call.is_own = true;
         call.peer = Some(peer);
         call.conversation = conversation.to_owned();
         call.local = format!("<{from}>;tag=i{number}");
@@ -460,7 +464,8 @@ impl Agent {
             _ => None,
         };
         if let Some(((octets, begun), call_id)) = done {
-            self.take_message(&octets, begun, sight);
+            let is_own = self.calls.get(&number).is_some_and(|call| call.is_own);
+            self.take_message(&octets, begun, is_own, sight);
             packet.confirms = sight.ledger.find(&octets);
             packet.begun = begun;
             packet.call_id = Some(call_id);

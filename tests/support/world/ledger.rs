@@ -37,6 +37,16 @@ pub struct Entry {
     pub failures: BTreeSet<String>,
 }
 
+/// How a message came to a device.
+pub struct Delivery<'a> {
+    pub octets: &'a [u8],
+    /// When the server began to send it.
+    pub begun: Instant,
+    pub at: Instant,
+    /// In a session that the recipient has opened.
+    pub in_own_call: bool,
+}
+
 /// See the module's text.
 #[derive(Default)]
 pub struct Ledger {
@@ -51,7 +61,7 @@ pub struct Ledger {
 /// How long a request may be repeated by its sender, or lie on a link.
 const LINGERS: Duration = Duration::from_secs(35);
 /// Lines of the story that are kept.
-const STORY: usize = 600;
+const STORY: usize = 3000;
 
 impl Ledger {
     pub fn fault(&mut self, text: String) {
@@ -94,15 +104,14 @@ impl Ledger {
         }
     }
 
-    /// A device took the message, in octets as they came; `begun` is when the server began to send it.
-    pub fn received(
-        &mut self,
-        id: usize,
-        recipient: usize,
-        octets: &[u8],
-        begun: Instant,
-        now: Instant,
-    ) {
+    /// A device took the message.
+    pub fn received(&mut self, id: usize, recipient: usize, delivery: &Delivery<'_>) {
+        let Delivery {
+            octets,
+            begun,
+            at: now,
+            in_own_call,
+        } = *delivery;
         let entry = &mut self.entries[id];
         let mut faults = Vec::new();
         if entry.recipient != recipient {
@@ -116,7 +125,8 @@ impl Ledger {
         }
         let first = entry.received_at.is_none();
         entry.received_at.get_or_insert(now);
-        if first {
+        // Who calls others is there for them, registered or not: what was kept meanwhile waits on.
+        if first && !in_own_call {
             faults.extend(self.overtaken(id));
         }
         for fault in faults {

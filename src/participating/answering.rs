@@ -180,6 +180,8 @@ impl Service {
         for request in registered.store {
             self.custody.tell(request);
         }
+        let new_device = !registered.came.is_empty();
+        self.give_up_silent_branches(&registered.user, new_device, now);
         self.handle_registration(&registered.user, now);
     }
 

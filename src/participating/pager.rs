@@ -8,6 +8,7 @@ use crate::identity::Identity;
 use crate::participating::arrival::{self, Content};
 use crate::participating::contacts::Target;
 use crate::participating::deferral::{self, Deferral, Outcome};
+use crate::participating::served_user::ServedUser;
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::participating::spool::BodySize;
 use crate::sip::message::HeaderName;
@@ -15,6 +16,7 @@ use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
 use crate::sip::splice::Edit;
 use crate::sip::transaction::table::{Kind, ServerId};
+use crate::sip::transport::flow::Flow;
 use crate::store::request::{Body, DeferredMessage, Seq, Settlement, StoreRequest};
 
 /// Names a MESSAGE under way.
@@ -31,6 +33,8 @@ pub struct Pager {
     content: Content,
     answered: bool,
     branches: usize,
+    /// The flows those branches went over.
+    ways: Vec<Flow>,
     best: Option<Message>,
     keeping: Keeping,
 }
@@ -77,6 +81,7 @@ impl Service {
             content,
             answered: false,
             branches: 0,
+            ways: Vec::new(),
             best: None,
             keeping: Keeping::No,
         };
@@ -127,6 +132,7 @@ impl Service {
                 .send(Kind::NonInvite, via, octets, target.flow, usage, now);
             if let (Ok(_), Some(pager)) = (sent, self.pagers.get_mut(&id)) {
                 pager.branches += 1;
+                pager.ways.push(target.flow);
             }
         }
         if self
@@ -332,6 +338,30 @@ impl Service {
             }
         }
         self.branch_ended(id, now);
+    }
+
+    /// The user registered: a kept message whose devices have not answered is not left waiting for
+    /// their silence if there is a new device, or if the way it went is no longer one of his.
+    pub(super) fn give_up_silent_branches(&mut self, user: &Identity, new_device: bool, now: Now) {
+        if !self.users.get(user).is_some_and(ServedUser::is_trying) {
+            return;
+        }
+        let targets = self.message_targets(user, None);
+        let is_current = |way: &Flow| targets.iter().any(|target| target.flow == *way);
+        let waits_in_vain = |pager: &Pager| {
+            pager.recipient == *user
+                && matches!(pager.keeping, Keeping::Stored(..))
+                && (new_device || !pager.ways.iter().any(is_current))
+        };
+        let all = self.pagers.iter().filter(|(_, pager)| waits_in_vain(pager));
+        let mut vain: Vec<PagerId> = all.map(|(id, _)| *id).collect();
+        vain.sort();
+        for id in vain {
+            if let Some(pager) = self.pagers.get_mut(&id) {
+                pager.branches = 0;
+            }
+            self.branch_ended(id, now);
+        }
     }
 
     /// Keeps what no device answered in time.

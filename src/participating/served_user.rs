@@ -265,6 +265,13 @@ impl ServedUser {
         Some(held.clone())
     }
 
+    /// Whether some stored message is still out with devices that have not answered.
+    pub fn is_trying(&self) -> bool {
+        self.conversations
+            .values()
+            .any(|conversation| !conversation.trying.is_empty())
+    }
+
     /// Whether a run of this conversation is under way.
     pub fn is_running(&self, key: &ConversationKey) -> bool {
         self.runs.values().any(|run| run.key == *key)

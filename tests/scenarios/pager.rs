@@ -110,6 +110,23 @@ fn a_message_waits_behind_one_that_a_device_has_not_answered_yet() {
 }
 
 #[test]
+fn a_new_device_gets_at_once_what_waits_behind_one_that_vanished() {
+    let impatient = Configuration::open().with("deferral", "answer_within = \"500ms\"");
+    on_every_shard_count(&impatient, |stage| {
+        let (alice, old) = (stage.agent("alice")?, stage.agent("bob")?);
+        old.registers()?;
+        old.reacts_to_messages(Reaction::StaySilent);
+        alice.sends_message("bob", "first")?.expect_status(202)?;
+        alice.sends_message("bob", "second")?.expect_status(202)?;
+        let new = stage.agent("bob")?;
+        new.registers()?;
+        new.expect_text("first")?;
+        new.expect_text("second")?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_device_that_is_busy_gets_the_message_when_it_registers_again() {
     on_every_shard_count(&Configuration::open(), |stage| {
         for status in [480, 486, 503] {

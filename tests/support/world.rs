@@ -39,6 +39,8 @@ pub mod driver;
 mod frames;
 #[path = "world/ledger.rs"]
 pub mod ledger;
+#[path = "world/media.rs"]
+mod media;
 #[path = "world/perform.rs"]
 mod perform;
 

@@ -178,6 +178,7 @@ impl World {
             .iter()
             .position(|agent| agent.address.ip() == remote.ip())?;
         if self.faults.breakage && self.chance(5) {
+            self.ledger.disturbed.insert(agent, self.now.instant);
             return None;
         }
         let mut lines = self.lines.iter_mut();
@@ -264,6 +265,7 @@ impl World {
         let Some(line) = self.lines.remove(&connection) else {
             return;
         };
+        self.ledger.disturbed.insert(line.agent, self.now.instant);
         if tell_server {
             for shard in line.users {
                 self.input_after(

@@ -85,6 +85,9 @@ const ACCEPT_WRAPPED: [&str; 1] = ["*"];
 /// Chunks that may be unanswered.
 const WINDOW: usize = 16;
 
+/// Pieces of frames kept for a session whose answer is still on its way; the SEND that binds it is two.
+const EARLY: usize = 16;
+
 #[derive(Debug)]
 struct Entry {
     usage: MediaUse,
@@ -93,6 +96,8 @@ struct Entry {
     session: Option<Session<ConnectionId>>,
     /// Until then the peer must have spoken.
     bind_by: Option<Instant>,
+    /// Pieces of frames from a peer that was faster than its answer to our offer.
+    early: Vec<(ConnectionId, FrameEvent)>,
 }
 
 #[derive(Debug)]
@@ -199,6 +204,7 @@ impl Media {
             },
             session: None,
             bind_by: None,
+            early: Vec::new(),
         };
         self.entries.insert(id, entry);
         self.by_session.insert(session_id, id);
@@ -277,6 +283,10 @@ impl Media {
                 window: WINDOW,
             },
         }));
+        let early = std::mem::take(&mut entry.early);
+        for (connection, event) in early {
+            self.take_frame(id, connection, event);
+        }
         if agreement.role == Role::Active {
             self.connect(id, peer.host(), peer.port().unwrap_or(2855));
         }
@@ -413,6 +423,17 @@ impl Media {
         let ends = matches!(event, FrameEvent::End(_));
         self.connection(connection).current = if ends { None } else { id };
         let Some(id) = id else { return };
+        match self.entries.get_mut(&id) {
+            Some(entry) if entry.session.is_none() => {
+                if entry.early.len() < EARLY {
+                    entry.early.push((connection, event));
+                }
+            }
+            _ => self.take_frame(id, connection, event),
+        }
+    }
+
+    fn take_frame(&mut self, id: MediaId, connection: ConnectionId, event: FrameEvent) {
         if let Some(session) = self.session(id) {
             session.handle_frame(connection, event);
             if session.connection() == Some(connection) {

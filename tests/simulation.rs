@@ -104,7 +104,7 @@ fn chats_survive_lossy_links_resets_and_crashes() {
 }
 
 /// Seeds of the soak that found something, and what it was.
-const FOUND: [(u64, &str); 5] = [
+const FOUND: [(u64, &str); 6] = [
     (1044, "a callee's message in the recipient's own call"),
     (
         1104,
@@ -116,6 +116,7 @@ const FOUND: [(u64, &str); 5] = [
     ),
     (1232, "an INVITE without room left its MSRP session behind"),
     (3008, "spools of messages that were not kept"),
+    (5059, "a device bound its session before its answer arrived"),
 ];
 
 #[test]

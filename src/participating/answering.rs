@@ -180,8 +180,7 @@ impl Service {
         for request in registered.store {
             self.custody.tell(request);
         }
-        let new_device = !registered.came.is_empty();
-        self.give_up_silent_branches(&registered.user, new_device, now);
+        self.give_up_silent_branches(&registered.user, now);
         self.handle_registration(&registered.user, now);
     }
 

@@ -132,6 +132,11 @@ impl Service {
             for request in registered.store {
                 self.custody.tell(request);
             }
+            if self.reach(user).is_none()
+                && let Some(machine) = self.users.get_mut(user)
+            {
+                machine.handle_unreachable();
+            }
         }
     }
 }

@@ -37,7 +37,7 @@ impl Service {
                 self.answer_origin(origin, true);
                 self.hold(&message, seq, size, false, now);
             }
-            Waiter::Chunk(..) | Waiter::Load(_) | Waiter::Delivery(..) | Waiter::Due => {}
+            Waiter::Chunk(..) | Waiter::Load(..) | Waiter::Delivery(..) | Waiter::Due => {}
         }
     }
 
@@ -55,14 +55,14 @@ impl Service {
                 self.answer_origin(origin, false);
                 self.end_storing(&message, size, now);
             }
-            Waiter::Load(identity) => self.postponed_loads.push_back((identity, None)),
+            Waiter::Load(identity, after) => self.postponed_loads.push_back((identity, after)),
             Waiter::Due => {}
         }
     }
 
     fn handle_read(&mut self, waiter: Waiter, answer: StoreEvent, now: Now) {
         match (waiter, answer) {
-            (Waiter::Load(user), StoreEvent::Loaded { held, more, .. }) => {
+            (Waiter::Load(user, _), StoreEvent::Loaded { held, more, .. }) => {
                 self.handle_loaded(&user, held, more, now);
             }
             (Waiter::Due, StoreEvent::Due { due, .. }) => self.handle_due(due, now),

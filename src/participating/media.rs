@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::clock::{Instant, Now};
 use crate::msrp::connection_queue::{ConnectionQueue, QueueLimits};
 use crate::msrp::event::SessionEvent;
+use crate::msrp::frame::FrameEvent;
 use crate::msrp::incoming::IncomingLimits;
 use crate::msrp::negotiation::{self, Agreement, Local, Role, SdpRefusal};
 use crate::msrp::outgoing::OutgoingLimits;
@@ -91,6 +92,8 @@ pub(super) struct Entry {
     pub(super) session: Option<Session<ConnectionId>>,
     /// Until then the peer must have spoken.
     pub(super) bind_by: Option<Instant>,
+    /// Pieces of frames from a peer that was faster than its answer to our offer.
+    pub(super) early: Vec<(ConnectionId, FrameEvent)>,
 }
 
 #[derive(Debug)]
@@ -197,6 +200,7 @@ impl Media {
             },
             session: None,
             bind_by: None,
+            early: Vec::new(),
         };
         self.entries.insert(id, entry);
         self.by_session.insert(session_id, id);
@@ -275,6 +279,10 @@ impl Media {
                 window: WINDOW,
             },
         }));
+        let early = std::mem::take(&mut entry.early);
+        for (connection, event) in early {
+            self.take_frame(id, connection, event);
+        }
         if agreement.role == Role::Active {
             self.connect(id, peer.host(), peer.port().unwrap_or(2855));
         }

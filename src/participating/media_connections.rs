@@ -12,6 +12,9 @@ use crate::token::Tokens;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+/// Pieces of frames kept for a session whose answer is still on its way; the SEND that binds it is two.
+const EARLY: usize = 16;
+
 impl Media {
     /// RFC 6135 §4.2.2: the active side connects to the first URI of the peer's path.
     pub(super) fn connect(&mut self, id: MediaId, host: &str, port: u16) {
@@ -144,6 +147,17 @@ impl Media {
         let ends = matches!(event, FrameEvent::End(_));
         self.connection(connection).current = if ends { None } else { id };
         let Some(id) = id else { return };
+        match self.entries.get_mut(&id) {
+            Some(entry) if entry.session.is_none() => {
+                if entry.early.len() < EARLY {
+                    entry.early.push((connection, event));
+                }
+            }
+            _ => self.take_frame(id, connection, event),
+        }
+    }
+
+    pub(super) fn take_frame(&mut self, id: MediaId, connection: ConnectionId, event: FrameEvent) {
         if let Some(session) = self.session(id) {
             session.handle_frame(connection, event);
             if session.connection() == Some(connection) {

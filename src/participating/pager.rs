@@ -340,18 +340,19 @@ impl Service {
         self.branch_ended(id, now);
     }
 
-    /// The user registered: a kept message whose devices have not answered is not left waiting for
-    /// their silence if there is a new device, or if the way it went is no longer one of his.
-    pub(super) fn give_up_silent_branches(&mut self, user: &Identity, new_device: bool, now: Now) {
+    /// The user registered: a kept message is not left waiting for the silence of the devices it went to
+    /// if there is now a way to him that it has not gone.
+    pub(super) fn give_up_silent_branches(&mut self, user: &Identity, now: Now) {
         if !self.users.get(user).is_some_and(ServedUser::is_trying) {
             return;
         }
         let targets = self.message_targets(user, None);
-        let is_current = |way: &Flow| targets.iter().any(|target| target.flow == *way);
         let waits_in_vain = |pager: &Pager| {
             pager.recipient == *user
                 && matches!(pager.keeping, Keeping::Stored(..))
-                && (new_device || !pager.ways.iter().any(is_current))
+                && targets
+                    .iter()
+                    .any(|target| !pager.ways.contains(&target.flow))
         };
         let all = self.pagers.iter().filter(|(_, pager)| waits_in_vain(pager));
         let mut vain: Vec<PagerId> = all.map(|(id, _)| *id).collect();

@@ -82,8 +82,8 @@ pub enum Waiter {
     Transit(ChatId, Side, InboundId),
     /// A chunk of it that must be durable before it is answered.
     Chunk(ChatId, Side, InboundId),
-    /// A user's queue being read.
-    Load(Identity),
+    /// A user's queue being read, from behind this place.
+    Load(Identity, Option<Seq>),
     /// A message of a run, or a piece of it.
     Delivery(DeliveryId, Seq),
     /// What has expired.

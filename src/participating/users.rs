@@ -55,7 +55,7 @@ impl Service {
     }
 
     fn load(&mut self, identity: &Identity, after: Option<Seq>, now: Now) {
-        let waiter = Waiter::Load(identity.clone());
+        let waiter = Waiter::Load(identity.clone(), after);
         if self
             .custody
             .load(identity.clone(), after, waiter, now)

@@ -73,13 +73,22 @@ impl Transit {
         octets: Bytes,
         new_id: impl FnOnce() -> SpoolId,
     ) -> Vec<StoreRequest> {
-        if offset == self.head.len() as u64 && self.head.len() < HEAD {
-            let most = octets.len().min(HEAD - self.head.len());
-            self.head.extend_from_slice(&octets[..most]);
-        }
+        self.keep_head(offset, &octets);
         self.covered
             .add(offset, offset.saturating_add(octets.len() as u64));
         self.spool.write(offset, octets, new_id)
+    }
+
+    /// Chunks come in any order and overlap; what comes later wins here as well.
+    fn keep_head(&mut self, offset: u64, octets: &[u8]) {
+        let Some(start) = usize::try_from(offset).ok().filter(|start| *start < HEAD) else {
+            return;
+        };
+        let end = start.saturating_add(octets.len()).min(HEAD);
+        if self.head.len() < end {
+            self.head.resize(end, 0);
+        }
+        self.head[start..end].copy_from_slice(&octets[..end - start]);
     }
 
     /// The way it goes out, while it does.
@@ -130,6 +139,17 @@ impl Covered {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_head_is_whole_whatever_the_order_of_chunks() {
+        let fate = Fate::Custody;
+        let mut transit = Transit::new("message/cpim".to_owned(), fate, Instant::default());
+        let none = || panic!("stays in memory");
+        transit.write(3, Bytes::from_static(b"defg"), none);
+        transit.write(0, Bytes::from_static(b"abcX"), none);
+        transit.write(3, Bytes::from_static(b"d"), none);
+        assert_eq!(transit.head, b"abcdefg");
+    }
 
     #[test]
     fn islands_join_the_prefix_when_the_gap_is_filled() {

@@ -19,6 +19,8 @@ use crate::token::Tokens;
 
 /// Over UDP a longer request is first tried over TCP (RFC 3261 §18.1.1).
 const CONGESTION_SAFE: usize = 1300;
+/// A longer request fits into no datagram: over UDP it cannot be sent at all.
+const LARGEST_DATAGRAM: usize = 65_000;
 /// How long a peer that refused TCP is not tried again.
 const TCP_REFUSED_FOR: Duration = Duration::from_secs(300);
 /// Peers remembered as refusing TCP.
@@ -56,7 +58,7 @@ pub enum EndpointEvent<U> {
     ServerGone(ServerId, GoneReason),
 }
 
-/// Why a request was not sent.
+/// A request was not sent: no room for its transaction, or no transport that takes its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
@@ -235,6 +237,9 @@ impl<U: Clone> Endpoint<U> {
                 let (via, octets) = self.change_via(&via, &octets, &tcp);
                 self.start(kind, &via.branch, octets, tcp, usage, Some(fallback), now)
             }
+            None if flow.transport == Transport::Udp && octets.len() > LARGEST_DATAGRAM => {
+                Err(Busy)
+            }
             None => self.start(kind, &via.branch, octets, flow, usage, None, now),
         }
     }
@@ -381,9 +386,11 @@ impl<U: Clone> Endpoint<U> {
                 .insert(remote, now.instant + TCP_REFUSED_FOR);
         }
         let usage = asker.usage;
-        if self
-            .start(kind, &branch, octets, flow, usage.clone(), None, now)
-            .is_err()
+        let fits = octets.len() <= LARGEST_DATAGRAM;
+        if !fits
+            || self
+                .start(kind, &branch, octets, flow, usage.clone(), None, now)
+                .is_err()
         {
             self.events.push_back(EndpointEvent::Unreachable(usage));
         }

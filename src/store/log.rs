@@ -25,7 +25,7 @@ use crate::clock::{self, Instant};
 use crate::identity::Identity;
 
 /// A settlement waits for company at most so long.
-const SETTLE_WITHIN: Duration = Duration::from_millis(50);
+const SETTLE_WITHIN: Duration = Duration::from_millis(5);
 /// A binding, so long.
 const BIND_WITHIN: Duration = Duration::from_millis(500);
 /// One write takes at most so much, unless a single record is larger.

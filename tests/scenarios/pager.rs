@@ -127,6 +127,21 @@ fn a_new_device_gets_at_once_what_waits_behind_one_that_vanished() {
 }
 
 #[test]
+fn a_message_too_long_for_the_device_blocks_nothing_behind_it() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent_with("alice", Transport::Tcp, Profile::Plain)?;
+        let bob = stage.agent_with("bob", Transport::Udp, Profile::Plain)?;
+        bob.registers()?;
+        alice
+            .sends_message("bob", &"long ".repeat(40_000))?
+            .expect_status(202)?;
+        alice.sends_message("bob", "short")?.expect_2xx()?;
+        bob.expect_text("short")?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_device_that_is_busy_gets_the_message_when_it_registers_again() {
     on_every_shard_count(&Configuration::open(), |stage| {
         for status in [480, 486, 503] {

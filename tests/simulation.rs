@@ -130,7 +130,7 @@ fn seeds_that_found_something_find_nothing() {
 /// Seeds beyond those of the test command: `RESTANTE_SOAK=1000..2000 cargo test --test simulation
 /// soak -- --ignored`.
 #[test]
-#[ignore = "as long as it is let"]
+#[ignore = "runs for the seeds RESTANTE_SOAK names; the test command plays those that found something"]
 fn soak() {
     let range = std::env::var("RESTANTE_SOAK").unwrap_or_else(|_| "1000..1100".to_owned());
     let (from, to) = range.split_once("..").expect("FROM..TO");

@@ -45,10 +45,7 @@ impl Service {
         branch.ended = true;
         let description = branch.description.clone();
         self.sip.send_ack(ack, flow);
-        let key = DialogKey {
-            call_id: dialog.id.call_id.clone(),
-            local_tag: dialog.id.local_tag.clone(),
-        };
+        let key = DialogKey::of(&dialog);
         let leg = Leg {
             dialog,
             key,
@@ -142,10 +139,7 @@ impl Service {
         let octets = reply
             .body("application/sdp", description.as_bytes())
             .build();
-        let key = DialogKey {
-            call_id: dialog.id.call_id.clone(),
-            local_tag: chat.tag.clone(),
-        };
+        let key = DialogKey::of(&dialog);
         self.dialogs
             .insert(key.clone(), DialogUse::Chat(id, Side::Caller));
         chat.caller_leg = Some(Leg {

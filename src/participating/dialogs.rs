@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::participating::chat::{ChatId, Side};
 use crate::participating::delivery::DeliveryId;
+use crate::sip::dialog::Dialog;
 
 /// A dialog of ours: its Call-ID and our own tag (RFC 3261 §12).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -12,6 +13,16 @@ pub struct DialogKey {
     pub call_id: String,
     /// The tag we gave.
     pub local_tag: String,
+}
+
+impl DialogKey {
+    /// What finds this dialog.
+    pub fn of(dialog: &Dialog) -> Self {
+        Self {
+            call_id: dialog.id.call_id.clone(),
+            local_tag: dialog.id.local_tag.clone(),
+        }
+    }
 }
 
 /// What the dialog carries.

@@ -36,11 +36,8 @@ impl ExpiryClock {
         self.seen = now;
         if now.wall.since(expected) <= SUSPICIOUS_STEP {
             self.ahead_since = None;
-            self.shown = if now.wall > expected {
-                now.wall
-            } else {
-                expected.min(self.catch_up(now))
-            };
+            // After a backward step time stands still until the wall clock has caught up.
+            self.shown = self.shown.max(now.wall);
             return self.shown;
         }
         let since = *self.ahead_since.get_or_insert(now.instant);
@@ -51,11 +48,6 @@ impl ExpiryClock {
             expected
         };
         self.shown
-    }
-
-    /// After a backward step time stands still until the wall clock has caught up.
-    fn catch_up(&self, now: Now) -> UnixMillis {
-        self.shown.max(now.wall)
     }
 }
 

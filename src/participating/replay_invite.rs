@@ -105,10 +105,7 @@ impl Service {
         let via = self.sip.via(&flow, None, &mut self.tokens);
         let ack = dialog.ack(dialog.local_cseq, &via.value).build();
         self.sip.send_ack(ack.clone(), flow);
-        let key = DialogKey {
-            call_id: dialog.id.call_id.clone(),
-            local_tag: dialog.id.local_tag.clone(),
-        };
+        let key = DialogKey::of(&dialog);
         self.dialogs.insert(key.clone(), DialogUse::Replay(id));
         if let Some(run) = self.session_run(id) {
             run.ack = Some(ack);

@@ -145,7 +145,7 @@ pub enum StoreRequest {
         /// Of the `Put`.
         token: StoreToken,
     },
-    /// A message leaves custody. Not answered; durable soon (at the next sync, 50 ms at most).
+    /// A message leaves custody. Not answered; durable soon (at the next sync, 5 ms at most).
     Settle {
         /// Whose.
         recipient: Identity,

@@ -22,6 +22,10 @@ const ACCOUNTS: &str = "\
 # ha1 = \"HEX\"                      # hash of user:realm:password: MD5, SHA-256, or a list of both;
 #                                  # an algorithm one account lacks is not offered to anyone
 # tel = \"+15550100\"                # tel:+15550100 is the same user
+# [account.settings]               # any key of [users] for this user alone, and
+# profile = \"rcs-e\"                # how all its devices are spoken to: rcs, rcs-e, cpm, message
+# rules = [{ from = \"sip:eve@im.test\", action = \"block\" }]
+#                                  # from: a person, a domain, or \"anonymous\"; the first fit holds
 ";
 
 impl Config {
@@ -84,6 +88,12 @@ fn write_account(out: &mut String, account: &Table) {
             continue;
         }
         if let Some(value) = account.get(key) {
+            put(out, format_args!("{key} = {value}\n"));
+        }
+    }
+    if let Some(Value::Table(settings)) = account.get("settings") {
+        put(out, format_args!("[account.settings]\n"));
+        for (key, value) in settings {
             put(out, format_args!("{key} = {value}\n"));
         }
     }

@@ -12,13 +12,16 @@ mod environment;
 mod load;
 mod schema;
 mod secret;
+mod user;
 mod values;
 
 pub use address::{HostPort, Listener, Protocol};
 pub use load::{ConfigError, Origin};
 pub use schema::{
-    Account, Authentication, Config, Deferral, DigestAlgorithm, Limits, Log, LogFormat, Msrp,
-    Registrar, Sip, Store, Tagless,
+    Account, Authentication, Blocked, ClientProfile, Config, CopyTo, Deferral, Delivery,
+    DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, Registrar, Sip, Store, Tagless,
+    UserSettings, WhenFull,
 };
 pub use secret::{Ha1, Secret};
+pub use user::{EffectiveSettings, SenderRule, SettingsOverrides};
 pub use values::{Period, Size};

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::address::{HostPort, Listener, Protocol};
 use super::secret::{Ha1, Secret};
+use super::user::SettingsOverrides;
 use super::values::{Period, Size};
 
 /// Declares a section: a struct whose defaults and comments the documentation is made from.
@@ -90,6 +91,8 @@ section! {
         registrar: Registrar = Registrar::default();
         /// Messages for people who are away.
         deferral: Deferral = Deferral::default();
+        /// What users get whose account does not say otherwise.
+        users: UserSettings = UserSettings::default();
         /// The log of everything in custody.
         store: Store = Store::default();
         /// Bounds on what the server takes on. Over a bound it answers 503, it never queues without end.
@@ -196,6 +199,28 @@ section! {
 }
 
 section! {
+    /// What users get whose account does not say otherwise.
+    UserSettings {
+        /// When kept messages are delivered: "push" as soon as a device can take them, "pull" when the user asks for them.
+        delivery: Delivery = Delivery::Push;
+        /// Which devices get a kept message: the "first" that takes it, or "every" capable one, each once.
+        copy_to: CopyTo = CopyTo::First;
+        /// Messages from people without a rule: "allow", "unavailable" (480), "unavailable-notify" (480, and the user is told), "block".
+        incoming: IncomingRule = IncomingRule::Allow;
+        /// The same for senders who hide who they are; "block" answers them 433.
+        anonymous: IncomingRule = IncomingRule::Allow;
+        /// What a blocked sender hears: "forbidden" (403), or "silent" (as if the message had been taken).
+        blocked: Blocked = Blocked::Forbidden;
+        /// Messages that may wait for one user.
+        max_messages: u32 = 10_000;
+        /// Octets that may wait for one user.
+        max_size: Size = Size::mib(1_024);
+        /// What happens at these bounds: "refuse-new", or "drop-oldest", whose authors are told.
+        when_full: WhenFull = WhenFull::RefuseNew;
+    }
+}
+
+section! {
     /// The log of everything in custody.
     Store {
         /// Size at which a segment, of records or of large bodies, is sealed and a new one begun.
@@ -266,6 +291,74 @@ words! {
 }
 
 words! {
+    /// When kept messages are delivered.
+    Delivery {
+        /// As soon as a device can take them.
+        Push = "push";
+        /// When the user asks.
+        Pull = "pull";
+    }
+}
+
+words! {
+    /// Which devices get a kept message.
+    CopyTo {
+        /// The first that takes it.
+        First = "first";
+        /// Every capable one, each once.
+        Every = "every";
+    }
+}
+
+words! {
+    /// What becomes of a message, by the recipient's wish (cpm-facts §6 rows 8, 9, 14).
+    IncomingRule {
+        /// It is delivered.
+        Allow = "allow";
+        /// The sender hears 480, as if nobody were there and nothing were kept.
+        Unavailable = "unavailable";
+        /// The same, and the recipient is told of the attempt.
+        UnavailableNotify = "unavailable-notify";
+        /// It is refused, or vanishes: see `blocked`.
+        Block = "block";
+    }
+}
+
+words! {
+    /// What a blocked sender hears.
+    Blocked {
+        /// 403.
+        Forbidden = "forbidden";
+        /// 202, and the message is dropped.
+        Silent = "silent";
+    }
+}
+
+words! {
+    /// What happens when a user's quota is reached.
+    WhenFull {
+        /// The new message is refused.
+        RefuseNew = "refuse-new";
+        /// The oldest waiting ones make room; their authors are told.
+        DropOldest = "drop-oldest";
+    }
+}
+
+words! {
+    /// The dialect in which a device is spoken to (cpm-facts §7.2).
+    ClientProfile {
+        /// Store-and-forward identity, plain session description.
+        Rcs = "rcs";
+        /// Store-and-forward identity, the first message inside the INVITE.
+        RcsE = "rcs-e";
+        /// The author's identity, plain session description.
+        Cpm = "cpm";
+        /// SIP MESSAGE only.
+        Message = "message";
+    }
+}
+
+words! {
     /// The form of the log.
     LogFormat {
         /// Lines for people.
@@ -294,6 +387,13 @@ pub struct Account {
     /// A telephone number in the global form that is an address of the same user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tel: Option<String>,
+    /// What this user wants otherwise than `[users]` says.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub settings: SettingsOverrides,
+}
+
+fn is_default(settings: &SettingsOverrides) -> bool {
+    *settings == SettingsOverrides::default()
 }
 
 impl Config {
@@ -303,6 +403,7 @@ impl Config {
         ("msrp", Msrp::KEYS),
         ("registrar", Registrar::KEYS),
         ("deferral", Deferral::KEYS),
+        ("users", UserSettings::KEYS),
         ("store", Store::KEYS),
         ("limits", Limits::KEYS),
         ("log", Log::KEYS),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Instant, Now};
+use crate::config::EffectiveSettings;
 use crate::identity::Identity;
 use crate::metrics::ShardMetrics;
 use crate::msrp::event::InboundId;
@@ -24,7 +25,7 @@ use crate::participating::pager::{Pager, PagerId};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{RetrySchedule, ServedUser};
 use crate::participating::spool::BodySize;
-use crate::registrar::Registrar;
+use crate::registrar::{Directory, Registrar};
 use crate::sip::endpoint::Endpoint;
 use crate::store::request::{Body, DeferredMessage, Seq, StoreRequest};
 use crate::token::Tokens;
@@ -100,6 +101,8 @@ pub struct Service {
     pub(crate) sip: Endpoint<Usage>,
     pub(crate) media: Media,
     pub(crate) registrar: Registrar,
+    /// Who the users are and what they want.
+    pub(crate) directory: Arc<Directory>,
     pub(crate) custody: Custody<Waiter>,
     pub(super) users: HashMap<Identity, ServedUser, foldhash::fast::RandomState>,
     /// Users of this shard for whom messages wait in the store while no machine exists.
@@ -152,6 +155,8 @@ pub struct Parts {
     pub media: Media,
     /// The bindings of its users.
     pub registrar: Registrar,
+    /// Who the users are and what they want.
+    pub directory: Arc<Directory>,
     /// Its way into the store.
     pub custody: Custody<Waiter>,
     /// Users for whom messages wait.
@@ -174,6 +179,7 @@ impl Service {
             sip: parts.sip,
             media: parts.media,
             registrar: parts.registrar,
+            directory: parts.directory,
             custody: parts.custody,
             users: HashMap::default(),
             waiting: parts.waiting.into_iter().collect(),
@@ -224,6 +230,11 @@ impl Service {
     /// Whether this identity is a user of the home domain.
     pub(crate) fn is_local(&self, identity: &Identity) -> bool {
         identity.host().eq_ignore_ascii_case(&self.settings.domain)
+    }
+
+    /// What a user wants; by default what `[users]` says.
+    pub fn settings_of(&self, user: &Identity) -> &EffectiveSettings {
+        self.directory.settings(user)
     }
 
     /// A request to the store that has no answer.

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::config::{Account, Authentication, Config, DigestAlgorithm};
+use crate::config::{
+    Account, Authentication, Config, DigestAlgorithm, EffectiveSettings, SettingsOverrides,
+};
 use crate::identity::Identity;
 use crate::sip::digest::{Algorithms, Hashes};
 use crate::uri::{Scheme, Uri, tel_digits, unescape};
@@ -30,6 +32,10 @@ pub struct Directory {
     users: HashMap<Identity, Option<String>, foldhash::fast::RandomState>,
     numbers: HashMap<String, Identity, foldhash::fast::RandomState>,
     credentials: HashMap<String, (Identity, Hashes), foldhash::fast::RandomState>,
+    /// Of users whose account says something else than `[users]`.
+    settings: HashMap<Identity, EffectiveSettings, foldhash::fast::RandomState>,
+    /// Of everybody else.
+    default_settings: EffectiveSettings,
     /// What the configuration lets the server offer.
     allowed: Algorithms,
 }
@@ -43,6 +49,8 @@ impl Directory {
             users: HashMap::default(),
             numbers: HashMap::default(),
             credentials: HashMap::default(),
+            settings: HashMap::default(),
+            default_settings: SettingsOverrides::default().over(&config.users),
             allowed: Algorithms {
                 md5: config.registrar.algorithms.contains(&DigestAlgorithm::Md5),
                 sha256: config
@@ -63,6 +71,10 @@ impl Directory {
             self.numbers.insert(tel_digits(tel), identity.clone());
         }
         self.users.insert(identity.clone(), account.tel.clone());
+        if account.settings != SettingsOverrides::default() {
+            let settings = account.settings.over(&self.default_settings.settings);
+            self.settings.insert(identity.clone(), settings);
+        }
         if let Some(password) = &account.password {
             // IMS clients prove to be user@domain, others to be user.
             for name in [account.user.clone(), identity.as_str().to_owned()] {
@@ -150,6 +162,12 @@ impl Directory {
             md5: self.allowed.md5 && hashes.clone().all(|hashes| hashes.md5.is_some()),
             sha256: self.allowed.sha256 && hashes.all(|hashes| hashes.sha256.is_some()),
         }
+    }
+
+    /// What a user wants.
+    pub fn settings(&self, identity: &Identity) -> &EffectiveSettings {
+        let own = self.settings.get(identity);
+        own.unwrap_or(&self.default_settings)
     }
 
     /// The URIs of a user: the SIP one first, then the telephone number (P-Associated-URI).

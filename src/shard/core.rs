@@ -54,6 +54,7 @@ impl Core {
             sip: endpoint(&context),
             media: media(&context),
             registrar,
+            directory: Arc::clone(&context.knowledge.directory),
             custody: custody(&context, now.wall),
             waiting: context.waiting.clone(),
             recent: context

@@ -17,7 +17,7 @@ use crate::msrp::sdp::{Direction, SessionDescription};
 use crate::participating::arrival::ConversationHeaders;
 use crate::participating::callee;
 use crate::participating::contacts::Target;
-use crate::participating::deferral::{self, Deferral, Outcome};
+use crate::participating::deferral::{Condition, DeviceAnswers, Form, Stored, verdict};
 use crate::participating::dialogs::DialogKey;
 use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::service::{Service, Usage};
@@ -106,7 +106,7 @@ pub struct Chat {
     pub(super) caller_leg: Option<Leg>,
     pub(super) callee_leg: Option<Leg>,
     pub(super) branches: Vec<Branch>,
-    pub(super) best: Option<Message>,
+    pub(super) answers: DeviceAnswers,
     pub(super) rings_until: Option<Instant>,
     pub(super) quiet_since: Instant,
     pub(super) transits: BTreeMap<(Side, InboundId), Transit>,
@@ -123,6 +123,11 @@ impl Chat {
             author: self.person(side).clone(),
             conversation: self.ids.conversation.as_str().into(),
         }
+    }
+
+    /// Its column in the deferral table.
+    pub(super) fn form(&self) -> Form {
+        Form::Chat
     }
 
     /// Who is on that side.
@@ -180,7 +185,7 @@ impl Service {
             caller_leg: None,
             callee_leg: None,
             branches: Vec::new(),
-            best: None,
+            answers: DeviceAnswers::default(),
             rings_until: None,
             quiet_since: now.instant,
             transits: BTreeMap::new(),
@@ -196,11 +201,12 @@ impl Service {
             .get(&chat.callee)
             .is_none_or(|user| user.may_pass(&key));
         let targets = self.session_targets_for(&chat.callee, &chat.invite);
+        let absent = self.absence(&chat.callee);
         self.chats.insert(id, chat);
         if free && !targets.is_empty() {
             self.fork_invite(id, &targets, now);
         } else {
-            self.without_device(id, Outcome::NoContact, now);
+            self.without_device(id, absent, now);
         }
     }
 
@@ -214,11 +220,14 @@ impl Service {
         };
         chat.rings_until = Some(ring);
         if chat.branches.iter().all(|branch| branch.ended) {
-            self.without_device(id, Outcome::NoAnswer, now);
+            self.without_device(id, Condition::Unreachable, now);
         }
     }
 
     fn invite_device(&mut self, id: ChatId, target: &Target, now: Now) {
+        if let Some(chat) = self.chats.get_mut(&id) {
+            chat.answers.tried(target.profile);
+        }
         let media_use = MediaUse::Chat(id, Side::Callee);
         let remote = target.flow.remote.ip();
         let opened = self
@@ -291,13 +300,7 @@ impl Service {
             200..300 => self.device_answered(id, index, &response, now),
             _ => {
                 if let Some(chat) = self.chats.get_mut(&id) {
-                    let better = chat
-                        .best
-                        .as_ref()
-                        .is_none_or(|best| status < best.status() || status >= 600);
-                    if better {
-                        chat.best = Some(response);
-                    }
+                    chat.answers.refused(response);
                 }
                 self.branch_over(id, index, now);
             }
@@ -306,6 +309,9 @@ impl Service {
 
     /// A device gave no answer.
     pub(super) fn handle_chat_silence(&mut self, id: ChatId, index: usize, now: Now) {
+        if let Some(chat) = self.chats.get_mut(&id) {
+            chat.answers.silent();
+        }
         self.branch_over(id, index, now);
     }
 
@@ -334,29 +340,26 @@ impl Service {
         let media = branch.media;
         let all = chat.branches.iter().all(|branch| branch.ended);
         let inviting = chat.state == ChatState::Inviting;
-        let outcome = match &chat.best {
-            Some(best) => Outcome::Status(best.status()),
-            None => Outcome::NoAnswer,
-        };
+        let condition = chat.answers.condition(chat.form());
         self.media.close(media);
         if all && inviting {
-            self.without_device(id, outcome, now);
+            self.without_device(id, condition, now);
         }
     }
 
     /// No device took the session: by the table, we do, or the caller hears why not.
-    pub(super) fn without_device(&mut self, id: ChatId, outcome: Outcome, now: Now) {
+    pub(super) fn without_device(&mut self, id: ChatId, condition: Condition, now: Now) {
         let Some(chat) = self.chats.get(&id) else {
             return;
         };
-        let keep = deferral::of_chat(outcome) == Deferral::Keep;
+        let keep = verdict(condition, chat.form()).stored != Stored::Nothing;
         if keep && self.settings.deferral && self.custody.has_room() {
             if let Some(chat) = self.chats.get_mut(&id) {
                 chat.state = ChatState::Custody;
             }
             return self.answer_caller(id, now);
         }
-        let rejection = match (&chat.best, keep, self.settings.deferral) {
+        let rejection = match (chat.answers.best(), keep, self.settings.deferral) {
             (_, true, true) => Rejection::new(503, "Service Unavailable"),
             (Some(best), false, _) => {
                 let (status, octets) = (best.status(), callee::refusal(chat, best));

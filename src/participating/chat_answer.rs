@@ -4,7 +4,7 @@ use crate::clock::Now;
 use crate::msrp::negotiation::SdpRefusal;
 use crate::msrp::sdp::Direction;
 use crate::participating::chat::{Chat, ChatId, ChatState, Leg, Side};
-use crate::participating::deferral::Outcome;
+use crate::participating::deferral::Condition;
 use crate::participating::dialogs::{DialogKey, DialogUse};
 use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::service::Service;
@@ -84,16 +84,17 @@ impl Service {
                 branch.ended = true;
             }
         }
-        self.without_device(id, Outcome::NoAnswer, now);
+        self.without_device(id, Condition::Unreachable, now);
     }
 
     fn branch_answer_unusable(&mut self, id: ChatId, now: Now) {
-        let all = self
-            .chats
-            .get(&id)
-            .is_some_and(|chat| chat.branches.iter().all(|b| b.ended));
-        if all {
-            self.without_device(id, Outcome::Status(488), now);
+        let Some(chat) = self.chats.get_mut(&id) else {
+            return;
+        };
+        chat.answers.unusable();
+        let condition = chat.answers.condition(chat.form());
+        if chat.branches.iter().all(|branch| branch.ended) {
+            self.without_device(id, condition, now);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Which of a user's devices a request goes to.
 
 use crate::identity::Identity;
+use crate::participating::deferral::Condition;
 use crate::participating::service::Service;
 use crate::registrar::{Binding, BindingKey, Preferences, Profile};
 use crate::sip::message::Message;
@@ -50,6 +51,15 @@ impl Target {
 }
 
 impl Service {
+    /// Which row holds when there is no device for a request to go to.
+    pub(super) fn absence(&self, user: &Identity) -> Condition {
+        if self.registrar.reachable(user, self.time).is_empty() {
+            Condition::NoContact
+        } else {
+            Condition::NoCapableContact
+        }
+    }
+
     /// The contacts of a user that take SIP MESSAGE, best first.
     pub(super) fn message_targets(
         &self,

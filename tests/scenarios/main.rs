@@ -8,6 +8,7 @@ mod bad_input;
 mod chat;
 mod content;
 mod custody;
+mod deferral_table;
 mod dialogs;
 mod ipv6;
 mod pager;

@@ -74,6 +74,61 @@ impl UserAgent {
         })
     }
 
+    /// Invites to a chat with its first message inside the INVITE, before or behind the description.
+    pub fn invites_saying(
+        &self,
+        to: &str,
+        envelope: &Envelope,
+        text_first: bool,
+    ) -> Result<OutgoingCall<'_>, Failure> {
+        self.invites_drafted(
+            to,
+            self.invite_draft(to, &fresh("conv-")),
+            envelope,
+            text_first,
+        )
+    }
+
+    /// The same with this INVITE.
+    pub fn invites_drafted(
+        &self,
+        to: &str,
+        draft: Draft,
+        envelope: &Envelope,
+        text_first: bool,
+    ) -> Result<OutgoingCall<'_>, Failure> {
+        let end = MsrpEnd::open_at(self.address().ip(), &self.line.name, &self.line.transcript)?;
+        let sdp = sdp_text::description(&end, Setup::ActPass, "sendrecv").into_bytes();
+        let text = envelope.to_octets();
+        let length = text.len();
+        let cpim = format!(
+            "Content-Type: message/cpim\r\nContent-ID: <text@{to}>\r\nContent-Length: {length}"
+        );
+        let mut parts = [
+            ("Content-Type: application/sdp".to_owned(), sdp),
+            (cpim, text),
+        ];
+        if text_first {
+            parts.reverse();
+        }
+        let boundary = fresh("b");
+        let mut body = Vec::new();
+        for (headers, content) in &parts {
+            body.extend_from_slice(format!("--{boundary}\r\n{headers}\r\n\r\n").as_bytes());
+            body.extend_from_slice(content);
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+        let draft = draft.body(&format!("multipart/mixed; boundary=\"{boundary}\""), &body);
+        let request = self.sends(draft)?;
+        Ok(OutgoingCall {
+            agent: self,
+            peer: self.uri_of(to),
+            request,
+            end,
+        })
+    }
+
     /// A chat INVITE without a body.
     pub fn invite_draft(&self, to: &str, conversation: &str) -> Draft {
         Draft::new("INVITE", &self.uri_of(to))
@@ -125,6 +180,18 @@ impl<'a> OutgoingCall<'a> {
                 _ => return Err(self.agent.failure("it did not ring")),
             }
         }
+    }
+
+    /// No final answer comes within `patience`.
+    pub fn expect_no_answer(&mut self, patience: Duration) -> Result<(), Failure> {
+        while let Some(answer) = self.request.next_answer(patience) {
+            if answer.status() >= 200 {
+                let step = format!("it was answered {}", answer.start_line());
+                return Err(self.agent.failure(step));
+            }
+            self.request.keep_provisional(answer);
+        }
+        Ok(())
     }
 
     /// The INVITE is refused with this status.

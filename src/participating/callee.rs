@@ -54,7 +54,7 @@ pub(super) fn invite(
     via: &str,
     contact: &str,
     local_tag: &str,
-    sdp: &str,
+    body: (&str, &[u8]),
     call_id: &str,
 ) -> Bytes {
     let caller = &chat.invite;
@@ -104,7 +104,7 @@ pub(super) fn invite(
     invite
         .header("Allow", outgoing::ALLOW)
         .header("Supported", "timer")
-        .body("application/sdp", sdp.as_bytes())
+        .body(body.0, body.1)
         .build()
 }
 
@@ -135,16 +135,6 @@ pub fn description(message: &Message) -> Option<SessionDescription> {
         .iter()
         .find(|part| part.media_type() == "application/sdp")?;
     SessionDescription::parse(message.body().get(sdp.body.clone())?).ok()
-}
-
-/// Whether an INVITE carries a message beside its session description: it is not taken, and must not
-/// be lost.
-pub fn carries_message(invite: &Message) -> bool {
-    let Some(content_type) = invite.header(HeaderName::ContentType) else {
-        return false;
-    };
-    let parts = crate::multipart::parts(content_type, invite.body());
-    parts.is_ok_and(|parts| parts.iter().any(|part| part.media_type() == "message/cpim"))
 }
 
 /// The session interval the peer asks for, if it refreshes the session itself (RFC 4028 §9).

@@ -17,11 +17,13 @@ use crate::msrp::sdp::{Direction, SessionDescription};
 use crate::participating::arrival::ConversationHeaders;
 use crate::participating::callee;
 use crate::participating::contacts::Target;
-use crate::participating::deferral::{Condition, DeviceAnswers, Form, Stored, verdict};
+use crate::participating::deferral::{Answer, Condition, DeviceAnswers, Form, Stored, verdict};
 use crate::participating::dialogs::DialogKey;
+use crate::participating::first_message::{First, FirstMessage, Then};
 use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::service::{Service, Usage};
 use crate::participating::transit::Transit;
+use crate::registrar::Profile;
 use crate::sip::dialog::Dialog;
 use crate::sip::endpoint::Via;
 use crate::sip::message::Message;
@@ -58,6 +60,8 @@ impl Side {
 pub(super) enum ChatState {
     /// The recipient's devices ring.
     Inviting,
+    /// The message inside the INVITE is on its way to a device or to the disk; the caller waits.
+    Settling,
     /// Both legs stand.
     Live,
     /// Only the caller's leg stands; what he sends is kept.
@@ -86,6 +90,8 @@ pub(super) struct Branch {
     pub request: Message,
     pub description: String,
     pub ended: bool,
+    /// Its INVITE carries the first message.
+    pub carries_first: bool,
     /// The ACK of its 2xx, sent again with each repetition of the 2xx.
     pub ack: Option<Bytes>,
 }
@@ -107,6 +113,8 @@ pub struct Chat {
     pub(super) callee_leg: Option<Leg>,
     pub(super) branches: Vec<Branch>,
     pub(super) answers: DeviceAnswers,
+    /// The message inside the INVITE, until it is safe.
+    pub(super) first: Option<First>,
     pub(super) rings_until: Option<Instant>,
     pub(super) quiet_since: Instant,
     pub(super) transits: BTreeMap<(Side, InboundId), Transit>,
@@ -127,7 +135,10 @@ impl Chat {
 
     /// Its column in the deferral table.
     pub(super) fn form(&self) -> Form {
-        Form::Chat
+        match self.first {
+            Some(_) => Form::ChatWithText,
+            None => Form::Chat,
+        }
     }
 
     /// Who is on that side.
@@ -168,6 +179,10 @@ impl Service {
             Ok(ids) => ids,
             Err(rejection) => return self.reject(&invite, server, &rejection, now),
         };
+        let first = match FirstMessage::read(&invite) {
+            Ok(first) => first,
+            Err(rejection) => return self.reject(&invite, server, &rejection, now),
+        };
         if self.chats.len() >= self.settings.most_under_way || self.draining {
             return self.overloaded(&invite, server, now);
         }
@@ -186,6 +201,7 @@ impl Service {
             callee_leg: None,
             branches: Vec::new(),
             answers: DeviceAnswers::default(),
+            first: None,
             rings_until: None,
             quiet_since: now.instant,
             transits: BTreeMap::new(),
@@ -203,6 +219,9 @@ impl Service {
         let targets = self.session_targets_for(&chat.callee, &chat.invite);
         let absent = self.absence(&chat.callee);
         self.chats.insert(id, chat);
+        if let Some(first) = first {
+            self.take_first(id, first, now);
+        }
         if free && !targets.is_empty() {
             self.fork_invite(id, &targets, now);
         } else {
@@ -244,6 +263,19 @@ impl Service {
             self.media.offer_types(media, accept, wrapped);
         }
         let description = self.media.offer(media);
+        // RCS-e devices take the first message inside the INVITE (cpm-facts §7.2).
+        let first = chat
+            .first
+            .as_ref()
+            .filter(|first| target.profile == Profile::RcsE && !first.confirmed);
+        let carries_first = first.is_some();
+        let (content_type, body) = match first {
+            Some(first) => first.message.beside(&description, &self.tokens.token()),
+            None => (
+                "application/sdp".to_owned(),
+                description.as_bytes().to_vec(),
+            ),
+        };
         let via: Via = self.sip.via(&target.flow, None, &mut self.tokens);
         let local_tag = self.tokens.token();
         let call_id = callee::call_id(&self.settings.domain, &mut self.tokens);
@@ -255,7 +287,7 @@ impl Service {
             &via.value,
             &contact,
             &local_tag,
-            &description,
+            (&content_type, &body),
             &call_id,
         );
         let Ok(request) = crate::sip::wire::parse(octets.clone()) else {
@@ -276,6 +308,7 @@ impl Service {
                 media,
                 request,
                 description,
+                carries_first,
                 ack: None,
             });
         }
@@ -352,27 +385,29 @@ impl Service {
         let Some(chat) = self.chats.get(&id) else {
             return;
         };
-        let keep = verdict(condition, chat.form()).stored != Stored::Nothing;
-        if keep && self.settings.deferral && self.custody.has_room() {
-            if let Some(chat) = self.chats.get_mut(&id) {
-                chat.state = ChatState::Custody;
-            }
-            return self.answer_caller(id, now);
-        }
-        let rejection = match (chat.answers.best(), keep, self.settings.deferral) {
-            (_, true, true) => Rejection::new(503, "Service Unavailable"),
-            (Some(best), false, _) => {
+        let verdict = verdict(condition, chat.form());
+        match (verdict.stored, verdict.answer, chat.answers.best()) {
+            (Stored::Nothing, _, Some(best)) => {
                 let (status, octets) = (best.status(), callee::refusal(chat, best));
                 self.sip.respond(chat.server, status, octets, now);
+                self.drop_first(id);
                 self.chats.remove(&id);
-                return;
             }
-            _ => Rejection::new(480, "Temporarily Unavailable"),
-        };
-        self.refuse_chat(id, &rejection, now);
+            (Stored::Nothing, ..) => {
+                self.refuse_chat(id, &Rejection::new(488, "Not Acceptable Here"), now);
+            }
+            _ if !self.settings.deferral => {
+                self.refuse_chat(id, &Rejection::new(480, "Temporarily Unavailable"), now);
+            }
+            (Stored::Text, Answer::Status(status), _) => {
+                self.keep_first(id, Then::Refuse(status), now);
+            }
+            _ => self.keep_first(id, Then::TakeSession, now),
+        }
     }
 
     pub(super) fn refuse_chat(&mut self, id: ChatId, rejection: &Rejection, now: Now) {
+        self.drop_first(id);
         if let Some(chat) = self.chats.remove(&id) {
             for branch in &chat.branches {
                 self.media.close(branch.media);
@@ -383,14 +418,24 @@ impl Service {
 
     /// The caller took the INVITE back before it was answered.
     pub fn handle_chat_cancel(&mut self, server: ServerId, now: Now) -> bool {
+        let waits = |chat: &Chat| matches!(chat.state, ChatState::Inviting | ChatState::Settling);
         let found = self
             .chats
             .iter()
-            .find(|(_, chat)| chat.server == server && chat.state == ChatState::Inviting)
-            .map(|(id, _)| *id);
-        let Some(id) = found else { return false };
+            .find(|(_, chat)| chat.server == server && waits(chat))
+            .map(|(id, chat)| (*id, chat.form()));
+        let Some((id, form)) = found else {
+            return false;
+        };
+        if self.refuse_when_safe(id, 487, now) {
+            return true;
+        }
         self.cancel_branches(id, None, now);
-        self.refuse_chat(id, &Rejection::new(487, "Request Terminated"), now);
+        if verdict(Condition::Cancelled, form).stored == Stored::Text && self.settings.deferral {
+            self.keep_first(id, Then::Refuse(487), now);
+        } else {
+            self.refuse_chat(id, &Rejection::new(487, "Request Terminated"), now);
+        }
         true
     }
 

@@ -38,7 +38,7 @@ impl Service {
         let Ok(dialog) = Dialog::as_uac(&branch.request, response) else {
             return self.branch_over(id, index, now);
         };
-        let (flow, media) = (branch.flow, branch.media);
+        let (flow, media, carried) = (branch.flow, branch.media, branch.carries_first);
         let via = self.sip.via(&flow, None, &mut self.tokens);
         let ack = dialog.ack(dialog.local_cseq, &via.value).build();
         branch.ack = Some(ack.clone());
@@ -73,7 +73,9 @@ impl Service {
             chat.state = ChatState::Live;
         }
         self.cancel_branches(id, Some(index), now);
-        self.answer_caller(id, now);
+        if !self.send_first(id, carried, now) {
+            self.answer_caller(id, now);
+        }
     }
 
     /// Nobody took the call in time: the branches are cancelled and the caller served without them.

@@ -63,6 +63,9 @@ impl Service {
             Ok(content) => content,
             Err(rejection) => return self.reject(&request, server, &rejection, now),
         };
+        if content.is_notification {
+            self.note_receipt(&author, &recipient, request.body());
+        }
         if self.pagers.len() >= self.settings.most_under_way {
             return self.overloaded(&request, server, now);
         }

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::clock::{Instant, Now};
+use crate::identity::Identity;
 pub use crate::participating::conversation::RetrySchedule;
 use crate::participating::conversation::{Conversation, State, choose_carrier, make_ready, park};
 use crate::store::request::{ConversationKey, Held, Seq};
@@ -282,6 +283,24 @@ impl ServedUser {
         self.conversations
             .get(key)
             .is_some_and(|c| c.held.iter().take(c.handed).any(|held| held.seq == seq))
+    }
+
+    /// The message of this author and `imdn.Message-ID` that waits and is not out with a delivery.
+    pub fn waiting_message(
+        &self,
+        author: &Identity,
+        message_id: &str,
+    ) -> Option<(ConversationKey, Seq)> {
+        let own = self
+            .conversations
+            .iter()
+            .filter(|(key, _)| key.author == *author);
+        own.flat_map(|(key, conversation)| {
+            let waiting = conversation.held.iter().skip(conversation.handed);
+            waiting.map(move |held| (key, held))
+        })
+        .find(|(_, held)| *held.message_id == *message_id)
+        .map(|(key, held)| (key.clone(), held.seq))
     }
 
     /// A message left custody: a device confirmed it, it expired or was taken back.

@@ -110,6 +110,8 @@ pub struct Service {
     pub(super) pagers: HashMap<PagerId, Pager, foldhash::fast::RandomState>,
     pub(super) pager_deadlines: VecDeque<(Instant, PagerId)>,
     pub(super) chats: HashMap<ChatId, Chat, foldhash::fast::RandomState>,
+    /// Chats whose INVITE carries a message; some may be over.
+    pub(super) firsts: Vec<ChatId>,
     pub(super) deliveries: HashMap<DeliveryId, Delivery, foldhash::fast::RandomState>,
     pub(super) relays: HashMap<RelayId, Relay, foldhash::fast::RandomState>,
     /// Requests that wait for the address of their next hop, and the names to be looked up.
@@ -186,6 +188,7 @@ impl Service {
             pagers: HashMap::default(),
             pager_deadlines: VecDeque::new(),
             chats: HashMap::default(),
+            firsts: Vec::new(),
             deliveries: HashMap::default(),
             relays: HashMap::default(),
             look_ups: HashMap::default(),
@@ -255,6 +258,11 @@ impl Service {
     /// A message from another shard, or from another part of this one.
     pub fn handle_internal(&mut self, message: InternalMessage, now: Now) {
         match message {
+            InternalMessage::Confirmed {
+                recipient,
+                author,
+                message_id,
+            } => self.handle_confirmed(&recipient, &author, &message_id, now),
             InternalMessage::Accept {
                 message,
                 body,

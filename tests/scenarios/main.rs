@@ -10,6 +10,7 @@ mod content;
 mod custody;
 mod deferral_table;
 mod dialogs;
+mod first_message;
 mod ipv6;
 mod pager;
 mod process;

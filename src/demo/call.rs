@@ -16,10 +16,10 @@ use super::wire::Transport;
 
 /// An INVITE this agent sent.
 pub struct OutgoingCall<'a> {
-    agent: &'a UserAgent,
-    peer: String,
-    request: SentRequest<'a>,
-    end: MsrpEnd,
+    pub(super) agent: &'a UserAgent,
+    pub(super) peer: String,
+    pub(super) request: SentRequest<'a>,
+    pub(super) end: MsrpEnd,
 }
 
 /// An INVITE this agent got.
@@ -65,61 +65,6 @@ impl UserAgent {
         let draft = self
             .invite_draft(to, conversation)
             .body("application/sdp", sdp.as_bytes());
-        let request = self.sends(draft)?;
-        Ok(OutgoingCall {
-            agent: self,
-            peer: self.uri_of(to),
-            request,
-            end,
-        })
-    }
-
-    /// Invites to a chat with its first message inside the INVITE, before or behind the description.
-    pub fn invites_saying(
-        &self,
-        to: &str,
-        envelope: &Envelope,
-        text_first: bool,
-    ) -> Result<OutgoingCall<'_>, Failure> {
-        self.invites_drafted(
-            to,
-            self.invite_draft(to, &fresh("conv-")),
-            envelope,
-            text_first,
-        )
-    }
-
-    /// The same with this INVITE.
-    pub fn invites_drafted(
-        &self,
-        to: &str,
-        draft: Draft,
-        envelope: &Envelope,
-        text_first: bool,
-    ) -> Result<OutgoingCall<'_>, Failure> {
-        let end = MsrpEnd::open_at(self.address().ip(), &self.line.name, &self.line.transcript)?;
-        let sdp = sdp_text::description(&end, Setup::ActPass, "sendrecv").into_bytes();
-        let text = envelope.to_octets();
-        let length = text.len();
-        let cpim = format!(
-            "Content-Type: message/cpim\r\nContent-ID: <text@{to}>\r\nContent-Length: {length}"
-        );
-        let mut parts = [
-            ("Content-Type: application/sdp".to_owned(), sdp),
-            (cpim, text),
-        ];
-        if text_first {
-            parts.reverse();
-        }
-        let boundary = fresh("b");
-        let mut body = Vec::new();
-        for (headers, content) in &parts {
-            body.extend_from_slice(format!("--{boundary}\r\n{headers}\r\n\r\n").as_bytes());
-            body.extend_from_slice(content);
-            body.extend_from_slice(b"\r\n");
-        }
-        body.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-        let draft = draft.body(&format!("multipart/mixed; boundary=\"{boundary}\""), &body);
         let request = self.sends(draft)?;
         Ok(OutgoingCall {
             agent: self,

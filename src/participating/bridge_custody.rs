@@ -6,6 +6,7 @@ use crate::participating::arrival::{self, Content};
 use crate::participating::chat::{ChatId, Side};
 use crate::participating::first_message::FIRST;
 use crate::participating::internal::{InternalMessage, Origin};
+use crate::participating::large::SessionService;
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
 use crate::participating::transit::Fate;
@@ -173,10 +174,10 @@ impl Service {
             author,
             from,
             to,
-            kind: if content.is_notification {
-                MessageKind::Notification
-            } else {
-                MessageKind::Chat
+            kind: match chat.service {
+                _ if content.is_notification => MessageKind::Notification,
+                SessionService::Large => MessageKind::Large,
+                SessionService::Chat => MessageKind::Chat,
             },
             conversation: chat.ids.conversation.clone(),
             contribution: chat.ids.contribution.clone(),

@@ -9,7 +9,8 @@ use crate::msrp::sdp::SessionDescription;
 use crate::participating::chat::Chat;
 use crate::participating::contacts::Target;
 use crate::participating::forward::wants_privacy;
-use crate::participating::outgoing::{self, service_tag};
+use crate::participating::large::SessionService;
+use crate::participating::outgoing::{self, SERVICE, service_tag};
 use crate::participating::service::Settings;
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::reply::{self, RequestBuilder};
@@ -42,9 +43,14 @@ pub(super) fn contact_uri(settings: &Settings, advertised: &str, flow: &Flow) ->
 }
 
 /// Our Contact.
-pub(super) fn contact(settings: &Settings, advertised: &str, flow: &Flow) -> String {
+pub(super) fn contact(
+    settings: &Settings,
+    advertised: &str,
+    flow: &Flow,
+    service: SessionService,
+) -> String {
     let uri = contact_uri(settings, advertised, flow);
-    format!("<{uri}>;{}", service_tag("oma.cpm.session"))
+    format!("<{uri}>;{}", service_tag(service.name()))
 }
 
 /// The INVITE of a chat to one of the recipient's devices.
@@ -89,9 +95,10 @@ pub(super) fn invite(
     if !wants_privacy(caller) {
         invite = invite.header("P-Asserted-Identity", &format!("<sip:{}>", chat.caller));
     }
-    let service = caller.header(HeaderName::PPreferredService);
-    let service = service.unwrap_or("urn:urn-7:3gpp-service.ims.icsi.oma.cpm.session");
-    invite = invite.header("P-Asserted-Service", service);
+    let own = format!("{SERVICE}{}", chat.service.name());
+    let preferred = caller.header(HeaderName::PPreferredService);
+    let preferred = preferred.filter(|_| chat.service == SessionService::Chat);
+    invite = invite.header("P-Asserted-Service", preferred.unwrap_or(&own));
     for (id, name) in [
         (HeaderName::AcceptContact, "Accept-Contact"),
         (HeaderName::Subject, "Subject"),

@@ -13,13 +13,14 @@ use bytes::Bytes;
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
 use crate::msrp::event::InboundId;
-use crate::msrp::sdp::{Direction, SessionDescription};
+use crate::msrp::sdp::SessionDescription;
 use crate::participating::arrival::ConversationHeaders;
 use crate::participating::callee;
 use crate::participating::contacts::Target;
 use crate::participating::deferral::{Answer, Condition, DeviceAnswers, Form, Stored, verdict};
 use crate::participating::dialogs::DialogKey;
 use crate::participating::first_message::{First, FirstMessage, Then};
+use crate::participating::large::SessionService;
 use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::service::{Service, Usage};
 use crate::participating::transit::Transit;
@@ -103,6 +104,7 @@ pub struct Chat {
     pub(super) server: ServerId,
     pub(super) flow: Flow,
     pub(super) offer: SessionDescription,
+    pub(super) service: SessionService,
     pub(super) ids: ConversationHeaders,
     pub(super) caller: Identity,
     pub(super) callee: Identity,
@@ -135,9 +137,10 @@ impl Chat {
 
     /// Its column in the deferral table.
     pub(super) fn form(&self) -> Form {
-        match self.first {
-            Some(_) => Form::ChatWithText,
-            None => Form::Chat,
+        match (self.service, &self.first) {
+            (SessionService::Large, _) => Form::Large,
+            (SessionService::Chat, Some(_)) => Form::ChatWithText,
+            (SessionService::Chat, None) => Form::Chat,
         }
     }
 
@@ -179,7 +182,13 @@ impl Service {
             Ok(ids) => ids,
             Err(rejection) => return self.reject(&invite, server, &rejection, now),
         };
-        let first = match FirstMessage::read(&invite) {
+        let service = SessionService::of(&invite, &offer);
+        // What stands beside the description of a large message are its CPIM headers, not a message.
+        let first = match service {
+            SessionService::Chat => FirstMessage::read(&invite),
+            SessionService::Large => Ok(None),
+        };
+        let first = match first {
             Ok(first) => first,
             Err(rejection) => return self.reject(&invite, server, &rejection, now),
         };
@@ -192,6 +201,7 @@ impl Service {
             server,
             flow,
             offer,
+            service,
             ids,
             caller,
             callee,
@@ -216,7 +226,10 @@ impl Service {
             .users
             .get(&chat.callee)
             .is_none_or(|user| user.may_pass(&key));
-        let targets = self.session_targets_for(&chat.callee, &chat.invite);
+        let targets = match service {
+            SessionService::Chat => self.session_targets_for(&chat.callee, &chat.invite),
+            SessionService::Large => self.large_targets(&chat.callee, Some(&chat.invite)),
+        };
         let absent = self.absence(&chat.callee);
         self.chats.insert(id, chat);
         if let Some(first) = first {
@@ -249,10 +262,14 @@ impl Service {
         }
         let media_use = MediaUse::Chat(id, Side::Callee);
         let remote = target.flow.remote.ip();
+        let Some(chat) = self.chats.get(&id) else {
+            return;
+        };
+        let direction = chat.service.to_device();
         let opened = self
             .media
-            .open(media_use, remote, Direction::SendRecv, &mut self.tokens);
-        let (Some(media), Some(chat)) = (opened, self.chats.get(&id)) else {
+            .open(media_use, remote, direction, &mut self.tokens);
+        let Some(media) = opened else {
             return;
         };
         if let Some((_, offered)) = chat.offer.usable() {
@@ -280,7 +297,7 @@ impl Service {
         let local_tag = self.tokens.token();
         let call_id = callee::call_id(&self.settings.domain, &mut self.tokens);
         let advertised = self.sip.advertised(&target.flow);
-        let contact = callee::contact(&self.settings, advertised, &target.flow);
+        let contact = callee::contact(&self.settings, advertised, &target.flow, chat.service);
         let octets = callee::invite(
             chat,
             target,

@@ -2,7 +2,6 @@
 
 use crate::clock::Now;
 use crate::msrp::negotiation::SdpRefusal;
-use crate::msrp::sdp::Direction;
 use crate::participating::chat::{Chat, ChatId, ChatState, Leg, Side};
 use crate::participating::deferral::Condition;
 use crate::participating::dialogs::{DialogKey, DialogUse};
@@ -134,7 +133,8 @@ impl Service {
             return self.refuse_chat(id, &Rejection::new(400, "Missing Contact"), now);
         };
         let (flow, server) = (chat.flow, chat.server);
-        let contact = callee::contact(&self.settings, self.sip.advertised(&flow), &flow);
+        let advertised = self.sip.advertised(&flow);
+        let contact = callee::contact(&self.settings, advertised, &flow, chat.service);
         chat.interval = callee::session_interval(&chat.invite);
         chat.expires = chat.interval.map(|interval| now.instant + interval);
         chat.quiet_since = now.instant;
@@ -164,9 +164,10 @@ impl Service {
         let chat = self.chats.get(&id).ok_or(None)?;
         let (remote, offer) = (chat.flow.remote.ip(), chat.offer.clone());
         let media_use = MediaUse::Chat(id, Side::Caller);
+        let direction = chat.service.from_author();
         let opened = self
             .media
-            .open(media_use, remote, Direction::SendRecv, &mut self.tokens);
+            .open(media_use, remote, direction, &mut self.tokens);
         let media = opened.ok_or(None)?;
         match self.media.answer(media, &offer, now) {
             Ok(text) => Ok((media, text)),

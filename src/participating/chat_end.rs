@@ -88,8 +88,9 @@ impl Service {
         };
         let Some(leg) = leg else { return };
         leg.dialog.refresh_target(request);
-        let (flow, description) = (leg.flow, leg.description.clone());
-        let contact = super::callee::contact(&self.settings, self.sip.advertised(&flow), &flow);
+        let (flow, description, service) = (leg.flow, leg.description.clone(), chat.service);
+        let advertised = self.sip.advertised(&flow);
+        let contact = super::callee::contact(&self.settings, advertised, &flow, service);
         let mut reply = self
             .reply(request, 200, "OK", None)
             .header("Contact", &contact);
@@ -116,8 +117,13 @@ impl Service {
             self.keep_unconfirmed(id, side, now);
             self.parted.push((id, side, leg.media));
         }
+        let keeps = self.settings.deferral;
         if let Some(chat) = self.chats.get_mut(&id) {
-            chat.state = ChatState::Ending;
+            // What the device has not confirmed of a large message is collected (cpm-facts §6 row 12).
+            chat.state = match side {
+                Side::Callee if keeps && chat.collects() => ChatState::Custody,
+                _ => ChatState::Ending,
+            };
         }
         self.end_if_settled(id, now);
     }

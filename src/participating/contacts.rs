@@ -84,6 +84,12 @@ impl Service {
         .unwrap_or_default()
     }
 
+    /// The contacts that take a standalone message in an MSRP session of its own, best first.
+    pub(super) fn large_targets(&self, user: &Identity, invite: Option<&Message>) -> Vec<Target> {
+        self.targets(user, invite, |binding| binding.capability().takes_large())
+            .unwrap_or_default()
+    }
+
     /// The contacts any other request goes to by the caller's preferences (RFC 3841); 480 when stated
     /// preferences fit none.
     pub fn relay_targets(

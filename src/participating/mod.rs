@@ -26,6 +26,7 @@ pub mod expiry;
 mod first_message;
 pub mod forward;
 pub mod internal;
+pub mod large;
 pub mod media;
 mod media_connections;
 mod message_run;

@@ -11,7 +11,7 @@ use crate::store::request::{DeferredMessage, MessageKind};
 use crate::token::Tokens;
 
 /// The prefix of the CPM service identifiers (cpm-facts §2).
-const SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.";
+pub(super) const SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.";
 /// The same as it stands in a feature tag.
 const SERVICE_ESCAPED: &str = "urn%3Aurn-7%3A3gpp-service.ims.icsi.";
 /// Whom an author who asked for privacy is shown as (RFC 3323 §4.1.1.3).

@@ -74,6 +74,11 @@ impl Capability {
         }
     }
 
+    /// Whether a standalone message can be offered to it in an MSRP session of its own.
+    pub fn takes_large(&self) -> bool {
+        self.msrp
+    }
+
     /// Whether a chat session can be offered to it.
     pub fn takes_chat(&self) -> bool {
         self.msrp && self.profile != Profile::MessageOnly

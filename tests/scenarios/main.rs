@@ -12,6 +12,7 @@ mod deferral_table;
 mod dialogs;
 mod first_message;
 mod ipv6;
+mod large;
 mod pager;
 mod process;
 mod proxying;

@@ -30,6 +30,7 @@ mod message_run;
 pub mod next_hop;
 pub mod outgoing;
 pub mod pager;
+pub mod receipts;
 pub mod recent;
 pub mod relay;
 mod replay_inbound;

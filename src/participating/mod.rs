@@ -36,6 +36,7 @@ pub mod relay;
 mod replay_inbound;
 mod replay_invite;
 mod replay_sending;
+pub mod replay_table;
 pub mod served_user;
 pub mod service;
 mod session_run;

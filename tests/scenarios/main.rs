@@ -15,5 +15,6 @@ mod proxying;
 mod receipts;
 mod registration;
 mod replay;
+mod replay_table;
 mod torture;
 mod transports;

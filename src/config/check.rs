@@ -28,9 +28,11 @@ pub(super) fn check(config: &Config) -> Checked {
 fn clients(config: &Config) -> Checked {
     for (index, client) in config.client.iter().enumerate() {
         let length = client.user_agent.len();
-        rule((1..=255).contains(&length), &format!("client[{index}].user_agent"), || {
-            "not allowed; allowed: 1 to 255 octets".to_owned()
-        })?;
+        rule(
+            (1..=255).contains(&length),
+            &format!("client[{index}].user_agent"),
+            || "not allowed; allowed: 1 to 255 octets".to_owned(),
+        )?;
     }
     Ok(())
 }

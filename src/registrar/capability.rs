@@ -183,7 +183,11 @@ mod tests {
         assert!(!forced.takes_chat() && forced.message);
         assert_eq!(tagged.spoken_to_as(None), tagged);
         let no_invite = capability(";methods=\"MESSAGE\"", Tagless::Message);
-        assert!(!no_invite.spoken_to_as(Some(ClientProfile::Rcs)).takes_chat());
+        assert!(
+            !no_invite
+                .spoken_to_as(Some(ClientProfile::Rcs))
+                .takes_chat()
+        );
     }
 
     #[test]

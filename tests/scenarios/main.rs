@@ -6,6 +6,7 @@ mod support;
 
 mod bad_input;
 mod chat;
+mod client_families;
 mod custody;
 mod dialogs;
 mod ipv6;

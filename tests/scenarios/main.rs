@@ -7,6 +7,7 @@ mod support;
 mod bad_input;
 mod chat;
 mod client_families;
+mod content;
 mod custody;
 mod dialogs;
 mod ipv6;

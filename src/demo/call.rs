@@ -213,6 +213,21 @@ impl<'a> IncomingCall<'a> {
         self.request.answers(status);
     }
 
+    /// Refuses with this status and these header fields.
+    pub fn refuses_with(&self, status: u16, headers: &[(&str, String)]) {
+        self.request.answers_with(status, headers, &[]);
+    }
+
+    /// Accepts with a 200 whose body is this, and brings no MSRP up.
+    pub fn accepts_with_body(&self, content_type: &str, body: &str) -> Result<(), Failure> {
+        let contact = format!("<{}>;{SESSION_TAG}", self.request.agent.contact_uri());
+        let headers = [
+            ("Contact", contact),
+            ("Content-Type", content_type.to_owned()),
+        ];
+        self.answers_until_acknowledged(&headers, body.as_bytes())
+    }
+
     /// The caller gives up; 487 was sent.
     pub fn expect_cancel(&self) -> Result<(), Failure> {
         self.request.agent.expect_request("CANCEL").map(|_| ())

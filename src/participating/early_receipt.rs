@@ -3,40 +3,29 @@
 //! (cpm-facts §6).
 
 use crate::clock::Now;
-use crate::cpim::Envelope;
 use crate::identity::Identity;
-use crate::imdn::{DispositionNotification, Kind, Status};
+use crate::imdn::{Kind, Status};
 use crate::participating::chat::ChatId;
 use crate::participating::internal::InternalMessage;
+use crate::participating::receipts::Receipt;
 use crate::participating::service::Service;
 use crate::store::request::Settlement;
 
-/// The `imdn.Message-ID` of the message that a notification reports as delivered or displayed.
-pub(super) fn confirmed_by(envelope: &[u8]) -> Option<String> {
-    let parsed = Envelope::parse(envelope).ok()?;
-    let document = envelope.get(parsed.content())?;
-    let notification = DispositionNotification::parse(document).ok()?;
-    let confirms = matches!(
-        (notification.kind, notification.status),
-        (Kind::Delivery, Status::Delivered) | (Kind::Display, Status::Displayed)
-    );
-    confirms.then_some(notification.message_id)
-}
-
 impl Service {
-    /// A notification from `recipient` to `author` passes by: the recipient's shard hears of it.
-    pub(super) fn note_receipt(&mut self, recipient: &Identity, author: &Identity, body: &[u8]) {
-        if !self.is_local(recipient) {
+    /// A notification passes by: the shard of the message's recipient hears that a device has it.
+    pub(super) fn note_receipt(&mut self, receipt: &Receipt) {
+        let confirms = matches!(
+            (receipt.kind, receipt.status),
+            (Kind::Delivery, Status::Delivered) | (Kind::Display, Status::Displayed)
+        );
+        if !confirms || !self.is_local(&receipt.recipient) {
             return;
         }
-        let Some(message_id) = confirmed_by(body) else {
-            return;
-        };
-        let shard = crate::identity::shard_of(recipient, self.settings.shards);
+        let shard = crate::identity::shard_of(&receipt.recipient, self.settings.shards);
         let confirmed = InternalMessage::Confirmed {
-            recipient: recipient.clone(),
-            author: author.clone(),
-            message_id,
+            recipient: receipt.recipient.clone(),
+            author: receipt.author.clone(),
+            message_id: receipt.message_id.clone(),
         };
         self.forwards.push_back((shard, Box::new(confirmed)));
     }
@@ -75,33 +64,5 @@ impl Service {
             self.take_out(recipient, &key, seq, Settlement::Delivered);
             self.run_user(recipient, now);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cpim;
-
-    fn notification(kind: Kind, status: Status) -> Vec<u8> {
-        let document = DispositionNotification {
-            message_id: "m1".to_owned(),
-            date_time: None,
-            recipient_uri: None,
-            kind,
-            status,
-        };
-        let (from, to, at) = ("<sip:b@d>", "<sip:a@d>", "2026-03-02T09:15:04Z");
-        cpim::wrap_notification(&document, from, to, at, "n1")
-    }
-
-    #[test]
-    fn delivered_and_displayed_confirm_a_message_and_nothing_else_does() {
-        let confirms = |kind, status| confirmed_by(&notification(kind, status)).is_some();
-        assert!(confirms(Kind::Delivery, Status::Delivered));
-        assert!(confirms(Kind::Display, Status::Displayed));
-        assert!(!confirms(Kind::Delivery, Status::Failed));
-        assert!(!confirms(Kind::Processing, Status::Stored));
-        assert_eq!(confirmed_by(b"no envelope"), None);
     }
 }

@@ -8,6 +8,7 @@ use crate::identity::Identity;
 use crate::participating::arrival::{self, Content};
 use crate::participating::contacts::Target;
 use crate::participating::deferral::{Condition, DeviceAnswers, Form, Stored, verdict};
+use crate::participating::receipts::Receipt;
 use crate::participating::served_user::ServedUser;
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::participating::spool::BodySize;
@@ -31,6 +32,8 @@ pub struct Pager {
     author: Identity,
     recipient: Identity,
     content: Content,
+    /// What it reports, if it is a notification: claimed, and given back if it is refused.
+    receipt: Option<Receipt>,
     answered: bool,
     branches: usize,
     /// The flows those branches went over.
@@ -63,15 +66,27 @@ impl Service {
             Ok(content) => content,
             Err(rejection) => return self.reject(&request, server, &rejection, now),
         };
-        if content.is_notification {
-            self.note_receipt(&author, &recipient, request.body());
-        }
         if self.pagers.len() >= self.settings.most_under_way {
             return self.overloaded(&request, server, now);
         }
         if let Some(seq) = self.recent.find(arrival::duplicate_key(&request)) {
             tracing::debug!(seq = seq.0, "a MESSAGE kept before a restart came again");
             return self.accepted(&request, server, None, now);
+        }
+        let receipt = content
+            .is_notification
+            .then(|| Receipt::read(request.body(), &recipient, &author))
+            .flatten();
+        if let Some(receipt) = &receipt {
+            self.note_receipt(receipt);
+        }
+        if receipt
+            .as_ref()
+            .is_some_and(|receipt| !self.receipts.claim(receipt, now))
+        {
+            tracing::debug!(%author, "a second notification of one kind ends here");
+            let octets = self.reply(&request, 200, "OK", None).build();
+            return self.sip.respond(server, 200, octets, now);
         }
         let targets = self.message_targets(&recipient, Some(&request));
         let pass = !targets.is_empty() && self.may_pass(&request, &author, &recipient);
@@ -83,6 +98,7 @@ impl Service {
             author,
             recipient,
             content,
+            receipt,
             answered: false,
             branches: 0,
             ways: Vec::new(),
@@ -252,7 +268,9 @@ impl Service {
             return self.unavailable(id, now);
         };
         let (server, status, octets) = (pager.server, best.status(), upstream(best));
-        self.pagers.remove(&id);
+        if let Some(pager) = self.pagers.remove(&id) {
+            self.give_receipt_back(&pager);
+        }
         self.sip.respond(server, status, octets, now);
     }
 
@@ -285,6 +303,7 @@ impl Service {
                 pager.keeping = Keeping::Storing(message);
             }
         } else if let Some(pager) = self.pagers.remove(&id) {
+            self.give_receipt_back(&pager);
             self.overloaded(&pager.request, pager.server, now);
         }
     }
@@ -336,8 +355,12 @@ impl Service {
         if let Keeping::Storing(message) | Keeping::Superseded(message) = keeping {
             let answered = std::mem::replace(&mut pager.answered, true);
             let (request, server) = (pager.request.clone(), pager.server);
+            let receipt = pager.receipt.take();
             self.end_storing(&message, BodySize::of_whole(request.body()), now);
             if !answered {
+                if let Some(receipt) = receipt {
+                    self.receipts.give_back(&receipt);
+                }
                 self.overloaded(&request, server, now);
             }
         }
@@ -389,7 +412,15 @@ impl Service {
 
     fn refuse(&mut self, id: PagerId, rejection: &Rejection, now: Now) {
         if let Some(pager) = self.pagers.remove(&id) {
+            self.give_receipt_back(&pager);
             self.reject(&pager.request, pager.server, rejection, now);
+        }
+    }
+
+    /// A notification that its author did not get may come again.
+    fn give_receipt_back(&mut self, pager: &Pager) {
+        if let Some(receipt) = &pager.receipt {
+            self.receipts.give_back(receipt);
         }
     }
 

@@ -22,12 +22,13 @@ use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{Media, MediaAction, MediaId};
 use crate::participating::next_hop::Unresolved;
 use crate::participating::pager::{Pager, PagerId};
+use crate::participating::receipts::{Receipt, Receipts};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{RetrySchedule, ServedUser};
 use crate::participating::spool::BodySize;
 use crate::registrar::{Directory, Registrar};
 use crate::sip::endpoint::Endpoint;
-use crate::store::request::{Body, DeferredMessage, Seq, StoreRequest};
+use crate::store::request::{Body, DeferredMessage, MessageKind, Seq, StoreRequest};
 use crate::token::Tokens;
 
 /// What the participating function goes by; fixed while the server runs.
@@ -139,6 +140,8 @@ pub struct Service {
     /// When the present event came; the registrar's bindings are judged by it.
     pub(super) time: Instant,
     pub(super) recent: super::recent::RecentlyAccepted,
+    /// Which notifications the authors of this shard have heard.
+    pub(super) receipts: Receipts,
     pub(super) last_number: u64,
     pub(super) draining: bool,
 }
@@ -209,6 +212,7 @@ impl Service {
             chunks_to_settle: Vec::new(),
             time: now.instant,
             recent,
+            receipts: Receipts::default(),
             last_number: 0,
             draining: false,
         }
@@ -284,11 +288,27 @@ impl Service {
         origin: Option<Origin>,
         now: Now,
     ) {
+        if origin.is_none() && self.was_reported(&message, &body, now) {
+            return tracing::debug!(author = %message.author, "a second notification ends here");
+        }
         let waiter = Waiter::Internal(message.clone(), BodySize::of(&body), origin);
         if !self.begin_custody(&message, body, waiter, now) {
             tracing::warn!(recipient = %message.recipient, "no room to accept a message");
             self.answer_origin(origin, false);
         }
+    }
+
+    /// Whether this is a notification of a device that tells its author nothing new.
+    fn was_reported(&mut self, message: &DeferredMessage, body: &Body, now: Now) -> bool {
+        let Body::Inline(octets) = body else {
+            return false;
+        };
+        // What we say ourselves, a failure for instance, no device can have said before.
+        let is_ours = message.author == Identity::new("pf", &self.settings.domain);
+        let receipt = (message.kind == MessageKind::Notification && !is_ours)
+            .then(|| Receipt::read(octets, &message.recipient, &message.author))
+            .flatten();
+        receipt.is_some_and(|receipt| !self.receipts.claim(&receipt, now))
     }
 
     pub(super) fn answer_origin(&mut self, origin: Option<Origin>, durable: bool) {

@@ -6,6 +6,7 @@ mod support;
 
 mod bad_input;
 mod chat;
+mod client_families;
 mod content;
 mod custody;
 mod deferral_table;
@@ -19,5 +20,6 @@ mod proxying;
 mod receipts;
 mod registration;
 mod replay;
+mod replay_table;
 mod torture;
 mod transports;

@@ -9,6 +9,7 @@ mod chat;
 mod client_families;
 mod content;
 mod custody;
+mod devices;
 mod dialogs;
 mod ipv6;
 mod pager;

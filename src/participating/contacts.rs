@@ -23,6 +23,8 @@ pub struct Target {
     pub path: Vec<String>,
     /// In which dialect it is spoken to.
     pub profile: Profile,
+    /// Its number in the marks of messages that it has got.
+    pub device: u64,
     /// Its binding, to be forgotten when the device is gone.
     pub binding: Option<BindingKey>,
 }
@@ -34,6 +36,7 @@ impl Target {
             flow: binding.flow(),
             path: binding.path().to_vec(),
             profile: capability.profile,
+            device: binding.device(),
             binding: Some(binding.key().clone()),
         }
     }
@@ -45,6 +48,7 @@ impl Target {
             flow,
             path: Vec::new(),
             profile: Profile::MessageOnly,
+            device: 0,
             binding: None,
         }
     }

@@ -83,7 +83,12 @@ impl Service {
     }
 
     /// Messages whose time is over: gone from the queue, and the author told.
-    pub(super) fn handle_due(&mut self, due: Vec<(Seq, Box<DeferredMessage>)>, now: Now) {
+    pub(super) fn handle_due(
+        &mut self,
+        due: Vec<(Seq, Box<DeferredMessage>)>,
+        delivered: &[Seq],
+        now: Now,
+    ) {
         for (seq, message) in due {
             if self
                 .expiring
@@ -97,7 +102,8 @@ impl Service {
                 self.due_in_flight
                     .insert((message.recipient.clone(), seq), message);
             } else {
-                self.expire(seq, message, now);
+                let delivered = delivered.contains(&seq);
+                self.expire(seq, message, delivered, now);
             }
         }
     }
@@ -113,7 +119,7 @@ impl Service {
         over.sort();
         for key in over {
             if let Some(message) = self.due_in_flight.remove(&key) {
-                self.expire(key.1, message, now);
+                self.expire(key.1, message, false, now);
             }
         }
     }
@@ -125,16 +131,21 @@ impl Service {
         }
     }
 
-    /// An author who asked for it hears `failed`; only once that is durable does the message leave
+    /// An author who asked for it hears `failed`, unless some device has got a copy; only once that is durable does the message leave
     /// the store, so that it never vanishes without a word.
-    fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, now: Now) {
+    fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, delivered: bool, now: Now) {
         tracing::info!(recipient = %message.recipient, seq = seq.0, "a kept message expired");
         let recipient = message.recipient.clone();
         let key = super::arrival::conversation_key(&message);
+        let mut delivered = delivered;
         if let Some(machine) = self.users.get_mut(&recipient) {
+            delivered |= machine.is_marked(&key, seq);
             machine.handle_settled(&key, seq);
         }
-        if message.dispositions.contains(Dispositions::NEGATIVE) && self.is_notifiable(&message) {
+        if !delivered
+            && message.dispositions.contains(Dispositions::NEGATIVE)
+            && self.is_notifiable(&message)
+        {
             let number = self.next_number();
             let origin = Origin {
                 shard: self.settings.shard,

@@ -65,7 +65,9 @@ impl Service {
             (Waiter::Load(user, _), StoreEvent::Loaded { held, more, .. }) => {
                 self.handle_loaded(&user, held, more, now);
             }
-            (Waiter::Due, StoreEvent::Due { due, .. }) => self.handle_due(due, now),
+            (Waiter::Due, StoreEvent::Due { due, delivered, .. }) => {
+                self.handle_due(due, &delivered, now);
+            }
             (Waiter::Delivery(id, seq), answer) => self.handle_delivery_read(id, seq, answer, now),
             (Waiter::Chunk(chat, side, number), StoreEvent::Synced { .. }) => {
                 self.handle_chunk_synced(chat, side, number, now);

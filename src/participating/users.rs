@@ -2,9 +2,12 @@
 //! is left to decide.
 
 use crate::clock::Now;
+use crate::config::CopyTo;
 use crate::identity::Identity;
 use crate::participating::arrival;
-use crate::participating::served_user::{Reach, ServedUser, UserAction};
+use crate::participating::contacts::Target;
+use crate::participating::delivery::Way;
+use crate::participating::served_user::{DeviceReach, Reach, ServedUser, UserAction};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
 use crate::store::request::{Body, DeferredMessage, Held, Seq, Settlement, StoreRequest};
@@ -13,9 +16,9 @@ impl Service {
     /// The user's machine; made if there was none.
     pub(super) fn user(&mut self, identity: &Identity) -> &mut ServedUser {
         let waiting = self.waiting.contains(identity);
-        let retry = &self.settings.retry;
+        let policy = &self.settings.replays;
         let user = self.users.entry(identity.clone());
-        user.or_insert_with(|| ServedUser::new(waiting, retry.clone()))
+        user.or_insert_with(|| ServedUser::new(waiting, policy.clone()))
     }
 
     /// Performs what the user's machine wants, and forgets the machine when it is idle.
@@ -29,9 +32,13 @@ impl Service {
             };
             match action {
                 UserAction::Load { after } => self.load(identity, after, now),
-                UserAction::Start { run, key, carrier } => {
-                    self.start_delivery(identity, run, key, carrier, now);
-                }
+                UserAction::Start {
+                    run,
+                    key,
+                    carrier,
+                    device,
+                } => self.start_delivery(identity, run, key, Way { carrier, device }, now),
+                UserAction::Resume { delivery } => self.invite_for_replay(delivery, now),
             }
         }
         self.forget_if_idle(identity);
@@ -92,7 +99,7 @@ impl Service {
     pub fn handle_registration(&mut self, identity: &Identity, now: Now) {
         match self.reach(identity) {
             Some(reach) if self.waiting.contains(identity) || self.users.contains_key(identity) => {
-                self.user(identity).handle_reach(reach, now);
+                self.tell_reach(identity, reach, now);
             }
             Some(_) => return,
             None => {
@@ -108,23 +115,12 @@ impl Service {
     pub(super) fn reach(&self, identity: &Identity) -> Option<Reach> {
         let session = !self.session_targets(identity).is_empty();
         let targets = self.message_targets(identity, None);
-        let Some(first) = targets.first() else {
-            let message = None;
-            return session.then_some(Reach { session, message });
-        };
-        let by_stream = targets
+        // A device by a stream, if there is one: it takes what none by datagram takes.
+        let message = targets
             .iter()
-            .any(|target| target.flow.transport.is_reliable());
-        let datagram = super::contacts::LARGEST_DATAGRAM.min(self.settings.largest_message);
-        let message = if by_stream || first.flow.transport.is_reliable() {
-            self.settings.largest_message
-        } else {
-            datagram
-        };
-        Some(Reach {
-            session,
-            message: Some(message),
-        })
+            .map(|target| self.largest_by_message(target))
+            .max();
+        (session || message.is_some()).then_some(Reach { session, message })
     }
 
     /// Begins to store a message for a user of this shard; false when there is no credit.
@@ -152,10 +148,55 @@ impl Service {
     /// A machine made while its user is reachable must know so.
     fn give_reach(&mut self, identity: &Identity, now: Now) {
         let reach = self.reach(identity);
-        if let (Some(reach), Some(user)) = (reach, self.users.get_mut(identity))
+        if let (Some(reach), Some(user)) = (reach, self.users.get(identity))
             && !user.is_reachable()
         {
-            user.handle_reach(reach, now);
+            self.tell_reach(identity, reach, now);
+        }
+    }
+
+    /// The machine hears what the devices take, each for itself where each gets a copy.
+    fn tell_reach(&mut self, identity: &Identity, reach: Reach, now: Now) {
+        let copies = match self.settings_of(identity).settings.copy_to {
+            CopyTo::First => None,
+            CopyTo::Every => Some(self.devices(identity)),
+        };
+        let user = self.user(identity);
+        user.set_copies(copies);
+        user.handle_reach(reach, now);
+    }
+
+    /// What each of the user's devices takes.
+    fn devices(&self, identity: &Identity) -> Vec<DeviceReach> {
+        let by_session = self.session_targets(identity);
+        let by_message = self.message_targets(identity, None);
+        let takes_session = |device| by_session.iter().any(|it: &Target| it.device == device);
+        let mut devices: Vec<DeviceReach> = by_message
+            .iter()
+            .map(|target| DeviceReach {
+                device: target.device,
+                reach: Reach {
+                    session: takes_session(target.device),
+                    message: Some(self.largest_by_message(target)),
+                },
+            })
+            .collect();
+        for target in &by_session {
+            if !devices.iter().any(|it| it.device == target.device) {
+                let (session, message) = (true, None);
+                let reach = Reach { session, message };
+                let device = target.device;
+                devices.push(DeviceReach { device, reach });
+            }
+        }
+        devices
+    }
+
+    /// The largest body that a device takes by MESSAGE.
+    fn largest_by_message(&self, target: &Target) -> u64 {
+        match target.flow.transport.is_reliable() {
+            true => self.settings.largest_message,
+            false => super::contacts::LARGEST_DATAGRAM.min(self.settings.largest_message),
         }
     }
 

@@ -152,6 +152,16 @@ metrics! {
         "MSRP connections closed because of a malformed frame.";
     refused_overload: Counter, "restante_sip_refused_total", r#"reason="overload""#,
         "Requests answered 503 because too much was under way or could not be stored.";
+    rules_unavailable: Counter, "restante_rules_applied_total", r#"verdict="unavailable""#,
+        "Requests that a recipient's rules answered with 480.";
+    rules_forbidden: Counter, "restante_rules_applied_total", r#"verdict="forbidden""#,
+        "Requests that a recipient's rules answered with 403 or 433.";
+    rules_dropped: Counter, "restante_rules_applied_total", r#"verdict="dropped""#,
+        "Requests that a recipient's rules dropped without a word.";
+    attempts_untold: Counter, "restante_attempts_untold_total", "",
+        "Attempts to reach a user of which he was not told again.";
+    system_messages: Counter, "restante_system_messages_total", "",
+        "Messages of the server itself to its users.";
     refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,
         "Requests answered 503 because the transaction table was full.";
     malformed_responses: Counter, "restante_sip_responses_dropped_total", "",

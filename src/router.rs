@@ -8,6 +8,7 @@ mod knowledge;
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::msrp::sdp::SessionDescription;
+use crate::participating::admission::{Admission, UNAVAILABLE};
 use crate::participating::callee;
 use crate::participating::forward;
 use crate::participating::relay::Passage;
@@ -24,6 +25,7 @@ use crate::sip::reply;
 use crate::sip::transaction::{RequestOutcome, ServerId};
 use crate::sip::transport::flow::Flow;
 use crate::sip::validate::validate;
+use crate::sip::warning;
 use crate::sip::wire;
 use crate::uri::{Scheme, Uri};
 
@@ -33,7 +35,7 @@ pub use knowledge::Knowledge;
 
 /// 403 for what a user may not do; clients read the number in the warning (cpm-facts §11).
 const NOT_AUTHORISED: Rejection =
-    Rejection::new(403, "Forbidden").with_warning("127 Service not authorised");
+    Rejection::new(403, "Forbidden").with_warning(warning::NOT_AUTHORISED);
 
 /// What users may send to the server itself.
 const OWN_METHODS: &str = "OPTIONS, REGISTER";
@@ -271,6 +273,13 @@ impl Router {
         parties: &Parties,
         now: Now,
     ) {
+        match service.admit(&request, &parties.author, &parties.user, now) {
+            Admission::Pass => {}
+            Admission::Refuse(rejection) => {
+                return service.reject(&request, server, &rejection, now);
+            }
+            Admission::Drop => return service.reject(&request, server, &UNAVAILABLE, now),
+        }
         let targets = match service.relay_targets(&parties.user, &request) {
             Ok(targets) => targets,
             Err(rejection) => return service.reject(&request, server, &rejection, now),

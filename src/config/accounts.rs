@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::check::{Checked, rule};
 use super::schema::{Account, Authentication, Config, DigestAlgorithm};
+use super::user::SenderRule;
 
 /// The first rule that an account breaks.
 pub(super) fn accounts(config: &Config) -> Checked {
@@ -18,6 +19,10 @@ pub(super) fn accounts(config: &Config) -> Checked {
                 "\"{user}\" is not allowed; allowed: the user part of an address, without \"@\""
             )
         })?;
+        rule(!is_reserved(user), &key("user"), || {
+            format!("\"{user}\" is not allowed: the server itself uses that name")
+        })?;
+        sender_rules(&account.settings.rules, &key("settings.rules"))?;
         rule(users.insert(user), &key("user"), || {
             format!("\"{user}\" has an account already")
         })?;
@@ -32,6 +37,30 @@ pub(super) fn accounts(config: &Config) -> Checked {
         one_secret(account, digest).map_err(|problem| (key("user"), problem))?;
     }
     a_common_algorithm(config, digest)
+}
+
+/// Names in the domain behind which the server answers: messages of its own, what waits, whoever hides.
+fn is_reserved(user: &str) -> bool {
+    ["system", "deferred", "pf", "rcse-standfw"]
+        .iter()
+        .any(|name| name.eq_ignore_ascii_case(user))
+}
+
+/// Each rule must be about somebody.
+fn sender_rules(rules: &[SenderRule], key: &str) -> Checked {
+    for (index, each) in rules.iter().enumerate() {
+        if let Err(problem) = each.subject() {
+            let key = format!("{key}[{index}].from");
+            let allowed = "a URI such as \"sip:alice@example.com\" or \"tel:+15550100\", a domain, \
+                           or \"anonymous\"";
+            let text = format!(
+                "\"{}\" is not allowed: {problem}; allowed: {allowed}",
+                each.from
+            );
+            return Err((key, text));
+        }
+    }
+    Ok(())
 }
 
 fn one_secret(account: &Account, needed: bool) -> Result<(), String> {
@@ -142,5 +171,29 @@ mod tests {
                     [[account]]\nuser = \"b\"\ntel = \"+15\"\n";
         assert_eq!(broken(same).0, "account[1].tel");
         assert_eq!(broken("[[account]]\nuser = \"a@b\"\n").0, "account[0].user");
+    }
+    #[test]
+    fn names_the_server_uses_itself_are_taken() {
+        for name in ["system", "deferred", "Deferred"] {
+            let text = format!("[[account]]\nuser = \"{name}\"\n");
+            let (key, problem) = broken(&text);
+            assert_eq!(key, "account[0].user");
+            assert!(problem.contains("itself"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_rule_about_nobody_is_found() {
+        let rules = |from: &str| {
+            format!(
+                "[[account]]\nuser = \"a\"\n[account.settings]\nrules = [\
+                 {{ from = \"x.test\", action = \"allow\" }}, \
+                 {{ from = \"{from}\", action = \"block\" }}]\n"
+            )
+        };
+        holds(&rules("sip:b@x.test"));
+        let (key, problem) = broken(&rules("b@x.test"));
+        assert_eq!(key, "account[0].settings.rules[1].from");
+        assert!(problem.contains("no domain"), "{problem}");
     }
 }

@@ -3,10 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::address::is_host;
 use super::schema::{
     Blocked, ClientProfile, CopyTo, Delivery, IncomingRule, UserSettings, WhenFull,
 };
 use super::values::Size;
+use crate::uri::{Scheme, Uri};
 
 /// One rule of a user about some senders; the first that fits holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,41 @@ pub struct ClientRule {
     pub user_agent: String,
     /// How they are spoken to, whatever tags they register.
     pub profile: ClientProfile,
+}
+
+/// Whom a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleSubject<'a> {
+    /// Whoever hides his identity.
+    Anonymous,
+    /// One person, by a SIP or tel URI.
+    Person(&'a str),
+    /// Everybody in a domain.
+    Domain(&'a str),
+}
+
+impl SenderRule {
+    /// Whom it is about; what is wrong with `from` if nobody.
+    pub fn subject(&self) -> Result<RuleSubject<'_>, &'static str> {
+        let from = self.from.as_str();
+        if from == "anonymous" {
+            return Ok(RuleSubject::Anonymous);
+        }
+        if !from.contains(':') {
+            return match is_host(from) {
+                true => Ok(RuleSubject::Domain(from)),
+                false => Err("it is no domain"),
+            };
+        }
+        let uri = Uri::parse(from).map_err(|_| "it is no URI")?;
+        match (uri.scheme(), uri.user()) {
+            (Scheme::Sip | Scheme::Sips, None) => Err("the URI names no person"),
+            (Scheme::Sip | Scheme::Sips, Some(_)) => Ok(RuleSubject::Person(from)),
+            (Scheme::Tel, Some(number)) if number.starts_with('+') => Ok(RuleSubject::Person(from)),
+            (Scheme::Tel, _) => Err("the number is not global: it begins without \"+\""),
+            (Scheme::Other, _) => Err("the URI is neither sip nor tel"),
+        }
+    }
 }
 
 /// What an account says about itself; what it leaves out comes from `[users]`.
@@ -107,5 +144,30 @@ mod tests {
         assert_eq!(effective.settings.delivery, Delivery::Pull);
         assert_eq!(effective.settings.incoming, IncomingRule::Allow);
         assert_eq!(effective.rules[0].action, IncomingRule::Block);
+    }
+    #[test]
+    fn a_rule_is_about_a_person_a_domain_or_whoever_hides() {
+        let rule = |from: &str| SenderRule {
+            from: from.to_owned(),
+            action: IncomingRule::Block,
+        };
+        assert_eq!(rule("anonymous").subject(), Ok(RuleSubject::Anonymous));
+        assert_eq!(
+            rule("spam.test").subject(),
+            Ok(RuleSubject::Domain("spam.test"))
+        );
+        for person in ["sip:a@b.test", "sips:a@b.test", "tel:+46-70-1"] {
+            assert_eq!(rule(person).subject(), Ok(RuleSubject::Person(person)));
+        }
+        for nobody in [
+            "",
+            "a@b.test",
+            "sip:b.test",
+            "tel:5550100",
+            "mailto:a@b",
+            "sip:",
+        ] {
+            assert!(rule(nobody).subject().is_err(), "{nobody}");
+        }
     }
 }

@@ -67,7 +67,7 @@ impl ConversationHeaders {
 
 /// The Conversation-ID of two people whose clients give none: the same for every message from the
 /// one to the other.
-fn standing_id(author: &Identity, recipient: &Identity) -> String {
+pub(super) fn standing_id(author: &Identity, recipient: &Identity) -> String {
     let digest = fold128(&[author.as_str().as_bytes(), recipient.as_str().as_bytes()]);
     format!("{digest:032x}")
 }

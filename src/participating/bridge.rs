@@ -139,7 +139,8 @@ impl Service {
         let deadline = now.instant + self.settings.custody_after;
         let fate = out.map_or(Fate::Custody, Fate::Live);
         if let Some(chat) = self.chats.get_mut(&id) {
-            let transit = Transit::new(content_type, fate, deadline);
+            let mut transit = Transit::new(content_type, fate, deadline);
+            transit.discarded = chat.silent && side == Side::Caller;
             chat.transits.insert((side, message), transit);
         }
     }

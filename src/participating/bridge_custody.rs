@@ -52,6 +52,10 @@ impl Service {
         if !waits || transit.syncing.is_some() || transit.unanswered.is_empty() {
             return;
         }
+        if transit.discarded {
+            transit.syncing = Some(transit.covered.prefix());
+            return self.handle_chunk_synced(id, side, inbound, now);
+        }
         if let Some(request) = transit.spool.spill(|| custody.new_spool()) {
             custody.tell(request);
         }
@@ -135,7 +139,8 @@ impl Service {
         });
     }
 
-    /// The message as it is kept; `None` for what is never kept: somebody is typing.
+    /// The message as it is kept; `None` for what is never kept: somebody is typing, or
+    /// is blocked without a word.
     pub(super) fn kept_message(
         &mut self,
         id: ChatId,
@@ -147,7 +152,7 @@ impl Service {
         let chat = self.chats.get(&id).ok_or(refused)?;
         let transit = chat.transits.get(&(side, inbound)).ok_or(refused)?;
         let content = Content::read(&transit.content_type, &transit.head)?;
-        if content.is_composing {
+        if content.is_composing || transit.discarded {
             return Ok(None);
         }
         let (author, recipient) = (chat.person(side).clone(), chat.person(side.other()).clone());

@@ -14,6 +14,7 @@ use crate::clock::{Instant, Now};
 use crate::identity::Identity;
 use crate::msrp::event::InboundId;
 use crate::msrp::sdp::SessionDescription;
+use crate::participating::admission::Admission;
 use crate::participating::arrival::ConversationHeaders;
 use crate::participating::callee;
 use crate::participating::contacts::Target;
@@ -108,6 +109,8 @@ pub struct Chat {
     pub(super) ids: ConversationHeaders,
     pub(super) caller: Identity,
     pub(super) callee: Identity,
+    /// The callee blocks the caller without a word: what he sends is taken and dropped.
+    pub(super) silent: bool,
     /// Our tag towards the caller.
     pub(super) tag: String,
     pub(super) state: ChatState,
@@ -195,6 +198,15 @@ impl Service {
         if self.chats.len() >= self.settings.most_under_way || self.draining {
             return self.overloaded(&invite, server, now);
         }
+        let silent = match self.admit(&invite, &caller, &callee, now) {
+            Admission::Pass => false,
+            Admission::Drop => true,
+            Admission::Refuse(rejection) => {
+                let trying = self.reply(&invite, 100, "Trying", None).build();
+                self.sip.respond(server, 100, trying, now);
+                return self.reject(&invite, server, &rejection, now);
+            }
+        };
         let id = ChatId(self.next_number());
         let chat = Chat {
             invite,
@@ -205,6 +217,7 @@ impl Service {
             ids,
             caller,
             callee,
+            silent,
             tag: self.tokens.token(),
             state: ChatState::Inviting,
             caller_leg: None,
@@ -235,7 +248,9 @@ impl Service {
         if let Some(first) = first {
             self.take_first(id, first, now);
         }
-        if free && !targets.is_empty() {
+        if silent {
+            self.without_device(id, Condition::DeferredByRule, now);
+        } else if free && !targets.is_empty() {
             self.fork_invite(id, &targets, now);
         } else {
             self.without_device(id, absent, now);

@@ -153,6 +153,7 @@ impl Service {
         let octets = first.message.octets.clone();
         let content_type = first.message.content_type.clone();
         let mut transit = Transit::new(content_type, Fate::Custody, deadline);
+        transit.discarded = chat.silent;
         transit.complete = Some(octets.len() as u64);
         for request in transit.write(0, octets, || custody.new_spool()) {
             custody.tell(request);

@@ -4,6 +4,7 @@
 //! `served_user` and `deferral`. What goes out: `message_run`, `session_run`, `disposition`. `service`
 //! holds them together, `custody` is the way into the store, `media` the way to MSRP.
 
+pub mod admission;
 mod answering;
 pub mod arrival;
 mod bridge;
@@ -41,10 +42,12 @@ mod replay_inbound;
 mod replay_invite;
 mod replay_sending;
 pub mod replay_table;
+pub mod rules;
 pub mod served_user;
 pub mod service;
 mod session_run;
 pub mod spool;
+pub mod system_message;
 mod timeouts;
 mod transit;
 mod users;

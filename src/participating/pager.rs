@@ -5,7 +5,8 @@
 
 use crate::clock::Now;
 use crate::identity::Identity;
-use crate::participating::arrival::{self, Content};
+use crate::participating::admission::{Admission, UNAVAILABLE};
+use crate::participating::arrival::{self, Content, ConversationHeaders};
 use crate::participating::contacts::Target;
 use crate::participating::deferral::{Condition, DeviceAnswers, Form, Stored, verdict};
 use crate::participating::receipts::Receipt;
@@ -18,6 +19,7 @@ use crate::sip::rejection::Rejection;
 use crate::sip::splice::Edit;
 use crate::sip::transaction::table::{Kind, ServerId};
 use crate::sip::transport::flow::Flow;
+use crate::sip::warning;
 use crate::store::request::{Body, DeferredMessage, Seq, Settlement, StoreRequest};
 
 /// Names a MESSAGE under way.
@@ -73,6 +75,11 @@ impl Service {
             tracing::debug!(seq = seq.0, "a MESSAGE kept before a restart came again");
             return self.accepted(&request, server, None, now);
         }
+        if !content.is_notification
+            && !self.is_admitted(&request, server, &content, (&author, &recipient), now)
+        {
+            return;
+        }
         let receipt = content
             .is_notification
             .then(|| Receipt::read(request.body(), &recipient, &author))
@@ -113,9 +120,38 @@ impl Service {
         }
     }
 
+    /// What the recipient's rules say; false if the request has been answered by them.
+    fn is_admitted(
+        &mut self,
+        request: &Message,
+        server: ServerId,
+        content: &Content,
+        (author, recipient): (&Identity, &Identity),
+        now: Now,
+    ) -> bool {
+        let rejection = match self.admit(request, author, recipient, now) {
+            Admission::Pass => return true,
+            Admission::Refuse(rejection) => rejection,
+            Admission::Drop if content.is_composing => UNAVAILABLE,
+            Admission::Drop => {
+                let ids = ConversationHeaders::read(request, author, recipient, &mut self.tokens);
+                match ids {
+                    Ok(ids) => {
+                        self.drop_message(request.clone(), server, ids, now);
+                        return false;
+                    }
+                    Err(rejection) => rejection,
+                }
+            }
+        };
+        self.reject(request, server, &rejection, now);
+        false
+    }
+
     fn read_message(&self, request: &Message) -> Result<Content, Rejection> {
         if request.body().len() as u64 > self.settings.largest_message {
-            return Err(Rejection::new(413, "Request Entity Too Large"));
+            let too_large = Rejection::new(413, "Request Entity Too Large");
+            return Err(too_large.with_warning(warning::TOO_LARGE));
         }
         let content_type = request.header(HeaderName::ContentType);
         let content_type = content_type.unwrap_or("text/plain");

@@ -139,6 +139,10 @@ pub struct Service {
     pub(super) chunks_to_settle: Vec<(ChatId, Side, InboundId)>,
     /// When the present event came; the registrar's bindings are judged by it.
     pub(super) time: Instant,
+    /// Of which attempts to reach them users have been told.
+    pub(super) attempts: super::admission::Attempts,
+    /// What was dropped and is still to be answered.
+    pub(super) silences: super::admission::Silences,
     pub(super) recent: super::recent::RecentlyAccepted,
     /// Which notifications the authors of this shard have heard.
     pub(super) receipts: Receipts,
@@ -211,6 +215,8 @@ impl Service {
             parted: Vec::new(),
             chunks_to_settle: Vec::new(),
             time: now.instant,
+            attempts: super::admission::Attempts::default(),
+            silences: super::admission::Silences::new(),
             recent,
             receipts: Receipts::default(),
             last_number: 0,

@@ -21,6 +21,7 @@ impl Service {
     pub fn is_drained(&self) -> bool {
         self.draining
             && self.pagers.is_empty()
+            && self.silences.is_empty()
             && self.chats.is_empty()
             && self.deliveries.is_empty()
             && self.custody.open() == 0
@@ -33,6 +34,7 @@ impl Service {
             self.custody.next_deadline(),
             self.registrar.next_deadline(),
             self.pager_deadlines.front().map(|(at, _)| *at),
+            self.silences.first_key_value().map(|((at, _), _)| *at),
             self.user_deadlines.first().map(|(at, _)| *at),
             self.has_sessions().then_some(self.next_sweep),
             Some(self.next_expiry),
@@ -54,6 +56,7 @@ impl Service {
             self.handle_refused(waiter, Refusal::Full, now);
         }
         self.handle_pager_timeouts(now);
+        self.answer_silences(now);
         self.handle_user_timeouts(now);
         self.look_for_expired(now);
         self.run_restless(now);

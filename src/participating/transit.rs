@@ -28,6 +28,8 @@ pub(super) enum Fate {
 pub(super) struct Transit {
     pub content_type: String,
     pub fate: Fate,
+    /// Its recipient wants nothing of it: its octets are not kept.
+    pub discarded: bool,
     pub spool: Spool,
     /// The first octets, for a look at the envelope of a body that lies in the store.
     pub head: Vec<u8>,
@@ -54,6 +56,7 @@ impl Transit {
         Self {
             content_type,
             fate,
+            discarded: false,
             spool: Spool::new(),
             head: Vec::new(),
             covered: Covered::default(),
@@ -76,6 +79,9 @@ impl Transit {
         self.keep_head(offset, &octets);
         self.covered
             .add(offset, offset.saturating_add(octets.len() as u64));
+        if self.discarded {
+            return Vec::new();
+        }
         self.spool.write(offset, octets, new_id)
     }
 

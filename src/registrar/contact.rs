@@ -77,7 +77,7 @@ impl Wish {
 
 /// More bindings than one user may have.
 pub(super) const TOO_MANY: Rejection =
-    Rejection::new(403, "Too Many Contacts").with_warning("122 Function not allowed");
+    Rejection::new(403, "Too Many Contacts").with_warning(crate::sip::warning::NOT_ALLOWED);
 
 /// What tells one binding from another.
 #[derive(Clone, Copy, Debug)]

@@ -30,7 +30,7 @@ const MOST_PATH_OCTETS: usize = 4096;
 
 /// Client families re-register at once on a 403 without a warning (cpm-facts §11).
 const NOT_AUTHORISED: Rejection =
-    Rejection::new(403, "Forbidden").with_warning("127 Service not authorised");
+    Rejection::new(403, "Forbidden").with_warning(crate::sip::warning::NOT_AUTHORISED);
 
 /// A REGISTER and where it came from. Credentials are checked before.
 #[derive(Clone, Copy, Debug)]

@@ -15,4 +15,5 @@ pub mod target;
 pub mod transaction;
 pub mod transport;
 pub mod validate;
+pub mod warning;
 pub mod wire;

@@ -11,6 +11,7 @@ use crate::msrp::sdp::SessionDescription;
 use crate::participating::admission::{Admission, UNAVAILABLE};
 use crate::participating::callee;
 use crate::participating::forward;
+use crate::participating::pull::{Fetch, Wanted};
 use crate::participating::relay::Passage;
 use crate::participating::service::Service;
 use crate::registrar::Registration;
@@ -36,6 +37,9 @@ pub use knowledge::Knowledge;
 /// 403 for what a user may not do; clients read the number in the warning (cpm-facts §11).
 const NOT_AUTHORISED: Rejection =
     Rejection::new(403, "Forbidden").with_warning(warning::NOT_AUTHORISED);
+
+/// A session with us needs a description to answer (cpm-facts §11).
+const NO_OFFER: Rejection = Rejection::new(488, "Not Acceptable Here");
 
 /// What users may send to the server itself.
 const OWN_METHODS: &str = "OPTIONS, REGISTER";
@@ -205,6 +209,9 @@ impl Router {
                 now,
             );
         };
+        if self.knowledge.is_deferred(&uri) && request.to().is_ok_and(|to| to.tag().is_none()) {
+            return self.fetch(service, request, server, flow, &author, now);
+        }
         let user = match self.knowledge.destination(&uri) {
             Destination::User(user) => user,
             Destination::Server => return self.serve_self(service, &request, server, now),
@@ -242,6 +249,42 @@ impl Router {
                 now,
             ),
         }
+    }
+
+    /// A user asks for what waits for him (cpm-facts §7.1).
+    fn fetch(
+        &self,
+        service: &mut Service,
+        invite: Message,
+        server: ServerId,
+        flow: Flow,
+        user: &Identity,
+        now: Now,
+    ) {
+        if invite.method() != Method::Invite {
+            return service.not_allowed(&invite, server, now);
+        }
+        if !service.is_local(user) {
+            return service.reject(&invite, server, &NOT_AUTHORISED, now);
+        }
+        if let Some(tags) = unsupported_requirements(&invite, &CHAT_EXTENSIONS) {
+            return service.bad_extension(&invite, server, &tags, now);
+        }
+        let wanted = match Wanted::of(&invite) {
+            Ok(wanted) => wanted,
+            Err(rejection) => return service.reject(&invite, server, &rejection, now),
+        };
+        let Some(offer) = chat_offer(&invite) else {
+            return service.reject(&invite, server, &NO_OFFER, now);
+        };
+        let fetch = Fetch {
+            invite,
+            server,
+            flow,
+            offer,
+            wanted,
+        };
+        service.handle_fetch(fetch, user, now);
     }
 
     fn invite(

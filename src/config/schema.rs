@@ -209,6 +209,8 @@ section! {
     UserSettings {
         /// When kept messages are delivered: "push" as soon as a device can take them, "pull" when the user asks for them.
         delivery: Delivery = Delivery::Push;
+        /// Whether users who fetch are told, when they register and when the first message comes, that messages wait.
+        announce_waiting: bool = true;
         /// Which devices get a kept message: the "first" that takes it, or "every" capable one, each once.
         copy_to: CopyTo = CopyTo::First;
         /// Messages from people without a rule: "allow", "unavailable" (480), "unavailable-notify" (480, and the user is told), "block".

@@ -72,6 +72,9 @@ pub struct SettingsOverrides {
     /// See [`UserSettings::delivery`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivery: Option<Delivery>,
+    /// See [`UserSettings::announce_waiting`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub announce_waiting: Option<bool>,
     /// See [`UserSettings::copy_to`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_to: Option<CopyTo>,
@@ -118,6 +121,7 @@ impl SettingsOverrides {
         EffectiveSettings {
             settings: UserSettings {
                 delivery: self.delivery.unwrap_or(defaults.delivery),
+                announce_waiting: self.announce_waiting.unwrap_or(defaults.announce_waiting),
                 copy_to: self.copy_to.unwrap_or(defaults.copy_to),
                 incoming: self.incoming.unwrap_or(defaults.incoming),
                 anonymous: self.anonymous.unwrap_or(defaults.anonymous),

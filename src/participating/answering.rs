@@ -271,7 +271,7 @@ impl Service {
         };
         match self.dialogs.find(&id.call_id, &id.local_tag) {
             Some(DialogUse::Chat(chat, side)) => self.handle_chat_ack(chat, side, now),
-            Some(DialogUse::Replay(_)) => {}
+            Some(DialogUse::Replay(delivery)) => self.fetch_acknowledged(delivery, now),
             None => return false,
         }
         true

@@ -6,6 +6,7 @@ use crate::clock::Now;
 use crate::identity::Identity;
 use crate::participating::contacts::Target;
 use crate::participating::message_run::MessageRun;
+use crate::participating::pull::Pulled;
 use crate::participating::replay_table::ReplayAnswer;
 use crate::participating::served_user::Carrier;
 use crate::participating::served_user::{RunEnd, RunId};
@@ -36,7 +37,18 @@ pub struct Delivery {
     pub(super) target: usize,
     /// The one device whose copies it carries; a message stays after it has got it.
     pub(super) copies_for: Option<u64>,
+    /// What a fetch has been lent.
+    pub(super) pulled: Option<Pulled>,
     pub(super) carrier: DeliveryBy,
+}
+
+impl Delivery {
+    /// The conversation of one of its messages.
+    pub(super) fn key_of(&self, seq: Seq) -> ConversationKey {
+        let pulled = self.pulled.as_ref();
+        let key = pulled.and_then(|pulled| pulled.key_of(seq));
+        key.unwrap_or(&self.key).clone()
+    }
 }
 
 /// How a run leaves.
@@ -93,6 +105,7 @@ impl Service {
             targets,
             target: 0,
             copies_for,
+            pulled: None,
             carrier: by,
         };
         self.deliveries.insert(id, delivery);
@@ -104,7 +117,10 @@ impl Service {
 
     /// The next message the run may carry, asked of the user's machine.
     pub(super) fn next_of_run(&mut self, id: DeliveryId) -> Option<Held> {
-        let delivery = self.deliveries.get(&id)?;
+        let delivery = self.deliveries.get_mut(&id)?;
+        if let Some(pulled) = &mut delivery.pulled {
+            return pulled.next();
+        }
         let user = self.users.get_mut(&delivery.user)?;
         user.next_message(delivery.run)
     }
@@ -125,7 +141,7 @@ impl Service {
         let Some(delivery) = self.deliveries.get(&id) else {
             return;
         };
-        let (user, key) = (delivery.user.clone(), delivery.key.clone());
+        let (user, key) = (delivery.user.clone(), delivery.key_of(seq));
         tracing::debug!(%user, seq = seq.0, "delivered");
         let Some(device) = delivery.copies_for else {
             return self.take_out(&user, &key, seq, Settlement::Delivered);
@@ -161,7 +177,15 @@ impl Service {
             return;
         };
         tracing::debug!(user = %delivery.user, ?end, "replay ends");
-        self.end_run(&delivery.user, delivery.run, end, now);
+        match delivery.pulled {
+            // What is left waits for the next fetch, or goes its usual way.
+            Some(pulled) => {
+                for run in pulled.into_runs() {
+                    self.end_run(&delivery.user, run, RunEnd::Done, now);
+                }
+            }
+            None => self.end_run(&delivery.user, delivery.run, end, now),
+        }
         self.expire_due_of(&delivery.user, now);
     }
 

@@ -92,6 +92,7 @@ impl Service {
                 EndpointEvent::Unreachable(usage) => self.handle_silence(usage, true, now),
                 EndpointEvent::ServerGone(server, GoneReason::NoAck) => {
                     self.handle_chat_unacknowledged(server, now);
+                    self.fetch_unacknowledged(server, now);
                 }
                 EndpointEvent::ServerGone(..) => {}
             }

@@ -35,6 +35,7 @@ mod message_run;
 pub mod next_hop;
 pub mod outgoing;
 pub mod pager;
+pub mod pull;
 pub mod receipts;
 pub mod recent;
 pub mod relay;

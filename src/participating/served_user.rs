@@ -17,7 +17,9 @@ pub use crate::participating::conversation::{ReplayPolicy, RetrySchedule};
 pub use crate::participating::copies::DeviceReach;
 use crate::participating::copies::Obstacles;
 use crate::participating::delivery::DeliveryId;
-use crate::store::request::{ConversationKey, Held, Seq};
+use crate::participating::pull::Wanted;
+use crate::participating::system_message::SYSTEM;
+use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
 
 /// Names one run of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +102,8 @@ struct Run {
     copies_for: Option<u64>,
     claim: Claim,
     triggered_again: bool,
+    /// The user fetches: what it carries is settled in any order.
+    is_pull: bool,
 }
 
 /// What a run has of a device.
@@ -128,6 +132,10 @@ pub struct ServedUser {
     policy: ReplayPolicy,
     /// The devices, where each gets a copy.
     copies: Option<Vec<DeviceReach>>,
+    /// What waits is kept until the user asks; only what is no message to him leaves by itself.
+    pull: bool,
+    /// The user knows that messages wait.
+    announced: bool,
     actions: VecDeque<UserAction>,
 }
 
@@ -146,6 +154,8 @@ impl ServedUser {
             next_run: 0,
             policy,
             copies: None,
+            pull: false,
+            announced: false,
             actions: VecDeque::new(),
         };
         if waiting {
@@ -272,8 +282,72 @@ impl ServedUser {
         self.start_runs(now);
     }
 
+    /// Whether the user fetches what waits, from here on.
+    pub fn set_pull(&mut self, pull: bool) {
+        self.pull = pull;
+    }
+
+    /// Whether the queue is known; if not, it is read.
+    pub fn wants_to_know(&mut self) -> bool {
+        if self.loading == Loading::Needed {
+            self.loading = Loading::Asked { again: false };
+            self.actions.push_back(UserAction::Load { after: None });
+        }
+        self.loading == Loading::Complete
+    }
+
+    /// Lends what waits of `wanted` to a fetch, oldest first: no other run has it until
+    /// [`Self::handle_run_ended`] gives each of these runs back. `None` when nothing of it waits.
+    pub fn begin_pull(&mut self, wanted: &Wanted) -> Option<(Vec<RunId>, VecDeque<Held>)> {
+        let mut lent: Vec<Held> = Vec::new();
+        let mut runs = Vec::new();
+        for (key, conversation) in &mut self.conversations {
+            if matches!(conversation.state, State::Running(_)) {
+                continue;
+            }
+            let before = lent.len();
+            let all = conversation.held.iter();
+            let fitting = all.filter(|held| wanted.fits(held) && conversation.may_leave(held));
+            lent.extend(fitting.cloned());
+            if lent.len() == before {
+                continue;
+            }
+            if let Some(first) = conversation.held.front() {
+                self.ready.remove(&first.seq);
+            }
+            let run = RunId(self.next_run);
+            self.next_run += 1;
+            conversation.state = State::Running(run);
+            conversation.handed = 0;
+            let started = Run {
+                key: key.clone(),
+                carrier: Carrier::Session,
+                copies_for: None,
+                claim: Claim::None,
+                triggered_again: false,
+                is_pull: true,
+            };
+            self.runs.insert(run, started);
+            runs.push(run);
+        }
+        lent.sort_by_key(|held| held.seq);
+        (!runs.is_empty()).then(|| (runs, lent.into()))
+    }
+
+    /// How many messages wait for the user to fetch them, if he is there and does not know.
+    pub fn news_of_waiting(&mut self) -> Option<usize> {
+        if !self.pull || self.reach.is_none() || self.loading != Loading::Complete {
+            return None;
+        }
+        let held = self.conversations.values().flat_map(|each| &each.held);
+        let count = held.filter(|held| !leaves_by_itself(held)).count();
+        let was_announced = std::mem::replace(&mut self.announced, count > 0);
+        (count > 0 && !was_announced).then_some(count)
+    }
+
     /// The user's last contact is gone. Running deliveries end by themselves.
     pub fn handle_unreachable(&mut self) {
+        self.announced = false;
         self.reach = None;
     }
 
@@ -364,6 +438,9 @@ impl ServedUser {
         if choose_carrier(held, self.reach?, conversation.session_refused) != Some(carrier) {
             return None;
         }
+        if self.pull && !leaves_by_itself(held) {
+            return None;
+        }
         conversation.handed += 1;
         Some(held.clone())
     }
@@ -382,9 +459,13 @@ impl ServedUser {
 
     /// Whether a message is out with a running delivery.
     pub fn is_in_flight(&self, key: &ConversationKey, seq: Seq) -> bool {
-        self.conversations
-            .get(key)
-            .is_some_and(|c| c.held.iter().take(c.handed).any(|held| held.seq == seq))
+        let Some(conversation) = self.conversations.get(key) else {
+            return false;
+        };
+        let is_pull = matches!(conversation.state, State::Running(run)
+            if self.runs.get(&run).is_some_and(|run| run.is_pull));
+        let mut handed = conversation.held.iter().take(conversation.handed);
+        is_pull || handed.any(|held| held.seq == seq)
     }
 
     /// The message of this author and `imdn.Message-ID` that waits and is not out with a delivery.
@@ -604,7 +685,10 @@ impl ServedUser {
             }
             let conversation = self.conversations.get(key);
             let may_leave = |c: &&Conversation| c.held.front().is_none_or(|held| c.may_leave(held));
-            let Some(conversation) = conversation.filter(may_leave) else {
+            let waits = |c: &&Conversation| {
+                self.pull && c.held.front().is_some_and(|held| !leaves_by_itself(held))
+            };
+            let Some(conversation) = conversation.filter(may_leave).filter(|c| !waits(c)) else {
                 continue;
             };
             let carrier = self.way_of(conversation, reach).map(|(_, carrier)| carrier);
@@ -659,6 +743,7 @@ impl ServedUser {
             copies_for: device,
             claim: Claim::None,
             triggered_again: false,
+            is_pull: false,
         };
         self.runs.insert(run, started);
         self.actions.push_back(UserAction::Start {
@@ -668,6 +753,11 @@ impl ServedUser {
             device,
         });
     }
+}
+
+/// Receipts, and what the server itself has to say, are not what a user fetches.
+fn leaves_by_itself(held: &Held) -> bool {
+    held.kind == MessageKind::Notification || held.conversation.author.user() == SYSTEM
 }
 
 /// The next message of a run that carries one device's copies: what it has or cannot take is passed over.
@@ -697,7 +787,6 @@ mod tests {
     use super::*;
     use crate::clock::UnixMillis;
     use crate::identity::Identity;
-    use crate::store::request::MessageKind;
 
     const BOTH: Reach = Reach {
         session: true,
@@ -1089,5 +1178,51 @@ mod tests {
         assert_eq!(user.poll_action(), Some(UserAction::Load { after: None }));
         user.handle_unreachable();
         assert!(!user.is_idle(), "the answer must still find it");
+    }
+    fn pulling(held: Vec<Held>) -> ServedUser {
+        let mut user = ServedUser::new(true, policy(RetrySchedule::new(&[])));
+        user.set_pull(true);
+        user.handle_reach(BOTH, Now::default());
+        assert_eq!(user.poll_action(), Some(UserAction::Load { after: None }));
+        user.handle_loaded(held, false, Now::default());
+        user
+    }
+
+    #[test]
+    fn what_a_user_fetches_does_not_leave_by_itself_but_receipts_do() {
+        let mut user = pulling(vec![
+            held(1, "alice", MessageKind::Chat),
+            held(2, "carol", MessageKind::Notification),
+        ]);
+        assert_eq!(user.news_of_waiting(), Some(1));
+        assert_eq!(user.news_of_waiting(), None, "he knows");
+        let run = started(&mut user)[0].0;
+        assert_eq!(take_all(&mut user, run), [2]);
+        assert!(started(&mut user).is_empty());
+    }
+
+    #[test]
+    fn a_fetch_has_all_conversations_in_order_and_no_run_has_them_too() {
+        let mut user = pulling(vec![
+            held(1, "alice", MessageKind::Chat),
+            held(2, "carol", MessageKind::Pager),
+            held(3, "alice", MessageKind::Chat),
+        ]);
+        let (runs, queue) = user.begin_pull(&Wanted::Everything).expect("three wait");
+        let order: Vec<u64> = queue.iter().map(|held| held.seq.0).collect();
+        assert_eq!(order, [1, 2, 3]);
+        assert!(user.begin_pull(&Wanted::Everything).is_none());
+        assert!(!user.may_pass(&key("alice")));
+        assert!(user.is_in_flight(&key("alice"), Seq(3)));
+        user.handle_settled(&key("alice"), Seq(1));
+        user.set_pull(false);
+        for run in runs {
+            user.handle_run_ended(run, RunEnd::Done, Now::default());
+        }
+        let (_, rest) = user
+            .begin_pull(&Wanted::Messages(vec!["m3".into()]))
+            .map_or_else(|| (Vec::new(), VecDeque::new()), |lent| lent);
+        assert!(rest.is_empty(), "a run has it again");
+        assert_eq!(started(&mut user).len(), 2);
     }
 }

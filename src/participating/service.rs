@@ -139,6 +139,8 @@ pub struct Service {
     pub(super) chunks_to_settle: Vec<(ChatId, Side, InboundId)>,
     /// When the present event came; the registrar's bindings are judged by it.
     pub(super) time: Instant,
+    /// Fetches that wait until the user's queue has been read.
+    pub(super) fetches: HashMap<Identity, Vec<super::pull::Fetch>, foldhash::fast::RandomState>,
     /// Of which attempts to reach them users have been told.
     pub(super) attempts: super::admission::Attempts,
     /// What was dropped and is still to be answered.
@@ -215,6 +217,7 @@ impl Service {
             parted: Vec::new(),
             chunks_to_settle: Vec::new(),
             time: now.instant,
+            fetches: HashMap::default(),
             attempts: super::admission::Attempts::default(),
             silences: super::admission::Silences::new(),
             recent,

@@ -265,7 +265,7 @@ impl Service {
         let key = self
             .deliveries
             .get(&id)
-            .map(|delivery| (delivery.user.clone(), delivery.key.clone()));
+            .map(|delivery| (delivery.user.clone(), delivery.key_of(seq)));
         if let (Some((user, key)), Refusal::Unknown | Refusal::Damaged) = (key, refusal) {
             self.take_out(&user, &key, seq, Settlement::Failed);
         }

@@ -18,7 +18,10 @@ impl Service {
         let waiting = self.waiting.contains(identity);
         let policy = &self.settings.replays;
         let user = self.users.entry(identity.clone());
-        user.or_insert_with(|| ServedUser::new(waiting, policy.clone()))
+        let user = user.or_insert_with(|| ServedUser::new(waiting, policy.clone()));
+        let wants = &self.directory.settings(identity).settings;
+        user.set_pull(wants.delivery == crate::config::Delivery::Pull);
+        user
     }
 
     /// Performs what the user's machine wants, and forgets the machine when it is idle.
@@ -91,6 +94,8 @@ impl Service {
     ) {
         if let Some(user) = self.users.get_mut(identity) {
             user.handle_loaded(held, more, now);
+            self.serve_fetches(identity, now);
+            self.announce_waiting(identity, now);
             self.run_user(identity, now);
         }
     }
@@ -224,6 +229,7 @@ impl Service {
         self.waiting.insert(message.recipient.clone());
         self.user(&message.recipient)
             .handle_stored(held, is_long, tried, now);
+        self.announce_waiting(&message.recipient, now);
         self.run_user(&message.recipient, now);
         let key = arrival::conversation_key(message);
         let user = self.users.get(&message.recipient);

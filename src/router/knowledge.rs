@@ -7,12 +7,13 @@ use std::sync::Arc;
 use super::dialog_end::{DialogEnd, RouteKey};
 use crate::identity::{Identity, shard_of};
 use crate::participating::callee;
+use crate::participating::pull::DEFERRED;
 use crate::registrar::{Directory, Resolved};
 use crate::sip::digest::Digest;
 use crate::sip::header::NameAddr;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::transaction::branch;
-use crate::uri::Uri;
+use crate::uri::{Scheme, Uri};
 
 /// What every shard knows alike.
 #[derive(Clone)]
@@ -77,12 +78,32 @@ impl Knowledge {
         {
             return Some(shard);
         }
-        let identity = if request.method() == Method::Register {
-            self.identity_of(&Uri::parse(request.to().ok()?.uri).ok()?)?
+        let identity = if request.method() == Method::Register || self.is_about_sender(&uri) {
+            let about = match request.method() {
+                Method::Register => request.to(),
+                _ => request.from(),
+            };
+            self.identity_of(&Uri::parse(about.ok()?.uri).ok()?)?
         } else {
             self.identity_of(&uri)?
         };
         Some(shard_of(&identity, self.shards))
+    }
+
+    /// Whether what a request to this address is about belongs to its sender: what waits for him, or a
+    /// message he got from somebody who hides.
+    fn is_about_sender(&self, uri: &Uri<'_>) -> bool {
+        self.is_deferred(uri)
+    }
+
+    /// Whether a URI is the address at which users fetch what waits for them.
+    pub(super) fn is_deferred(&self, uri: &Uri<'_>) -> bool {
+        let domain = self.directory.domain();
+        let named = uri
+            .user()
+            .is_some_and(|user| user.eq_ignore_ascii_case(DEFERRED));
+        let is_sip = matches!(uri.scheme(), Scheme::Sip | Scheme::Sips);
+        named && is_sip && (self.is_us(uri) || uri.host().eq_ignore_ascii_case(domain))
     }
 
     /// The user a URI names, by the domain or by our own address.

@@ -160,6 +160,8 @@ metrics! {
         "Requests that a recipient's rules dropped without a word.";
     attempts_untold: Counter, "restante_attempts_untold_total", "",
         "Attempts to reach a user of which he was not told again.";
+    messages_revoked: Counter, "restante_messages_revoked_total", "",
+        "Messages that their authors took back before they were delivered.";
     system_messages: Counter, "restante_system_messages_total", "",
         "Messages of the server itself to its users.";
     refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,

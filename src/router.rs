@@ -303,6 +303,9 @@ impl Router {
                 let Parties { flow, author, user } = parties;
                 service.handle_chat_invite(request, server, flow, offer, author, user, now);
             }
+            None if asks_for_session(&request) => {
+                service.reject(&request, server, &NO_OFFER, now);
+            }
             None => self.pass_on(service, request, server, &parties, now),
         }
     }
@@ -353,6 +356,11 @@ impl Router {
 
     /// Requests to the server itself.
     fn serve_self(&self, service: &mut Service, request: &Message, server: ServerId, now: Now) {
+        if request.method() == Method::Other {
+            // RFC 3261 §21.5.2: the method is not even known.
+            let unknown = Rejection::new(501, "Not Implemented");
+            return service.reject(request, server, &unknown, now);
+        }
         if request.method() != Method::Options {
             let reply = service.reply(request, 405, "Method Not Allowed", None);
             let octets = reply.header("Allow", OWN_METHODS).build();
@@ -410,6 +418,14 @@ impl Router {
         let claimed = Uri::parse(from.uri).ok();
         let claimed = claimed.map(|uri| self.claimed_identity(&uri));
         match self.prove(service, request, server, challenger, now) {
+            // RFC 3325 §6: who hides says to his own server who he is.
+            Proof::Open if forward::wants_privacy(request) => {
+                let preferred = request.values(HeaderName::PPreferredIdentity).next();
+                let preferred = preferred.and_then(|value| NameAddr::parse(value).ok());
+                let uri = preferred.and_then(|address| Uri::parse(address.uri).ok());
+                let preferred = uri.and_then(|uri| self.knowledge.identity_of(&uri));
+                preferred.or(claimed.flatten())
+            }
             Proof::Open => claimed.flatten(),
             Proof::Answered => None,
             Proof::Of(identity) => {
@@ -496,6 +512,22 @@ fn chat_offer(request: &Message) -> Option<SessionDescription> {
     let sections = &offer.sections;
     let offers = sections.iter().any(|section| section.msrp.is_some());
     offers.then_some(offer)
+}
+
+/// Whether an INVITE without a description is for a session of ours (cpm-facts §11): one for other media
+/// may leave the offer to the device.
+fn asks_for_session(request: &Message) -> bool {
+    let names = [
+        HeaderName::PAssertedService,
+        HeaderName::PPreferredService,
+        HeaderName::AcceptContact,
+    ];
+    let mut values = names.into_iter().flat_map(|name| request.headers(name));
+    request.body().is_empty()
+        && values.any(|value| {
+            let value = value.to_ascii_lowercase();
+            value.contains("oma.cpm.") || value.contains("+g.oma.sip-im")
+        })
 }
 
 /// RFC 3261 §18.2.1, RFC 3581: what the Via claims about its source is written over.

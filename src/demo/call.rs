@@ -60,15 +60,42 @@ impl UserAgent {
         setup: Setup,
         conversation: &str,
     ) -> Result<OutgoingCall<'_>, Failure> {
+        self.invites_as(to, self.invite_draft(to, conversation), setup)
+    }
+
+    /// Invites with an INVITE that lacks only its description.
+    pub fn invites_as(
+        &self,
+        to: &str,
+        draft: Draft,
+        setup: Setup,
+    ) -> Result<OutgoingCall<'_>, Failure> {
         let end = MsrpEnd::open_at(self.address().ip(), &self.line.name, &self.line.transcript)?;
         let sdp = sdp_text::description(&end, setup, "sendrecv");
-        let draft = self
-            .invite_draft(to, conversation)
-            .body("application/sdp", sdp.as_bytes());
+        let draft = draft.body("application/sdp", sdp.as_bytes());
         let request = self.sends(draft)?;
         Ok(OutgoingCall {
             agent: self,
             peer: self.uri_of(to),
+            request,
+            end,
+        })
+    }
+
+    /// Asks for what waits for this user, with these header fields besides.
+    pub fn fetches(&self, headers: &[(&str, &str)]) -> Result<OutgoingCall<'_>, Failure> {
+        let end = MsrpEnd::open_at(self.address().ip(), &self.line.name, &self.line.transcript)?;
+        let sdp = sdp_text::description(&end, Setup::ActPass, "recvonly");
+        let peer = self.uri_of("deferred");
+        let contact = format!("<{}>;{SESSION_TAG}", self.contact_uri());
+        let mut draft = Draft::new("INVITE", &peer).header("Contact", &contact);
+        for (name, value) in headers {
+            draft = draft.header(name, value);
+        }
+        let request = self.sends(draft.body("application/sdp", sdp.as_bytes()))?;
+        Ok(OutgoingCall {
+            agent: self,
+            peer,
             request,
             end,
         })

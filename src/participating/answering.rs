@@ -17,6 +17,7 @@ use crate::sip::rejection::Rejection;
 use crate::sip::reply::{self, ResponseBuilder, warning};
 use crate::sip::transaction::{RequestOutcome, ServerId, reply_flow};
 use crate::sip::transport::flow::{Flow, Transport};
+use crate::sip::warning as warning_text;
 use crate::uri::{Uri, equivalent};
 
 /// Seconds after which a sender may try again when we have too much to do.
@@ -68,13 +69,19 @@ impl Service {
 
     fn rejection(&mut self, request: &Message, rejection: &Rejection) -> Bytes {
         let mut reply = self.reply(request, rejection.status, rejection.reason, None);
-        if let Some(text) = rejection.warning {
+        // A 403 without a warning makes some clients register again at once (cpm-facts §11).
+        let default = (rejection.status == 403).then_some(warning_text::NOT_AUTHORISED);
+        if let Some(text) = rejection.warning.or(default) {
             reply = reply.header("Warning", &warning(399, &self.settings.domain, text));
         }
         match rejection.status {
             405 | 501 => reply = reply.header("Allow", ALLOW),
             503 => reply = reply.header("Retry-After", RETRY_AFTER),
-            415 => reply = reply.header("Accept", "application/sdp, message/cpim, text/plain"),
+            415 => {
+                reply = reply
+                    .header("Accept", "application/sdp, message/cpim, text/plain")
+                    .header("Accept-Encoding", "identity");
+            }
             _ => {}
         }
         reply.build()

@@ -6,6 +6,7 @@ use crate::clock::{Now, UnixMillis};
 use crate::cpim::Envelope;
 use crate::identity::Identity;
 use crate::imdn::Dispositions;
+use crate::participating::forward;
 use crate::sip::message::HeaderName;
 use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
@@ -58,7 +59,11 @@ impl ConversationHeaders {
         let contribution = identifier(request, HeaderName::ContributionId)?;
         let in_reply_to = identifier(request, HeaderName::InReplyToContributionId)?;
         Ok(Self {
-            conversation: conversation.unwrap_or_else(|| standing_id(author, recipient)),
+            // Who hides must not be found out by trying whose it would be.
+            conversation: conversation.unwrap_or_else(|| match forward::is_hidden(request) {
+                true => tokens.token(),
+                false => standing_id(author, recipient),
+            }),
             contribution: contribution.unwrap_or_else(|| tokens.token()),
             in_reply_to,
         })

@@ -7,12 +7,15 @@
 use bytes::Bytes;
 
 use crate::clock::Now;
+use crate::cpim::{self, CpimError, Envelope};
 use crate::msrp::event::{EndReason, InboundId, OutboundId, SessionEvent};
 use crate::msrp::frame::FailureReport;
 use crate::msrp::outgoing::OutboundMessage;
+use crate::participating::arrival;
 use crate::participating::chat::{ChatId, ChatState, Side};
 use crate::participating::first_message::FIRST;
 use crate::participating::media::MediaId;
+use crate::participating::privacy;
 use crate::participating::service::{Service, Waiter};
 use crate::participating::transit::{Fate, Transit};
 use crate::store::request::{BodySource, StoreRequest};
@@ -141,6 +144,8 @@ impl Service {
         if let Some(chat) = self.chats.get_mut(&id) {
             let mut transit = Transit::new(content_type, fate, deadline);
             transit.discarded = chat.silent && side == Side::Caller;
+            let is_envelope = arrival::is_type(&transit.content_type, cpim::MEDIA_TYPE);
+            transit.cleared = !(chat.hidden && side == Side::Caller && is_envelope);
             chat.transits.insert((side, message), transit);
         }
     }
@@ -190,6 +195,9 @@ impl Service {
         for request in requests {
             custody.tell(request);
         }
+        if !transit.cleared {
+            return self.clear(id, side, message, now);
+        }
         let out = transit.outbound();
         let peer = chat.leg(side.other()).map(|leg| leg.media);
         if let (Some(out), Some(peer)) = (out, peer)
@@ -202,6 +210,31 @@ impl Service {
             }
         }
         self.pump(id, side.other(), now);
+    }
+
+    /// A message of an author who hides goes on once its envelope is known not to name him; one that
+    /// does is refused, because what arrives in a session cannot be rewritten.
+    fn clear(&mut self, id: ChatId, side: Side, message: InboundId, now: Now) {
+        let Some(transit) = self.transit(id, side, message) else {
+            return;
+        };
+        let named = Envelope::parse(&transit.head).map(|it| privacy::names_author(&it));
+        let status = match named {
+            Ok(true) => 403,
+            Ok(false) => {
+                transit.cleared = true;
+                return self.pump(id, side.other(), now);
+            }
+            Err(CpimError::Incomplete) => return,
+            Err(_) => 400,
+        };
+        let out = transit.outbound();
+        let peer = self.media_of(id, side.other());
+        let session = peer.and_then(|peer| self.media.session(peer));
+        if let (Some(session), Some(out)) = (session, out) {
+            session.abort(out, &mut self.tokens);
+        }
+        self.end_transit(id, side, message, status);
     }
 
     /// Gives the session on `side` what it can take of the messages from the other side.
@@ -242,6 +275,9 @@ impl Service {
         let Some(transit) = self.transit(id, from, inbound) else {
             return false;
         };
+        if !transit.cleared {
+            return false;
+        }
         let ready = transit.covered.prefix().saturating_sub(offset);
         let most = most.min(usize::try_from(ready).unwrap_or(most));
         if most == 0 {

@@ -11,6 +11,7 @@ use crate::participating::contacts::Target;
 use crate::participating::forward::wants_privacy;
 use crate::participating::large::SessionService;
 use crate::participating::outgoing::{self, SERVICE, service_tag};
+use crate::participating::privacy::ANONYMOUS;
 use crate::participating::service::Settings;
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::reply::{self, RequestBuilder};
@@ -78,11 +79,12 @@ pub(super) fn invite(
     for path in &target.path {
         invite = invite.header("Route", path);
     }
+    let from = match wants_privacy(caller) {
+        true => ANONYMOUS.to_owned(),
+        false => value(HeaderName::From),
+    };
     invite = invite
-        .header(
-            "From",
-            &format!("{};tag={local_tag}", value(HeaderName::From)),
-        )
+        .header("From", &format!("{from};tag={local_tag}"))
         .header("To", &value(HeaderName::To))
         .header("Call-ID", call_id)
         .header("CSeq", "1 INVITE")

@@ -21,6 +21,7 @@ use crate::participating::contacts::Target;
 use crate::participating::deferral::{Answer, Condition, DeviceAnswers, Form, Stored, verdict};
 use crate::participating::dialogs::DialogKey;
 use crate::participating::first_message::{First, FirstMessage, Then};
+use crate::participating::forward;
 use crate::participating::large::SessionService;
 use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::service::{Service, Usage};
@@ -111,6 +112,8 @@ pub struct Chat {
     pub(super) callee: Identity,
     /// The callee blocks the caller without a word: what he sends is taken and dropped.
     pub(super) silent: bool,
+    /// The caller asked to stay unnamed.
+    pub(super) hidden: bool,
     /// Our tag towards the caller.
     pub(super) tag: String,
     pub(super) state: ChatState,
@@ -207,6 +210,7 @@ impl Service {
                 return self.reject(&invite, server, &rejection, now);
             }
         };
+        let hidden = forward::wants_privacy(&invite);
         let id = ChatId(self.next_number());
         let chat = Chat {
             invite,
@@ -218,6 +222,7 @@ impl Service {
             caller,
             callee,
             silent,
+            hidden,
             tag: self.tokens.token(),
             state: ChatState::Inviting,
             caller_leg: None,
@@ -245,7 +250,10 @@ impl Service {
         };
         let absent = self.absence(&chat.callee);
         self.chats.insert(id, chat);
-        if let Some(first) = first {
+        if let Some(mut first) = first {
+            if hidden {
+                first.hide_author();
+            }
             self.take_first(id, first, now);
         }
         if silent {

@@ -13,6 +13,7 @@ use crate::msrp::outgoing::OutboundMessage;
 use crate::multipart::{self, NewPart};
 use crate::participating::arrival::Content;
 use crate::participating::chat::{Chat, ChatId, ChatState, Side};
+use crate::participating::privacy;
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
 use crate::participating::transit::{Fate, Transit};
@@ -68,6 +69,13 @@ impl FirstMessage {
             octets,
             message_id: content.message_id,
         }))
+    }
+
+    /// Without the name of an author who hides.
+    pub fn hide_author(&mut self) {
+        if let Some(hidden) = privacy::hide_author(&self.octets) {
+            self.octets = hidden.into();
+        }
     }
 
     /// `imdn.Message-ID`, if it has one.

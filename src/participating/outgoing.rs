@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::date;
 use crate::participating::contacts::Target;
 use crate::participating::forward::has_privacy_id;
+use crate::participating::privacy::ANONYMOUS;
 use crate::registrar::Profile;
 use crate::sip::reply::RequestBuilder;
 use crate::store::request::{DeferredMessage, MessageKind};
@@ -14,8 +15,6 @@ use crate::token::Tokens;
 pub(super) const SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.";
 /// The same as it stands in a feature tag.
 const SERVICE_ESCAPED: &str = "urn%3Aurn-7%3A3gpp-service.ims.icsi.";
-/// Whom an author who asked for privacy is shown as (RFC 3323 §4.1.1.3).
-const ANONYMOUS: &str = "\"Anonymous\" <sip:anonymous@anonymous.invalid>";
 
 /// What the participating function says it understands.
 pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, UPDATE";

@@ -10,9 +10,11 @@ use crate::participating::arrival::{self, Content, ConversationHeaders};
 use crate::participating::contacts::Target;
 use crate::participating::deferral::{Condition, DeviceAnswers, Form, Stored, verdict};
 use crate::participating::receipts::Receipt;
+use crate::participating::revocation;
 use crate::participating::served_user::ServedUser;
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::participating::spool::BodySize;
+use crate::participating::{forward, privacy};
 use crate::sip::message::HeaderName;
 use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
@@ -38,10 +40,24 @@ pub struct Pager {
     receipt: Option<Receipt>,
     answered: bool,
     branches: usize,
+    /// Its conversation header fields, if we had to give it some.
+    generated: Option<ConversationHeaders>,
     /// The flows those branches went over.
     ways: Vec<Flow>,
     answers: DeviceAnswers,
     keeping: Keeping,
+}
+
+impl Pager {
+    /// A device's answer as its author gets it.
+    fn answer_of(&self, response: &Message) -> bytes::Bytes {
+        let is_success = (200..300).contains(&response.status());
+        let given = self.generated.as_ref().filter(|_| is_success);
+        match forward::wants_privacy(&self.request) {
+            true => privacy::answer_to_author(&self.request, response, given),
+            false => upstream(response, given),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -68,6 +84,10 @@ impl Service {
             Ok(content) => content,
             Err(rejection) => return self.reject(&request, server, &rejection, now),
         };
+        let (request, generated) = match self.prepared(&request, &author, &recipient) {
+            Ok(prepared) => prepared,
+            Err(rejection) => return self.reject(&request, server, &rejection, now),
+        };
         if self.pagers.len() >= self.settings.most_under_way {
             return self.overloaded(&request, server, now);
         }
@@ -79,6 +99,14 @@ impl Service {
             && !self.is_admitted(&request, server, &content, (&author, &recipient), now)
         {
             return;
+        }
+        match revocation::revoked_by(&request) {
+            None => {}
+            Some(Err(rejection)) => return self.reject(&request, server, &rejection, now),
+            Some(Ok(revoked)) => {
+                let parties = (author, &recipient);
+                return self.handle_revocation(request, server, parties, revoked, now);
+            }
         }
         let receipt = content
             .is_notification
@@ -105,6 +133,7 @@ impl Service {
             author,
             recipient,
             content,
+            generated,
             receipt,
             answered: false,
             branches: 0,
@@ -118,6 +147,46 @@ impl Service {
         } else {
             self.decide(id, absent, now);
         }
+    }
+
+    /// The request as it goes on: with the conversation header fields that its author left out
+    /// (cpm-facts §11), and without his name in the envelope if he asked for that.
+    fn prepared(
+        &mut self,
+        request: &Message,
+        author: &Identity,
+        recipient: &Identity,
+    ) -> Result<(Message, Option<ConversationHeaders>), Rejection> {
+        let ids = ConversationHeaders::read(request, author, recipient, &mut self.tokens)?;
+        let mut edit = Edit::new(request);
+        let mut is_changed = false;
+        for (id, name, value) in [
+            (
+                HeaderName::ConversationId,
+                "Conversation-ID",
+                &ids.conversation,
+            ),
+            (
+                HeaderName::ContributionId,
+                "Contribution-ID",
+                &ids.contribution,
+            ),
+        ] {
+            if request.header(id).is_none() {
+                edit.append(name, value);
+                is_changed = true;
+            }
+        }
+        let named = match is_changed {
+            true => crate::sip::wire::parse(edit.finish()).ok(),
+            false => None,
+        };
+        let request = named.unwrap_or_else(|| request.clone());
+        let hidden = match forward::wants_privacy(&request) {
+            true => privacy::hide_author_of(&request),
+            false => None,
+        };
+        Ok((hidden.unwrap_or(request), is_changed.then_some(ids)))
     }
 
     /// What the recipient's rules say; false if the request has been answered by them.
@@ -155,6 +224,13 @@ impl Service {
         }
         let content_type = request.header(HeaderName::ContentType);
         let content_type = content_type.unwrap_or("text/plain");
+        let is_coded = request
+            .values(HeaderName::ContentEncoding)
+            .any(|coding| !coding.trim().eq_ignore_ascii_case("identity"));
+        // What we have to read must be readable (RFC 3428 §7, RFC 3261 §8.2.3).
+        if is_coded && arrival::is_type(content_type, crate::cpim::MEDIA_TYPE) {
+            return Err(Rejection::new(415, "Unsupported Media Type"));
+        }
         Content::read(content_type, request.body())
     }
 
@@ -181,7 +257,14 @@ impl Service {
             };
             let hash = crate::sip::proxy::loop_hash(&pager.request, self.sip.own_name());
             let via = self.sip.via(&target.flow, Some(hash), &mut self.tokens);
-            let octets = to_device(&pager.request, &pager.author, target, &via.value);
+            let octets = match forward::wants_privacy(&pager.request) {
+                true => {
+                    let domain = &self.settings.domain;
+                    let (request, tokens) = (&pager.request, &mut self.tokens);
+                    privacy::message_to_device(request, target, &via.value, domain, tokens)
+                }
+                false => to_device(&pager.request, &pager.author, target, &via.value),
+            };
             let usage = Usage::Pager(id);
             let sent = self
                 .sip
@@ -241,7 +324,7 @@ impl Service {
         };
         if !pager.answered {
             pager.answered = true;
-            let octets = upstream(response);
+            let octets = pager.answer_of(response);
             self.sip
                 .respond(pager.server, response.status(), octets, now);
         }
@@ -303,7 +386,7 @@ impl Service {
         let Some(best) = pager.answers.best() else {
             return self.unavailable(id, now);
         };
-        let (server, status, octets) = (pager.server, best.status(), upstream(best));
+        let (server, status, octets) = (pager.server, best.status(), pager.answer_of(best));
         if let Some(pager) = self.pagers.remove(&id) {
             self.give_receipt_back(&pager);
         }
@@ -486,10 +569,16 @@ fn to_device(request: &Message, author: &Identity, target: &Target, via: &str) -
 }
 
 /// A device's answer on its way to the author: our Via is taken off (RFC 3261 §16.7 step 3).
-pub(super) fn upstream(response: &Message) -> bytes::Bytes {
+fn upstream(response: &Message, generated: Option<&ConversationHeaders>) -> bytes::Bytes {
     let mut edit = Edit::new(response);
     edit.remove_first_value(HeaderName::Via);
     // RFC 3325 §5: what a device asserts of itself is not ours to pass on.
     edit.remove(HeaderName::PAssertedIdentity);
+    if let Some(ids) = generated {
+        edit.remove(HeaderName::ConversationId);
+        edit.remove(HeaderName::ContributionId);
+        edit.append("Conversation-ID", &ids.conversation);
+        edit.append("Contribution-ID", &ids.contribution);
+    }
     edit.finish()
 }

@@ -141,6 +141,9 @@ pub struct Service {
     pub(super) time: Instant,
     /// Fetches that wait until the user's queue has been read.
     pub(super) fetches: HashMap<Identity, Vec<super::pull::Fetch>, foldhash::fast::RandomState>,
+    /// Revocations that wait for the same.
+    pub(super) revocations:
+        HashMap<Identity, Vec<super::revocation::Revocation>, foldhash::fast::RandomState>,
     /// Of which attempts to reach them users have been told.
     pub(super) attempts: super::admission::Attempts,
     /// What was dropped and is still to be answered.
@@ -218,6 +221,7 @@ impl Service {
             chunks_to_settle: Vec::new(),
             time: now.instant,
             fetches: HashMap::default(),
+            revocations: HashMap::default(),
             attempts: super::admission::Attempts::default(),
             silences: super::admission::Silences::new(),
             recent,

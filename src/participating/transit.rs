@@ -30,6 +30,8 @@ pub(super) struct Transit {
     pub fate: Fate,
     /// Its recipient wants nothing of it: its octets are not kept.
     pub discarded: bool,
+    /// Nothing in its envelope names an author who hides; until that is known, nothing of it goes on.
+    pub cleared: bool,
     pub spool: Spool,
     /// The first octets, for a look at the envelope of a body that lies in the store.
     pub head: Vec<u8>,
@@ -57,6 +59,7 @@ impl Transit {
             content_type,
             fate,
             discarded: false,
+            cleared: true,
             spool: Spool::new(),
             head: Vec::new(),
             covered: Covered::default(),

@@ -94,6 +94,7 @@ impl Service {
     ) {
         if let Some(user) = self.users.get_mut(identity) {
             user.handle_loaded(held, more, now);
+            self.serve_revocations(identity, now);
             self.serve_fetches(identity, now);
             self.announce_waiting(identity, now);
             self.run_user(identity, now);

@@ -8,6 +8,7 @@ use super::{Parties, Router};
 use crate::clock::Now;
 use crate::identity::{Identity, shard_of};
 use crate::participating::contacts::Target;
+use crate::participating::forward;
 use crate::participating::next_hop::HopName;
 use crate::participating::relay::Passage;
 use crate::participating::service::Service;
@@ -75,6 +76,8 @@ impl Router {
                 .is_ok_and(|ip| SocketAddr::new(ip, via.port.unwrap_or(5060)) != flow.remote)
         });
         let needed = flow.transport == Transport::Tcp || translated;
+        // The other side reads these routes: who hides is not named in them, his flow leads to him.
+        let hidden = forward::wants_privacy(request);
         let local = service.is_local(author);
         DialogEnd {
             shard: if local {
@@ -82,8 +85,8 @@ impl Router {
             } else {
                 service.shard()
             },
-            user: local.then(|| author.clone()),
-            flow: (direct && needed).then_some(flow),
+            user: (local && !hidden).then(|| author.clone()),
+            flow: (direct && (needed || hidden)).then_some(flow),
         }
     }
 

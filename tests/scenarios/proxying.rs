@@ -80,7 +80,7 @@ fn an_unknown_method_to_the_server_itself_is_not_allowed() {
     on_every_shard_count(&Configuration::open(), |stage| {
         let alice = stage.agent("alice")?;
         let sent = alice.sends(Draft::new("UNHEARDOF", "sip:im.test"))?;
-        let answer = sent.expect_status(405)?;
+        let answer = sent.expect_status(501)?;
         stage.observe(answer.header("Allow").is_some(), "Allow says what is")
     });
 }

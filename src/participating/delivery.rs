@@ -40,6 +40,16 @@ pub(super) enum DeliveryBy {
     Session(Box<SessionRun>),
 }
 
+impl Delivery {
+    /// The part that goes over MSRP, if it does.
+    pub(super) fn session(&self) -> Option<&SessionRun> {
+        match &self.carrier {
+            DeliveryBy::Session(run) => Some(run),
+            DeliveryBy::Message(_) => None,
+        }
+    }
+}
+
 /// What a device's refusal means for a replay (cpm-facts §7.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReplayAnswer {

@@ -26,7 +26,7 @@ impl DialogKey {
 }
 
 /// What the dialog carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DialogUse {
     /// One side of a chat.
     Chat(ChatId, Side),

@@ -7,15 +7,20 @@ use crate::participating::callee;
 use crate::participating::delivery::{
     Delivery, DeliveryBy, DeliveryId, ReplayAnswer, replay_answer,
 };
-use crate::participating::dialogs::{DialogKey, DialogUse};
+use crate::participating::dialogs::DialogUse;
+use crate::participating::leg::Leg;
 use crate::participating::media::MediaUse;
 use crate::participating::outgoing;
+use crate::participating::provisional::EarlyDialogs;
+use crate::participating::reason::Reason;
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Usage};
 use crate::participating::session_run::{Phase, Sending};
 use crate::registrar::Profile;
 use crate::sip::dialog::Dialog;
 use crate::sip::message::Message;
+use crate::sip::reply;
+use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction::table::Kind;
 
 impl Service {
@@ -49,6 +54,8 @@ impl Service {
             return None;
         };
         run.media = Some(media);
+        let timer = SessionTimer::new(self.settings.timer);
+        run.timer = Some(timer);
         let first = run.sending.front_mut()?;
         let boundary = self.tokens.token();
         let (content_type, body) = invite_body(first, target.profile, &sdp, &boundary);
@@ -60,6 +67,7 @@ impl Service {
             domain: &self.settings.domain,
             content_type: &content_type,
             body: &body,
+            timer: &timer.offer(),
         };
         let octets = outgoing::invite(&what, &mut self.tokens);
         run.invite = crate::sip::wire::parse(octets.clone()).ok();
@@ -78,13 +86,33 @@ impl Service {
     /// The device answered the INVITE.
     pub(super) fn handle_replay_response(&mut self, id: DeliveryId, response: &Message, now: Now) {
         match response.status() {
-            ..200 => {}
+            ..=100 => {}
+            101..200 => self.acknowledge_ringing(&Usage::Delivery(id), response, now),
             200..300 => self.replay_accepted(id, response, now),
+            422 if self.replay_longer(id, response, now).is_some() => {}
             status => {
                 self.forget_gone_device(id, status);
                 self.replay_refused(id, replay_answer(status), now);
             }
         }
+    }
+
+    /// The device wants a longer session interval (RFC 4028 §7.3): it is invited again with that.
+    fn replay_longer(&mut self, id: DeliveryId, response: &Message, now: Now) -> Option<()> {
+        let run = self.session_run(id)?;
+        let timer = run.timer.as_mut()?;
+        let (Some(flow), true) = (run.flow, timer.refused(response)) else {
+            return None;
+        };
+        let fields = timer.offer();
+        let via = self.sip.via(&flow, None, &mut self.tokens);
+        let run = self.session_run(id)?;
+        let octets = reply::repeated(run.invite.as_ref()?, &via.value, &fields);
+        run.invite = crate::sip::wire::parse(octets.clone()).ok();
+        let usage = Usage::Delivery(id);
+        let sent = self.sip.send(Kind::Invite, via, octets, flow, usage, now);
+        self.session_run(id)?.client = Some(sent.ok()?);
+        Some(())
     }
 
     fn replay_accepted(&mut self, id: DeliveryId, response: &Message, now: Now) {
@@ -99,18 +127,23 @@ impl Service {
             return self.sip.send_ack(ack, flow);
         }
         let phase = run.phase;
-        let Ok(dialog) = Dialog::as_uac(&invite, response) else {
+        let Ok(mut dialog) = Dialog::as_uac(&invite, response) else {
             return self.end_session_run(id, RunEnd::Parked, now);
         };
         let via = self.sip.via(&flow, None, &mut self.tokens);
         let ack = dialog.ack(dialog.local_cseq, &via.value).build();
         self.sip.send_ack(ack.clone(), flow);
-        let key = DialogKey::of(&dialog);
-        self.dialogs.insert(key.clone(), DialogUse::Replay(id));
+        let timer = SessionTimer::new(self.settings.timer);
         if let Some(run) = self.session_run(id) {
+            run.early.carry_on(&mut dialog);
+            let mut leg = Leg::new(dialog, flow, media, run.timer.unwrap_or(timer));
+            leg.learn_methods(response);
+            leg.timer.accepted(response, now.instant);
             run.ack = Some(ack);
-            run.dialog = Some((dialog, key));
             run.rings_until = None;
+            let key = leg.key.clone();
+            run.leg = Some(leg);
+            self.dialogs.insert(key, DialogUse::Replay(id));
         }
         let answer = callee::description(response);
         let accepted = answer.and_then(|answer| self.media.accept(media, &answer, now).ok());
@@ -137,6 +170,7 @@ impl Service {
             delivery.target += 1;
             let media = run.media.take();
             run.client = None;
+            run.early = EarlyDialogs::default();
             if let Some(first) = run.sending.front_mut() {
                 first.in_invite = false;
             }
@@ -162,6 +196,7 @@ impl Service {
             .map(|(id, _)| *id)
             .collect();
         late.sort();
+        self.end_held_replays(now);
         for id in late {
             let Some(run) = self.session_run(id) else {
                 continue;
@@ -171,6 +206,22 @@ impl Service {
             if let Some(client) = run.client {
                 self.sip.cancel(client, now);
             }
+        }
+    }
+
+    fn end_held_replays(&mut self, now: Now) {
+        let idle = self.settings.idle;
+        let held = |delivery: &Delivery| delivery.session().and_then(|run| run.held_since);
+        let late = |since: Instant| since + idle <= now.instant;
+        let mut over: Vec<DeliveryId> = self
+            .deliveries
+            .iter()
+            .filter(|(_, delivery)| held(delivery).is_some_and(late))
+            .map(|(id, _)| *id)
+            .collect();
+        over.sort();
+        for id in over {
+            self.break_replay(id, &Reason::Completed, now);
         }
     }
 }

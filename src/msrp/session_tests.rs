@@ -1333,7 +1333,9 @@ fn what_was_not_confirmed_is_sent_again_on_another_connection_under_its_message_
     bob.session.supply(first, &body, &mut bob.tokens);
     let (connection, again) = bob.writes().remove(0);
     assert_eq!(connection, 2);
-    assert!(again.contains(&format!("To-Path: {ALICE_AGAIN}\r\nFrom-Path: {BOB_AGAIN}\r\n")));
+    assert!(again.contains(&format!(
+        "To-Path: {ALICE_AGAIN}\r\nFrom-Path: {BOB_AGAIN}\r\n"
+    )));
     assert_eq!(message_id(&again), message_id(&sent));
 }
 
@@ -1341,7 +1343,12 @@ fn what_was_not_confirmed_is_sent_again_on_another_connection_under_its_message_
 fn what_had_arrived_is_answered_when_it_comes_again_on_another_connection() {
     let mut bob = Bob::new();
     bob.receives_send("tid1", "Message-ID: whole\r\n", "abc", '$');
-    bob.receives_send("tid2", "Message-ID: half\r\nByte-Range: 1-*/6\r\n", "abc", '+');
+    bob.receives_send(
+        "tid2",
+        "Message-ID: half\r\nByte-Range: 1-*/6\r\n",
+        "abc",
+        '+',
+    );
     let (arrived, _) = done(&bob.told()).unwrap();
     bob.rebinds();
     assert!(aborted(&bob.told()).is_some(), "the half one is given up");

@@ -5,8 +5,8 @@
 //! Nobody at home, or the device's leg lost: the author's leg goes on and everything he sends is
 //! taken into custody (cpm-facts §6).
 
-use std::collections::BTreeMap;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
@@ -27,8 +27,8 @@ use crate::sip::dialog::Dialog;
 use crate::sip::endpoint::Via;
 use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
-use crate::sip::reply;
 use crate::sip::reliable::ReliableSender;
+use crate::sip::reply;
 use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction::table::{ClientId, Kind, ServerId};
 use crate::sip::transport::flow::Flow;

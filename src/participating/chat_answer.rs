@@ -212,11 +212,7 @@ impl Service {
     }
 }
 
-fn answer_head(
-    chat: &Chat,
-    contact: &str,
-    fields: &[Field],
-) -> crate::sip::reply::ResponseBuilder {
+fn answer_head(chat: &Chat, contact: &str, fields: &[Field]) -> crate::sip::reply::ResponseBuilder {
     let reply = crate::sip::reply::response(&chat.invite, 200, "OK", Some(&chat.tag))
         .header("Contact", contact)
         .header("Allow", outgoing::ALLOW)

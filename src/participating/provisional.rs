@@ -115,10 +115,9 @@ impl Service {
         }
         let (status, reason) = (response.status(), response.reason());
         let contact = callee::contact(&self.settings, self.sip.advertised(&chat.flow), &chat.flow);
-        let mut reply =
-            crate::sip::reply::response(&chat.invite, status, reason, Some(&chat.tag))
-                .header("Contact", &contact)
-                .header("Allow", ALLOW);
+        let mut reply = crate::sip::reply::response(&chat.invite, status, reason, Some(&chat.tag))
+            .header("Contact", &contact)
+            .header("Allow", ALLOW);
         let server = chat.server;
         let Some(reliable) = &mut chat.reliable else {
             return self.sip.respond(server, status, reply.build(), now);

@@ -89,11 +89,7 @@ impl ReliableSender {
 
     /// A PRACK came: `None` if it matches nothing that is unacknowledged (481), else the response that
     /// is to be sent next.
-    pub fn handle_prack(
-        &mut self,
-        prack: &Message,
-        now: Instant,
-    ) -> Option<Option<(u16, Bytes)>> {
+    pub fn handle_prack(&mut self, prack: &Message, now: Instant) -> Option<Option<(u16, Bytes)>> {
         let (rseq, cseq) = rack(prack)?;
         if self.sent.is_none() || rseq != self.rseq || cseq != self.cseq {
             return None;
@@ -207,17 +203,17 @@ mod tests {
     fn a_response_is_repeated_at_doubling_intervals_until_its_prack() {
         let mut sender = ReliableSender::new(T1, 7, 40);
         assert_eq!(sender.next_rseq(), 41);
-        assert_eq!(
-            sender.send(180, text("a"), START),
-            Some((180, text("a")))
-        );
+        assert_eq!(sender.send(180, text("a"), START), Some((180, text("a"))));
         assert_eq!(sender.handle_timeout(after(499)), None);
         let repeat = Some(Due::Repeat(180, text("a")));
         assert_eq!(sender.handle_timeout(after(500)), repeat);
         assert_eq!(sender.handle_timeout(after(1_499)), None);
         assert_eq!(sender.handle_timeout(after(1_500)), repeat);
         assert_eq!(sender.next_deadline(), Some(after(3_500)));
-        assert_eq!(sender.handle_prack(&prack("41 7 INVITE"), after(2_000)), Some(None));
+        assert_eq!(
+            sender.handle_prack(&prack("41 7 INVITE"), after(2_000)),
+            Some(None)
+        );
         assert_eq!(sender.next_deadline(), None);
     }
 
@@ -226,7 +222,13 @@ mod tests {
         let mut sender = ReliableSender::new(T1, 7, 40);
         assert_eq!(sender.handle_prack(&prack("40 7 INVITE"), START), None);
         sender.send(180, text("a"), START);
-        for wrong in ["40 7 INVITE", "41 8 INVITE", "41 7 UPDATE", "41", "x y INVITE"] {
+        for wrong in [
+            "40 7 INVITE",
+            "41 8 INVITE",
+            "41 7 UPDATE",
+            "41",
+            "x y INVITE",
+        ] {
             assert_eq!(sender.handle_prack(&prack(wrong), START), None, "{wrong}");
         }
         assert!(sender.handle_prack(&prack("41 7 INVITE"), START).is_some());
@@ -252,7 +254,11 @@ mod tests {
         sender.stop();
         assert_eq!(sender.handle_timeout(after(1_000_000)), None);
         let late = sender.handle_prack(&prack("41 7 INVITE"), after(1_000_000));
-        assert_eq!(late, Some(None), "a PRACK after the final response is taken");
+        assert_eq!(
+            late,
+            Some(None),
+            "a PRACK after the final response is taken"
+        );
     }
 
     #[test]

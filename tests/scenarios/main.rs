@@ -15,5 +15,6 @@ mod proxying;
 mod receipts;
 mod registration;
 mod replay;
+mod session_life;
 mod torture;
 mod transports;

@@ -35,7 +35,7 @@ impl Service {
         let offers = !request.body().is_empty();
         let we_ask = leg.asked.is_some_and(|asked| asked.invites);
         let we_offer = leg.unacknowledged.is_some_and(|it| it.offered);
-        if (invites && we_ask) || ((invites || offers) && we_offer) || (offers && we_ask) {
+        if (invites || offers) && (we_ask || we_offer) {
             let pending = Rejection::new(491, "Request Pending");
             return self.reject(request, server, &pending, now);
         }

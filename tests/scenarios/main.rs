@@ -21,5 +21,6 @@ mod receipts;
 mod registration;
 mod replay;
 mod replay_table;
+mod standalone;
 mod torture;
 mod transports;

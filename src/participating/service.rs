@@ -62,6 +62,8 @@ pub struct Settings {
     pub t1: Duration,
     /// The largest body of a SIP MESSAGE, in octets.
     pub largest_message: u64,
+    /// A kept standalone message over this many octets leaves in a session of its own.
+    pub switch_over: u64,
     /// Chat sessions, deliveries, relayed requests and MESSAGEs under way, each.
     pub most_under_way: usize,
 }

@@ -22,5 +22,6 @@ mod registration;
 mod replay;
 mod replay_table;
 mod session_life;
+mod standalone;
 mod torture;
 mod transports;

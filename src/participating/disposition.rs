@@ -47,7 +47,7 @@ impl Service {
         let about_date_time = about.date_time.clone();
         let document = DispositionNotification {
             message_id: about.message_id.clone(),
-            date_time: about_date_time.or_else(|| Some(cpim::format_date_time(about.accepted_at))),
+            date_time: about_date_time.unwrap_or_else(|| cpim::format_date_time(about.accepted_at)),
             recipient_uri: Some(format!("sip:{}", about.recipient)),
             kind,
             status,

@@ -32,6 +32,8 @@ pub struct Lifetimes {
     pub default: Duration,
     /// At most.
     pub maximum: Duration,
+    /// How long after a message's own time its receipts are kept track of.
+    pub receipts: Duration,
 }
 
 /// The conversation header fields of a request; generated where the author gave none, so that the
@@ -104,7 +106,7 @@ impl Content {
     pub fn read(content_type: &str, body: &[u8]) -> Result<Self, Rejection> {
         if !is_type(content_type, "message/cpim") {
             return Ok(Self {
-                is_notification: is_type(content_type, "message/imdn+xml"),
+                is_notification: crate::imdn::is_notification(content_type),
                 is_composing: is_type(content_type, "application/im-iscomposing+xml"),
                 ..Self::default()
             });
@@ -112,7 +114,9 @@ impl Content {
         let envelope =
             Envelope::parse(body).map_err(|_| Rejection::new(400, "Malformed message/cpim"))?;
         let inner = envelope.content_type();
-        let is_notification = is_type(inner, "message/imdn+xml");
+        let disposition = envelope.content_header("Content-Disposition");
+        let is_notification =
+            crate::imdn::is_notification(inner) || crate::imdn::is_aggregate(inner, disposition);
         Ok(Self {
             message_id: envelope.imdn_message_id().map(str::to_owned),
             date_time: envelope.date_time().map(str::to_owned),
@@ -151,7 +155,7 @@ pub fn of_message(
         MessageKind::Pager
     };
     let content_type = request.header(HeaderName::ContentType);
-    Ok(DeferredMessage {
+    let mut message = DeferredMessage {
         recipient: recipient.clone(),
         author: author.clone(),
         from: without_tag(request.header(HeaderName::From).unwrap_or_default()),
@@ -168,7 +172,37 @@ pub fn of_message(
         accepted_at: now.wall,
         expires_at: expiry(request, lifetimes, now),
         duplicate_key: duplicate_key(request),
-    })
+    };
+    if kind == MessageKind::Notification {
+        order_as_receipt(&mut message);
+    }
+    Ok(message)
+}
+
+/// The name under which the identifier of a receipt's conversation is kept.
+const CONVERSATION: &str = "Conversation-ID";
+
+/// Receipts of one sender for one author are one queue, whatever conversation each says it belongs to
+/// (cpm-facts §8: they often come with new identifiers), so that they arrive in order.
+pub fn order_as_receipt(message: &mut DeferredMessage) {
+    let queue = standing_id(&message.author, &message.recipient);
+    let own = std::mem::replace(&mut message.conversation, queue);
+    message.headers.push((CONVERSATION.to_owned(), own));
+}
+
+/// The queue of the receipts of `author` for `recipient`.
+pub fn receipts_key(author: &Identity, recipient: &Identity) -> ConversationKey {
+    ConversationKey {
+        author: author.clone(),
+        conversation: standing_id(author, recipient).into(),
+    }
+}
+
+/// The Conversation-ID that devices are shown.
+pub fn shown_conversation(message: &DeferredMessage) -> &str {
+    let mut headers = message.headers.iter();
+    let own = headers.find(|(name, _)| name == CONVERSATION);
+    own.map_or(&message.conversation, |(_, value)| value)
 }
 
 /// What the recipient's machine needs to know of a message.
@@ -220,7 +254,7 @@ fn kept_headers(request: &Message) -> Vec<(String, String)> {
 }
 
 /// RFC 3428 §5: Expires counts from Date if that is given, else from arrival.
-fn expiry(request: &Message, lifetimes: Lifetimes, now: Now) -> UnixMillis {
+pub(super) fn expiry(request: &Message, lifetimes: Lifetimes, now: Now) -> UnixMillis {
     let asked = request
         .header(HeaderName::Expires)
         .and_then(|value| value.trim().parse::<u64>().ok());

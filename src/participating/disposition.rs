@@ -7,15 +7,14 @@ use crate::clock::Now;
 use crate::cpim;
 use crate::identity::Identity;
 use crate::imdn::{DispositionNotification, Dispositions, Kind, Status};
-use crate::participating::internal::{InternalMessage, Origin};
+use crate::participating::internal::{HandedReceipt, InternalMessage, Origin};
+use crate::participating::receipts::{Notice, Receipt};
 use crate::participating::service::Service;
 use crate::store::request::{Body, DeferredMessage, MessageKind, Seq, Settlement};
 
 /// How long a message can still be named as due after it was settled: the readers of the store do not
 /// wait for its log.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
-/// How long a notification is kept for an author who is away.
-const RECEIPT_WINDOW: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Service {
     /// The author hears `processing/stored` if he asked for it (RFC 5438 §7.2.1.2: once).
@@ -72,14 +71,22 @@ impl Service {
             date_time: Some(date_time),
             dispositions: Dispositions::default(),
             accepted_at: now.wall,
-            expires_at: now.wall.plus(RECEIPT_WINDOW),
+            expires_at: now.wall.plus(self.settings.lifetimes.receipts),
             duplicate_key: 0,
         };
-        self.forward(InternalMessage::Accept {
+        let receipt = Receipt {
+            author: about.author.clone(),
+            speaker: about.recipient.clone(),
+            own: true,
+            notices: vec![Notice::from(&document)],
+        };
+        let handed = HandedReceipt {
+            receipt,
             message: Box::new(notification),
             body: Body::Inline(body.into()),
             origin,
-        });
+        };
+        self.tell_shard_of(&about.author, InternalMessage::Receipt(Box::new(handed)));
     }
 
     /// Messages whose time is over: gone from the queue, and the author told.
@@ -129,6 +136,9 @@ impl Service {
     /// the store, so that it never vanishes without a word.
     fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, now: Now) {
         tracing::info!(recipient = %message.recipient, seq = seq.0, "a kept message expired");
+        if message.kind == MessageKind::Notification {
+            self.metrics.receipts_expired.count();
+        }
         let recipient = message.recipient.clone();
         let key = super::arrival::conversation_key(&message);
         if let Some(machine) = self.users.get_mut(&recipient) {

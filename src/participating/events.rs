@@ -29,7 +29,10 @@ impl Service {
 
     fn handle_stored(&mut self, waiter: Waiter, seq: Seq, now: Now) {
         match waiter {
-            Waiter::Pager(id) => self.handle_pager_stored(id, seq, now),
+            Waiter::Pager(id) => {
+                self.handle_pager_stored(id, seq, now);
+                self.after_pager(id, now);
+            }
             Waiter::Transit(chat, side, number) => {
                 self.handle_transit_stored(chat, side, number, seq, now)
             }
@@ -37,13 +40,21 @@ impl Service {
                 self.answer_origin(origin, true);
                 self.hold(&message, seq, size, false, now);
             }
-            Waiter::Chunk(..) | Waiter::Load(..) | Waiter::Delivery(..) | Waiter::Due => {}
+            Waiter::Receipt(storing) => self.handle_receipt_stored(*storing, seq, now),
+            Waiter::Chunk(..)
+            | Waiter::Load(..)
+            | Waiter::Delivery(..)
+            | Waiter::Due
+            | Waiter::Search(_) => {}
         }
     }
 
     pub(super) fn handle_refused(&mut self, waiter: Waiter, refusal: Refusal, now: Now) {
         match waiter {
-            Waiter::Pager(id) => self.handle_pager_not_stored(id, now),
+            Waiter::Pager(id) => {
+                self.handle_pager_not_stored(id, now);
+                self.after_pager(id, now);
+            }
             Waiter::Transit(chat, side, number) => {
                 self.handle_transit_not_stored(chat, side, number, now)
             }
@@ -55,8 +66,9 @@ impl Service {
                 self.answer_origin(origin, false);
                 self.end_storing(&message, size, now);
             }
+            Waiter::Receipt(storing) => self.handle_receipt_not_stored(*storing, now),
             Waiter::Load(identity, after) => self.postponed_loads.push_back((identity, after)),
-            Waiter::Due => {}
+            Waiter::Due | Waiter::Search(_) => {}
         }
     }
 
@@ -64,6 +76,9 @@ impl Service {
         match (waiter, answer) {
             (Waiter::Load(user, _), StoreEvent::Loaded { held, more, .. }) => {
                 self.handle_loaded(&user, held, more, now);
+            }
+            (Waiter::Search(search), StoreEvent::Loaded { held, more, .. }) => {
+                self.handle_searched(*search, &held, more, now);
             }
             (Waiter::Due, StoreEvent::Due { due, .. }) => self.handle_due(due, now),
             (Waiter::Delivery(id, seq), answer) => self.handle_delivery_read(id, seq, answer, now),
@@ -99,7 +114,10 @@ impl Service {
 
     fn handle_response(&mut self, usage: Usage, response: Message, flow: Flow, now: Now) {
         match usage {
-            Usage::Pager(id) => self.handle_pager_response(id, response, now),
+            Usage::Pager(id) => {
+                self.handle_pager_response(id, response, now);
+                self.after_pager(id, now);
+            }
             Usage::Delivery(id) => self.handle_delivery_response(id, &response, flow, now),
             Usage::Chat(id, branch) => self.handle_chat_response(id, branch, response, flow, now),
             Usage::Relay(id, branch) => self.handle_relay_response(id, branch, &response, now),
@@ -109,7 +127,10 @@ impl Service {
 
     fn handle_silence(&mut self, usage: Usage, unreachable: bool, now: Now) {
         match usage {
-            Usage::Pager(id) => self.handle_pager_silence(id, now),
+            Usage::Pager(id) => {
+                self.handle_pager_silence(id, now);
+                self.after_pager(id, now);
+            }
             Usage::Delivery(id) => self.handle_delivery_silence(id, now),
             Usage::Chat(id, branch) => self.handle_chat_silence(id, branch, now),
             Usage::Relay(id, branch) => self.handle_relay_silence(id, branch, unreachable, now),

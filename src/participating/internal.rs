@@ -1,5 +1,7 @@
 //! What one shard tells another: a message for one of its users, and what became of it.
 
+pub use crate::participating::receipt_lane::HandedReceipt;
+use crate::participating::receipts::{MessageRef, Sent};
 use crate::store::request::{Body, DeferredMessage};
 
 /// Travels between shards through their inboxes.
@@ -21,6 +23,41 @@ pub enum InternalMessage {
         /// Whether the message is durable; otherwise nothing of it remains.
         durable: bool,
     },
+    /// An author of the receiving shard has sent a message that asks for receipts.
+    Sent(Box<Sent>),
+    /// A receipt for an author of the receiving shard: to be judged, stored and delivered.
+    Receipt(Box<HandedReceipt>),
+    /// The answer to a `Receipt` that named an origin.
+    Receipted {
+        /// Of the `Receipt`.
+        number: u64,
+        /// What became of it.
+        outcome: ReceiptOutcome,
+    },
+    /// A user of the receiving shard has confirmed a message for him: no copy of it need wait.
+    Confirmed(Box<MessageRef>),
+}
+
+/// What became of a receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReceiptOutcome {
+    /// It is durable, or its author has had it before.
+    Taken,
+    /// It speaks of a message that was not for its sender.
+    NotTheRecipient,
+    /// Nothing of it remains: its sender still has it.
+    NotKept,
+}
+
+impl ReceiptOutcome {
+    /// What a sender over MSRP is answered (RFC 4975 §10).
+    pub const fn msrp_status(self) -> u16 {
+        match self {
+            Self::Taken => 200,
+            Self::NotTheRecipient => 403,
+            Self::NotKept => 413,
+        }
+    }
 }
 
 /// The asking shard and its own number for the question.

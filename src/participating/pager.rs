@@ -8,6 +8,7 @@ use crate::identity::Identity;
 use crate::participating::arrival::{self, Content};
 use crate::participating::contacts::Target;
 use crate::participating::deferral::{self, Deferral, Outcome};
+use crate::participating::receipts::{MessageRef, Notice, Receipt};
 use crate::participating::served_user::ServedUser;
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::participating::spool::BodySize;
@@ -59,8 +60,13 @@ impl Service {
         recipient: Identity,
         now: Now,
     ) {
-        let content = match self.read_message(&request) {
-            Ok(content) => content,
+        let read = self.read_message(&request).and_then(|content| {
+            let receipt = content.is_notification;
+            let receipt = receipt.then(|| read_receipt(&request, &author, &recipient));
+            Ok((content, receipt.transpose()?))
+        });
+        let (content, receipt) = match read {
+            Ok(read) => read,
             Err(rejection) => return self.reject(&request, server, &rejection, now),
         };
         if self.pagers.len() >= self.settings.most_under_way {
@@ -70,8 +76,7 @@ impl Service {
             tracing::debug!(seq = seq.0, "a MESSAGE kept before a restart came again");
             return self.accepted(&request, server, None, now);
         }
-        let targets = self.message_targets(&recipient, Some(&request));
-        let pass = !targets.is_empty() && self.may_pass(&request, &author, &recipient);
+        self.expect_receipts_of(&request, &content, &author, &recipient, now);
         let id = PagerId(self.next_number());
         let pager = Pager {
             request,
@@ -86,10 +91,68 @@ impl Service {
             keeping: Keeping::No,
         };
         self.pagers.insert(id, pager);
-        if pass {
+        match receipt {
+            Some(receipt) => self.take_receipt(id, receipt, now),
+            None => self.start_pager(id, now),
+        }
+    }
+
+    /// To the devices, or into custody.
+    pub(super) fn start_pager(&mut self, id: PagerId, now: Now) {
+        let Some(pager) = self.pagers.get(&id) else {
+            return;
+        };
+        let (author, recipient) = (pager.author.clone(), pager.recipient.clone());
+        let is_receipt = pager.content.is_notification;
+        let request = pager.request.clone();
+        let targets = self.message_targets(&recipient, Some(&request));
+        let free = match is_receipt {
+            true => self.receipt_may_pass(&author, &recipient),
+            false => self.may_pass(&request, &author, &recipient),
+        };
+        if free && !targets.is_empty() {
             self.fork_message(id, &targets, now);
         } else {
             self.keep(id, Outcome::NoContact, now);
+        }
+    }
+
+    /// Whether the author has had no answer yet.
+    pub(super) fn is_unanswered(&self, id: PagerId) -> bool {
+        self.pagers.get(&id).is_some_and(|pager| !pager.answered)
+    }
+
+    /// 202 for what has been taken before.
+    pub(super) fn accept_without_effect(&mut self, id: PagerId, now: Now) {
+        if let Some(pager) = self.pagers.remove(&id) {
+            self.accepted(&pager.request, pager.server, None, now);
+        }
+    }
+
+    /// 503 for what there is no room for.
+    pub(super) fn refuse_overloaded(&mut self, id: PagerId, now: Now) {
+        if let Some(pager) = self.pagers.remove(&id) {
+            self.overloaded(&pager.request, pager.server, now);
+        }
+    }
+
+    /// A message that asks for receipts is made known before a device can have it.
+    fn expect_receipts_of(
+        &mut self,
+        request: &Message,
+        content: &Content,
+        author: &Identity,
+        recipient: &Identity,
+        now: Now,
+    ) {
+        if let (false, Some(id)) = (content.dispositions.is_empty(), &content.message_id) {
+            let message = MessageRef {
+                author: author.clone(),
+                recipient: recipient.clone(),
+                message_id: id.as_str().into(),
+            };
+            let expires = arrival::expiry(request, self.settings.lifetimes, now);
+            self.expect_receipts(message, expires);
         }
     }
 
@@ -99,7 +162,10 @@ impl Service {
         }
         let content_type = request.header(HeaderName::ContentType);
         let content_type = content_type.unwrap_or("text/plain");
-        Content::read(content_type, request.body())
+        let mut content = Content::read(content_type, request.body())?;
+        let disposition = request.header(HeaderName::ContentDisposition);
+        content.is_notification |= crate::imdn::is_aggregate(content_type, disposition);
+        Ok(content)
     }
 
     /// A message never overtakes one that is being stored or replayed (decision 3).
@@ -114,6 +180,12 @@ impl Service {
                 conversation: ids.conversation.into(),
             })
         })
+    }
+
+    /// A receipt never overtakes an older one of the same sender, not even a parked one.
+    fn receipt_may_pass(&self, author: &Identity, recipient: &Identity) -> bool {
+        let user = self.users.get(recipient);
+        user.is_none_or(|user| user.holds_nothing_of(&arrival::receipts_key(author, recipient)))
     }
 
     fn fork_message(&mut self, id: PagerId, targets: &[Target], now: Now) {
@@ -186,6 +258,7 @@ impl Service {
             let octets = upstream(response);
             self.sip
                 .respond(pager.server, response.status(), octets, now);
+            self.receipt_taken(id);
         }
         let Some(pager) = self.pagers.get_mut(&id) else {
             return;
@@ -297,8 +370,12 @@ impl Service {
                 let waits = pager.branches > 0;
                 let size = BodySize::of_whole(request.body());
                 self.recent.add(message.duplicate_key, seq, now);
-                let ids = (message.conversation.as_str(), message.contribution.as_str());
+                let ids = (
+                    arrival::shown_conversation(&message),
+                    message.contribution.as_str(),
+                );
                 self.accepted(&request, server, Some(ids), now);
+                self.receipt_taken(id);
                 self.tell_stored(&message, now);
                 if waits {
                     let key = arrival::conversation_key(&message);
@@ -375,6 +452,7 @@ impl Service {
             let waits = |pager: &Pager| !pager.answered && matches!(pager.keeping, Keeping::No);
             if self.pagers.get(&id).is_some_and(waits) {
                 self.keep(id, Outcome::NoAnswer, now);
+                self.after_pager(id, now);
             }
         }
     }
@@ -383,7 +461,7 @@ impl Service {
         self.refuse(id, &Rejection::new(480, "Temporarily Unavailable"), now);
     }
 
-    fn refuse(&mut self, id: PagerId, rejection: &Rejection, now: Now) {
+    pub(super) fn refuse(&mut self, id: PagerId, rejection: &Rejection, now: Now) {
         if let Some(pager) = self.pagers.remove(&id) {
             self.reject(&pager.request, pager.server, rejection, now);
         }
@@ -403,6 +481,24 @@ impl Service {
         });
         Body::Spooled { spool, length }
     }
+}
+
+/// What a MESSAGE with a disposition notification says; a malformed one is refused (cpm-facts §11).
+fn read_receipt(
+    request: &Message,
+    author: &Identity,
+    recipient: &Identity,
+) -> Result<Receipt, Rejection> {
+    let content_type = request.header(HeaderName::ContentType).unwrap_or_default();
+    let disposition = request.header(HeaderName::ContentDisposition);
+    let notices = Notice::read(content_type, disposition, request.body())
+        .map_err(|_| Rejection::new(400, "Malformed message/imdn+xml"))?;
+    Ok(Receipt {
+        author: recipient.clone(),
+        speaker: author.clone(),
+        own: false,
+        notices,
+    })
 }
 
 fn pager_was_tried(pager: Option<Pager>) -> bool {

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::clock::{Instant, Now};
+use crate::identity::Identity;
 pub use crate::participating::conversation::RetrySchedule;
 use crate::participating::conversation::{Conversation, State, choose_carrier, make_ready, park};
 use crate::store::request::{ConversationKey, Held, Seq};
@@ -137,6 +138,29 @@ impl ServedUser {
         self.conversations.get(key).is_none_or(|conversation| {
             matches!(conversation.state, State::Parked { .. }) || conversation.is_empty()
         })
+    }
+
+    /// Whether nothing older of this conversation waits in any way, parked or not.
+    pub fn holds_nothing_of(&self, key: &ConversationKey) -> bool {
+        let conversation = self.conversations.get(key);
+        self.loading == Loading::Complete && conversation.is_none_or(Conversation::is_empty)
+    }
+
+    /// Whether the whole queue has been read, so that what is not known here is not held.
+    pub fn has_all(&self) -> bool {
+        self.loading == Loading::Complete
+    }
+
+    /// The held message of this author with this `imdn.Message-ID`.
+    pub fn find_held(&self, author: &Identity, message_id: &str) -> Option<(ConversationKey, Seq)> {
+        let of_author = self
+            .conversations
+            .iter()
+            .filter(|(key, _)| key.author == *author);
+        let mut held = of_author
+            .flat_map(|(key, conversation)| conversation.held.iter().map(move |held| (key, held)));
+        let (key, held) = held.find(|(_, held)| *held.message_id == *message_id)?;
+        Some((key.clone(), held.seq))
     }
 
     /// Whether nothing is left to decide, so that the machine can be forgotten. Messages that wait

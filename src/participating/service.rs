@@ -15,6 +15,7 @@ use crate::metrics::ShardMetrics;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::Lifetimes;
 use crate::participating::chat::{Chat, ChatId, Side};
+use crate::participating::confirmed::Search;
 use crate::participating::custody::Custody;
 use crate::participating::delivery::{Delivery, DeliveryId};
 use crate::participating::expiry::ExpiryClock;
@@ -22,6 +23,7 @@ use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{Media, MediaAction, MediaId};
 use crate::participating::next_hop::Unresolved;
 use crate::participating::pager::{Pager, PagerId};
+use crate::participating::receipt_lane::{ReceiptDesk, StoringReceipt};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{RetrySchedule, ServedUser};
 use crate::participating::spool::BodySize;
@@ -57,6 +59,8 @@ pub struct Settings {
     pub largest_message: u64,
     /// Chat sessions, deliveries, relayed requests and MESSAGEs under way, each.
     pub most_under_way: usize,
+    /// Messages whose receipts are kept track of.
+    pub most_receipts: usize,
 }
 
 /// Which of our doings a SIP answer belongs to.
@@ -91,6 +95,10 @@ pub enum Waiter {
     Due,
     /// A message accepted from another part or shard.
     Internal(Box<DeferredMessage>, BodySize, Option<Origin>),
+    /// A receipt for an author of this shard.
+    Receipt(Box<StoringReceipt>),
+    /// A message that its recipient has confirmed is looked for.
+    Search(Box<Search>),
 }
 
 /// See the module's text.
@@ -109,6 +117,7 @@ pub struct Service {
     pub(super) waiting: HashSet<Identity, foldhash::fast::RandomState>,
     pub(super) pagers: HashMap<PagerId, Pager, foldhash::fast::RandomState>,
     pub(super) pager_deadlines: VecDeque<(Instant, PagerId)>,
+    pub(super) receipts: ReceiptDesk,
     pub(super) chats: HashMap<ChatId, Chat, foldhash::fast::RandomState>,
     pub(super) deliveries: HashMap<DeliveryId, Delivery, foldhash::fast::RandomState>,
     pub(super) relays: HashMap<RelayId, Relay, foldhash::fast::RandomState>,
@@ -172,6 +181,7 @@ impl Service {
         for (key, seq) in parts.recent {
             recent.add(key, seq, now);
         }
+        let receipts = ReceiptDesk::new(parts.settings.most_receipts);
         Self {
             settings: parts.settings,
             metrics: parts.metrics,
@@ -185,6 +195,7 @@ impl Service {
             waiting: parts.waiting.into_iter().collect(),
             pagers: HashMap::default(),
             pager_deadlines: VecDeque::new(),
+            receipts,
             chats: HashMap::default(),
             deliveries: HashMap::default(),
             relays: HashMap::default(),
@@ -265,6 +276,12 @@ impl Service {
                     self.handle_accepted(number, durable, now);
                 }
             }
+            InternalMessage::Sent(sent) => self.handle_sent(&sent, now),
+            InternalMessage::Receipt(handed) => self.handle_handed_receipt(handed, now),
+            InternalMessage::Receipted { number, outcome } => {
+                self.handle_receipted(number, outcome, now);
+            }
+            InternalMessage::Confirmed(message) => self.handle_confirmed(*message, now),
         }
         self.run_restless(now);
     }

@@ -132,6 +132,11 @@ impl Content {
     }
 }
 
+/// Whether a content of this type can be, or hold, a disposition notification.
+pub fn may_be_receipt(content_type: &str) -> bool {
+    is_type(content_type, crate::cpim::MEDIA_TYPE) || crate::imdn::is_notification(content_type)
+}
+
 /// Whether a Content-Type value names this media type, whatever its parameters.
 pub fn is_type(content_type: &str, wanted: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default();

@@ -32,8 +32,24 @@ impl Service {
                     session.flush(out, &mut self.tokens);
                 }
             }
+            Fate::Unread => self.settle_unread(id, side, inbound, now),
             _ => self.sync_chunks(id, side, inbound, now),
         }
+    }
+
+    /// The rest of a short message is still to come, and its sender may wait for an answer: a receipt
+    /// is taken into custody chunk by chunk, anything else goes on as it is.
+    fn settle_unread(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
+        let read = Content::read(&transit.content_type, &transit.head);
+        if read.is_ok_and(|content| content.is_notification) {
+            transit.fate = Fate::Custody;
+        } else {
+            self.go_on(id, side, inbound, now);
+        }
+        self.settle_chunk(id, side, inbound, now);
     }
 
     /// A chunk of a message that is not complete must be durable before it is answered.
@@ -157,7 +173,7 @@ impl Service {
             (to, from)
         };
         let message_id = content.message_id.unwrap_or_else(|| self.tokens.token());
-        Ok(Some(DeferredMessage {
+        let mut message = DeferredMessage {
             duplicate_key: arrival::chat_duplicate_key(&arrival::ChatMessage {
                 author: &author,
                 recipient: &recipient,
@@ -184,7 +200,11 @@ impl Service {
             dispositions: content.dispositions,
             accepted_at: now.wall,
             expires_at: now.wall.plus(self.settings.lifetimes.default),
-        }))
+        };
+        if content.is_notification {
+            arrival::order_as_receipt(&mut message);
+        }
+        Ok(Some(message))
     }
 
     /// The store has the message: only now its sender hears 200.

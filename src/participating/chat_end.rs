@@ -160,7 +160,7 @@ impl Service {
                 }
                 continue;
             }
-            if !matches!(transit.fate, Fate::Live(_)) {
+            if !matches!(transit.fate, Fate::Live(_) | Fate::Unread) {
                 continue;
             }
             transit.fate = Fate::Custody;
@@ -186,7 +186,7 @@ impl Service {
         let Some(chat) = self.chats.get(&id) else {
             return;
         };
-        let storing = |fate: &Fate| matches!(fate, Fate::Storing(..));
+        let storing = |fate: &Fate| matches!(fate, Fate::Storing(..) | Fate::Asking);
         let busy = chat.transits.values().any(|transit| storing(&transit.fate));
         if chat.state != ChatState::Ending || busy {
             return;

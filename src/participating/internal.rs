@@ -1,7 +1,7 @@
 //! What one shard tells another: a message for one of its users, and what became of it.
 
 pub use crate::participating::receipt_lane::HandedReceipt;
-use crate::participating::receipts::{MessageRef, Sent};
+use crate::participating::receipts::{MessageRef, Receipt, Sent};
 use crate::store::request::{Body, DeferredMessage};
 
 /// Travels between shards through their inboxes.
@@ -27,7 +27,12 @@ pub enum InternalMessage {
     Sent(Box<Sent>),
     /// A receipt for an author of the receiving shard: to be judged, stored and delivered.
     Receipt(Box<HandedReceipt>),
-    /// The answer to a `Receipt` that named an origin.
+    /// May this receipt for an author of the receiving shard go to him by the way it came? If so, it
+    /// counts as heard. Answered by `Receipted`.
+    Ask(Box<Receipt>, Origin),
+    /// A receipt that was to go to the author has not: it counts as not heard.
+    TakenBack(Box<Receipt>),
+    /// The answer to an `Ask`, and to a `Receipt` that named an origin.
     Receipted {
         /// Of the `Receipt`.
         number: u64,
@@ -43,6 +48,8 @@ pub enum InternalMessage {
 pub enum ReceiptOutcome {
     /// It is durable, or its author has had it before.
     Taken,
+    /// It may go to the author by the way it came.
+    Passed,
     /// It speaks of a message that was not for its sender.
     NotTheRecipient,
     /// Nothing of it remains: its sender still has it.
@@ -53,7 +60,7 @@ impl ReceiptOutcome {
     /// What a sender over MSRP is answered (RFC 4975 §10).
     pub const fn msrp_status(self) -> u16 {
         match self {
-            Self::Taken => 200,
+            Self::Taken | Self::Passed => 200,
             Self::NotTheRecipient => 403,
             Self::NotKept => 413,
         }

@@ -13,6 +13,7 @@ pub mod census;
 pub mod chat;
 mod chat_answer;
 mod chat_end;
+mod chat_receipts;
 mod confirmed;
 pub mod contacts;
 mod conversation;

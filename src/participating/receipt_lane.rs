@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::msrp::event::InboundId;
+use crate::participating::chat::{ChatId, Side};
 use crate::participating::delivery::DeliveryId;
 use crate::participating::internal::{InternalMessage, Origin, ReceiptOutcome};
 use crate::participating::pager::PagerId;
@@ -55,6 +56,7 @@ type LaneKey = (Identity, Identity);
 enum Job {
     Message(PagerId, Receipt),
     Handed(Box<HandedReceipt>),
+    Ask(Box<Receipt>, Origin),
 }
 
 /// A MESSAGE with a receipt that has no answer yet.
@@ -69,6 +71,8 @@ struct Out {
 pub(super) enum Asker {
     /// A device that sent it inside a replay.
     Replay(DeliveryId, InboundId),
+    /// One side of a live chat.
+    Chat(ChatId, Side, InboundId),
 }
 
 /// The receipts of a shard's users.
@@ -130,6 +134,7 @@ impl Service {
         match job {
             Job::Message(id, _) => self.refuse_overloaded(id, now),
             Job::Handed(handed) => self.tell_outcome(handed.origin, ReceiptOutcome::NotKept),
+            Job::Ask(_, origin) => self.tell_outcome(Some(origin), ReceiptOutcome::NotKept),
         }
     }
 
@@ -144,6 +149,7 @@ impl Service {
             let goes_on = match job {
                 Job::Message(id, receipt) => self.begin_message(id, receipt, now),
                 Job::Handed(handed) => self.begin_handed(*handed, now),
+                Job::Ask(receipt, origin) => self.answer_ask(&receipt, origin, now),
             };
             if goes_on {
                 return;
@@ -204,6 +210,25 @@ impl Service {
             self.receipt_heard(&receipt, now);
         }
         Some(lane_of(&receipt))
+    }
+
+    /// May a receipt go to an author of this shard by the way it came?
+    pub(super) fn handle_ask(&mut self, receipt: Box<Receipt>, origin: Origin, now: Now) {
+        let key = lane_of(&receipt);
+        self.join_lane(key, Job::Ask(receipt, origin), now);
+    }
+
+    fn answer_ask(&mut self, receipt: &Receipt, origin: Origin, now: Now) -> bool {
+        let outcome = match self.verdict(receipt) {
+            Verdict::Pass => {
+                self.receipt_heard(receipt, now);
+                ReceiptOutcome::Passed
+            }
+            Verdict::Duplicate => ReceiptOutcome::Taken,
+            Verdict::NotTheRecipient => ReceiptOutcome::NotTheRecipient,
+        };
+        self.tell_outcome(Some(origin), outcome);
+        false
     }
 
     /// Whether the receipt is on its way to the disk.
@@ -296,6 +321,9 @@ impl Service {
         match self.receipts.askers.remove(&number) {
             Some(Asker::Replay(id, inbound)) => {
                 self.settle_inbound(id, inbound, outcome.msrp_status());
+            }
+            Some(Asker::Chat(id, side, inbound)) => {
+                self.handle_chat_receipt(id, side, inbound, outcome, now);
             }
             None => {}
         }

@@ -244,6 +244,20 @@ impl Receipts {
         forgotten
     }
 
+    /// The receipt has not reached its author after all.
+    pub fn not_heard(&mut self, receipt: &Receipt) {
+        let Some(messages) = self.authors.get_mut(&receipt.author) else {
+            return;
+        };
+        for notice in &receipt.notices {
+            let rows = messages.get_mut(&notice.message_id);
+            if let Some(row) = rows.and_then(|rows| rows.get_mut(&receipt.speaker)) {
+                row.heard &= !bit(notice.kind);
+                row.well &= !bit(notice.kind);
+            }
+        }
+    }
+
     /// The row of a message, made if there was none and its identifier is of usual length.
     fn row(
         &mut self,
@@ -406,6 +420,15 @@ mod tests {
             Verdict::Duplicate
         );
         assert_eq!(receipts.judge(&delivered("m1", "bob")), Verdict::Pass);
+    }
+
+    #[test]
+    fn a_receipt_that_was_taken_back_passes_again() {
+        let mut receipts = knowing("m1", "bob");
+        receipts.heard(&delivered("m1", "bob"), LATER, NOW);
+        receipts.not_heard(&delivered("m1", "bob"));
+        assert_eq!(receipts.judge(&delivered("m1", "bob")), Verdict::Pass);
+        receipts.not_heard(&delivered("m2", "bob"));
     }
 
     #[test]

@@ -278,6 +278,8 @@ impl Service {
             }
             InternalMessage::Sent(sent) => self.handle_sent(&sent, now),
             InternalMessage::Receipt(handed) => self.handle_handed_receipt(handed, now),
+            InternalMessage::Ask(receipt, origin) => self.handle_ask(receipt, origin, now),
+            InternalMessage::TakenBack(receipt) => self.receipts.table.not_heard(&receipt),
             InternalMessage::Receipted { number, outcome } => {
                 self.handle_receipted(number, outcome, now);
             }

@@ -12,6 +12,7 @@ mod ipv6;
 mod pager;
 mod process;
 mod proxying;
+mod receipt_rules;
 mod receipts;
 mod registration;
 mod replay;

@@ -160,7 +160,7 @@ pub fn of_message(
         MessageKind::Pager
     };
     let content_type = request.header(HeaderName::ContentType);
-    let mut message = DeferredMessage {
+    Ok(DeferredMessage {
         recipient: recipient.clone(),
         author: author.clone(),
         from: without_tag(request.header(HeaderName::From).unwrap_or_default()),
@@ -177,37 +177,7 @@ pub fn of_message(
         accepted_at: now.wall,
         expires_at: expiry(request, lifetimes, now),
         duplicate_key: duplicate_key(request),
-    };
-    if kind == MessageKind::Notification {
-        order_as_receipt(&mut message);
-    }
-    Ok(message)
-}
-
-/// The name under which the identifier of a receipt's conversation is kept.
-const CONVERSATION: &str = "Conversation-ID";
-
-/// Receipts of one sender for one author are one queue, whatever conversation each says it belongs to
-/// (cpm-facts §8: they often come with new identifiers), so that they arrive in order.
-pub fn order_as_receipt(message: &mut DeferredMessage) {
-    let queue = standing_id(&message.author, &message.recipient);
-    let own = std::mem::replace(&mut message.conversation, queue);
-    message.headers.push((CONVERSATION.to_owned(), own));
-}
-
-/// The queue of the receipts of `author` for `recipient`.
-pub fn receipts_key(author: &Identity, recipient: &Identity) -> ConversationKey {
-    ConversationKey {
-        author: author.clone(),
-        conversation: standing_id(author, recipient).into(),
-    }
-}
-
-/// The Conversation-ID that devices are shown.
-pub fn shown_conversation(message: &DeferredMessage) -> &str {
-    let mut headers = message.headers.iter();
-    let own = headers.find(|(name, _)| name == CONVERSATION);
-    own.map_or(&message.conversation, |(_, value)| value)
+    })
 }
 
 /// What the recipient's machine needs to know of a message.

@@ -173,7 +173,7 @@ impl Service {
             (to, from)
         };
         let message_id = content.message_id.unwrap_or_else(|| self.tokens.token());
-        let mut message = DeferredMessage {
+        Ok(Some(DeferredMessage {
             duplicate_key: arrival::chat_duplicate_key(&arrival::ChatMessage {
                 author: &author,
                 recipient: &recipient,
@@ -200,11 +200,7 @@ impl Service {
             dispositions: content.dispositions,
             accepted_at: now.wall,
             expires_at: now.wall.plus(self.settings.lifetimes.default),
-        };
-        if content.is_notification {
-            arrival::order_as_receipt(&mut message);
-        }
-        Ok(Some(message))
+        }))
     }
 
     /// The store has the message: only now its sender hears 200.

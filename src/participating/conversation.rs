@@ -82,6 +82,12 @@ impl Conversation {
         self.storing_long == 0 && !older
     }
 
+    /// The oldest receipt that is held.
+    pub(super) fn first_receipt(&self) -> Option<Seq> {
+        let is_receipt = |held: &&Held| held.kind == MessageKind::Notification;
+        self.held.iter().find(is_receipt).map(|held| held.seq)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.storing == 0 && !matches!(self.state, State::Running(_))
     }

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use crate::date;
-use crate::participating::arrival;
 use crate::participating::contacts::Target;
 use crate::participating::forward::has_privacy_id;
 use crate::registrar::Profile;
@@ -142,15 +141,12 @@ fn begin(
         .header("To", &message.to)
         .header("Call-ID", &format!("{}@{domain}", tokens.token()))
         .header("CSeq", &format!("1 {method}"))
-        .header("Conversation-ID", arrival::shown_conversation(message))
+        .header("Conversation-ID", &message.conversation)
         .header("Contribution-ID", &message.contribution);
     if let Some(in_reply_to) = &message.in_reply_to {
         request = request.header("InReplyTo-Contribution-ID", in_reply_to);
     }
     for (name, value) in &message.headers {
-        if name == "Conversation-ID" {
-            continue;
-        }
         if method == "MESSAGE" || name == "Subject" || name == "Privacy" {
             request = request.header(name, value);
         }

@@ -106,10 +106,9 @@ impl Service {
         let is_receipt = pager.content.is_notification;
         let request = pager.request.clone();
         let targets = self.message_targets(&recipient, Some(&request));
-        let free = match is_receipt {
-            true => self.receipt_may_pass(&author, &recipient),
-            false => self.may_pass(&request, &author, &recipient),
-        };
+        let user = self.users.get(&recipient);
+        let in_order = !is_receipt || user.is_none_or(|user| user.may_pass_receipt(&author));
+        let free = in_order && self.may_pass(&request, &author, &recipient);
         if free && !targets.is_empty() {
             self.fork_message(id, &targets, now);
         } else {
@@ -180,12 +179,6 @@ impl Service {
                 conversation: ids.conversation.into(),
             })
         })
-    }
-
-    /// A receipt never overtakes an older one of the same sender, not even a parked one.
-    fn receipt_may_pass(&self, author: &Identity, recipient: &Identity) -> bool {
-        let user = self.users.get(recipient);
-        user.is_none_or(|user| user.holds_nothing_of(&arrival::receipts_key(author, recipient)))
     }
 
     fn fork_message(&mut self, id: PagerId, targets: &[Target], now: Now) {
@@ -370,10 +363,7 @@ impl Service {
                 let waits = pager.branches > 0;
                 let size = BodySize::of_whole(request.body());
                 self.recent.add(message.duplicate_key, seq, now);
-                let ids = (
-                    arrival::shown_conversation(&message),
-                    message.contribution.as_str(),
-                );
+                let ids = (message.conversation.as_str(), message.contribution.as_str());
                 self.accepted(&request, server, Some(ids), now);
                 self.receipt_taken(id);
                 self.tell_stored(&message, now);

@@ -3,7 +3,7 @@
 use crate::clock::Now;
 use crate::cpim;
 use crate::msrp::event::InboundId;
-use crate::participating::arrival::{self, Content};
+use crate::participating::arrival::Content;
 use crate::participating::delivery::DeliveryId;
 use crate::participating::receipt_lane::Asker;
 use crate::participating::receipts::{Notice, Receipt};
@@ -85,7 +85,7 @@ impl Service {
             return self.settle_inbound(id, inbound, 403);
         }
         let message_id = content.message_id.unwrap_or_else(|| self.tokens.token());
-        let mut notification = DeferredMessage {
+        let notification = DeferredMessage {
             from: format!("<sip:{user}>"),
             to: format!("<sip:{}>", key.author),
             recipient: key.author.clone(),
@@ -103,7 +103,6 @@ impl Service {
             accepted_at: now.wall,
             expires_at: now.wall.plus(self.settings.lifetimes.receipts),
         };
-        arrival::order_as_receipt(&mut notification);
         let receipt = Receipt {
             author: key.author,
             speaker: user,

@@ -12,7 +12,7 @@ use crate::clock::{Instant, Now};
 use crate::identity::Identity;
 pub use crate::participating::conversation::RetrySchedule;
 use crate::participating::conversation::{Conversation, State, choose_carrier, make_ready, park};
-use crate::store::request::{ConversationKey, Held, Seq};
+use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
 
 /// Names one run of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -140,10 +140,36 @@ impl ServedUser {
         })
     }
 
-    /// Whether nothing older of this conversation waits in any way, parked or not.
-    pub fn holds_nothing_of(&self, key: &ConversationKey) -> bool {
-        let conversation = self.conversations.get(key);
-        self.loading == Loading::Complete && conversation.is_none_or(Conversation::is_empty)
+    /// Whether a new receipt of this sender may go straight to a device, as far as his earlier ones go:
+    /// none is held, not even in another conversation or in one that is parked.
+    pub fn may_pass_receipt(&self, sender: &Identity) -> bool {
+        let of_sender = self
+            .conversations
+            .iter()
+            .filter(|(key, _)| key.author == *sender);
+        self.loading == Loading::Complete
+            && of_sender
+                .map(|(_, conversation)| conversation)
+                .all(|conversation| {
+                    conversation.storing == 0 && conversation.first_receipt().is_none()
+                })
+    }
+
+    /// Receipts of one sender often come with new conversations (cpm-facts §8) and still leave in their
+    /// order: whether an older one than this is about to leave in another conversation.
+    fn follows_older_receipt(&self, held: &Held) -> bool {
+        let is_other = |key: &ConversationKey| {
+            key.author == held.conversation.author && *key != held.conversation
+        };
+        let is_older = |other: &Conversation| {
+            !matches!(other.state, State::Parked { .. })
+                && other.first_receipt().is_some_and(|seq| seq < held.seq)
+        };
+        held.kind == MessageKind::Notification
+            && self
+                .conversations
+                .iter()
+                .any(|(key, other)| is_other(key) && is_older(other))
     }
 
     /// Whether the whole queue has been read, so that what is not known here is not held.
@@ -277,16 +303,17 @@ impl ServedUser {
     /// The next message of a run, oldest first; `None` when the run has nothing more to carry.
     pub fn next_message(&mut self, run: RunId) -> Option<Held> {
         let carrier = self.runs.get(&run)?.carrier;
-        let conversation = self.conversations.get_mut(&self.runs[&run].key)?;
+        let conversation = self.conversations.get(&self.runs[&run].key)?;
         let held = conversation.held.get(conversation.handed)?;
-        if !conversation.may_leave(held) {
+        if !conversation.may_leave(held) || self.follows_older_receipt(held) {
             return None;
         }
         if choose_carrier(held, self.reach?, conversation.session_refused) != Some(carrier) {
             return None;
         }
-        conversation.handed += 1;
-        Some(held.clone())
+        let held = held.clone();
+        self.conversations.get_mut(&held.conversation)?.handed += 1;
+        Some(held)
     }
 
     /// Whether some stored message is still out with devices that have not answered.
@@ -479,7 +506,8 @@ impl ServedUser {
                 Some(Carrier::Message) => &mut messages,
                 None => &mut 1,
             };
-            if *room > 0 {
+            let front = conversation.held.front();
+            if *room > 0 && !front.is_some_and(|held| self.follows_older_receipt(held)) {
                 *room -= 1;
                 chosen.push((*seq, key.clone()));
             }
@@ -519,8 +547,6 @@ mod tests {
 
     use super::*;
     use crate::clock::UnixMillis;
-    use crate::identity::Identity;
-    use crate::store::request::MessageKind;
 
     const BOTH: Reach = Reach {
         session: true,
@@ -565,6 +591,49 @@ mod tests {
         std::iter::from_fn(|| user.next_message(run))
             .map(|held| held.seq.0)
             .collect()
+    }
+
+    #[test]
+    fn receipts_leave_in_their_order_across_conversations() {
+        let mut user = user();
+        let receipt = |seq, conversation: &str| {
+            let mut held = held(seq, "bob", MessageKind::Notification);
+            held.conversation.conversation = conversation.into();
+            held
+        };
+        user.handle_storing(&receipt(1, "c1").conversation, false);
+        assert!(!user.may_pass_receipt(&key("bob").author));
+        for held in [receipt(1, "c1"), receipt(2, "c2"), receipt(3, "c1")] {
+            user.handle_stored(held, false, false, Now::default());
+        }
+        assert!(!user.may_pass_receipt(&key("bob").author));
+        assert!(user.may_pass_receipt(&key("carol").author));
+        user.handle_reach(BOTH, Now::default());
+        let mut order = Vec::new();
+        while let Some((run, _, _)) = started(&mut user).pop() {
+            while let Some(held) = user.next_message(run) {
+                user.handle_settled(&held.conversation, held.seq);
+                order.push(held.seq.0);
+            }
+            user.handle_run_ended(run, RunEnd::Done, Now::default());
+        }
+        assert_eq!(order, [1, 2, 3]);
+        assert!(user.may_pass_receipt(&key("bob").author));
+    }
+
+    #[test]
+    fn a_held_message_is_found_by_its_author_and_identifier() {
+        let mut user = user();
+        user.handle_stored(
+            held(1, "alice", MessageKind::Chat),
+            false,
+            false,
+            Now::default(),
+        );
+        let (alice, bob) = (key("alice").author, key("bob").author);
+        assert_eq!(user.find_held(&alice, "m1"), Some((key("alice"), Seq(1))));
+        assert_eq!(user.find_held(&bob, "m1"), None);
+        assert_eq!(user.find_held(&alice, "m2"), None);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The rules of disposition notifications (RFC 5438, cpm-facts §8): who may send which, that each
 //! reaches the author once and in order, and what an early one means for a kept message.
 
+use std::time::Duration;
+
 use restante::demo::{
     Chat, Disposition, Draft, Envelope, Failure, PAGER_TAG, Profile, Reaction, Setup, Transport,
     UserAgent, fresh,
@@ -24,6 +26,11 @@ fn message_kept_for_bob(alice: &UserAgent) -> Result<Envelope, Failure> {
         .asking("positive-delivery, negative-delivery");
     alice.sends_envelope("bob", &asked)?.expect_status(202)?;
     Ok(asked)
+}
+
+/// What follows a 2xx inside the server takes moments; a second is ample and never asserted on.
+fn time_to_settle() {
+    std::thread::sleep(Duration::from_secs(1));
 }
 
 fn sends_expiring(author: &UserAgent, envelope: &Envelope, to: &str) -> Result<(), Failure> {
@@ -156,6 +163,7 @@ fn what_the_recipient_has_confirmed_is_not_replayed() {
             };
             alice.expect_notification(said, &kept.message_id)?;
         }
+        time_to_settle();
         bob.registers()?;
         bob.expect_no("MESSAGE")
     });

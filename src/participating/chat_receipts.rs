@@ -8,6 +8,7 @@ use crate::clock::Now;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::Content;
 use crate::participating::chat::{ChatId, Side};
+use crate::participating::forward::wants_privacy;
 use crate::participating::internal::{InternalMessage, Origin, ReceiptOutcome};
 use crate::participating::receipt_lane::Asker;
 use crate::participating::receipts::{MessageRef, Notice, Receipt};
@@ -40,8 +41,9 @@ impl Service {
             recipient: chat.person(side.other()).clone(),
             message_id: message_id.into(),
         };
+        let is_private = side == Side::Caller && wants_privacy(&chat.invite);
         let expires = now.wall.plus(self.settings.lifetimes.default);
-        self.expect_receipts(message, expires);
+        self.expect_receipts(message, expires, is_private);
     }
 
     /// If a message that is whole is a receipt, its author's shard is asked whether it may go on; false

@@ -5,6 +5,7 @@
 use crate::clock::{Now, UnixMillis};
 use crate::identity::{Identity, shard_of};
 use crate::participating::internal::InternalMessage;
+use crate::participating::outgoing;
 use crate::participating::receipts::{MessageRef, Receipt, Sent};
 use crate::participating::service::{Service, Waiter};
 use crate::store::request::{ConversationKey, DeferredMessage, Held, Seq, Settlement};
@@ -23,14 +24,24 @@ impl Service {
         self.forwards.push_back((shard, Box::new(message)));
     }
 
-    /// A message goes out that may bring receipts: said to its author's shard before a device has it.
-    pub(super) fn expect_receipts(&mut self, message: MessageRef, expires: UnixMillis) {
+    /// A message goes out that may bring receipts: said to its author's shard before a device has it,
+    /// and if its author is to stay unnamed, to its recipient's.
+    pub(super) fn expect_receipts(
+        &mut self,
+        message: MessageRef,
+        expires: UnixMillis,
+        is_private: bool,
+    ) {
         if !self.is_local(&message.author) {
             return;
         }
         let author = message.author.clone();
         let until = expires.plus(self.settings.lifetimes.receipts);
         let sent = Box::new(Sent { message, until });
+        if is_private {
+            let recipient = sent.message.recipient.clone();
+            self.tell_shard_of(&recipient, InternalMessage::Unnamed(sent.clone()));
+        }
         self.tell_shard_of(&author, InternalMessage::Sent(sent));
     }
 
@@ -44,7 +55,7 @@ impl Service {
             recipient: message.recipient.clone(),
             message_id: message.message_id.as_str().into(),
         };
-        self.expect_receipts(named, message.expires_at);
+        self.expect_receipts(named, message.expires_at, outgoing::is_private(message));
     }
 
     /// An author of this shard has sent a message that asks for receipts.

@@ -8,6 +8,7 @@ use crate::cpim;
 use crate::identity::Identity;
 use crate::imdn::{DispositionNotification, Dispositions, Kind, Status};
 use crate::participating::internal::{HandedReceipt, InternalMessage, Origin};
+use crate::participating::outgoing::FUNCTION;
 use crate::participating::receipts::{Notice, Receipt};
 use crate::participating::service::Service;
 use crate::store::request::{Body, DeferredMessage, MessageKind, Seq, Settlement};
@@ -40,7 +41,7 @@ impl Service {
         if !self.is_notifiable(about) {
             return;
         }
-        let function = Identity::new("pf", &self.settings.domain);
+        let function = Identity::new(FUNCTION, &self.settings.domain);
         let message_id = self.tokens.token();
         let date_time = cpim::format_date_time(now.wall);
         let about_date_time = about.date_time.clone();

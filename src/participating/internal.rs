@@ -25,6 +25,8 @@ pub enum InternalMessage {
     },
     /// An author of the receiving shard has sent a message that asks for receipts.
     Sent(Box<Sent>),
+    /// The same, to the recipient's shard, of an author who stays unnamed to him.
+    Unnamed(Box<Sent>),
     /// A receipt for an author of the receiving shard: to be judged, stored and delivered.
     Receipt(Box<HandedReceipt>),
     /// May this receipt for an author of the receiving shard go to him by the way it came? If so, it

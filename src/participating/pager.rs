@@ -151,11 +151,12 @@ impl Service {
                 message_id: id.as_str().into(),
             };
             let expires = arrival::expiry(request, self.settings.lifetimes, now);
-            self.expect_receipts(message, expires);
+            let is_private = super::forward::wants_privacy(request);
+            self.expect_receipts(message, expires, is_private);
         }
     }
 
-    fn read_message(&self, request: &Message) -> Result<Content, Rejection> {
+    pub(super) fn read_message(&self, request: &Message) -> Result<Content, Rejection> {
         if request.body().len() as u64 > self.settings.largest_message {
             return Err(Rejection::new(413, "Request Entity Too Large"));
         }
@@ -474,7 +475,7 @@ impl Service {
 }
 
 /// What a MESSAGE with a disposition notification says; a malformed one is refused (cpm-facts §11).
-fn read_receipt(
+pub(super) fn read_receipt(
     request: &Message,
     author: &Identity,
     recipient: &Identity,

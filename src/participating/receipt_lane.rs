@@ -17,14 +17,16 @@ use crate::participating::pager::PagerId;
 use crate::participating::receipts::{Receipt, Receipts, Verdict};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
+use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
+use crate::sip::transaction::table::ServerId;
 use crate::store::request::{Body, DeferredMessage, Seq};
 
 /// Receipts of one sender for one author that wait for each other.
 const MOST_WAITING: usize = 256;
 
 /// 403 for a receipt of somebody else's message (cpm-facts §8, §11).
-const NOT_THE_RECIPIENT: Rejection =
+pub(super) const NOT_THE_RECIPIENT: Rejection =
     Rejection::new(403, "Forbidden").with_warning("127 Service not authorised");
 
 /// A receipt that came from another shard or from another part of this one.
@@ -73,6 +75,8 @@ pub(super) enum Asker {
     Replay(DeliveryId, InboundId),
     /// One side of a live chat.
     Chat(ChatId, Side, InboundId),
+    /// A MESSAGE that was not addressed to the author.
+    Request(Box<Message>, ServerId),
 }
 
 /// The receipts of a shard's users.
@@ -324,6 +328,9 @@ impl Service {
             }
             Some(Asker::Chat(id, side, inbound)) => {
                 self.handle_chat_receipt(id, side, inbound, outcome, now);
+            }
+            Some(Asker::Request(request, server)) => {
+                self.handle_handed_on(&request, server, outcome, now);
             }
             None => {}
         }

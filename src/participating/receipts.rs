@@ -14,7 +14,7 @@ use crate::imdn::{self, DispositionNotification, ImdnError, Kind, Status};
 use crate::multipart::media_type;
 
 /// The longest Message-ID that is kept track of.
-const LONGEST_ID: usize = 255;
+pub const LONGEST_ID: usize = 255;
 
 /// One message to one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ use crate::participating::confirmed::Search;
 use crate::participating::custody::Custody;
 use crate::participating::delivery::{Delivery, DeliveryId};
 use crate::participating::expiry::ExpiryClock;
+use crate::participating::hidden::HiddenAuthors;
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{Media, MediaAction, MediaId};
 use crate::participating::next_hop::Unresolved;
@@ -118,6 +119,7 @@ pub struct Service {
     pub(super) pagers: HashMap<PagerId, Pager, foldhash::fast::RandomState>,
     pub(super) pager_deadlines: VecDeque<(Instant, PagerId)>,
     pub(super) receipts: ReceiptDesk,
+    pub(super) hidden: HiddenAuthors,
     pub(super) chats: HashMap<ChatId, Chat, foldhash::fast::RandomState>,
     pub(super) deliveries: HashMap<DeliveryId, Delivery, foldhash::fast::RandomState>,
     pub(super) relays: HashMap<RelayId, Relay, foldhash::fast::RandomState>,
@@ -181,7 +183,8 @@ impl Service {
         for (key, seq) in parts.recent {
             recent.add(key, seq, now);
         }
-        let receipts = ReceiptDesk::new(parts.settings.most_receipts);
+        let most = parts.settings.most_receipts;
+        let (receipts, hidden) = (ReceiptDesk::new(most), HiddenAuthors::new(most));
         Self {
             settings: parts.settings,
             metrics: parts.metrics,
@@ -196,6 +199,7 @@ impl Service {
             pagers: HashMap::default(),
             pager_deadlines: VecDeque::new(),
             receipts,
+            hidden,
             chats: HashMap::default(),
             deliveries: HashMap::default(),
             relays: HashMap::default(),
@@ -277,6 +281,7 @@ impl Service {
                 }
             }
             InternalMessage::Sent(sent) => self.handle_sent(&sent, now),
+            InternalMessage::Unnamed(sent) => self.hidden.sent(&sent, now.wall),
             InternalMessage::Receipt(handed) => self.handle_handed_receipt(handed, now),
             InternalMessage::Ask(receipt, origin) => self.handle_ask(receipt, origin, now),
             InternalMessage::TakenBack(receipt) => self.receipts.table.not_heard(&receipt),

@@ -450,3 +450,66 @@ fn in_a_chat_a_receipt_in_chunks_arrives_whole() {
         })
     });
 }
+
+#[test]
+fn a_receipt_routed_through_the_server_goes_on_without_that_route() {
+    on_every_shard_count(&Configuration::digest(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        alice.registers()?;
+        bob.registers()?;
+        let got = message_at_bob(&alice, &bob)?;
+        for (to, disposition, said) in [
+            ("sip:im.test", Disposition::Delivered, "delivered"),
+            ("sip:alice@im.test", Disposition::Displayed, "displayed"),
+        ] {
+            let plain = got.notification(disposition).to_octets();
+            let plain = String::from_utf8_lossy(&plain).into_owned();
+            let routes = "NS: imdn <urn:ietf:params:imdn>\r\nimdn.IMDN-Route: <sip:pf@im.test>\r\n";
+            let routed = plain.replacen("NS: imdn <urn:ietf:params:imdn>\r\n", routes, 1);
+            let draft = Draft::new("MESSAGE", to).body("message/cpim", routed.as_bytes());
+            bob.sends(draft)?.expect_2xx()?;
+            let message = alice.expect_message()?;
+            stage.observe(
+                message.text().body() == plain.as_bytes(),
+                "nothing but the route is gone",
+            )?;
+            stage.observe(
+                message.envelope()?.notifies(said, &got.message_id),
+                "it is the receipt",
+            )?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_receipt_for_an_unnamed_author_finds_its_way_back() {
+    on_every_shard_count(&Configuration::digest(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        let carol = stage.agent("carol")?;
+        alice.registers()?;
+        let unnamed = "sip:anonymous@anonymous.invalid";
+        let asked = Envelope::text(unnamed, "sip:bob@im.test", "guess who").asking("display");
+        let draft = Draft::new("MESSAGE", "sip:bob@im.test")
+            .from_value(&format!("<{unnamed}>;tag=1"))
+            .header("Privacy", "id")
+            .body("message/cpim", &asked.to_octets());
+        alice.sends(draft)?.expect_status(202)?;
+        stage.kill9()?;
+        stage.restart()?;
+        bob.registers()?;
+        let message = bob.expect_message()?;
+        stage.observe(
+            !message.text().text().contains("alice"),
+            "Bob does not see who wrote it",
+        )?;
+        let receipt = message.envelope()?.notification(Disposition::Displayed);
+        carol
+            .sends_envelope(unnamed, &receipt)?
+            .expect_status(404)?;
+        bob.sends_envelope(unnamed, &receipt)?.expect_2xx()?;
+        alice.registers()?;
+        alice.expect_notification("displayed", &asked.message_id)?;
+        Ok(())
+    });
+}

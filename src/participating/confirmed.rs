@@ -4,6 +4,7 @@
 
 use crate::clock::{Now, UnixMillis};
 use crate::identity::{Identity, shard_of};
+use crate::participating::chat::{Chat, ChatId};
 use crate::participating::internal::InternalMessage;
 use crate::participating::outgoing;
 use crate::participating::receipts::{MessageRef, Receipt, Sent};
@@ -80,8 +81,33 @@ impl Service {
         }
     }
 
+    /// A chat whose INVITE carries a message that a receipt may speak of.
+    pub(super) fn await_receipt(&mut self, id: ChatId) {
+        if self.firsts.len() > 2 * self.chats.len() + 16 {
+            let chats = &self.chats;
+            let waits = |id: &ChatId| chats.get(id).is_some_and(|chat| chat.first.is_some());
+            self.firsts.retain(waits);
+        }
+        self.firsts.push(id);
+    }
+
+    /// The message of an INVITE that still rings is not kept if the INVITE fails.
+    fn confirm_first(&mut self, message: &MessageRef) {
+        for id in &self.firsts {
+            let chat = self.chats.get_mut(id);
+            let is_it =
+                |it: &&mut Chat| it.callee == message.recipient && it.caller == message.author;
+            if let Some(first) = chat.filter(is_it).and_then(|chat| chat.first.as_mut())
+                && first.message.message_id() == Some(&*message.message_id)
+            {
+                first.confirmed = true;
+            }
+        }
+    }
+
     /// A user of this shard has confirmed a message. A copy that is out with a delivery is left to it.
     pub(super) fn handle_confirmed(&mut self, message: MessageRef, now: Now) {
+        self.confirm_first(&message);
         let user = self.users.get(&message.recipient);
         match user.map(|user| user.find_held(&message.author, &message.message_id)) {
             Some(Some((key, seq))) => self.settle_confirmed(&message.recipient, &key, seq),

@@ -8,6 +8,11 @@ use crate::clock::{Instant, Now};
 use crate::participating::served_user::{Carrier, Reach, RunId};
 use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
 
+/// How soon a run that we had no room for is begun again.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(500);
+/// How often in a row, before it waits for the next retry step like a refused one.
+const MOST_SHORTAGES: u8 = 20;
+
 /// The waiting times before a parked run is tried again; the last one repeats.
 #[derive(Clone, Debug)]
 pub struct RetrySchedule(Arc<[Duration]>);
@@ -27,7 +32,13 @@ impl RetrySchedule {
 pub(super) enum State {
     Ready,
     Running(RunId),
-    Parked { until: Option<Instant> },
+    Parked {
+        until: Option<Instant>,
+    },
+    /// We had no room for the run: it begins soon, and nothing younger passes.
+    Short {
+        until: Instant,
+    },
 }
 
 #[derive(Debug)]
@@ -43,6 +54,8 @@ pub(super) struct Conversation {
     pub(super) registered_meanwhile: bool,
     pub(super) state: State,
     pub(super) attempt: usize,
+    /// How often in a row there was no room.
+    pub(super) shortages: u8,
     pub(super) session_refused: bool,
 }
 
@@ -57,6 +70,7 @@ impl Conversation {
             registered_meanwhile: false,
             state: State::Ready,
             attempt: 0,
+            shortages: 0,
             session_refused: false,
         }
     }
@@ -88,14 +102,34 @@ impl Conversation {
         self.held.iter().find(is_receipt).map(|held| held.seq)
     }
 
+    /// When it is offered again by itself.
+    pub(super) fn waits_until(&self) -> Option<Instant> {
+        match self.state {
+            State::Parked { until } => until,
+            State::Short { until } => Some(until),
+            State::Ready | State::Running(_) => None,
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.storing == 0 && !matches!(self.state, State::Running(_))
     }
 }
 
+/// Our own shortage is not the device's refusal: order is kept for the while that it lasts.
+pub(super) fn pause(conversation: &mut Conversation, retry: &RetrySchedule, now: Now) {
+    if conversation.shortages >= MOST_SHORTAGES {
+        return park(conversation, retry, now);
+    }
+    conversation.shortages += 1;
+    let until = now.instant + SHORTAGE_PAUSE;
+    conversation.state = State::Short { until };
+}
+
 pub(super) fn park(conversation: &mut Conversation, retry: &RetrySchedule, now: Now) {
     let wait = retry.wait(conversation.attempt);
     conversation.attempt += 1;
+    conversation.shortages = 0;
     let until = wait.map(|wait| now.instant + wait);
     conversation.state = State::Parked { until };
 }

@@ -165,7 +165,7 @@ impl Service {
     fn verdict(&mut self, receipt: &Receipt) -> Verdict {
         let verdict = self.receipts.table.judge(receipt);
         match verdict {
-            Verdict::Pass => {}
+            Verdict::Pass => self.cancel_confirmed(receipt),
             Verdict::Duplicate => self.metrics.receipts_duplicate.count(),
             Verdict::NotTheRecipient => {
                 self.metrics.receipts_refused.count();
@@ -285,7 +285,6 @@ impl Service {
         let before = self.receipts.table.len();
         let forgotten = self.receipts.table.heard(receipt, until, now.wall);
         self.count_rows(before, forgotten);
-        self.cancel_confirmed(receipt);
     }
 
     /// Tells the metrics what became of the table.

@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
 pub use crate::participating::conversation::RetrySchedule;
-use crate::participating::conversation::{Conversation, State, choose_carrier, make_ready, park};
+use crate::participating::conversation::{
+    Conversation, State, choose_carrier, make_ready, park, pause,
+};
 use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
 
 /// Names one run of one user.
@@ -43,6 +45,8 @@ pub enum RunEnd {
     Done,
     /// Refused or broken: try again at the next registration or retry.
     Parked,
+    /// We had no room: soon again, before anything younger.
+    Shortage,
     /// Declined for good: not before the next registration.
     Declined,
     /// The device takes no session like this: use the other carrier.
@@ -215,7 +219,7 @@ impl ServedUser {
             conversation.session_refused = false;
             conversation.attempt = 0;
             conversation.registered_meanwhile = !conversation.trying.is_empty();
-            if let State::Parked { .. } = conversation.state {
+            if let State::Parked { .. } | State::Short { .. } = conversation.state {
                 make_ready(&mut self.ready, key, conversation);
             }
         }
@@ -352,6 +356,7 @@ impl ServedUser {
             conversation.handed -= 1;
         }
         conversation.attempt = 0;
+        conversation.shortages = 0;
         if conversation.state == State::Ready {
             make_ready(&mut self.ready, key, conversation);
         }
@@ -375,6 +380,7 @@ impl ServedUser {
                 RunEnd::Done | RunEnd::OtherWay => {
                     make_ready(&mut self.ready, &key, conversation);
                 }
+                RunEnd::Shortage => pause(conversation, &self.retry, now),
                 RunEnd::Parked | RunEnd::Declined if triggered_again => {
                     make_ready(&mut self.ready, &key, conversation);
                 }
@@ -389,18 +395,15 @@ impl ServedUser {
     /// When [`Self::handle_timeout`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.reach?;
-        let until = |conversation: &Conversation| match conversation.state {
-            State::Parked { until } => until,
-            _ => None,
-        };
-        self.conversations.values().filter_map(until).min()
+        let all = self.conversations.values();
+        all.filter_map(Conversation::waits_until).min()
     }
 
     /// Offers again what was parked long enough.
     pub fn handle_timeout(&mut self, now: Now) {
         for (key, conversation) in &mut self.conversations {
-            let due = |until: &Option<Instant>| until.is_some_and(|until| until <= now.instant);
-            if matches!(&conversation.state, State::Parked { until } if due(until)) {
+            let until = conversation.waits_until();
+            if until.is_some_and(|until| until <= now.instant) {
                 make_ready(&mut self.ready, key, conversation);
             }
         }
@@ -568,6 +571,7 @@ mod tests {
             message_id: format!("m{seq}").into(),
             length: 100,
             expires_at: UnixMillis(u64::MAX),
+            marks: Box::default(),
         }
     }
 
@@ -634,6 +638,43 @@ mod tests {
         assert_eq!(user.find_held(&alice, "m1"), Some((key("alice"), Seq(1))));
         assert_eq!(user.find_held(&bob, "m1"), None);
         assert_eq!(user.find_held(&alice, "m2"), None);
+    }
+
+    #[test]
+    fn a_run_without_room_begins_again_soon_and_nothing_passes_it() {
+        let mut user = user();
+        let mut now = Now::default();
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, now);
+        user.handle_reach(BOTH, now);
+        let (run, ..) = started(&mut user)[0].clone();
+        user.handle_run_ended(run, RunEnd::Shortage, now);
+        assert!(started(&mut user).is_empty());
+        assert!(!user.may_pass(&key("alice")));
+        let soon = user.next_deadline().expect("it begins again by itself");
+        assert!(soon.since(now.instant) <= Duration::from_secs(1));
+        now.instant = soon;
+        user.handle_timeout(now);
+        assert_eq!(started(&mut user).len(), 1);
+    }
+
+    #[test]
+    fn a_shortage_that_does_not_end_waits_for_the_retry_step() {
+        let mut user = user();
+        let mut now = Now::default();
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, now);
+        user.handle_reach(BOTH, now);
+        for _ in 0..100 {
+            for (run, ..) in started(&mut user) {
+                user.handle_run_ended(run, RunEnd::Shortage, now);
+            }
+            if user.may_pass(&key("alice")) {
+                let until = user.next_deadline().expect("a retry step");
+                return assert_eq!(until.since(now.instant), Duration::from_secs(30));
+            }
+            now.instant = user.next_deadline().expect("a pause");
+            user.handle_timeout(now);
+        }
+        panic!("it is tried for ever");
     }
 
     #[test]

@@ -121,6 +121,8 @@ pub struct Service {
     pub(super) receipts: ReceiptDesk,
     pub(super) hidden: HiddenAuthors,
     pub(super) chats: HashMap<ChatId, Chat, foldhash::fast::RandomState>,
+    /// Chats whose INVITE carries a message; some may be over.
+    pub(super) firsts: Vec<ChatId>,
     pub(super) deliveries: HashMap<DeliveryId, Delivery, foldhash::fast::RandomState>,
     pub(super) relays: HashMap<RelayId, Relay, foldhash::fast::RandomState>,
     /// Requests that wait for the address of their next hop, and the names to be looked up.
@@ -201,6 +203,7 @@ impl Service {
             receipts,
             hidden,
             chats: HashMap::default(),
+            firsts: Vec::new(),
             deliveries: HashMap::default(),
             relays: HashMap::default(),
             look_ups: HashMap::default(),

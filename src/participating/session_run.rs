@@ -15,7 +15,8 @@ use crate::participating::arrival::{self};
 use crate::participating::delivery::{DeliveryBy, DeliveryId};
 use crate::participating::dialogs::DialogKey;
 use crate::participating::media::MediaId;
-use crate::participating::outgoing;
+use crate::participating::outgoing::{self, CallNames};
+use crate::participating::replay_table::Tried;
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::Service;
 use crate::sip::dialog::Dialog;
@@ -37,6 +38,15 @@ pub(super) struct SessionRun {
     pub(super) ack: Option<Bytes>,
     pub(super) dialog: Option<(Dialog, DialogKey)>,
     pub(super) rings_until: Option<Instant>,
+    /// When the pause is over.
+    pub(super) resumes_at: Option<Instant>,
+    pub(super) tried: Tried,
+    /// What the INVITEs to one device have in common (RFC 3261 §8.1.3.5).
+    pub(super) call: Option<CallNames>,
+    /// The Min-SE of a 422, in seconds.
+    pub(super) interval: Option<u32>,
+    /// There was no credit to read on.
+    pub(super) is_starved: bool,
     /// Asked of the store and not here yet.
     pub(super) fetching: VecDeque<Held>,
     /// Here, or on their way to the device; oldest first.
@@ -51,6 +61,8 @@ pub(super) enum Phase {
     Reading,
     /// The device rings.
     Inviting,
+    /// The INVITE goes out again after a pause.
+    Pausing,
     /// It rang too long.
     Cancelling,
     /// The session stands.
@@ -87,7 +99,7 @@ impl Service {
             let end = if has_credit {
                 RunEnd::Done
             } else {
-                RunEnd::Parked
+                RunEnd::Shortage
             };
             self.end_delivery(id, end, now);
         }
@@ -170,7 +182,7 @@ impl Service {
         match run.phase {
             Phase::Reading => self.invite_for_replay(id, now),
             Phase::Live => self.send_ready(id, now),
-            Phase::Inviting | Phase::Cancelling => {}
+            Phase::Inviting | Phase::Pausing | Phase::Cancelling => {}
         }
     }
 

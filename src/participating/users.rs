@@ -7,7 +7,6 @@ use crate::participating::arrival;
 use crate::participating::served_user::{Reach, ServedUser, UserAction};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
-use crate::registrar::Profile;
 use crate::store::request::{Body, DeferredMessage, Held, Seq, Settlement, StoreRequest};
 
 impl Service {
@@ -107,8 +106,12 @@ impl Service {
 
     /// What the user's devices can take at the moment; `None` when there is none.
     pub(super) fn reach(&self, identity: &Identity) -> Option<Reach> {
+        let session = !self.session_targets(identity).is_empty();
         let targets = self.message_targets(identity, None);
-        let first = targets.first()?;
+        let Some(first) = targets.first() else {
+            let message = None;
+            return session.then_some(Reach { session, message });
+        };
         let by_stream = targets
             .iter()
             .any(|target| target.flow.transport.is_reliable());
@@ -119,9 +122,7 @@ impl Service {
             datagram
         };
         Some(Reach {
-            session: targets
-                .iter()
-                .any(|target| target.profile != Profile::MessageOnly),
+            session,
             message: Some(message),
         })
     }

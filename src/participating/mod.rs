@@ -22,6 +22,7 @@ pub mod dialogs;
 mod disposition;
 mod early_receipt;
 mod events;
+mod eviction;
 pub mod expiry;
 mod first_message;
 pub mod forward;

@@ -184,6 +184,10 @@ section! {
         lifetime: Period = Period::seconds(7 * 86_400);
         /// How long a message is kept at most, whatever its sender says.
         max_lifetime: Period = Period::seconds(30 * 86_400);
+        /// Messages that may wait for all users together; beyond it new ones are answered 503.
+        max_messages: u32 = 10_000_000;
+        /// Octets that may wait for all users together; beyond it new messages are answered 503.
+        max_total_size: Size = Size::mib(1_048_576);
         /// Pauses between attempts to deliver; the last one repeats until the message expires.
         retry: Vec<Period> = vec![
             Period::seconds(30),
@@ -201,6 +205,8 @@ section! {
         replays_per_device: u16 = 2;
         /// Replays in sessions that one user gets at the same time, on all devices.
         replays_per_user: u16 = 4;
+        /// A kept standalone message over this leaves in an MSRP session of its own (INVITE), up to it as a MESSAGE (RFC 3428 §8). Over TCP to a device that does not state large messages, MESSAGE carries any size.
+        switchover_size: Size = Size::octets(1_300);
         /// A live chat peer that confirms nothing for this long is taken as gone; below the sender's own 30s.
         custody_after: Period = Period::seconds(10);
     }

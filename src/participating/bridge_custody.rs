@@ -249,9 +249,6 @@ impl Service {
         inbound: InboundId,
         now: Now,
     ) {
-        if inbound == FIRST {
-            return self.first_not_stored(id, now);
-        }
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };

@@ -54,6 +54,7 @@ impl Service {
         let targets = match carrier {
             Carrier::Message => self.message_targets(user, None),
             Carrier::Session => self.session_targets(user),
+            Carrier::Standalone => self.large_targets(user, None),
         };
         if targets.is_empty() || self.draining {
             return self.end_run(user, run, RunEnd::Parked, now);
@@ -65,7 +66,10 @@ impl Service {
         let id = DeliveryId(self.next_number());
         let by = match carrier {
             Carrier::Message => DeliveryBy::Message(MessageRun::default()),
-            Carrier::Session => DeliveryBy::Session(Box::default()),
+            Carrier::Session | Carrier::Standalone => DeliveryBy::Session(Box::new(SessionRun {
+                standalone: carrier == Carrier::Standalone,
+                ..SessionRun::default()
+            })),
         };
         let delivery = Delivery {
             user: user.clone(),
@@ -78,7 +82,7 @@ impl Service {
         self.deliveries.insert(id, delivery);
         match carrier {
             Carrier::Message => self.take_next_message(id, now),
-            Carrier::Session => self.begin_session_run(id, now),
+            Carrier::Session | Carrier::Standalone => self.begin_session_run(id, now),
         }
     }
 
@@ -119,6 +123,11 @@ impl Service {
         settlement: Settlement,
     ) {
         self.settle(user, seq, settlement);
+        self.leave_out(user, key, seq);
+    }
+
+    /// A message that the store cannot give is not part of the queue any more.
+    pub(super) fn leave_out(&mut self, user: &Identity, key: &ConversationKey, seq: Seq) {
         self.forget_due(user, seq);
         if let Some(machine) = self.users.get_mut(user) {
             machine.handle_settled(key, seq);

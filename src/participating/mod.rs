@@ -23,6 +23,7 @@ pub mod delivery;
 pub mod dialogs;
 mod disposition;
 mod events;
+mod eviction;
 pub mod expiry;
 mod first_message;
 pub mod forward;

@@ -56,7 +56,8 @@ pub fn message(
 ) -> Bytes {
     let call = CallNames::new(domain, tokens);
     let mut request = begin("MESSAGE", message, target, via, &call);
-    if target.profile != Profile::MessageOnly && message.kind != MessageKind::Notification {
+    let is_cpm = target.states_service || target.profile != Profile::MessageOnly;
+    if is_cpm && message.kind != MessageKind::Notification {
         let service = "oma.cpm.deferred";
         request = request
             .header("P-Asserted-Service", &format!("{SERVICE}{service}"))
@@ -65,8 +66,11 @@ pub fn message(
     if !is_private(message) {
         request = request.header("P-Asserted-Identity", &format!("<sip:{}>", message.author));
     }
+    // RFC 3428 §4: Expires counts from Date, so that the two together say when it ends.
+    let validity = message.expires_at.0.saturating_sub(message.accepted_at.0) / 1000;
     request
         .header("Date", &date::sip(message.accepted_at))
+        .header("Expires", &validity.to_string())
         .body(&message.content_type, body)
         .build()
 }
@@ -105,6 +109,8 @@ impl CallNames {
 pub struct Replay<'a> {
     /// The oldest message of the run.
     pub message: &'a DeferredMessage,
+    /// The end of the service identifier.
+    pub service: &'a str,
     /// The device.
     pub target: &'a Target,
     /// Our Via.
@@ -128,11 +134,11 @@ pub struct Replay<'a> {
 pub fn invite(replay: &Replay<'_>) -> Bytes {
     let Replay {
         message,
+        service,
         target,
         domain,
         ..
     } = *replay;
-    let service = "oma.cpm.session";
     // An RCS-e client takes a plain description from the store-and-forward identity for a push of
     // notifications and drops the text in it; without its marks it is an ordinary chat.
     let is_marked =

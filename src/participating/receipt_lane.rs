@@ -20,7 +20,7 @@ use crate::participating::spool::BodySize;
 use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
 use crate::sip::transaction::table::ServerId;
-use crate::store::request::{Body, DeferredMessage, Seq};
+use crate::store::request::{Body, DeferredMessage, Refusal, Seq};
 
 /// Receipts of one sender for one author that wait for each other.
 const MOST_WAITING: usize = 256;
@@ -273,9 +273,19 @@ impl Service {
     }
 
     /// The receipt could not be stored: its sender still has it.
-    pub(super) fn handle_receipt_not_stored(&mut self, storing: StoringReceipt, now: Now) {
+    pub(super) fn handle_receipt_not_stored(
+        &mut self,
+        storing: StoringReceipt,
+        refusal: Refusal,
+        now: Now,
+    ) {
+        let is_dropped = self.drop_own_receipt(&storing.message, refusal);
         self.end_storing(&storing.message, storing.size, now);
-        self.tell_outcome(storing.origin, ReceiptOutcome::NotKept);
+        let outcome = match is_dropped {
+            true => ReceiptOutcome::Taken,
+            false => ReceiptOutcome::NotKept,
+        };
+        self.tell_outcome(storing.origin, outcome);
         self.run_lane(&lane_of(&storing.receipt), now);
     }
 

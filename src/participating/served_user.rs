@@ -14,7 +14,7 @@ pub use crate::participating::conversation::RetrySchedule;
 use crate::participating::conversation::{
     Conversation, State, choose_carrier, make_ready, park, pause,
 };
-use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
+use crate::store::request::{ConversationKey, Held, Seq};
 
 /// Names one run of one user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +27,8 @@ pub enum Carrier {
     Message,
     /// An MSRP session the participating function opens with `a=sendonly`.
     Session,
+    /// The same for one standalone message alone (cpm-facts §4, large mode).
+    Standalone,
 }
 
 /// What the user's devices can take at the moment.
@@ -36,6 +38,10 @@ pub struct Reach {
     pub session: bool,
     /// The largest body some contact takes by MESSAGE, in octets; `None`: none does.
     pub message: Option<u64>,
+    /// Some contact takes a standalone message in an MSRP session of its own.
+    pub standalone: bool,
+    /// A larger standalone message leaves in such a session rather than by MESSAGE.
+    pub switch_over: u64,
 }
 
 /// How a run ended.
@@ -89,6 +95,8 @@ enum Loading {
 struct Run {
     key: ConversationKey,
     carrier: Carrier,
+    /// It has been given a message.
+    begun: bool,
     triggered_again: bool,
 }
 
@@ -157,23 +165,6 @@ impl ServedUser {
                 .all(|conversation| {
                     conversation.storing == 0 && conversation.first_receipt().is_none()
                 })
-    }
-
-    /// Receipts of one sender often come with new conversations (cpm-facts §8) and still leave in their
-    /// order: whether an older one than this is about to leave in another conversation.
-    fn follows_older_receipt(&self, held: &Held) -> bool {
-        let is_other = |key: &ConversationKey| {
-            key.author == held.conversation.author && *key != held.conversation
-        };
-        let is_older = |other: &Conversation| {
-            !matches!(other.state, State::Parked { .. })
-                && other.first_receipt().is_some_and(|seq| seq < held.seq)
-        };
-        held.kind == MessageKind::Notification
-            && self
-                .conversations
-                .iter()
-                .any(|(key, other)| is_other(key) && is_older(other))
     }
 
     /// Whether the whole queue has been read, so that what is not known here is not held.
@@ -306,18 +297,51 @@ impl ServedUser {
 
     /// The next message of a run, oldest first; `None` when the run has nothing more to carry.
     pub fn next_message(&mut self, run: RunId) -> Option<Held> {
-        let carrier = self.runs.get(&run)?.carrier;
-        let conversation = self.conversations.get(&self.runs[&run].key)?;
+        let reach = self.reach?;
+        let Run {
+            key,
+            carrier,
+            begun,
+            ..
+        } = self.runs.get(&run)?;
+        let (carrier, begun) = (*carrier, *begun);
+        let conversation = self.conversations.get(key)?;
         let held = conversation.held.get(conversation.handed)?;
-        if !conversation.may_leave(held) || self.follows_older_receipt(held) {
+        if begun && self.must_yield(carrier, held, reach) {
             return None;
         }
-        if choose_carrier(held, self.reach?, conversation.session_refused) != Some(carrier) {
+        if !conversation.may_leave(held) {
             return None;
         }
-        let held = held.clone();
-        self.conversations.get_mut(&held.conversation)?.handed += 1;
+        if choose_carrier(held, reach, conversation.session_refused) != Some(carrier) {
+            return None;
+        }
+        let (key, held) = (key.clone(), held.clone());
+        self.conversations.get_mut(&key)?.handed += 1;
+        self.runs.get_mut(&run)?.begun = true;
         Some(held)
+    }
+
+    /// Whether a run that has carried something ends before `next`: a large message is alone in its
+    /// session, and of the messages that leave by MESSAGE, one at a time (RFC 3428 §8), the oldest of
+    /// all conversations is next.
+    fn must_yield(&self, carrier: Carrier, next: &Held, reach: Reach) -> bool {
+        let leaves_by_message = |key: &ConversationKey| {
+            self.conversations.get(key).is_some_and(|conversation| {
+                conversation.held.front().is_some_and(|held| {
+                    let way = choose_carrier(held, reach, conversation.session_refused);
+                    conversation.may_leave(held) && way == Some(Carrier::Message)
+                })
+            })
+        };
+        match carrier {
+            Carrier::Session => false,
+            Carrier::Standalone => true,
+            Carrier::Message => {
+                let mut older = self.ready.range(..next.seq);
+                older.any(|(_, key)| leaves_by_message(key))
+            }
+        }
     }
 
     /// Whether some stored message is still out with devices that have not answered.
@@ -337,6 +361,12 @@ impl ServedUser {
         self.conversations
             .get(key)
             .is_some_and(|c| c.held.iter().take(c.handed).any(|held| held.seq == seq))
+    }
+
+    /// Whether a message is out with a delivery, or with a device that was tried before it was kept.
+    pub fn is_out(&self, key: &ConversationKey, seq: Seq) -> bool {
+        let conversation = self.conversations.get(key);
+        self.is_in_flight(key, seq) || conversation.is_some_and(|c| c.trying.contains(&seq))
     }
 
     /// A message left custody: a device confirmed it, it expired or was taken back.
@@ -482,14 +512,10 @@ impl ServedUser {
 
     /// The oldest ready conversations that there is room for.
     fn startable(&self, reach: Reach) -> Vec<(Seq, ConversationKey)> {
-        let running = |carrier| {
-            self.runs
-                .values()
-                .filter(|run| run.carrier == carrier)
-                .count()
-        };
-        let mut sessions = SESSIONS_AT_ONCE.saturating_sub(running(Carrier::Session));
-        let mut messages = 1usize.saturating_sub(running(Carrier::Message));
+        let by_message = |run: &&Run| run.carrier == Carrier::Message;
+        let running = self.runs.values().filter(by_message).count();
+        let mut sessions = SESSIONS_AT_ONCE.saturating_sub(self.runs.len() - running);
+        let mut messages = 1usize.saturating_sub(running);
         let mut chosen = Vec::new();
         for (seq, key) in &self.ready {
             if sessions == 0 && messages == 0 {
@@ -505,12 +531,11 @@ impl ServedUser {
                 .front()
                 .and_then(|held| choose_carrier(held, reach, conversation.session_refused));
             let room = match carrier {
-                Some(Carrier::Session) => &mut sessions,
+                Some(Carrier::Session | Carrier::Standalone) => &mut sessions,
                 Some(Carrier::Message) => &mut messages,
                 None => &mut 1,
             };
-            let front = conversation.held.front();
-            if *room > 0 && !front.is_some_and(|held| self.follows_older_receipt(held)) {
+            if *room > 0 {
                 *room -= 1;
                 chosen.push((*seq, key.clone()));
             }
@@ -526,6 +551,8 @@ impl ServedUser {
             return;
         };
         let Some(carrier) = choose_carrier(held, reach, conversation.session_refused) else {
+            let (author, octets, kind) = (&key.author, held.length, held.kind);
+            tracing::info!(%author, octets, ?kind, "kept: no device takes a message of this form and size");
             conversation.state = State::Parked { until: None };
             return;
         };
@@ -536,6 +563,7 @@ impl ServedUser {
         let started = Run {
             key: key.clone(),
             carrier,
+            begun: false,
             triggered_again: false,
         };
         self.runs.insert(run, started);
@@ -553,7 +581,9 @@ mod tests {
 
     const BOTH: Reach = Reach {
         session: true,
-        message: Some(1300),
+        message: Some(60_000),
+        standalone: true,
+        switch_over: 1300,
     };
 
     fn key(author: &str) -> ConversationKey {
@@ -856,6 +886,8 @@ mod tests {
         let small = Reach {
             session: false,
             message: Some(10),
+            standalone: false,
+            switch_over: 10,
         };
         user.handle_reach(small, Now::default());
         assert!(started(&mut user).is_empty());

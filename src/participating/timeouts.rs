@@ -24,6 +24,7 @@ impl Service {
             && self.receipts.under_way() == 0
             && self.chats.is_empty()
             && self.deliveries.is_empty()
+            && self.crowds.is_empty()
             && self.custody.open() == 0
     }
 
@@ -104,6 +105,8 @@ impl Service {
         }
         self.next_expiry = now.instant + EXPIRY_INTERVAL;
         self.forget_expired(now);
+        self.tell_again(now);
+        self.handle_line_timeouts(now);
         let time = Now {
             wall: self.expiry.read(now),
             ..now

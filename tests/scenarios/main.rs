@@ -22,5 +22,6 @@ mod receipts;
 mod registration;
 mod replay;
 mod replay_table;
+mod standalone;
 mod torture;
 mod transports;

@@ -170,6 +170,20 @@ metrics! {
         "Host names not looked up because too many look-ups were under way.";
     unsent: Counter, "restante_sip_unsent_total", "",
         "SIP messages for a listener that does not exist.";
+    receipts_passed: Counter, "restante_receipts_total", r#"result="passed""#,
+        "Receipts taken for their authors.";
+    receipts_duplicate: Counter, "restante_receipts_total", r#"result="duplicate""#,
+        "Receipts answered and dropped: their authors have had what they say.";
+    receipts_refused: Counter, "restante_receipts_total", r#"result="refused""#,
+        "Receipts answered 403: they speak of messages that were not for their senders.";
+    receipts_expired: Counter, "restante_receipts_total", r#"result="expired""#,
+        "Kept receipts dropped because their time was over.";
+    receipt_rows: Gauge, "restante_receipt_rows", "",
+        "Messages whose receipts are kept track of.";
+    receipt_rows_forgotten: Counter, "restante_receipt_rows_forgotten_total", "",
+        "Messages forgotten before their time because limits.receipts was reached.";
+    messages_confirmed: Counter, "restante_messages_confirmed_total", "",
+        "Kept messages that left the store because their recipients confirmed them first.";
     turns: Counter, "restante_shard_turns_total", "", "Turns of the shards' loops.";
 }
 

@@ -10,6 +10,7 @@ use crate::identity::Identity;
 use crate::msrp::sdp::SessionDescription;
 use crate::participating::callee;
 use crate::participating::forward;
+use crate::participating::receipt_route::{ReceiptRoute, without_top_route};
 use crate::participating::relay::Passage;
 use crate::participating::service::Service;
 use crate::registrar::Registration;
@@ -195,6 +196,7 @@ impl Router {
         author: Identity,
         now: Now,
     ) {
+        let (request, onward) = self.without_our_route(request);
         let Ok(uri) = Uri::parse(request.request_uri()) else {
             return service.reject(
                 &request,
@@ -203,10 +205,17 @@ impl Router {
                 now,
             );
         };
+        if let Some(to) = onward.filter(|to| self.knowledge.identity_of(&uri).as_ref() != Some(to))
+        {
+            return service.hand_on_receipt(request, server, &author, &to, now);
+        }
         let user = match self.knowledge.destination(&uri) {
             Destination::User(user) => user,
             Destination::Server => return self.serve_self(service, &request, server, now),
             Destination::Unknown | Destination::Foreign => {
+                if let Some(hidden) = service.hidden_author(&author, &request) {
+                    return service.hand_on_receipt(request, server, &author, &hidden, now);
+                }
                 return service.reject(&request, server, &Rejection::new(404, "Not Found"), now);
             }
         };
@@ -240,6 +249,22 @@ impl Router {
                 now,
             ),
         }
+    }
+
+    /// A notification whose top IMDN-Route names us goes on without it, to whom the next one or the
+    /// To of its envelope names (RFC 5438 §8).
+    fn without_our_route(&self, request: Message) -> (Message, Option<Identity>) {
+        let is_message = request.method() == Method::Message;
+        let route = is_message.then(|| ReceiptRoute::read(&request)).flatten();
+        let names_us = |it: &ReceiptRoute| {
+            Uri::parse(&it.top).is_ok_and(|uri| self.knowledge.is_function(&uri))
+        };
+        let Some(route) = route.filter(names_us) else {
+            return (request, None);
+        };
+        let next = route.next.as_deref().map(Uri::parse).and_then(Result::ok);
+        let next = next.and_then(|uri| self.knowledge.identity_of(&uri));
+        (without_top_route(&request).unwrap_or(request), next)
     }
 
     fn invite(

@@ -203,6 +203,8 @@ section! {
         answer_within: Period = Period::seconds(4);
         /// How long a device may ring before a replay is cancelled.
         ring_timeout: Period = Period::seconds(70);
+        /// How long after a message's own time its receipts are kept track of, and kept for an author who is away.
+        receipt_window: Period = Period::seconds(7 * 86_400);
         /// Replays in sessions that one device gets at the same time.
         replays_per_device: u16 = 2;
         /// Replays in sessions that one user gets at the same time, on all devices.
@@ -263,6 +265,8 @@ section! {
         connection_backlog: Size = Size::mib(1);
         /// MSRP sessions on one shard; also its MESSAGEs, deliveries and proxied requests under way, each.
         sessions: u32 = 16_384;
+        /// Messages a shard keeps track of until their receipts have come, about 300 octets each; beyond it the oldest are forgotten, and a receipt of them passes unchecked.
+        receipts: u32 = 200_000;
     }
 }
 

@@ -10,12 +10,13 @@ use crate::clock::Now;
 use crate::msrp::event::{EndReason, InboundId, OutboundId, SessionEvent};
 use crate::msrp::frame::FailureReport;
 use crate::msrp::outgoing::OutboundMessage;
+use crate::participating::arrival;
 use crate::participating::chat::{ChatId, ChatState, Side};
 use crate::participating::first_message::FIRST;
 use crate::participating::media::MediaId;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Waiter};
-use crate::participating::transit::{Fate, Transit};
+use crate::participating::transit::{Fate, HEAD, Transit};
 use crate::store::request::{BodySource, StoreRequest};
 
 impl Service {
@@ -134,27 +135,43 @@ impl Service {
         success_report: bool,
         now: Now,
     ) {
-        let out = if self.may_go_live(id, side) {
-            let media = self.media_of(id, side.other());
-            media.and_then(|media| {
-                let session = self.media.session(media)?;
-                let outbound = OutboundMessage {
-                    message_id: None,
-                    content_type: content_type.clone(),
-                    length: total,
-                    success_report,
-                    failure_report: FailureReport::Yes,
-                };
-                Some(session.send(outbound, &mut self.tokens))
-            })
-        } else {
-            None
-        };
+        let is_short = total.is_none_or(|total| total <= HEAD as u64);
+        let is_unread = is_short && arrival::may_be_receipt(&content_type);
         let deadline = now.instant + self.settings.custody_after;
-        let fate = out.map_or(Fate::Custody, Fate::Live);
+        let mut transit = Transit::new(content_type, Fate::Unread, deadline);
+        transit.success_report = success_report;
+        transit.total = total;
         if let Some(chat) = self.chats.get_mut(&id) {
-            let transit = Transit::new(content_type, fate, deadline);
             chat.transits.insert((side, message), transit);
+        }
+        if !is_unread {
+            self.go_on(id, side, message, now);
+        }
+    }
+
+    /// A message goes to the other side, or if it cannot, into custody.
+    pub(super) fn go_on(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+        let live = self.may_go_live(id, side);
+        let media = self.media_of(id, side.other()).filter(|_| live);
+        let transits = self.chats.get_mut(&id).map(|chat| &mut chat.transits);
+        let Some(transit) = transits.and_then(|all| all.get_mut(&(side, inbound))) else {
+            return;
+        };
+        let outbound = OutboundMessage {
+            message_id: None,
+            content_type: transit.content_type.clone(),
+            length: transit.total,
+            success_report: transit.success_report,
+            failure_report: FailureReport::Yes,
+        };
+        let session = media.and_then(|media| self.media.session(media));
+        let out = session.map(|session| session.send(outbound, &mut self.tokens));
+        transit.fate = out.map_or(Fate::Custody, Fate::Live);
+        transit.deadline = now.instant + self.settings.custody_after;
+        match (out, transit.complete) {
+            (Some(_), _) => self.pump(id, side.other(), now),
+            (None, Some(_)) => self.store_transit(id, side, inbound, now),
+            (None, None) => {}
         }
     }
 
@@ -204,8 +221,12 @@ impl Service {
         for request in requests {
             custody.tell(request);
         }
+        let out = transit.outbound();
+        if matches!(transit.fate, Fate::Unread) && transit.covered.prefix() > HEAD as u64 {
+            return self.go_on(id, side, message, now);
+        }
         let taken = |peer: &MediaId| self.media.may_send(*peer) || transit.is_notification();
-        let (out, peer) = (transit.outbound(), peer.filter(taken));
+        let peer = peer.filter(taken);
         if let (Some(out), Some(peer)) = (out, peer)
             && let Some(session) = self.media.session(peer)
         {
@@ -432,12 +453,15 @@ impl Service {
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
-        let spool = chat
-            .transits
-            .remove(&(from, inbound))
-            .and_then(|transit| transit.spool.id());
+        let transit = chat.transits.remove(&(from, inbound));
+        let spool = transit.as_ref().and_then(|transit| transit.spool.id());
         if let Some(spool) = spool {
             self.custody.tell(StoreRequest::Drop { spool });
+        }
+        if let Some(receipt) = transit.and_then(|transit| transit.receipt)
+            && status != 200
+        {
+            self.take_receipt_back(receipt);
         }
         let media = self.media_of(id, from);
         if let Some(session) = media.and_then(|media| self.media.session(media)) {
@@ -468,14 +492,22 @@ impl Service {
     }
 
     fn complete(&mut self, id: ChatId, side: Side, inbound: InboundId, length: u64, now: Now) {
+        self.expect_receipts_of_chat(id, side, inbound, now);
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };
         transit.complete = Some(length);
-        match transit.fate {
+        let is_read = matches!(transit.fate, Fate::Unread | Fate::Custody);
+        if is_read && self.ask_for_receipt(id, side, inbound) {
+            return;
+        }
+        let fate = self.transit(id, side, inbound).map(|it| &it.fate);
+        let Some(fate) = fate else { return };
+        match fate {
+            Fate::Unread => self.go_on(id, side, inbound, now),
             Fate::Custody => self.store_transit(id, side, inbound, now),
             Fate::Live(_) => self.pump(id, side.other(), now),
-            Fate::Confirmed(_) | Fate::Storing(..) => {}
+            Fate::Asking | Fate::Confirmed(_) | Fate::Storing(..) => {}
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct Census {
     pub dialogs: usize,
     /// MESSAGEs without a final answer, or with branches that still run.
     pub pagers: usize,
+    /// Senders of receipts that have one under way.
+    pub receipt_lanes: usize,
     /// Chat sessions.
     pub chats: usize,
     /// Running deliveries.
@@ -54,6 +56,7 @@ impl fmt::Display for Census {
             ("askers", self.askers),
             ("dialogs", self.dialogs),
             ("pagers", self.pagers),
+            ("receipt_lanes", self.receipt_lanes),
             ("chats", self.chats),
             ("deliveries", self.deliveries),
             ("relays", self.relays),
@@ -83,6 +86,7 @@ impl Service {
             askers: self.sip.askers(),
             dialogs: self.dialogs.len(),
             pagers: self.pagers.len(),
+            receipt_lanes: self.receipts.under_way(),
             chats: self.chats.len(),
             deliveries: self.deliveries.len(),
             relays: self.relays.len(),

@@ -82,7 +82,7 @@ impl Service {
                 }
                 continue;
             }
-            if !matches!(transit.fate, Fate::Live(_)) {
+            if !matches!(transit.fate, Fate::Live(_) | Fate::Unread) {
                 continue;
             }
             transit.fate = Fate::Custody;
@@ -110,9 +110,9 @@ impl Service {
             return;
         };
         let busy = |((from, _), transit): (&(Side, InboundId), &Transit)| match transit.fate {
-            Fate::Storing(..) => true,
+            Fate::Storing(..) | Fate::Asking => true,
             Fate::Live(_) => transit.complete.is_some() && chat.leg(from.other()).is_some(),
-            Fate::Custody | Fate::Confirmed(_) => false,
+            Fate::Unread | Fate::Custody | Fate::Confirmed(_) => false,
         };
         if chat.state != ChatState::Ending || chat.transits.iter().any(busy) {
             return;

@@ -96,6 +96,12 @@ impl Conversation {
         self.storing_long == 0 && !older
     }
 
+    /// The oldest receipt that is held.
+    pub(super) fn first_receipt(&self) -> Option<Seq> {
+        let is_receipt = |held: &&Held| held.kind == MessageKind::Notification;
+        self.held.iter().find(is_receipt).map(|held| held.seq)
+    }
+
     /// When it is offered again by itself.
     pub(super) fn waits_until(&self) -> Option<Instant> {
         match self.state {

@@ -214,6 +214,9 @@ impl Service {
         event: StoreEvent,
         now: Now,
     ) {
+        if let StoreEvent::Fetched { message, .. } = &event {
+            self.expect_receipts_of_kept(message);
+        }
         match self.deliveries.get(&id).map(|delivery| &delivery.carrier) {
             Some(DeliveryBy::Message(_)) => self.handle_run_read(id, seq, event, now),
             Some(DeliveryBy::Session(_)) => self.handle_replay_read(id, seq, event, now),

@@ -7,7 +7,9 @@ use crate::clock::Now;
 use crate::cpim;
 use crate::identity::Identity;
 use crate::imdn::{DispositionNotification, Dispositions, Kind, Status};
-use crate::participating::internal::{InternalMessage, Origin};
+use crate::participating::internal::{HandedReceipt, InternalMessage, Origin};
+use crate::participating::outgoing::FUNCTION;
+use crate::participating::receipts::{Notice, Receipt};
 use crate::participating::service::Service;
 use crate::store::request::{Body, DeferredMessage, MessageKind, Refusal, Seq, Settlement};
 
@@ -22,8 +24,6 @@ pub(super) struct Leaving {
 /// How long a message can still be named as due after it was settled: the readers of the store do not
 /// wait for its log.
 const SETTLES_WITHIN: Duration = Duration::from_secs(60);
-/// How long a notification is kept for an author who is away.
-const RECEIPT_WINDOW: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Service {
     /// The author hears `processing/stored` if he asked for it (RFC 5438 §7.2.1.2: once).
@@ -55,7 +55,7 @@ impl Service {
         let about_date_time = about.date_time.clone();
         let document = DispositionNotification {
             message_id: about.message_id.clone(),
-            date_time: about_date_time.or_else(|| Some(cpim::format_date_time(about.accepted_at))),
+            date_time: about_date_time.unwrap_or_else(|| cpim::format_date_time(about.accepted_at)),
             recipient_uri: Some(format!("sip:{}", about.recipient)),
             kind,
             status,
@@ -80,14 +80,22 @@ impl Service {
             date_time: Some(date_time),
             dispositions: Dispositions::default(),
             accepted_at: now.wall,
-            expires_at: now.wall.plus(RECEIPT_WINDOW),
+            expires_at: now.wall.plus(self.settings.lifetimes.receipts),
             duplicate_key: 0,
         };
-        self.forward(InternalMessage::Accept {
+        let receipt = Receipt {
+            author: about.author.clone(),
+            speaker: about.recipient.clone(),
+            own: true,
+            notices: vec![Notice::from(&document)],
+        };
+        let handed = HandedReceipt {
+            receipt,
             message: Box::new(notification),
             body: Body::Inline(body.into()),
             origin,
-        });
+        };
+        self.tell_shard_of(&about.author, InternalMessage::Receipt(Box::new(handed)));
     }
 
     /// Messages whose time is over: gone from the queue, and the author told.
@@ -135,6 +143,9 @@ impl Service {
 
     fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, now: Now) {
         tracing::info!(recipient = %message.recipient, seq = seq.0, "a kept message expired");
+        if message.kind == MessageKind::Notification {
+            self.metrics.receipts_expired.count();
+        }
         self.metrics.messages_expired.count();
         self.end_undelivered(seq, message, Settlement::Expired, now);
     }
@@ -242,7 +253,7 @@ impl Service {
 
     /// Who our own notifications are from.
     fn function(&self) -> Identity {
-        Identity::new("pf", &self.settings.domain)
+        Identity::new(FUNCTION, &self.settings.domain)
     }
 
     /// Forgets expired messages that the store no longer names as due.

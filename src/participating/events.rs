@@ -2,6 +2,7 @@
 
 use crate::clock::Now;
 use crate::participating::custody::CustodyEvent;
+use crate::participating::first_message::FIRST;
 use crate::participating::media::{AttemptId, MediaUse};
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::sip::endpoint::EndpointEvent;
@@ -33,7 +34,10 @@ impl Service {
 
     fn handle_stored(&mut self, waiter: Waiter, seq: Seq, now: Now) {
         match waiter {
-            Waiter::Pager(id) => self.handle_pager_stored(id, seq, now),
+            Waiter::Pager(id) => {
+                self.handle_pager_stored(id, seq, now);
+                self.after_pager(id, now);
+            }
             Waiter::Transit(chat, side, number) => {
                 self.handle_transit_stored(chat, side, number, seq, now)
             }
@@ -41,6 +45,7 @@ impl Service {
                 self.answer_origin(origin, true);
                 self.hold(&message, seq, size, false, now);
             }
+            Waiter::Receipt(storing) => self.handle_receipt_stored(*storing, seq, now),
             Waiter::InLine(user, waiter, _) => {
                 self.handle_stored(*waiter, seq, now);
                 self.put_next_in_line(&user, now);
@@ -49,6 +54,7 @@ impl Service {
             | Waiter::Load(..)
             | Waiter::Delivery(..)
             | Waiter::Due
+            | Waiter::Search(_)
             | Waiter::Oldest(_)
             | Waiter::Evicted(..) => {}
         }
@@ -60,7 +66,11 @@ impl Service {
             self.metrics.refused_quota.count();
         }
         match waiter {
-            Waiter::Pager(id) => self.handle_pager_not_stored(id, refusal, now),
+            Waiter::Pager(id) => {
+                self.handle_pager_not_stored(id, refusal, now);
+                self.after_pager(id, now);
+            }
+            Waiter::Transit(chat, _, FIRST) => self.first_not_stored(chat, Some(refusal), now),
             Waiter::Transit(chat, side, number) => {
                 self.handle_transit_not_stored(chat, side, number, now)
             }
@@ -73,6 +83,7 @@ impl Service {
                 self.answer_origin(origin, is_dropped);
                 self.end_storing(&message, size, now);
             }
+            Waiter::Receipt(storing) => self.handle_receipt_not_stored(*storing, refusal, now),
             Waiter::Load(identity, after) => self.postponed_loads.push_back((identity, after)),
             Waiter::Oldest(user) | Waiter::Evicted(user, _) => {
                 self.handle_not_evicted(&user, refusal, now);
@@ -81,7 +92,7 @@ impl Service {
                 self.handle_refused(*waiter, refusal, now);
                 self.put_next_in_line(&user, now);
             }
-            Waiter::Due => {}
+            Waiter::Due | Waiter::Search(_) => {}
         }
     }
 
@@ -89,6 +100,9 @@ impl Service {
         match (waiter, answer) {
             (Waiter::Load(user, _), StoreEvent::Loaded { held, more, .. }) => {
                 self.handle_loaded(&user, held, more, now);
+            }
+            (Waiter::Search(search), StoreEvent::Loaded { held, more, .. }) => {
+                self.handle_searched(*search, &held, more, now);
             }
             (Waiter::Oldest(user), StoreEvent::Loaded { held, .. }) => {
                 self.handle_oldest(&user, &held, now);
@@ -128,7 +142,10 @@ impl Service {
 
     fn handle_response(&mut self, usage: Usage, response: Message, flow: Flow, now: Now) {
         match usage {
-            Usage::Pager(id) => self.handle_pager_response(id, response, now),
+            Usage::Pager(id) => {
+                self.handle_pager_response(id, response, now);
+                self.after_pager(id, now);
+            }
             Usage::Delivery(id) => self.handle_delivery_response(id, &response, flow, now),
             Usage::Chat(id, branch) => self.handle_chat_response(id, branch, response, flow, now),
             Usage::Relay(id, branch) => self.handle_relay_response(id, branch, &response, now),
@@ -139,7 +156,10 @@ impl Service {
 
     fn handle_silence(&mut self, usage: Usage, unreachable: bool, now: Now) {
         match usage {
-            Usage::Pager(id) => self.handle_pager_silence(id, now),
+            Usage::Pager(id) => {
+                self.handle_pager_silence(id, now);
+                self.after_pager(id, now);
+            }
             Usage::Delivery(id) => self.handle_delivery_silence(id, now),
             Usage::Chat(id, branch) => self.handle_chat_silence(id, branch, now),
             Usage::Relay(id, branch) => self.handle_relay_silence(id, branch, unreachable, now),

@@ -18,6 +18,9 @@ const SERVICE_ESCAPED: &str = "urn%3Aurn-7%3A3gpp-service.ims.icsi.";
 /// Whom an author who asked for privacy is shown as (RFC 3323 §4.1.1.3).
 const ANONYMOUS: &str = "\"Anonymous\" <sip:anonymous@anonymous.invalid>";
 
+/// The user part of the participating function's own address.
+pub const FUNCTION: &str = "pf";
+
 /// What the participating function says it understands.
 pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, UPDATE, PRACK";
 

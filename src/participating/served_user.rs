@@ -152,6 +152,38 @@ impl ServedUser {
         })
     }
 
+    /// Whether a new receipt of this sender may go straight to a device, as far as his earlier ones go:
+    /// none is held, not even in another conversation or in one that is parked.
+    pub fn may_pass_receipt(&self, sender: &Identity) -> bool {
+        let of_sender = self
+            .conversations
+            .iter()
+            .filter(|(key, _)| key.author == *sender);
+        self.loading == Loading::Complete
+            && of_sender
+                .map(|(_, conversation)| conversation)
+                .all(|conversation| {
+                    conversation.storing == 0 && conversation.first_receipt().is_none()
+                })
+    }
+
+    /// Whether the whole queue has been read, so that what is not known here is not held.
+    pub fn has_all(&self) -> bool {
+        self.loading == Loading::Complete
+    }
+
+    /// The held message of this author with this `imdn.Message-ID`.
+    pub fn find_held(&self, author: &Identity, message_id: &str) -> Option<(ConversationKey, Seq)> {
+        let of_author = self
+            .conversations
+            .iter()
+            .filter(|(key, _)| key.author == *author);
+        let mut held = of_author
+            .flat_map(|(key, conversation)| conversation.held.iter().map(move |held| (key, held)));
+        let (key, held) = held.find(|(_, held)| *held.message_id == *message_id)?;
+        Some((key.clone(), held.seq))
+    }
+
     /// Whether nothing is left to decide, so that the machine can be forgotten. Messages that wait
     /// for an absent user are the store's alone.
     pub fn is_idle(&self) -> bool {
@@ -335,24 +367,6 @@ impl ServedUser {
     pub fn is_out(&self, key: &ConversationKey, seq: Seq) -> bool {
         let conversation = self.conversations.get(key);
         self.is_in_flight(key, seq) || conversation.is_some_and(|c| c.trying.contains(&seq))
-    }
-
-    /// The message of this author and `imdn.Message-ID` that waits and is not out with a delivery.
-    pub fn waiting_message(
-        &self,
-        author: &Identity,
-        message_id: &str,
-    ) -> Option<(ConversationKey, Seq)> {
-        let own = self
-            .conversations
-            .iter()
-            .filter(|(key, _)| key.author == *author);
-        own.flat_map(|(key, conversation)| {
-            let waiting = conversation.held.iter().skip(conversation.handed);
-            waiting.map(move |held| (key, held))
-        })
-        .find(|(_, held)| *held.message_id == *message_id)
-        .map(|(key, held)| (key.clone(), held.seq))
     }
 
     /// A message left custody: a device confirmed it, it expired or was taken back.
@@ -564,7 +578,6 @@ mod tests {
 
     use super::*;
     use crate::clock::UnixMillis;
-    use crate::identity::Identity;
     use crate::store::request::MessageKind;
 
     const BOTH: Reach = Reach {
@@ -613,6 +626,49 @@ mod tests {
         std::iter::from_fn(|| user.next_message(run))
             .map(|held| held.seq.0)
             .collect()
+    }
+
+    #[test]
+    fn receipts_leave_in_their_order_across_conversations() {
+        let mut user = user();
+        let receipt = |seq, conversation: &str| {
+            let mut held = held(seq, "bob", MessageKind::Notification);
+            held.conversation.conversation = conversation.into();
+            held
+        };
+        user.handle_storing(&receipt(1, "c1").conversation, false);
+        assert!(!user.may_pass_receipt(&key("bob").author));
+        for held in [receipt(1, "c1"), receipt(2, "c2"), receipt(3, "c1")] {
+            user.handle_stored(held, false, false, Now::default());
+        }
+        assert!(!user.may_pass_receipt(&key("bob").author));
+        assert!(user.may_pass_receipt(&key("carol").author));
+        user.handle_reach(BOTH, Now::default());
+        let mut order = Vec::new();
+        while let Some((run, _, _)) = started(&mut user).pop() {
+            while let Some(held) = user.next_message(run) {
+                user.handle_settled(&held.conversation, held.seq);
+                order.push(held.seq.0);
+            }
+            user.handle_run_ended(run, RunEnd::Done, Now::default());
+        }
+        assert_eq!(order, [1, 2, 3]);
+        assert!(user.may_pass_receipt(&key("bob").author));
+    }
+
+    #[test]
+    fn a_held_message_is_found_by_its_author_and_identifier() {
+        let mut user = user();
+        user.handle_stored(
+            held(1, "alice", MessageKind::Chat),
+            false,
+            false,
+            Now::default(),
+        );
+        let (alice, bob) = (key("alice").author, key("bob").author);
+        assert_eq!(user.find_held(&alice, "m1"), Some((key("alice"), Seq(1))));
+        assert_eq!(user.find_held(&bob, "m1"), None);
+        assert_eq!(user.find_held(&alice, "m2"), None);
     }
 
     #[test]

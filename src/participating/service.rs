@@ -15,22 +15,24 @@ use crate::metrics::ShardMetrics;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::Lifetimes;
 use crate::participating::chat::{Chat, ChatId, Side};
+use crate::participating::confirmed::Search;
 use crate::participating::custody::Custody;
 use crate::participating::delivery::{Delivery, DeliveryId};
 use crate::participating::dialogs::{DialogUse, Dialogs};
 use crate::participating::expiry::ExpiryClock;
+use crate::participating::hidden::HiddenAuthors;
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{Media, MediaAction, MediaId};
 use crate::participating::next_hop::Unresolved;
 use crate::participating::pager::{Pager, PagerId};
-use crate::participating::receipts::{Receipt, Receipts};
+use crate::participating::receipt_lane::{ReceiptDesk, StoringReceipt};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{RetrySchedule, ServedUser};
 use crate::participating::spool::BodySize;
 use crate::registrar::{Directory, Registrar};
 use crate::sip::endpoint::Endpoint;
 use crate::sip::session_timer;
-use crate::store::request::{Body, DeferredMessage, MessageKind, Seq, StoreRequest};
+use crate::store::request::{Body, DeferredMessage, Seq, StoreRequest};
 use crate::token::Tokens;
 
 /// What the participating function goes by; fixed while the server runs.
@@ -66,6 +68,8 @@ pub struct Settings {
     pub switch_over: u64,
     /// Chat sessions, deliveries, relayed requests and MESSAGEs under way, each.
     pub most_under_way: usize,
+    /// Messages whose receipts are kept track of.
+    pub most_receipts: usize,
 }
 
 /// Which of our doings a SIP answer belongs to.
@@ -108,6 +112,10 @@ pub enum Waiter {
     InLine(Identity, Box<Waiter>, Instant),
     /// A message accepted from another part or shard.
     Internal(Box<DeferredMessage>, BodySize, Option<Origin>),
+    /// A receipt for an author of this shard.
+    Receipt(Box<StoringReceipt>),
+    /// A message that its recipient has confirmed is looked for.
+    Search(Box<Search>),
 }
 
 /// See the module's text.
@@ -126,6 +134,8 @@ pub struct Service {
     pub(super) waiting: HashSet<Identity, foldhash::fast::RandomState>,
     pub(super) pagers: HashMap<PagerId, Pager, foldhash::fast::RandomState>,
     pub(super) pager_deadlines: VecDeque<(Instant, PagerId)>,
+    pub(super) receipts: ReceiptDesk,
+    pub(super) hidden: HiddenAuthors,
     pub(super) chats: HashMap<ChatId, Chat, foldhash::fast::RandomState>,
     /// Chats whose INVITE carries a message; some may be over.
     pub(super) firsts: Vec<ChatId>,
@@ -160,8 +170,6 @@ pub struct Service {
     /// When the present event came; the registrar's bindings are judged by it.
     pub(super) time: Instant,
     pub(super) recent: super::recent::RecentlyAccepted,
-    /// Which notifications the authors of this shard have heard.
-    pub(super) receipts: Receipts,
     pub(super) last_number: u64,
     pub(super) draining: bool,
 }
@@ -197,6 +205,8 @@ impl Service {
         for (key, seq) in parts.recent {
             recent.add(key, seq, now);
         }
+        let most = parts.settings.most_receipts;
+        let (receipts, hidden) = (ReceiptDesk::new(most), HiddenAuthors::new(most));
         Self {
             settings: parts.settings,
             metrics: parts.metrics,
@@ -210,6 +220,8 @@ impl Service {
             waiting: parts.waiting.into_iter().collect(),
             pagers: HashMap::default(),
             pager_deadlines: VecDeque::new(),
+            receipts,
+            hidden,
             chats: HashMap::default(),
             firsts: Vec::new(),
             deliveries: HashMap::default(),
@@ -234,7 +246,6 @@ impl Service {
             chunks_to_settle: Vec::new(),
             time: now.instant,
             recent,
-            receipts: Receipts::default(),
             last_number: 0,
             draining: false,
         }
@@ -284,11 +295,6 @@ impl Service {
     /// A message from another shard, or from another part of this one.
     pub fn handle_internal(&mut self, message: InternalMessage, now: Now) {
         match message {
-            InternalMessage::Confirmed {
-                recipient,
-                author,
-                message_id,
-            } => self.handle_confirmed(&recipient, &author, &message_id, now),
             InternalMessage::Accept {
                 message,
                 body,
@@ -299,6 +305,15 @@ impl Service {
                     self.handle_accepted(number, durable, now);
                 }
             }
+            InternalMessage::Sent(sent) => self.handle_sent(&sent, now),
+            InternalMessage::Unnamed(sent) => self.hidden.sent(&sent, now.wall),
+            InternalMessage::Receipt(handed) => self.handle_handed_receipt(handed, now),
+            InternalMessage::Ask(receipt, origin) => self.handle_ask(receipt, origin, now),
+            InternalMessage::TakenBack(receipt) => self.receipts.table.not_heard(&receipt),
+            InternalMessage::Receipted { number, outcome } => {
+                self.handle_receipted(number, outcome, now);
+            }
+            InternalMessage::Confirmed(message) => self.handle_confirmed(*message, now),
         }
         self.run_restless(now);
     }
@@ -310,27 +325,11 @@ impl Service {
         origin: Option<Origin>,
         now: Now,
     ) {
-        if origin.is_none() && self.was_reported(&message, &body, now) {
-            return tracing::debug!(author = %message.author, "a second notification ends here");
-        }
         let waiter = Waiter::Internal(message.clone(), BodySize::of(&body), origin);
         if !self.begin_custody(&message, body, waiter, now) {
             tracing::warn!(recipient = %message.recipient, "no room to accept a message");
             self.answer_origin(origin, false);
         }
-    }
-
-    /// Whether this is a notification of a device that tells its author nothing new.
-    fn was_reported(&mut self, message: &DeferredMessage, body: &Body, now: Now) -> bool {
-        let Body::Inline(octets) = body else {
-            return false;
-        };
-        // What we say ourselves, a failure for instance, no device can have said before.
-        let is_ours = message.author == Identity::new("pf", &self.settings.domain);
-        let receipt = (message.kind == MessageKind::Notification && !is_ours)
-            .then(|| Receipt::read(octets, &message.recipient, &message.author))
-            .flatten();
-        receipt.is_some_and(|receipt| !self.receipts.claim(&receipt, now))
     }
 
     pub(super) fn answer_origin(&mut self, origin: Option<Origin>, durable: bool) {

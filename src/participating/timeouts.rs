@@ -21,6 +21,7 @@ impl Service {
     pub fn is_drained(&self) -> bool {
         self.draining
             && self.pagers.is_empty()
+            && self.receipts.under_way() == 0
             && self.chats.is_empty()
             && self.deliveries.is_empty()
             && self.crowds.is_empty()

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::dialog_end::{DialogEnd, RouteKey};
 use crate::identity::{Identity, shard_of};
 use crate::participating::callee;
+use crate::participating::outgoing::FUNCTION;
 use crate::registrar::{Directory, Resolved};
 use crate::sip::digest::Digest;
 use crate::sip::header::NameAddr;
@@ -77,8 +78,12 @@ impl Knowledge {
         {
             return Some(shard);
         }
+        let is_unnamed = uri.host().eq_ignore_ascii_case("anonymous.invalid");
         let identity = if request.method() == Method::Register {
             self.identity_of(&Uri::parse(request.to().ok()?.uri).ok()?)?
+        } else if is_unnamed {
+            // Whom it is for is known on the sender's shard, if anywhere.
+            self.identity_of(&Uri::parse(request.from().ok()?.uri).ok()?)?
         } else {
             self.identity_of(&uri)?
         };
@@ -116,6 +121,13 @@ impl Knowledge {
             Resolved::Unknown => Destination::Unknown,
             Resolved::Foreign => Destination::Foreign,
         }
+    }
+
+    /// Whether a URI names the participating function: the server, or what our own receipts come from.
+    pub(super) fn is_function(&self, uri: &Uri<'_>) -> bool {
+        let is_home = uri.host().eq_ignore_ascii_case(self.directory.domain());
+        matches!(self.destination(uri), Destination::Server)
+            || (is_home && uri.user() == Some(FUNCTION))
     }
 
     pub(super) fn is_us(&self, uri: &Uri<'_>) -> bool {

@@ -93,11 +93,13 @@ impl Core {
         loop {
             self.service.run_media(now);
             let before = self.actions.len();
-            while let Some((flow, octets)) = self.service.poll_transmit(now) {
-                self.actions.push_back(Action::SendSip { flow, octets });
-            }
+            // First to the other shards: what one of them must know of a message before its recipient
+            // can answer it.
             while let Some((shard, message)) = self.service.poll_forward(now) {
                 self.actions.push_back(Action::Forward { shard, message });
+            }
+            while let Some((flow, octets)) = self.service.poll_transmit(now) {
+                self.actions.push_back(Action::SendSip { flow, octets });
             }
             while let Some((number, host, port)) = self.service.poll_question() {
                 let attempt = Attempt(HOP + number);
@@ -203,6 +205,7 @@ fn settings(context: &CoreContext) -> Settings {
         lifetimes: Lifetimes {
             default: deferral.lifetime.duration(),
             maximum: deferral.max_lifetime.duration(),
+            receipts: deferral.receipt_window.duration(),
         },
         retry: RetrySchedule::new(&retry),
         answer_within: deferral.answer_within.duration(),
@@ -217,6 +220,7 @@ fn settings(context: &CoreContext) -> Settings {
         largest_message: config.sip.max_message_size.get(),
         switch_over: config.deferral.switchover_size.get(),
         most_under_way: config.limits.sessions as usize,
+        most_receipts: config.limits.receipts as usize,
     }
 }
 

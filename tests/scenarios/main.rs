@@ -17,6 +17,7 @@ mod large;
 mod pager;
 mod process;
 mod proxying;
+mod receipt_rules;
 mod receipts;
 mod registration;
 mod replay;

@@ -21,6 +21,8 @@ pub struct Entry {
     /// `imdn.Message-ID`, if it has one.
     pub message_id: Option<String>,
     pub is_notification: bool,
+    /// Its recipient has told its author that he saw it; once more would be answered and dropped.
+    pub has_receipt: bool,
     /// It asked to hear of its failure.
     pub asks_failure: bool,
     pub sent_at: Instant,

@@ -734,6 +734,116 @@ mod tests {
             .collect()
     }
 
+    /// A user with these devices, each of which gets copies.
+    fn copying(devices: &[(u64, Reach)]) -> ServedUser {
+        let mut user = user();
+        let devices = devices.iter().map(|(device, reach)| DeviceReach {
+            device: *device,
+            reach: *reach,
+        });
+        user.set_copies(Some(devices.collect()));
+        user
+    }
+
+    /// The device, conversation and messages of each run, all of them confirmed.
+    fn copied(user: &mut ServedUser) -> Vec<(u64, Vec<u64>)> {
+        let mut all = Vec::new();
+        while let Some(action) = user.poll_action() {
+            let UserAction::Start {
+                run, key, device, ..
+            } = action
+            else {
+                continue;
+            };
+            let device = device.expect("it is for one device");
+            let seqs = take_all(user, run);
+            for seq in &seqs {
+                user.handle_marked(&key, Seq(*seq), device);
+            }
+            all.push((device, seqs));
+            user.handle_run_ended(run, RunEnd::Done, Now::default());
+        }
+        all
+    }
+
+    #[test]
+    fn each_device_gets_each_message_once() {
+        let now = Now::default();
+        let mut user = copying(&[(7, BOTH), (8, BOTH)]);
+        for seq in 1..=2 {
+            let held = held(seq, "alice", MessageKind::Chat);
+            user.handle_stored(held, false, false, now);
+        }
+        user.handle_reach(BOTH, now);
+        assert_eq!(copied(&mut user), [(7, vec![1, 2]), (8, vec![1, 2])]);
+        assert!(user.is_idle(), "all that is there have all");
+        assert!(!user.holds_nothing(), "others may come");
+        assert!(user.may_pass(&key("alice")));
+        user.handle_reach(BOTH, now);
+        assert!(copied(&mut user).is_empty());
+        user.handle_stored(held(3, "alice", MessageKind::Chat), false, false, now);
+        assert_eq!(copied(&mut user), [(7, vec![3]), (8, vec![3])]);
+    }
+
+    #[test]
+    fn a_device_passes_over_what_it_cannot_take() {
+        let now = Now::default();
+        let small = Reach {
+            session: false,
+            message: Some(100),
+        };
+        let mut user = copying(&[(7, small)]);
+        let mut large = held(1, "alice", MessageKind::Pager);
+        large.length = 101;
+        user.handle_stored(large, false, false, now);
+        user.handle_stored(held(2, "alice", MessageKind::Pager), false, false, now);
+        user.handle_reach(BOTH, now);
+        assert_eq!(copied(&mut user), [(7, vec![2])]);
+    }
+
+    #[test]
+    fn a_device_that_refuses_waits_while_the_others_get_theirs() {
+        let mut now = Now::default();
+        let mut user = copying(&[(7, BOTH), (8, BOTH)]);
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, now);
+        user.handle_reach(BOTH, now);
+        let Some(UserAction::Start { run, .. }) = user.poll_action() else {
+            panic!("a run");
+        };
+        assert_eq!(take_all(&mut user, run), [1]);
+        user.handle_run_ended(run, RunEnd::Parked, now);
+        assert_eq!(copied(&mut user), [(8, vec![1])]);
+        now.instant = user.next_deadline().expect("a retry step");
+        user.handle_timeout(now);
+        assert_eq!(copied(&mut user), [(7, vec![1])]);
+    }
+
+    #[test]
+    fn a_device_has_so_many_sessions_and_the_next_waits_for_its_turn() {
+        let now = Now::default();
+        let mut user = user();
+        user.policy.per_device = 1;
+        for (seq, author) in [(1, "alice"), (2, "carol")] {
+            let held = held(seq, author, MessageKind::Chat);
+            user.handle_stored(held, false, false, now);
+        }
+        user.handle_reach(BOTH, now);
+        let runs = started(&mut user);
+        assert!(user.claim_device(runs[0].0, 7, DeliveryId(1)));
+        assert!(!user.claim_device(runs[1].0, 7, DeliveryId(2)));
+        assert!(
+            user.claim_device(runs[0].0, 7, DeliveryId(1)),
+            "it is its own"
+        );
+        assert_eq!(user.poll_action(), None);
+        assert!(user.claim_device(runs[0].0, 8, DeliveryId(1)));
+        let resume = UserAction::Resume {
+            delivery: DeliveryId(2),
+        };
+        assert_eq!(user.poll_action(), Some(resume));
+        assert!(user.claim_device(runs[1].0, 7, DeliveryId(2)));
+    }
+
     #[test]
     fn a_run_without_room_begins_again_soon_and_nothing_passes_it() {
         let mut user = user();

@@ -75,8 +75,9 @@ fn a_second_200_is_acknowledged_and_ended() {
         tablet.registers()?;
         let call = alice.invites("bob")?;
         let on_phone = phone.expect_invite()?;
-        // It answers before it hears of the CANCEL: its 200 crosses it.
+        // Its 200 crosses the CANCEL.
         let on_tablet = tablet.expect_invite()?;
+        on_tablet.picks_up();
         let theirs = on_phone.answers(Setup::Active, "sendrecv")?;
         let ours = call.expect_accepted()?;
         on_tablet.accepts_with_body("application/sdp", &on_tablet.offer())?;

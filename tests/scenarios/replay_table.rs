@@ -39,7 +39,7 @@ fn eager() -> Configuration {
 }
 
 /// Alice, who has heard nothing, and Bob's two devices: the first one tried, then the other.
-fn two_devices<'a>(stage: &'a Stage) -> Result<(UserAgent, UserAgent, UserAgent), Failure> {
+fn two_devices(stage: &Stage) -> Result<(UserAgent, UserAgent, UserAgent), Failure> {
     let alice = stage.agent("alice")?;
     let (second, first) = (stage.agent("bob")?, stage.agent("bob")?);
     alice.registers()?;

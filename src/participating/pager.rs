@@ -18,7 +18,7 @@ use crate::sip::rejection::Rejection;
 use crate::sip::splice::Edit;
 use crate::sip::transaction::table::{Kind, ServerId};
 use crate::sip::transport::flow::Flow;
-use crate::store::request::{Body, DeferredMessage, Seq, Settlement, StoreRequest};
+use crate::store::request::{Body, DeferredMessage, Refusal, Seq, Settlement, StoreRequest};
 
 /// Names a MESSAGE under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -342,7 +342,7 @@ impl Service {
     }
 
     /// The store could not take it: the author keeps the message.
-    pub(super) fn handle_pager_not_stored(&mut self, id: PagerId, now: Now) {
+    pub(super) fn handle_pager_not_stored(&mut self, id: PagerId, refusal: Refusal, now: Now) {
         let Some(pager) = self.pagers.get_mut(&id) else {
             return;
         };
@@ -356,7 +356,7 @@ impl Service {
                 if let Some(receipt) = receipt {
                     self.receipts.give_back(&receipt);
                 }
-                self.overloaded(&request, server, now);
+                self.not_stored(&request, server, refusal, now);
             }
         }
         self.branch_ended(id, now);

@@ -406,6 +406,12 @@ impl ServedUser {
         held.any(|held| held.seq == seq && !held.marks.is_empty())
     }
 
+    /// Whether a message is out with a delivery, or with a device that was tried before it was kept.
+    pub fn is_out(&self, key: &ConversationKey, seq: Seq) -> bool {
+        let conversation = self.conversations.get(key);
+        self.is_in_flight(key, seq) || conversation.is_some_and(|c| c.trying.contains(&seq))
+    }
+
     /// A message left custody: a device confirmed it, it expired or was taken back.
     pub fn handle_settled(&mut self, key: &ConversationKey, seq: Seq) {
         let Some(conversation) = self.conversations.get_mut(key) else {

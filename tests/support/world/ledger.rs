@@ -21,6 +21,8 @@ pub struct Entry {
     /// `imdn.Message-ID`, if it has one.
     pub message_id: Option<String>,
     pub is_notification: bool,
+    /// Its author has been written a notification; a second one of its kind would end at the server.
+    pub is_reported: bool,
     /// It asked to hear of its failure.
     pub asks_failure: bool,
     pub sent_at: Instant,

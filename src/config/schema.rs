@@ -203,6 +203,8 @@ section! {
         replays_per_device: u16 = 2;
         /// Replays in sessions that one user gets at the same time, on all devices.
         replays_per_user: u16 = 4;
+        /// A kept standalone message over this leaves in an MSRP session of its own (INVITE), up to it as a MESSAGE (RFC 3428 §8). Over TCP to a device that does not state large messages, MESSAGE carries any size.
+        switchover_size: Size = Size::octets(1_300);
         /// A live chat peer that confirms nothing for this long is taken as gone; below the sender's own 30s.
         custody_after: Period = Period::seconds(10);
     }

@@ -16,10 +16,10 @@ use super::wire::Transport;
 
 /// An INVITE this agent sent.
 pub struct OutgoingCall<'a> {
-    agent: &'a UserAgent,
-    peer: String,
-    request: SentRequest<'a>,
-    end: MsrpEnd,
+    pub(super) agent: &'a UserAgent,
+    pub(super) peer: String,
+    pub(super) request: SentRequest<'a>,
+    pub(super) end: MsrpEnd,
 }
 
 /// An INVITE this agent got.
@@ -125,6 +125,18 @@ impl<'a> OutgoingCall<'a> {
                 _ => return Err(self.agent.failure("it did not ring")),
             }
         }
+    }
+
+    /// No final answer comes within `patience`.
+    pub fn expect_no_answer(&mut self, patience: Duration) -> Result<(), Failure> {
+        while let Some(answer) = self.request.next_answer(patience) {
+            if answer.status() >= 200 {
+                let step = format!("it was answered {}", answer.start_line());
+                return Err(self.agent.failure(step));
+            }
+            self.request.keep_provisional(answer);
+        }
+        Ok(())
     }
 
     /// The INVITE is refused with this status.

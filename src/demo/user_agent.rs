@@ -190,6 +190,11 @@ impl UserAgent {
         }
     }
 
+    /// Its `+sip.instance`, with its brackets.
+    pub(super) fn instance(&self) -> &str {
+        &self.instance
+    }
+
     /// Sends a text in pager mode.
     pub fn sends_message(&self, to: &str, text: &str) -> Result<SentRequest<'_>, Failure> {
         self.sends_envelope(to, &self.envelope(to, text))

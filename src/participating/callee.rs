@@ -9,7 +9,8 @@ use crate::msrp::sdp::SessionDescription;
 use crate::participating::chat::Chat;
 use crate::participating::contacts::Target;
 use crate::participating::forward::wants_privacy;
-use crate::participating::outgoing::{self, service_tag};
+use crate::participating::large::SessionService;
+use crate::participating::outgoing::{self, SERVICE, service_tag};
 use crate::participating::service::Settings;
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::reply::{self, RequestBuilder};
@@ -42,9 +43,14 @@ pub(super) fn contact_uri(settings: &Settings, advertised: &str, flow: &Flow) ->
 }
 
 /// Our Contact.
-pub(super) fn contact(settings: &Settings, advertised: &str, flow: &Flow) -> String {
+pub(super) fn contact(
+    settings: &Settings,
+    advertised: &str,
+    flow: &Flow,
+    service: SessionService,
+) -> String {
     let uri = contact_uri(settings, advertised, flow);
-    format!("<{uri}>;{}", service_tag("oma.cpm.session"))
+    format!("<{uri}>;{}", service_tag(service.name()))
 }
 
 /// The INVITE of a chat to one of the recipient's devices.
@@ -54,7 +60,7 @@ pub(super) fn invite(
     via: &str,
     contact: &str,
     local_tag: &str,
-    sdp: &str,
+    body: (&str, &[u8]),
     call_id: &str,
 ) -> Bytes {
     let caller = &chat.invite;
@@ -89,9 +95,10 @@ pub(super) fn invite(
     if !wants_privacy(caller) {
         invite = invite.header("P-Asserted-Identity", &format!("<sip:{}>", chat.caller));
     }
-    let service = caller.header(HeaderName::PPreferredService);
-    let service = service.unwrap_or("urn:urn-7:3gpp-service.ims.icsi.oma.cpm.session");
-    invite = invite.header("P-Asserted-Service", service);
+    let own = format!("{SERVICE}{}", chat.service.name());
+    let preferred = caller.header(HeaderName::PPreferredService);
+    let preferred = preferred.filter(|_| chat.service == SessionService::Chat);
+    invite = invite.header("P-Asserted-Service", preferred.unwrap_or(&own));
     for (id, name) in [
         (HeaderName::AcceptContact, "Accept-Contact"),
         (HeaderName::Subject, "Subject"),
@@ -104,7 +111,7 @@ pub(super) fn invite(
     invite
         .header("Allow", outgoing::ALLOW)
         .header("Supported", "timer")
-        .body("application/sdp", sdp.as_bytes())
+        .body(body.0, body.1)
         .build()
 }
 
@@ -135,16 +142,6 @@ pub fn description(message: &Message) -> Option<SessionDescription> {
         .iter()
         .find(|part| part.media_type() == "application/sdp")?;
     SessionDescription::parse(message.body().get(sdp.body.clone())?).ok()
-}
-
-/// Whether an INVITE carries a message beside its session description: it is not taken, and must not
-/// be lost.
-pub fn carries_message(invite: &Message) -> bool {
-    let Some(content_type) = invite.header(HeaderName::ContentType) else {
-        return false;
-    };
-    let parts = crate::multipart::parts(content_type, invite.body());
-    parts.is_ok_and(|parts| parts.iter().any(|part| part.media_type() == "message/cpim"))
 }
 
 /// The session interval the peer asks for, if it refreshes the session itself (RFC 4028 §9).

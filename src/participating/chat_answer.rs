@@ -2,9 +2,8 @@
 
 use crate::clock::Now;
 use crate::msrp::negotiation::SdpRefusal;
-use crate::msrp::sdp::Direction;
 use crate::participating::chat::{Chat, ChatId, ChatState, Leg, Side};
-use crate::participating::deferral::Outcome;
+use crate::participating::deferral::Condition;
 use crate::participating::dialogs::{DialogKey, DialogUse};
 use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::service::Service;
@@ -38,7 +37,7 @@ impl Service {
         let Ok(dialog) = Dialog::as_uac(&branch.request, response) else {
             return self.branch_over(id, index, now);
         };
-        let (flow, media) = (branch.flow, branch.media);
+        let (flow, media, carried) = (branch.flow, branch.media, branch.carries_first);
         let via = self.sip.via(&flow, None, &mut self.tokens);
         let ack = dialog.ack(dialog.local_cseq, &via.value).build();
         branch.ack = Some(ack.clone());
@@ -73,7 +72,9 @@ impl Service {
             chat.state = ChatState::Live;
         }
         self.cancel_branches(id, Some(index), now);
-        self.answer_caller(id, now);
+        if !self.send_first(id, carried, now) {
+            self.answer_caller(id, now);
+        }
     }
 
     /// Nobody took the call in time: the branches are cancelled and the caller served without them.
@@ -84,16 +85,17 @@ impl Service {
                 branch.ended = true;
             }
         }
-        self.without_device(id, Outcome::NoAnswer, now);
+        self.without_device(id, Condition::Unreachable, now);
     }
 
     fn branch_answer_unusable(&mut self, id: ChatId, now: Now) {
-        let all = self
-            .chats
-            .get(&id)
-            .is_some_and(|chat| chat.branches.iter().all(|b| b.ended));
-        if all {
-            self.without_device(id, Outcome::Status(488), now);
+        let Some(chat) = self.chats.get_mut(&id) else {
+            return;
+        };
+        chat.answers.unusable();
+        let condition = chat.answers.condition(chat.form());
+        if chat.branches.iter().all(|branch| branch.ended) {
+            self.without_device(id, condition, now);
         }
     }
 
@@ -131,7 +133,8 @@ impl Service {
             return self.refuse_chat(id, &Rejection::new(400, "Missing Contact"), now);
         };
         let (flow, server) = (chat.flow, chat.server);
-        let contact = callee::contact(&self.settings, self.sip.advertised(&flow), &flow);
+        let advertised = self.sip.advertised(&flow);
+        let contact = callee::contact(&self.settings, advertised, &flow, chat.service);
         chat.interval = callee::session_interval(&chat.invite);
         chat.expires = chat.interval.map(|interval| now.instant + interval);
         chat.quiet_since = now.instant;
@@ -161,9 +164,10 @@ impl Service {
         let chat = self.chats.get(&id).ok_or(None)?;
         let (remote, offer) = (chat.flow.remote.ip(), chat.offer.clone());
         let media_use = MediaUse::Chat(id, Side::Caller);
+        let direction = chat.service.from_author();
         let opened = self
             .media
-            .open(media_use, remote, Direction::SendRecv, &mut self.tokens);
+            .open(media_use, remote, direction, &mut self.tokens);
         let media = opened.ok_or(None)?;
         match self.media.answer(media, &offer, now) {
             Ok(text) => Ok((media, text)),

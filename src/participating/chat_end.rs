@@ -88,8 +88,9 @@ impl Service {
         };
         let Some(leg) = leg else { return };
         leg.dialog.refresh_target(request);
-        let (flow, description) = (leg.flow, leg.description.clone());
-        let contact = super::callee::contact(&self.settings, self.sip.advertised(&flow), &flow);
+        let (flow, description, service) = (leg.flow, leg.description.clone(), chat.service);
+        let advertised = self.sip.advertised(&flow);
+        let contact = super::callee::contact(&self.settings, advertised, &flow, service);
         let mut reply = self
             .reply(request, 200, "OK", None)
             .header("Contact", &contact);
@@ -107,14 +108,22 @@ impl Service {
 
     /// One side hung up: what it has not confirmed is kept, then the other side is told.
     fn handle_bye(&mut self, id: ChatId, side: Side, now: Now) {
+        if self.refuse_when_safe(id, 486, now) {
+            return;
+        }
         let leg = self.take_leg(id, side);
         if let Some(leg) = leg {
             self.dialogs.remove(&leg.key);
             self.keep_unconfirmed(id, side, now);
             self.parted.push((id, side, leg.media));
         }
+        let keeps = self.settings.deferral;
         if let Some(chat) = self.chats.get_mut(&id) {
-            chat.state = ChatState::Ending;
+            // What the device has not confirmed of a large message is collected (cpm-facts §6 row 12).
+            chat.state = match side {
+                Side::Callee if keeps && chat.collects() => ChatState::Custody,
+                _ => ChatState::Ending,
+            };
         }
         self.end_if_settled(id, now);
     }
@@ -129,6 +138,9 @@ impl Service {
 
     /// A leg is lost. The caller's goes on in custody; without the caller the chat is over.
     pub(super) fn break_leg(&mut self, id: ChatId, side: Side, now: Now) {
+        if self.first_leg_lost(id, now) {
+            return;
+        }
         let Some(leg) = self.take_leg(id, side) else {
             return;
         };
@@ -270,6 +282,9 @@ impl Service {
                 .chats
                 .get(&id)
                 .is_some_and(|chat| chat.state == ChatState::Inviting);
+            if self.refuse_when_safe(id, 503, now) {
+                continue;
+            }
             if inviting {
                 self.cancel_branches(id, None, now);
                 self.refuse_chat(id, &Rejection::new(503, "Service Unavailable"), now);
@@ -366,7 +381,7 @@ impl super::chat::Chat {
         match self.state {
             ChatState::Inviting => self.rings_until,
             ChatState::Ending => None,
-            ChatState::Live | ChatState::Custody => {
+            ChatState::Settling | ChatState::Live | ChatState::Custody => {
                 let live = self.transits.values().filter(|transit| transit.is_live());
                 let quiet = self.quiet_since + idle;
                 let earliest = live.map(|transit| transit.deadline).min();

@@ -1,6 +1,7 @@
 //! Which of a user's devices a request goes to.
 
 use crate::identity::Identity;
+use crate::participating::deferral::Condition;
 use crate::participating::service::Service;
 use crate::registrar::{Binding, BindingKey, Capability, Preferences, Profile};
 use crate::sip::message::Message;
@@ -24,6 +25,12 @@ pub struct Target {
     pub profile: Profile,
     /// Its number in the marks of messages that it has got.
     pub device: u64,
+    /// Whether it states a messaging service.
+    pub states_service: bool,
+    /// Whether it states a service for large standalone messages.
+    pub states_large: bool,
+    /// The service such a message is offered to it by.
+    pub large_service: &'static str,
     /// Its binding, to be forgotten when the device is gone.
     pub binding: Option<BindingKey>,
 }
@@ -36,6 +43,9 @@ impl Target {
             path: binding.path().to_vec(),
             profile: capability.profile,
             device: binding.device(),
+            states_service: capability.states_service(),
+            states_large: capability.states_large(),
+            large_service: capability.large_service(),
             binding: Some(binding.key().clone()),
         }
     }
@@ -48,12 +58,24 @@ impl Target {
             path: Vec::new(),
             profile: Profile::MessageOnly,
             device: 0,
+            states_service: false,
+            states_large: false,
+            large_service: "",
             binding: None,
         }
     }
 }
 
 impl Service {
+    /// Which row holds when there is no device for a request to go to.
+    pub(super) fn absence(&self, user: &Identity) -> Condition {
+        if self.registrar.reachable(user, self.time).is_empty() {
+            Condition::NoContact
+        } else {
+            Condition::NoCapableContact
+        }
+    }
+
     /// The contacts of a user that take SIP MESSAGE, best first.
     pub(super) fn message_targets(
         &self,
@@ -75,6 +97,14 @@ impl Service {
     pub(super) fn session_targets_for(&self, user: &Identity, invite: &Message) -> Vec<Target> {
         self.targets(user, Some(invite), takes_chat)
             .unwrap_or_default()
+    }
+
+    /// The contacts that take a standalone message in an MSRP session of its own: those first that say
+    /// so themselves.
+    pub(super) fn large_targets(&self, user: &Identity, invite: Option<&Message>) -> Vec<Target> {
+        let mut targets = self.targets(user, invite, takes_large).unwrap_or_default();
+        targets.sort_by_key(|target| !target.states_large);
+        targets
     }
 
     /// The contacts any other request goes to by the caller's preferences (RFC 3841); 480 when stated
@@ -150,4 +180,8 @@ impl Service {
 
 fn takes_chat(binding: &Binding, capability: &Capability) -> bool {
     capability.takes_chat() && !binding.is_paused()
+}
+
+fn takes_large(binding: &Binding, capability: &Capability) -> bool {
+    capability.takes_large() && !binding.is_paused()
 }

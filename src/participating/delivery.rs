@@ -72,6 +72,7 @@ impl Service {
         let mut targets = match carrier {
             Carrier::Message => self.message_targets(user, None),
             Carrier::Session => self.session_targets(user),
+            Carrier::Standalone => self.large_targets(user, None),
         };
         targets.retain(|target| copies_for.is_none_or(|device| target.device == device));
         if targets.is_empty() || self.draining {
@@ -84,7 +85,10 @@ impl Service {
         let id = DeliveryId(self.next_number());
         let by = match carrier {
             Carrier::Message => DeliveryBy::Message(MessageRun::default()),
-            Carrier::Session => DeliveryBy::Session(Box::default()),
+            Carrier::Session | Carrier::Standalone => DeliveryBy::Session(Box::new(SessionRun {
+                standalone: carrier == Carrier::Standalone,
+                ..SessionRun::default()
+            })),
         };
         let delivery = Delivery {
             user: user.clone(),
@@ -98,7 +102,7 @@ impl Service {
         self.deliveries.insert(id, delivery);
         match carrier {
             Carrier::Message => self.take_next_message(id, now),
-            Carrier::Session => self.begin_session_run(id, now),
+            Carrier::Session | Carrier::Standalone => self.begin_session_run(id, now),
         }
     }
 

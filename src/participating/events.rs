@@ -2,6 +2,7 @@
 
 use crate::clock::Now;
 use crate::participating::custody::CustodyEvent;
+use crate::participating::first_message::FIRST;
 use crate::participating::media::{AttemptId, MediaUse};
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::sip::endpoint::EndpointEvent;
@@ -61,6 +62,7 @@ impl Service {
         }
         match waiter {
             Waiter::Pager(id) => self.handle_pager_not_stored(id, refusal, now),
+            Waiter::Transit(chat, _, FIRST) => self.first_not_stored(chat, Some(refusal), now),
             Waiter::Transit(chat, side, number) => {
                 self.handle_transit_not_stored(chat, side, number, now)
             }

@@ -11,7 +11,7 @@ use crate::store::request::{DeferredMessage, MessageKind};
 use crate::token::Tokens;
 
 /// The prefix of the CPM service identifiers (cpm-facts §2).
-const SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.";
+pub(super) const SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.";
 /// The same as it stands in a feature tag.
 const SERVICE_ESCAPED: &str = "urn%3Aurn-7%3A3gpp-service.ims.icsi.";
 /// Whom an author who asked for privacy is shown as (RFC 3323 §4.1.1.3).
@@ -53,7 +53,8 @@ pub fn message(
 ) -> Bytes {
     let call = CallNames::new(domain, tokens);
     let mut request = begin("MESSAGE", message, target, via, &call);
-    if target.profile != Profile::MessageOnly && message.kind != MessageKind::Notification {
+    let is_cpm = target.states_service || target.profile != Profile::MessageOnly;
+    if is_cpm && message.kind != MessageKind::Notification {
         let service = "oma.cpm.deferred";
         request = request
             .header("P-Asserted-Service", &format!("{SERVICE}{service}"))
@@ -62,8 +63,11 @@ pub fn message(
     if !is_private(message) {
         request = request.header("P-Asserted-Identity", &format!("<sip:{}>", message.author));
     }
+    // RFC 3428 §4: Expires counts from Date, so that the two together say when it ends.
+    let validity = message.expires_at.0.saturating_sub(message.accepted_at.0) / 1000;
     request
         .header("Date", &date::sip(message.accepted_at))
+        .header("Expires", &validity.to_string())
         .body(&message.content_type, body)
         .build()
 }
@@ -102,6 +106,8 @@ impl CallNames {
 pub struct Replay<'a> {
     /// The oldest message of the run.
     pub message: &'a DeferredMessage,
+    /// The end of the service identifier.
+    pub service: &'a str,
     /// The device.
     pub target: &'a Target,
     /// Our Via.
@@ -125,11 +131,11 @@ pub struct Replay<'a> {
 pub fn invite(replay: &Replay<'_>) -> Bytes {
     let Replay {
         message,
+        service,
         target,
         domain,
         ..
     } = *replay;
-    let service = "oma.cpm.session";
     // An RCS-e client takes a plain description from the store-and-forward identity for a push of
     // notifications and drops the text in it; without its marks it is an ordinary chat.
     let is_marked =

@@ -63,8 +63,13 @@ impl Service {
         let media = self
             .media
             .open(media_use, remote, Direction::SendOnly, &mut self.tokens)?;
-        let (is_altered, call, interval) = match &delivery.carrier {
-            DeliveryBy::Session(run) => (run.tried.altered, run.call.clone(), run.interval),
+        let (is_altered, call, interval, standalone) = match &delivery.carrier {
+            DeliveryBy::Session(run) => (
+                run.tried.altered,
+                run.call.clone(),
+                run.interval,
+                run.standalone,
+            ),
             DeliveryBy::Message(_) => return None,
         };
         // The second offer promises the least that any client takes.
@@ -92,10 +97,16 @@ impl Service {
         run.call = Some(call.clone());
         let first = run.sending.front_mut()?;
         let boundary = self.tokens.token();
-        let in_parts = target.profile == Profile::RcsE && !is_altered;
+        let in_parts = target.profile == Profile::RcsE && !is_altered && !standalone;
+        let service = if standalone {
+            target.large_service
+        } else {
+            "oma.cpm.session"
+        };
         let (content_type, body) = invite_body(first, in_parts, &sdp, &boundary);
         let what = outgoing::Replay {
             message: &first.message,
+            service,
             target: &target,
             via: &via.value,
             call: &call,

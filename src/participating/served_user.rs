@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::clock::{Instant, Now};
+use crate::identity::Identity;
 use crate::participating::conversation::{
     Conversation, State, choose_carrier, make_ready, park, pause,
 };
@@ -29,6 +30,8 @@ pub enum Carrier {
     Message,
     /// An MSRP session the participating function opens with `a=sendonly`.
     Session,
+    /// The same for one standalone message alone (cpm-facts §4, large mode).
+    Standalone,
 }
 
 /// What the user's devices can take at the moment.
@@ -38,6 +41,10 @@ pub struct Reach {
     pub session: bool,
     /// The largest body some contact takes by MESSAGE, in octets; `None`: none does.
     pub message: Option<u64>,
+    /// Some contact takes a standalone message in an MSRP session of its own.
+    pub standalone: bool,
+    /// A larger standalone message leaves in such a session rather than by MESSAGE.
+    pub switch_over: u64,
 }
 
 /// How a run ended.
@@ -98,6 +105,8 @@ struct Run {
     /// Of which device it carries the copies.
     copies_for: Option<u64>,
     claim: Claim,
+    /// It has been given a message.
+    begun: bool,
     triggered_again: bool,
 }
 
@@ -348,23 +357,82 @@ impl ServedUser {
 
     /// The next message of a run, oldest first; `None` when the run has nothing more to carry.
     pub fn next_message(&mut self, run: RunId) -> Option<Held> {
-        let run = self.runs.get(&run)?;
-        let carrier = run.carrier;
-        let conversation = self.conversations.get_mut(&run.key)?;
-        if let Some(device) = run.copies_for {
-            let devices = self.copies.as_ref()?;
-            let to = devices.iter().find(|each| each.device == device)?;
-            return next_copy_of_run(conversation, to, carrier);
-        }
+        let Run {
+            key,
+            carrier,
+            begun,
+            copies_for,
+            ..
+        } = self.runs.get(&run)?;
+        let (key, carrier, begun) = (key.clone(), *carrier, *begun);
+        let held = match *copies_for {
+            Some(device) => self.next_copy_of(&key, device, carrier, begun)?,
+            None => self.next_held_of(&key, carrier, begun)?,
+        };
+        self.runs.get_mut(&run)?.begun = true;
+        Some(held)
+    }
+
+    /// The next message of a conversation for a run that is for the first device that takes it.
+    fn next_held_of(
+        &mut self,
+        key: &ConversationKey,
+        carrier: Carrier,
+        begun: bool,
+    ) -> Option<Held> {
+        let reach = self.reach?;
+        let conversation = self.conversations.get(key)?;
         let held = conversation.held.get(conversation.handed)?;
+        if begun && self.must_yield(carrier, held, reach) {
+            return None;
+        }
         if !conversation.may_leave(held) {
             return None;
         }
-        if choose_carrier(held, self.reach?, conversation.session_refused) != Some(carrier) {
+        if choose_carrier(held, reach, conversation.session_refused) != Some(carrier) {
             return None;
         }
-        conversation.handed += 1;
-        Some(held.clone())
+        let held = held.clone();
+        self.conversations.get_mut(key)?.handed += 1;
+        Some(held)
+    }
+
+    /// The next message of a conversation that a device lacks.
+    fn next_copy_of(
+        &mut self,
+        key: &ConversationKey,
+        device: u64,
+        carrier: Carrier,
+        begun: bool,
+    ) -> Option<Held> {
+        if begun && carrier == Carrier::Standalone {
+            return None;
+        }
+        let devices = self.copies.as_ref()?;
+        let to = devices.iter().find(|each| each.device == device)?;
+        next_copy_of_run(self.conversations.get_mut(key)?, to, carrier)
+    }
+
+    /// Whether a run that has carried something ends before `next`: a large message is alone in its
+    /// session, and of the messages that leave by MESSAGE, one at a time (RFC 3428 §8), the oldest of
+    /// all conversations is next.
+    fn must_yield(&self, carrier: Carrier, next: &Held, reach: Reach) -> bool {
+        let leaves_by_message = |key: &ConversationKey| {
+            self.conversations.get(key).is_some_and(|conversation| {
+                conversation.held.front().is_some_and(|held| {
+                    let way = choose_carrier(held, reach, conversation.session_refused);
+                    conversation.may_leave(held) && way == Some(Carrier::Message)
+                })
+            })
+        };
+        match carrier {
+            Carrier::Session => false,
+            Carrier::Standalone => true,
+            Carrier::Message => {
+                let mut older = self.ready.range(..next.seq);
+                older.any(|(_, key)| leaves_by_message(key))
+            }
+        }
     }
 
     /// Whether some stored message is still out with devices that have not answered.
@@ -404,6 +472,28 @@ impl ServedUser {
         let conversation = self.conversations.get(key);
         let mut held = conversation.into_iter().flat_map(|each| &each.held);
         held.any(|held| held.seq == seq && !held.marks.is_empty())
+    }
+
+    /// The message of this author and `imdn.Message-ID` that waits and is not out with a delivery; none
+    /// where every device gets a copy, because what one has got the others have not.
+    pub fn waiting_message(
+        &self,
+        author: &Identity,
+        message_id: &str,
+    ) -> Option<(ConversationKey, Seq)> {
+        if self.copies.is_some() {
+            return None;
+        }
+        let own = self
+            .conversations
+            .iter()
+            .filter(|(key, _)| key.author == *author);
+        own.flat_map(|(key, conversation)| {
+            let waiting = conversation.held.iter().skip(conversation.handed);
+            waiting.map(move |held| (key, held))
+        })
+        .find(|(_, held)| *held.message_id == *message_id)
+        .map(|(key, held)| (key.clone(), held.seq))
     }
 
     /// Whether a message is out with a delivery, or with a device that was tried before it was kept.
@@ -573,17 +663,13 @@ impl ServedUser {
 
     /// The oldest ready conversations that there is room for.
     fn startable(&self, reach: Reach) -> Vec<(Seq, ConversationKey)> {
-        let running = |carrier| {
-            self.runs
-                .values()
-                .filter(|run| run.carrier == carrier)
-                .count()
-        };
+        let by_message = |run: &&Run| run.carrier == Carrier::Message;
+        let running = self.runs.values().filter(by_message).count();
         let mut sessions = self
             .policy
             .per_user
-            .saturating_sub(running(Carrier::Session));
-        let mut messages = 1usize.saturating_sub(running(Carrier::Message));
+            .saturating_sub(self.runs.len() - running);
+        let mut messages = 1usize.saturating_sub(running);
         let mut chosen = Vec::new();
         for (seq, key) in &self.ready {
             if sessions == 0 && messages == 0 {
@@ -596,7 +682,7 @@ impl ServedUser {
             };
             let carrier = self.way_of(conversation, reach).map(|(_, carrier)| carrier);
             let room = match carrier {
-                Some(Carrier::Session) => &mut sessions,
+                Some(Carrier::Session | Carrier::Standalone) => &mut sessions,
                 Some(Carrier::Message) => &mut messages,
                 None => &mut 1,
             };
@@ -633,7 +719,11 @@ impl ServedUser {
                     park(conversation, &self.policy.retry, now);
                 }
                 Some(_) => {}
-                None => conversation.state = State::Parked { until: None },
+                None => {
+                    tracing::info!(author = %key.author,
+                        "kept: no device takes a message of this form and size");
+                    conversation.state = State::Parked { until: None };
+                }
             };
         };
         let run = RunId(self.next_run);
@@ -645,6 +735,7 @@ impl ServedUser {
             carrier,
             copies_for: device,
             claim: Claim::None,
+            begun: false,
             triggered_again: false,
         };
         self.runs.insert(run, started);
@@ -688,7 +779,9 @@ mod tests {
 
     const BOTH: Reach = Reach {
         session: true,
-        message: Some(1300),
+        message: Some(60_000),
+        standalone: true,
+        switch_over: 1300,
     };
 
     fn key(author: &str) -> ConversationKey {
@@ -796,7 +889,9 @@ mod tests {
         let now = Now::default();
         let small = Reach {
             session: false,
+            standalone: false,
             message: Some(100),
+            ..BOTH
         };
         let mut user = copying(&[(7, small)]);
         let mut large = held(1, "alice", MessageKind::Pager);
@@ -1066,6 +1161,8 @@ mod tests {
         let small = Reach {
             session: false,
             message: Some(10),
+            standalone: false,
+            switch_over: 10,
         };
         user.handle_reach(small, Now::default());
         assert!(started(&mut user).is_empty());

@@ -56,6 +56,8 @@ pub struct Settings {
     pub idle: Duration,
     /// The largest body of a SIP MESSAGE, in octets.
     pub largest_message: u64,
+    /// A kept standalone message over this many octets leaves in a session of its own.
+    pub switch_over: u64,
     /// Chat sessions, deliveries, relayed requests and MESSAGEs under way, each.
     pub most_under_way: usize,
 }
@@ -117,6 +119,8 @@ pub struct Service {
     pub(super) pagers: HashMap<PagerId, Pager, foldhash::fast::RandomState>,
     pub(super) pager_deadlines: VecDeque<(Instant, PagerId)>,
     pub(super) chats: HashMap<ChatId, Chat, foldhash::fast::RandomState>,
+    /// Chats whose INVITE carries a message; some may be over.
+    pub(super) firsts: Vec<ChatId>,
     pub(super) deliveries: HashMap<DeliveryId, Delivery, foldhash::fast::RandomState>,
     pub(super) relays: HashMap<RelayId, Relay, foldhash::fast::RandomState>,
     /// Requests that wait for the address of their next hop, and the names to be looked up.
@@ -199,6 +203,7 @@ impl Service {
             pagers: HashMap::default(),
             pager_deadlines: VecDeque::new(),
             chats: HashMap::default(),
+            firsts: Vec::new(),
             deliveries: HashMap::default(),
             relays: HashMap::default(),
             look_ups: HashMap::default(),
@@ -271,6 +276,11 @@ impl Service {
     /// A message from another shard, or from another part of this one.
     pub fn handle_internal(&mut self, message: InternalMessage, now: Now) {
         match message {
+            InternalMessage::Confirmed {
+                recipient,
+                author,
+                message_id,
+            } => self.handle_confirmed(&recipient, &author, &message_id, now),
             InternalMessage::Accept {
                 message,
                 body,

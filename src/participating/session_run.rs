@@ -31,6 +31,8 @@ const AT_ONCE: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct SessionRun {
     pub(super) phase: Phase,
+    /// It carries one standalone message, by the service for those.
+    pub(super) standalone: bool,
     pub(super) invite: Option<Message>,
     pub(super) client: Option<ClientId>,
     pub(super) flow: Option<Flow>,

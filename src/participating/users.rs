@@ -124,13 +124,34 @@ impl Service {
     /// What the user's devices can take at the moment; `None` when there is none.
     pub(super) fn reach(&self, identity: &Identity) -> Option<Reach> {
         let session = !self.session_targets(identity).is_empty();
+        let large = self.large_targets(identity, None);
+        let standalone = !large.is_empty();
+        let switch_over = self.settings.switch_over;
         let targets = self.message_targets(identity, None);
+        let Some(first) = targets.first() else {
+            let message = None;
+            return (session || standalone).then_some(Reach {
+                session,
+                message,
+                standalone,
+                switch_over,
+            });
+        };
         // A device by a stream, if there is one: it takes what none by datagram takes.
         let message = targets
             .iter()
             .map(|target| self.largest_by_message(target))
             .max();
-        (session || message.is_some()).then_some(Reach { session, message })
+        // RFC 3428 §8 bounds what goes over paths without congestion control. A stream carries more,
+        // unless a device says itself that it takes large messages in sessions.
+        let states_large = large.iter().any(|target| target.states_large);
+        let is_safe = first.flow.transport.is_reliable() && !states_large;
+        Some(Reach {
+            session,
+            message,
+            standalone,
+            switch_over: message.filter(|_| is_safe).unwrap_or(switch_over),
+        })
     }
 
     /// Begins to store a message for a user of this shard; false when there is no credit.
@@ -185,26 +206,31 @@ impl Service {
 
     /// What each of the user's devices takes.
     fn devices(&self, identity: &Identity) -> Vec<DeviceReach> {
-        let by_session = self.session_targets(identity);
         let by_message = self.message_targets(identity, None);
-        let takes_session = |device| by_session.iter().any(|it: &Target| it.device == device);
-        let mut devices: Vec<DeviceReach> = by_message
-            .iter()
-            .map(|target| DeviceReach {
-                device: target.device,
-                reach: Reach {
-                    session: takes_session(target.device),
-                    message: Some(self.largest_by_message(target)),
-                },
-            })
-            .collect();
-        for target in &by_session {
-            if !devices.iter().any(|it| it.device == target.device) {
-                let (session, message) = (true, None);
-                let reach = Reach { session, message };
-                let device = target.device;
-                devices.push(DeviceReach { device, reach });
+        let by_session = self.session_targets(identity);
+        let large = self.large_targets(identity, None);
+        let mut devices: Vec<DeviceReach> = Vec::new();
+        for Target { device, .. } in by_message.iter().chain(&by_session).chain(&large) {
+            if devices.iter().any(|known| known.device == *device) {
+                continue;
             }
+            let is_it = |target: &&Target| target.device == *device;
+            let taken = by_message.iter().find(is_it);
+            let standalone = large.iter().find(is_it);
+            let message = taken.map(|target| self.largest_by_message(target));
+            let is_safe = taken.is_some_and(|target| target.flow.transport.is_reliable())
+                && !standalone.is_some_and(|target| target.states_large);
+            devices.push(DeviceReach {
+                device: *device,
+                reach: Reach {
+                    session: by_session.iter().any(|target| target.device == *device),
+                    message,
+                    standalone: standalone.is_some(),
+                    switch_over: message
+                        .filter(|_| is_safe)
+                        .unwrap_or(self.settings.switch_over),
+                },
+            });
         }
         devices
     }

@@ -213,6 +213,7 @@ fn settings(context: &CoreContext) -> Settings {
         custody_after: deferral.custody_after.duration(),
         idle: config.msrp.idle_timeout.duration(),
         largest_message: config.sip.max_message_size.get(),
+        switch_over: config.deferral.switchover_size.get(),
         most_under_way: config.limits.sessions as usize,
     }
 }

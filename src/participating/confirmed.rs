@@ -3,6 +3,7 @@
 //! in an INVITE while it rings, even if the INVITE then fails).
 
 use crate::clock::{Now, UnixMillis};
+use crate::config::CopyTo;
 use crate::identity::{Identity, shard_of};
 use crate::participating::chat::{Chat, ChatId};
 use crate::participating::internal::InternalMessage;
@@ -108,6 +109,10 @@ impl Service {
     /// A user of this shard has confirmed a message. A copy that is out with a delivery is left to it.
     pub(super) fn handle_confirmed(&mut self, message: MessageRef, now: Now) {
         self.confirm_first(&message);
+        // What one device has, the others have not.
+        if self.settings_of(&message.recipient).settings.copy_to == CopyTo::Every {
+            return;
+        }
         let user = self.users.get(&message.recipient);
         match user.map(|user| user.find_held(&message.author, &message.message_id)) {
             Some(Some((key, seq))) => self.settle_confirmed(&message.recipient, &key, seq),

@@ -23,6 +23,8 @@ pub struct Target {
     pub path: Vec<String>,
     /// In which dialect it is spoken to.
     pub profile: Profile,
+    /// Its number in the marks of messages that it has got.
+    pub device: u64,
     /// Whether it states a messaging service.
     pub states_service: bool,
     /// Whether it states a service for large standalone messages.
@@ -40,6 +42,7 @@ impl Target {
             flow: binding.flow(),
             path: binding.path().to_vec(),
             profile: capability.profile,
+            device: binding.device(),
             states_service: capability.states_service(),
             states_large: capability.states_large(),
             large_service: capability.large_service(),
@@ -54,6 +57,7 @@ impl Target {
             flow,
             path: Vec::new(),
             profile: Profile::MessageOnly,
+            device: 0,
             states_service: false,
             states_large: false,
             large_service: "",

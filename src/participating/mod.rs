@@ -17,6 +17,7 @@ mod chat_receipts;
 mod confirmed;
 pub mod contacts;
 mod conversation;
+mod copies;
 pub mod custody;
 pub mod deferral;
 pub mod delivery;

@@ -13,6 +13,7 @@ mod ipv6;
 mod pager;
 mod process;
 mod proxying;
+mod quotas;
 mod receipts;
 mod registration;
 mod replay;

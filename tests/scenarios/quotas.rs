@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use restante::demo::{Draft, Envelope, Failure, PAGER_TAG, PATIENCE, SipText, UserAgent, fresh};
+use restante::demo::{
+    Draft, Envelope, Failure, PAGER_TAG, PATIENCE, Reaction, SipText, UserAgent, fresh,
+};
 
 use crate::support::{Configuration, Stage, on_every_shard_count};
 
@@ -164,6 +166,86 @@ fn a_large_message_pushes_out_as_many_as_it_takes_and_no_more() {
 }
 
 #[test]
+fn long_messages_of_a_chat_push_each_other_out_and_arrive_whole() {
+    let small = Configuration::open()
+        .with("users", "max_size = \"250 KiB\"")
+        .with("users", "when_full = \"drop-oldest\"");
+    on_every_shard_count(&small, |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        alice.registers()?;
+        let chat = alice.opens_chat("bob")?;
+        let said: Vec<Envelope> = ["a", "b", "c", "d"]
+            .iter()
+            .map(|letter| {
+                let envelope = alice.envelope("bob", &letter.repeat(100_000));
+                envelope.asking("negative-delivery")
+            })
+            .collect();
+        for envelope in &said {
+            chat.sends(envelope)?.expect_status(200)?;
+        }
+        for lost in &said[..2] {
+            alice.expect_notification("failed", &lost.message_id)?;
+        }
+        chat.hangs_up()?;
+        bob.registers()?;
+        let replay = bob
+            .expect_invite()?
+            .answers_recvonly(restante::demo::Setup::Active)?;
+        for envelope in &said[2..] {
+            let message = replay.msrp.expect_message()?;
+            stage.observe(message.body == envelope.to_octets(), "whole")?;
+        }
+        replay.expect_bye()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_on_its_way_to_a_device_makes_no_room() {
+    on_every_shard_count(&two_for_bob("drop-oldest"), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        for text in ["one", "two"] {
+            alice.sends_message("bob", text)?.expect_status(202)?;
+        }
+        bob.reacts_to_messages(Reaction::StaySilent);
+        bob.registers()?;
+        let out = bob.expect_message()?;
+        stage.observe(
+            out.envelope()?.content_text() == "one",
+            "the oldest is out with a delivery",
+        )?;
+        alice.sends_message("bob", "three")?.expect_status(202)?;
+        bob.reacts_to_messages(Reaction::Answer(200));
+        out.answers(200);
+        bob.expect_text("three")?;
+        bob.expect_no("MESSAGE")
+    });
+}
+
+#[test]
+fn receipts_that_an_author_never_fetches_do_not_keep_his_messages_in_the_queues_of_others() {
+    let one = Configuration::open()
+        .with("users", "max_messages = 1")
+        .with("users", "when_full = \"drop-oldest\"");
+    on_every_shard_count(&one, |stage| {
+        let alice = stage.agent("alice")?;
+        for number in 0..10 {
+            let text = format!("text {number}");
+            let asked = alice.envelope("bob", &text).asking("negative-delivery");
+            alice.sends_envelope("bob", &asked)?.expect_status(202)?;
+        }
+        bob_gets(stage, &["text 9"])?;
+        alice.registers()?;
+        let receipts = collect(&alice);
+        stage.observe(
+            receipts.len() == 5,
+            "one message may wait for her, and four receipts more",
+        )
+    });
+}
+
+#[test]
 fn an_account_s_own_quota_goes_before_everybody_s() {
     let configuration = Configuration::digest()
         .with("users", "max_messages = 1")
@@ -260,40 +342,37 @@ fn whatever_the_moment_of_a_crash_each_message_is_either_delivered_or_told_as_fa
         .with("users", "max_messages = 8")
         .with("users", "when_full = \"drop-oldest\"");
     on_every_shard_count(&eight, |stage| {
-        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
-        let sent: Vec<Envelope> = (0..14)
-            .map(|number| {
-                let envelope = alice.envelope("bob", &format!("text {number}"));
-                envelope.asking("negative-delivery")
-            })
-            .collect();
-        for envelope in &sent {
-            alice.sends_envelope("bob", envelope)?.expect_status(202)?;
-        }
-        // The last receipts and settlements may be on their way to the disk.
-        stage.kill9()?;
-        stage.restart()?;
-        alice.registers()?;
-        bob.registers()?;
-        let delivered: BTreeSet<String> = collect(&bob)
-            .into_iter()
-            .map(|got| got.message_id)
-            .collect();
-        let receipts = collect(&alice);
-        for envelope in &sent {
-            let failed = receipts
+        for (round, count) in [9, 10, 14].into_iter().enumerate() {
+            let (author, reader) = (format!("author{round}"), format!("reader{round}"));
+            let (author, reader) = (stage.agent(&author)?, stage.agent(&reader)?);
+            let to = format!("reader{round}");
+            let mut kept = Vec::new();
+            for number in 0..count {
+                let envelope = author.envelope(&to, &format!("text {number}"));
+                let envelope = envelope.asking("negative-delivery");
+                author.sends_envelope(&to, &envelope)?.expect_status(202)?;
+                kept.push(envelope.message_id);
+            }
+            // The last receipts and settlements may be on their way to the disk.
+            stage.kill9()?;
+            stage.restart()?;
+            author.registers()?;
+            reader.registers()?;
+            let delivered: BTreeSet<String> = collect(&reader)
+                .into_iter()
+                .map(|got| got.message_id)
+                .collect();
+            let receipts = collect(&author);
+            let is_told = |id: &String| receipts.iter().any(|got| got.notifies("failed", id));
+            let lost = kept
                 .iter()
-                .any(|receipt| receipt.notifies("failed", &envelope.message_id));
-            stage.observe(
-                failed || delivered.contains(&envelope.message_id),
-                "delivered or told",
-            )?;
+                .find(|id| !delivered.contains(*id) && !is_told(id));
+            stage.observe(lost.is_none(), "each is delivered or told")?;
+            let newest = kept.iter().rev().take(8);
+            let all = newest.into_iter().all(|id| delivered.contains(id));
+            stage.observe(all, "the newest eight are delivered")?;
         }
-        let of_the_last = &sent[6..];
-        let all = of_the_last
-            .iter()
-            .all(|envelope| delivered.contains(&envelope.message_id));
-        stage.observe(all, "the last eight are delivered")
+        Ok(())
     });
 }
 

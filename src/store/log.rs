@@ -474,9 +474,12 @@ impl Log {
             Copied::Message(record) => {
                 let mut index = self.shared.index();
                 let entry = index.entry(&record.message.recipient, record.seq);
-                if entry.is_none_or(|entry| entry.place != copy.from)
-                    || !self.moving.insert(record.seq)
-                {
+                if entry.is_none_or(|entry| entry.place != copy.from) {
+                    return;
+                }
+                if !self.moving.insert(record.seq) {
+                    // It is being rewritten: until that is durable its old record is needed.
+                    let _ = verdict.send(Verdict::Failed);
                     return;
                 }
                 (Kind::Message, record.encode(), About::message(record))

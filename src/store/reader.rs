@@ -258,7 +258,7 @@ pub(super) fn salvage(
     seq: Seq,
 ) -> Option<DeferredMessage> {
     let payload = segment.read_raw(place.position, place.length).ok()?;
-    let (found, message) = record::head_of(&payload)?;
+    let (found, _, message) = record::head_of(&payload)?;
     (found == seq && message.recipient == *recipient).then_some(message)
 }
 

@@ -226,15 +226,15 @@ impl MessageRecord {
 }
 
 /// What a damaged record still says of its message, if the damage is behind that.
-pub(super) fn head_of(payload: &[u8]) -> Option<(Seq, DeferredMessage)> {
+pub(super) fn head_of(payload: &[u8]) -> Option<(Seq, u32, DeferredMessage)> {
     let mut from = Decoder(payload);
     let seq = Seq(from.u64()?);
-    from.u32()?;
+    let generation = from.u32()?;
     let message = decode_message(&mut from)?;
     let head = payload.get(..payload.len() - from.0.len())?;
     let has_checksum = matches!(from.u8()?, 2 | 3);
     let sound = has_checksum && from.u32()? == crc32c::crc32c(head);
-    sound.then_some((seq, message))
+    sound.then_some((seq, generation, message))
 }
 
 /// Octets of a message's payload before its recipient.
@@ -507,7 +507,7 @@ pub(super) mod tests {
         let body = payload.len() - b"body".len();
         for at in 0..payload.len() {
             payload[at] ^= 4;
-            let head = (at >= body).then(|| (Seq(7), record.message.clone()));
+            let head = (at >= body).then(|| (Seq(7), 3, record.message.clone()));
             assert_eq!(head_of(&payload), head, "octet {at}");
             payload[at] ^= 4;
         }

@@ -19,6 +19,7 @@ mod pager;
 mod process;
 mod proxying;
 mod receipt_rules;
+mod quotas;
 mod receipts;
 mod registration;
 mod replay;

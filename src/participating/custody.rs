@@ -121,12 +121,24 @@ impl<W> Custody<W> {
         waiter: W,
         now: Now,
     ) -> Result<(), W> {
+        self.page(recipient, after, 256, waiter, now)
+    }
+
+    /// Reads a page of this size.
+    pub fn page(
+        &mut self,
+        recipient: Identity,
+        after: Option<Seq>,
+        limit: usize,
+        waiter: W,
+        now: Now,
+    ) -> Result<(), W> {
         let token = self.reserve(waiter, false, now)?;
         self.requests.push_back(StoreRequest::Load {
             token,
             recipient,
             after,
-            limit: 256,
+            limit,
         });
         Ok(())
     }

@@ -125,6 +125,16 @@ impl Service {
         }
     }
 
+    /// The operator takes a message back; its author hears as much as if it had expired.
+    pub(super) fn cancel_undelivered(
+        &mut self,
+        seq: Seq,
+        message: Box<DeferredMessage>,
+        now: Now,
+    ) {
+        self.expire(seq, message, now);
+    }
+
     /// An author who asked for it hears `failed`; only once that is durable does the message leave
     /// the store, so that it never vanishes without a word.
     fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, now: Now) {

@@ -37,7 +37,11 @@ impl Service {
                 self.answer_origin(origin, true);
                 self.hold(&message, seq, size, false, now);
             }
-            Waiter::Chunk(..) | Waiter::Load(..) | Waiter::Delivery(..) | Waiter::Due => {}
+            Waiter::Chunk(..)
+            | Waiter::Load(..)
+            | Waiter::Delivery(..)
+            | Waiter::Operator(..)
+            | Waiter::Due => {}
         }
     }
 
@@ -56,6 +60,7 @@ impl Service {
                 self.end_storing(&message, size, now);
             }
             Waiter::Load(identity, after) => self.postponed_loads.push_back((identity, after)),
+            Waiter::Operator(ticket, _) => self.handle_operator_refused(ticket, refusal),
             Waiter::Due => {}
         }
     }
@@ -64,6 +69,9 @@ impl Service {
         match (waiter, answer) {
             (Waiter::Load(user, _), StoreEvent::Loaded { held, more, .. }) => {
                 self.handle_loaded(&user, held, more, now);
+            }
+            (Waiter::Operator(ticket, question), answer) => {
+                self.handle_operator_read(ticket, question, answer, now);
             }
             (Waiter::Due, StoreEvent::Due { due, .. }) => self.handle_due(due, now),
             (Waiter::Delivery(id, seq), answer) => self.handle_delivery_read(id, seq, answer, now),

@@ -28,6 +28,7 @@ pub mod media;
 mod media_connections;
 mod message_run;
 pub mod next_hop;
+pub mod operator;
 pub mod outgoing;
 pub mod pager;
 pub mod recent;

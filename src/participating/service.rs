@@ -21,6 +21,7 @@ use crate::participating::expiry::ExpiryClock;
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{Media, MediaAction, MediaId};
 use crate::participating::next_hop::Unresolved;
+use crate::participating::operator::{Answer, Question, Ticket};
 use crate::participating::pager::{Pager, PagerId};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{RetrySchedule, ServedUser};
@@ -89,6 +90,8 @@ pub enum Waiter {
     Delivery(DeliveryId, Seq),
     /// What has expired.
     Due,
+    /// What the operator asked.
+    Operator(Ticket, Question),
     /// A message accepted from another part or shard.
     Internal(Box<DeferredMessage>, BodySize, Option<Origin>),
 }
@@ -139,6 +142,8 @@ pub struct Service {
     pub(super) recent: super::recent::RecentlyAccepted,
     pub(super) last_number: u64,
     pub(super) draining: bool,
+    /// To the operator.
+    pub(super) answers: VecDeque<(Ticket, Answer)>,
 }
 
 /// What a service is built from.
@@ -208,6 +213,7 @@ impl Service {
             recent,
             last_number: 0,
             draining: false,
+            answers: VecDeque::new(),
         }
     }
 

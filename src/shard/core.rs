@@ -109,6 +109,9 @@ impl Core {
             while let Some(action) = self.service.poll_media() {
                 self.actions.push_back(media_action(action));
             }
+            while let Some((ticket, answer)) = self.service.poll_answer() {
+                self.actions.push_back(Action::Answer { ticket, answer });
+            }
             while let Some(request) = self.service.poll_store() {
                 self.actions.push_back(Action::Store(request));
             }
@@ -150,6 +153,9 @@ impl ShardCore for Core {
                     .handle_resolved(AttemptId(attempt.0), &addresses),
             },
             Input::Internal(message) => service.handle_internal(*message, now),
+            Input::Operator { ticket, question } => {
+                service.handle_question(ticket, *question, now);
+            }
             Input::Drain => service.drain(now),
         }
         self.collect();

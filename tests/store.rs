@@ -122,13 +122,13 @@ fn a_folder_of_a_later_version_is_refused_and_left_alone() {
     let path = segments(folder.path(), "log").remove(0);
     let mut octets = std::fs::read(&path).expect("read");
     for copy in [0, 40] {
-        octets[copy + 8] = 2;
+        octets[copy + 8] = 3;
         let crc = crc32c::crc32c(&octets[copy..copy + 36]).to_le_bytes();
         octets[copy + 36..copy + 40].copy_from_slice(&crc);
     }
     std::fs::write(&path, &octets).expect("written");
     let refused = Desk::try_open(&config(folder.path()), Arc::new(DiskFiles)).map(|_| ());
-    assert!(matches!(refused, Err(StoreError::Newer { format: 2, .. })));
+    assert!(matches!(refused, Err(StoreError::Newer { format: 3, .. })));
     assert_eq!(std::fs::read(&path).expect("read"), octets);
 }
 

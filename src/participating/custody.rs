@@ -206,6 +206,8 @@ impl<W> Custody<W> {
             | StoreEvent::Fetched { token, .. }
             | StoreEvent::Piece { token, .. }
             | StoreEvent::Synced { token }
+            | StoreEvent::Changed { token }
+            | StoreEvent::Users { token, .. }
             | StoreEvent::Due { token, .. } => *token,
         };
         match &event {

@@ -569,6 +569,7 @@ mod tests {
             message_id: format!("m{seq}").into(),
             length: 100,
             expires_at: UnixMillis(u64::MAX),
+            marks: Box::default(),
         }
     }
 

@@ -11,7 +11,9 @@ use super::body::BodyJob;
 use super::log::{LogJob, Put};
 use super::reader::{ReadJob, What};
 use super::record::RecordBody;
-use super::request::{Body, BodySource, DeferredMessage, StoreRequest, StoreToken};
+use super::request::{
+    Body, BodySource, DOCUMENT_LIMIT, DeferredMessage, Refusal, StoreRequest, StoreToken,
+};
 use super::shared::Shared;
 use super::spool::BUFFER;
 
@@ -39,12 +41,12 @@ impl StoreClient {
         Ok(())
     }
 
-    /// How many `Put` and `Sync` could be handed over.
+    /// How many `Put`, `Sync`, `Redate` and documents could be handed over.
     pub fn free_writes(&self) -> usize {
         self.desk().map_or(0, |desk| desk.writes.free())
     }
 
-    /// How many `Load`, `Fetch`, `Read` and `TakeDue` could be handed over.
+    /// How many `Load`, `Fetch`, `Read`, `TakeDue` and `ListUsers` could be handed over.
     pub fn free_reads(&self) -> usize {
         self.desk().map_or(0, |desk| desk.reads.free())
     }
@@ -123,6 +125,43 @@ impl StoreClient {
                 spool,
             }),
             StoreRequest::Drop { spool } => self.body(BodyJob::Drop { shard, spool }),
+            StoreRequest::Mark {
+                recipient,
+                seq,
+                device,
+            } => self.log(LogJob::Mark {
+                shard,
+                recipient,
+                seq,
+                device,
+            }),
+            StoreRequest::Redate {
+                token,
+                recipient,
+                seq,
+                expires_at,
+            } => self.log(LogJob::Read(self.read_job(
+                token,
+                What::Redate {
+                    recipient,
+                    seq,
+                    expires_at,
+                },
+            ))),
+            StoreRequest::PutDocument { token, key, value } => self.document(token, key, value),
+            StoreRequest::RemoveDocument { token, key } => self.log(LogJob::Document {
+                shard,
+                token,
+                key,
+                value: None,
+            }),
+            StoreRequest::ListUsers {
+                token,
+                after,
+                limit,
+            } => self.log(LogJob::Read(
+                self.read_job(token, What::Users { after, limit }),
+            )),
             StoreRequest::PutBinding { user, key, value } => self.log(LogJob::Bind {
                 shard,
                 user,
@@ -161,6 +200,21 @@ impl StoreClient {
                 cost,
             }),
         }
+    }
+
+    fn document(&self, token: StoreToken, key: Box<str>, value: bytes::Bytes) {
+        if key.len() + value.len() > DOCUMENT_LIMIT {
+            if let Some(desk) = self.desk() {
+                desk.refuse_write(0, token, Refusal::TooLarge);
+            }
+            return;
+        }
+        self.log(LogJob::Document {
+            shard: self.shard,
+            token,
+            key,
+            value: Some(value),
+        });
     }
 
     fn read(&self, token: StoreToken, source: BodySource, offset: u64, length: usize) {
@@ -229,14 +283,19 @@ fn has_room(desk: &Desk, request: &StoreRequest) -> bool {
             }
             credit
         }
-        StoreRequest::Sync { .. } => desk.writes.take(1),
+        StoreRequest::Sync { .. }
+        | StoreRequest::Redate { .. }
+        | StoreRequest::PutDocument { .. }
+        | StoreRequest::RemoveDocument { .. } => desk.writes.take(1),
         StoreRequest::Load { .. }
         | StoreRequest::Fetch { .. }
         | StoreRequest::Read { .. }
+        | StoreRequest::ListUsers { .. }
         | StoreRequest::TakeDue { .. } => desk.reads.take(1),
         StoreRequest::Append { octets, .. } => desk.append_octets.take(octets.len() + APPEND_COST),
         StoreRequest::Abandon { .. }
         | StoreRequest::Settle { .. }
+        | StoreRequest::Mark { .. }
         | StoreRequest::Drop { .. }
         | StoreRequest::PutBinding { .. }
         | StoreRequest::RemoveBinding { .. } => desk.notes.take(1),

@@ -10,11 +10,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use super::append::{Appender, Folder, Full};
+use super::coding::Decoder;
 use super::footer::{About, Line};
 use super::index::BindingEntry;
 use super::log::{Copied, Copy, LogJob};
 use super::manifest::Place;
-use super::record::{BindingRecord, Kind, MessageRecord, SettledRecord};
+use super::record::{BindingRecord, Kind, MarksRecord, MessageRecord, SettledRecord};
 use super::segment::{Segment, Unreadable};
 use super::shared::Shared;
 use super::view::Broken;
@@ -247,6 +248,7 @@ impl Keeper {
                 let needed = index.settlement_needed(*seq, *segment, from.segment);
                 needed.is_some()
             }
+            About::Marks(record) => index.marks.is_at(record.seq, from),
             About::Binding { user, key, .. } => index
                 .bindings
                 .get(&(user.clone(), key.clone()))
@@ -307,6 +309,7 @@ fn read_record(segment: &Segment, place: Place) -> Result<Copied, Unreadable> {
         Kind::PutBinding | Kind::RemoveBinding => {
             BindingRecord::decode(kind, &payload).map(Copied::Binding)
         }
+        Kind::Marks => MarksRecord::decode(&mut Decoder(&payload)).map(Copied::Marks),
         Kind::Piece | Kind::Footer => None,
     };
     what.ok_or(Unreadable::Damaged)

@@ -1,9 +1,10 @@
 //! The thread that reads: queues, messages and bodies, so that a shard never waits for a disk.
 
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 
 use bytes::Bytes;
 
+use super::log::{LogJob, Rewrite};
 use super::manifest::{Extent, Manifest, Piece, Place};
 use super::manifests::Manifests;
 use super::record::{Kind, MessageRecord, PIECE_HEADER, RecordBody};
@@ -43,6 +44,15 @@ pub(super) enum What {
         offset: u64,
         length: usize,
     },
+    Redate {
+        recipient: Identity,
+        seq: Seq,
+        expires_at: UnixMillis,
+    },
+    Users {
+        after: Option<Identity>,
+        limit: usize,
+    },
     Due {
         now: UnixMillis,
         limit: usize,
@@ -51,16 +61,28 @@ pub(super) enum What {
 }
 
 /// Serves until closed.
-pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>) {
+pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>, log: &Sender<LogJob>) {
     let mut manifests = Manifests::default();
     for job in jobs {
-        if matches!(job.what, What::Close) {
-            return;
-        }
         let Some(desk) = shared.desks.get(usize::from(job.shard)) else {
             continue;
         };
-        match answer(shared, &mut manifests, job.shard, job.token, job.what) {
+        let what = match job.what {
+            What::Close => return,
+            What::Redate {
+                recipient,
+                seq,
+                expires_at,
+            } => {
+                let asker = (job.shard, job.token);
+                if let Err(refusal) = redate(shared, log, asker, (&recipient, seq), expires_at) {
+                    desk.refuse_write(0, job.token, refusal);
+                }
+                continue;
+            }
+            what => what,
+        };
+        match answer(shared, &mut manifests, job.shard, job.token, what) {
             Ok(event) => desk.read(event),
             Err(refusal) => desk.refuse_read(job.token, refusal),
         }
@@ -101,8 +123,36 @@ fn answer(
                 .collect();
             Ok(StoreEvent::Due { token, due })
         }
-        What::Close => Err(Refusal::Unknown),
+        What::Users { after, limit } => {
+            let wanted = limit.saturating_add(1);
+            let mut users = shared.index().users(shard, after.as_ref(), wanted);
+            let more = users.len() > limit;
+            users.truncate(limit);
+            Ok(StoreEvent::Users { token, users, more })
+        }
+        What::Redate { .. } | What::Close => Err(Refusal::Unknown),
     }
+}
+
+/// Hands the message's record with another date to the log, which answers.
+fn redate(
+    shared: &Shared,
+    log: &Sender<LogJob>,
+    (shard, token): (u16, StoreToken),
+    (recipient, seq): (&Identity, Seq),
+    expires_at: UnixMillis,
+) -> Result<(), Refusal> {
+    let (from, mut record) = current(shared, recipient, seq)?;
+    record.generation += 1;
+    record.message.expires_at = expires_at;
+    let rewrite = Rewrite {
+        shard,
+        token,
+        from,
+        record: Box::new(record),
+    };
+    let sent = log.send(LogJob::Rewrite(rewrite));
+    sent.map_err(|_| Refusal::Poisoned)
 }
 
 fn load(
@@ -136,6 +186,7 @@ fn held(shared: &Shared, recipient: &Identity, seq: Seq) -> Option<Held> {
         message_id: record.message.message_id.into(),
         length: record.body.length(),
         expires_at: record.message.expires_at,
+        marks: shared.index().marks.devices(seq),
     })
 }
 

@@ -94,10 +94,23 @@ pub enum Settlement {
     Delivered,
     /// Its time was over.
     Expired,
-    /// Evicted, refused for good, or deleted with its account.
+    /// Refused for good, damaged, or deleted with its account.
     Failed,
-    /// The intake was answered with an error after all, or the author or operator took it back.
+    /// The intake was answered with an error after all.
     Cancelled,
+    /// Its recipient's quota was full, and it was the oldest.
+    Evicted,
+    /// Its author revoked it, or the recipient or the operator took it out.
+    Withdrawn,
+}
+
+/// How much waits: for one user, or in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Messages.
+    pub messages: u64,
+    /// Octets of their bodies.
+    pub octets: u64,
 }
 
 /// A waiting message as its recipient's machine sees it.
@@ -115,7 +128,15 @@ pub struct Held {
     pub length: u64,
     /// When it expires.
     pub expires_at: UnixMillis,
+    /// The devices that have got it already ([`StoreRequest::Mark`]).
+    pub marks: Box<[u64]>,
 }
+
+/// Octets of one document, and of its key, at most.
+pub const DOCUMENT_LIMIT: usize = 64 * 1024;
+
+/// Devices that can be marked on one message; those beyond it get the message again.
+pub const MARKS_LIMIT: usize = 64;
 
 /// One author and one conversation: what a replay INVITE speaks for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -153,6 +174,55 @@ pub enum StoreRequest {
         seq: Seq,
         /// Why.
         settlement: Settlement,
+    },
+    /// A device has got this message, which stays in the queue for others. Not answered; durable soon
+    /// (at the next sync, 5 ms at most). A device is marked once, whatever is said later.
+    Mark {
+        /// Whose message.
+        recipient: Identity,
+        /// Which.
+        seq: Seq,
+        /// Which device, by a number of the asker's.
+        device: u64,
+    },
+    /// Another time at which a waiting message expires. Answered by [`StoreEvent::Changed`] once
+    /// durable, else by [`StoreEvent::Refused`].
+    Redate {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// Whose message.
+        recipient: Identity,
+        /// Which.
+        seq: Seq,
+        /// When it expires from now on.
+        expires_at: UnixMillis,
+    },
+    /// A document of the operator's, such as an account: kept until it is removed, and handed over
+    /// whole at a start. Answered by [`StoreEvent::Changed`] once durable, else by
+    /// [`StoreEvent::Refused`].
+    PutDocument {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// Its name; one put under the same name before is replaced.
+        key: Box<str>,
+        /// Opaque to the store; at most [`DOCUMENT_LIMIT`] octets with the key.
+        value: Bytes,
+    },
+    /// A document is gone. Answered like [`StoreRequest::PutDocument`], whether it was there or not.
+    RemoveDocument {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// Its name.
+        key: Box<str>,
+    },
+    /// This shard's users for whom messages wait, by name. Answered by [`StoreEvent::Users`].
+    ListUsers {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// Only those after this one.
+        after: Option<Identity>,
+        /// At most so many.
+        limit: usize,
     },
     /// The messages waiting for `recipient`, oldest first. Answered by [`StoreEvent::Loaded`].
     Load {
@@ -266,6 +336,9 @@ pub enum Refusal {
     /// The record is damaged on disk; it was set aside and reported.
     #[error("damaged on disk")]
     Damaged,
+    /// The document has more octets than one may have.
+    #[error("too large")]
+    TooLarge,
 }
 
 /// What a shard hears.
@@ -323,6 +396,20 @@ pub enum StoreEvent {
     Synced {
         /// Of the `Sync`.
         token: StoreToken,
+    },
+    /// The change is durable.
+    Changed {
+        /// Of the `Redate`, `PutDocument` or `RemoveDocument`.
+        token: StoreToken,
+    },
+    /// Users for whom messages wait.
+    Users {
+        /// Of the `ListUsers`.
+        token: StoreToken,
+        /// By name, with how much waits.
+        users: Vec<(Identity, Usage)>,
+        /// Whether more come after the last of these.
+        more: bool,
     },
     /// Expired messages.
     Due {

@@ -16,7 +16,7 @@ use super::footer::{self, Line};
 use super::record::{HEADER, Header, Kind, MARKER, Seal};
 
 /// The format that this code writes and the newest it reads.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// Octets of one copy of the header.
 const COPY: usize = 40;
 /// Where the records begin.
@@ -28,6 +28,8 @@ const WINDOW: usize = 256 * 1024;
 /// What a segment's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Birth {
+    /// Which records may be in it: those of this format and of older ones.
+    pub(super) format: u32,
     /// Part of every record's checksum.
     pub(super) salt: u64,
     pub(super) number: u64,
@@ -243,7 +245,7 @@ pub(super) fn read_birth(file: &dyn File) -> io::Result<Read> {
 fn encode_birth(birth: Birth) -> Vec<u8> {
     let mut out = Encoder::default();
     out.octets(&MAGIC);
-    out.u32(FORMAT);
+    out.u32(birth.format);
     out.u64(birth.salt);
     out.u64(birth.number);
     out.u64(birth.next_seq);
@@ -256,6 +258,7 @@ fn decode_birth(copy: &[u8]) -> Option<Result<Birth, u32>> {
     let mut from = Decoder(copy.strip_prefix(&MAGIC)?);
     let format = from.u32()?;
     let birth = Birth {
+        format,
         salt: from.u64()?,
         number: from.u64()?,
         next_seq: from.u64()?,

@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 use super::problem::Problem;
 use super::state::{Admin, Parts, Phase};
 use crate::metrics::{Histogram, Kind, Sample};
-use crate::participating::census::Census;
+use crate::participating::census::{Census, Population};
 use crate::participating::operator::{Answer, Question};
 use crate::store::deferred::Health;
 
@@ -31,14 +31,17 @@ use crate::store::deferred::Health;
 ))]
 pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Result<Response, Problem> {
     let mut census = Census::default();
+    let mut population = Population::default();
     for answer in admin.ask_all(&Question::Census).await? {
-        let Answer::Census(shard) = answer else {
+        let Answer::Census(shard, registered) = answer else {
             return Err(Problem::unexpected(&answer));
         };
         census.add(&shard);
+        population.users += registered.users;
+        population.contacts += registered.contacts;
     }
     let mut registry = Registry::default();
-    let snapshot = Snapshot::take(&admin, admin.parts()?, &census);
+    let snapshot = Snapshot::take(&admin, admin.parts()?, &census, population);
     registry.register_collector(Box::new(snapshot));
     let mut text = String::new();
     // Writing to a string cannot fail.
@@ -55,13 +58,13 @@ type Row = (&'static str, &'static [(&'static str, &'static str)], &'static str,
 struct Snapshot {
     samples: Vec<Sample>,
     gauges: Vec<Row>,
-    commits: Histogram,
+    commits: Arc<Histogram>,
 }
 
 impl Snapshot {
-    fn take(admin: &Admin, parts: &Parts, census: &Census) -> Self {
+    fn take(admin: &Admin, parts: &Parts, census: &Census, population: Population) -> Self {
         let mut gauges = of_process(admin, parts);
-        gauges.extend(of_shards(census));
+        gauges.extend(of_shards(census, population));
         gauges.extend(of_store(parts));
         let [work, notices, internal] = parts.desk.inbox_lengths();
         let help = "Entries in the shards' inboxes.";
@@ -135,18 +138,18 @@ fn of_process(admin: &Admin, parts: &Parts) -> Vec<Row> {
     ]
 }
 
-fn of_shards(census: &Census) -> Vec<Row> {
+fn of_shards(census: &Census, population: Population) -> Vec<Row> {
     let gauge = |name, help, value: usize| (name, &[] as &[_], help, value as f64);
     vec![
         gauge(
             "restante_registered_users",
             "Users with a binding.",
-            census.registered_users,
+            population.users,
         ),
         gauge(
             "restante_registered_contacts",
             "Bindings of all users.",
-            census.registered_contacts,
+            population.contacts,
         ),
         gauge(
             "restante_waiting_users",
@@ -192,6 +195,7 @@ fn of_store(parts: &Parts) -> Vec<Row> {
     let store = &parts.store;
     let (disk, live) = store.disk_use();
     let (log, body) = store.segments();
+    let usage = store.usage();
     let health = |word: Health| f64::from(u8::from(store.health() == word));
     let state = "The state of the store: 1 for the one it is in.";
     vec![
@@ -199,7 +203,13 @@ fn of_store(parts: &Parts) -> Vec<Row> {
             "restante_waiting_messages",
             &[],
             "Messages in custody.",
-            store.messages() as f64,
+            usage.messages as f64,
+        ),
+        (
+            "restante_waiting_bytes",
+            &[],
+            "Octets of the bodies of messages in custody.",
+            usage.octets as f64,
         ),
         (
             "restante_store_disk_bytes",
@@ -317,7 +327,7 @@ impl Collector for Snapshot {
         let buckets = self.commits.buckets();
         commits.encode_histogram::<NoLabelSet>(
             self.commits.sum_seconds(),
-            self.commits.count(),
+            buckets.iter().map(|(_, count)| count).sum(),
             &buckets,
             None,
         )

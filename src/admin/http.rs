@@ -14,7 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 
-use super::routes;
+use super::{accounts, routes};
 use super::state::Admin;
 
 /// A connection, whatever it does, ends after this: a peer that does not read holds nothing for ever.
@@ -59,6 +59,7 @@ pub fn start(admin: Arc<Admin>, sockets: Vec<TcpListener>) -> io::Result<AdminTh
                 Err(error) => tracing::error!(%error, "the admin interface does not listen"),
             }
         }
+        tokio::spawn(accounts::resume_deleting(admin));
         let _ = stopped.wait_for(|stop| *stop).await;
     };
     let thread = std::thread::Builder::new()

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::export::body_of;
-use super::extract::{Asked, Named};
+use super::extract::{Asked, Body, Named};
 use super::problem::Problem;
 use super::state::Admin;
-use super::times::written;
+use super::times::{read, written};
 use super::users::Page;
+use crate::clock;
 use crate::identity::Identity;
 use crate::imdn::Dispositions;
 use crate::participating::operator::{
@@ -289,7 +289,7 @@ pub(super) async fn body(
         (header::HeaderName::from_static("x-content-type"), own_type),
         (header::CONTENT_LENGTH, full.length.into()),
     ];
-    let octets = Body::from_stream(body_of(admin, user, Seq(seq), full.length));
+    let octets = axum::body::Body::from_stream(body_of(admin, user, Seq(seq), full.length));
     Ok((headers, octets).into_response())
 }
 
@@ -312,6 +312,44 @@ pub(super) async fn retry(
         Answer::Done => Ok(StatusCode::ACCEPTED),
         answer => Err(Problem::unexpected(&answer)),
     }
+}
+
+/// When a message shall expire.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Redate {
+    /// RFC 3339, in the future.
+    expires_at: String,
+}
+
+/// Gives a message another time to expire at; durable when this answers.
+#[utoipa::path(patch, path = "/admin/v1/users/{user}/messages/{seq}", tag = "messages", params(
+    ("user" = String, Path, description = "`bob` or `bob@im.test`"),
+    ("seq" = u64, Path, description = "As the list names it"),
+), request_body = Redate, responses(
+    (status = 200, description = "The message", body = WholeMessage),
+    (status = 400, description = "The time cannot be read or is over", body = Problem),
+    (status = 404, description = "There is no such user or message", body = Problem),
+    (status = 503, description = "The store refuses", body = Problem),
+))]
+pub(super) async fn redate(
+    State(admin): State<Arc<Admin>>,
+    Named((user, seq)): Named<(String, u64)>,
+    Body(wanted): Body<Redate>,
+) -> Result<Json<WholeMessage>, Problem> {
+    let user = admin.known(&user)?;
+    let at = read(&wanted.expires_at).filter(|at| *at > clock::now().wall);
+    let at = at.ok_or_else(|| {
+        let detail = "allowed: a time in the future such as 2026-12-24T18:00:00Z";
+        Problem::invalid("expires_at", detail)
+    })?;
+    let question = Question::Redate(user.clone(), Seq(seq), at);
+    match admin.ask_user(&user, question).await? {
+        Answer::Done => {}
+        answer => return Err(Problem::unexpected(&answer)),
+    }
+    let full = whole(&admin, &user, seq).await?;
+    Ok(Json(WholeMessage::new(seq, full)))
 }
 
 /// Cancels a message. Its author hears `failed`, if he asked to hear.

@@ -136,6 +136,9 @@ impl From<Failure> for Problem {
                 "The record is damaged on disk",
                 "it was set aside in the folder for damage and reported in the log",
             ),
+            Failure::Store(Refusal::TooLarge) => {
+                Self::invalid("", "the account has more than 64 KiB, with its rules")
+            }
             Failure::Store(Refusal::Unknown) => Failure::Unknown.into(),
             Failure::Store(refusal) => {
                 Self::unavailable("store", "The store refuses", refusal.to_string())

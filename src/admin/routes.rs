@@ -47,7 +47,7 @@ fn guarded() -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(bindings::list, bindings::remove_all))
         .routes(routes!(bindings::remove))
         .routes(routes!(messages::list))
-        .routes(routes!(messages::show, messages::cancel))
+        .routes(routes!(messages::show, messages::redate, messages::cancel))
         .routes(routes!(messages::body))
         .routes(routes!(messages::retry))
         .routes(routes!(export::one))

@@ -25,7 +25,7 @@ pub(super) struct Server {
     uptime_seconds: u64,
     shards: u16,
     /// Messages in custody.
-    messages: usize,
+    messages: u64,
     /// The configuration in effect, as commented TOML; secrets are masked.
     configuration: String,
 }
@@ -53,7 +53,7 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>) -> Result<Json<Server>
         started_at: written(admin.started.wall),
         uptime_seconds: up.as_secs(),
         shards: parts.desk.shards(),
-        messages: parts.store.messages(),
+        messages: parts.store.usage().messages,
         configuration: admin.config.document(),
     }))
 }

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::account_book::AccountBook;
 use super::problem::Problem;
 use super::token::Token;
@@ -53,6 +55,8 @@ pub struct Admin {
     pub(super) refused_connections: AtomicU64,
     phase: AtomicU8,
     parts: OnceLock<Parts>,
+    /// Rings once the parts are there.
+    pub(super) ready: Notify,
 }
 
 impl Admin {
@@ -65,6 +69,7 @@ impl Admin {
             refused_connections: AtomicU64::new(0),
             phase: AtomicU8::new(0),
             parts: OnceLock::new(),
+            ready: Notify::new(),
         }
     }
 
@@ -72,6 +77,7 @@ impl Admin {
     pub fn set_ready(&self, parts: Parts) {
         if self.parts.set(parts).is_ok() {
             self.phase.store(1, Ordering::Release);
+            self.ready.notify_one();
         }
     }
 
@@ -119,7 +125,10 @@ impl Admin {
     /// A user that has an account, or is one because everybody is.
     pub(super) fn known(&self, user: &str) -> Result<Identity, Problem> {
         let identity = self.identity(user)?;
-        match self.parts()?.accounts.knows(&identity) {
+        let parts = self.parts()?;
+        // What waits for a user whose account is gone can be seen, too.
+        let waits = || parts.store.usage_of(&identity).messages > 0;
+        match parts.accounts.knows(&identity) || waits() {
             true => Ok(identity),
             false => Err(Problem::not_found(format!("there is no user {identity}"))),
         }

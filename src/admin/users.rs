@@ -91,15 +91,12 @@ pub(super) async fn list(
         .into_values()
         .take(limit)
         .map(|view| {
-            let (waiting_messages, waiting_bytes) = match view.waiting {
-                true => store.waiting_for(&view.user),
-                false => (0, 0),
-            };
+            let waiting = store.usage_of(&view.user);
             User {
                 user: view.user.to_string(),
                 contacts: view.contacts,
-                waiting_messages,
-                waiting_bytes,
+                waiting_messages: waiting.messages,
+                waiting_bytes: waiting.octets,
             }
         })
         .collect();

@@ -15,6 +15,7 @@ mod secret;
 mod user;
 mod values;
 
+pub use accounts::check_names;
 pub use address::{HostPort, Listener, Protocol};
 pub use load::{ConfigError, Origin};
 pub use schema::{

@@ -125,20 +125,20 @@ impl Service {
         }
     }
 
-    /// The operator takes a message back; its author hears as much as if it had expired.
-    pub(super) fn cancel_undelivered(
-        &mut self,
-        seq: Seq,
-        message: Box<DeferredMessage>,
-        now: Now,
-    ) {
-        self.expire(seq, message, now);
+    fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, now: Now) {
+        tracing::info!(recipient = %message.recipient, seq = seq.0, "a kept message expired");
+        self.end_undelivered(seq, message, Settlement::Expired, now);
     }
 
     /// An author who asked for it hears `failed`; only once that is durable does the message leave
     /// the store, so that it never vanishes without a word.
-    fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, now: Now) {
-        tracing::info!(recipient = %message.recipient, seq = seq.0, "a kept message expired");
+    pub(super) fn end_undelivered(
+        &mut self,
+        seq: Seq,
+        message: Box<DeferredMessage>,
+        settlement: Settlement,
+        now: Now,
+    ) {
         let recipient = message.recipient.clone();
         let key = super::arrival::conversation_key(&message);
         if let Some(machine) = self.users.get_mut(&recipient) {
@@ -151,30 +151,31 @@ impl Service {
                 number,
             };
             self.notify_author(&message, Kind::Delivery, Status::Failed, Some(origin), now);
-            self.telling.insert(number, (recipient.clone(), seq));
+            self.telling
+                .insert(number, (recipient.clone(), seq, settlement));
             self.expiring.insert((recipient.clone(), seq), None);
         } else {
-            self.end_expired(&recipient, seq, now);
+            self.end_told(&recipient, seq, settlement, now);
         }
         self.run_user_later(&recipient);
     }
 
-    /// The author's shard has, or has not, taken the notification that a message expired. If not, the
+    /// The author's shard has, or has not, taken the notification that a message ended. If not, the
     /// message is found due again. False if the number names something else.
     pub(super) fn handle_author_told(&mut self, number: u64, durable: bool, now: Now) -> bool {
-        let Some((recipient, seq)) = self.telling.remove(&number) else {
+        let Some((recipient, seq, settlement)) = self.telling.remove(&number) else {
             return false;
         };
         if durable {
-            self.end_expired(&recipient, seq, now);
+            self.end_told(&recipient, seq, settlement, now);
         } else {
             self.expiring.remove(&(recipient, seq));
         }
         true
     }
 
-    fn end_expired(&mut self, recipient: &Identity, seq: Seq, now: Now) {
-        self.settle(recipient, seq, Settlement::Expired);
+    fn end_told(&mut self, recipient: &Identity, seq: Seq, settlement: Settlement, now: Now) {
+        self.settle(recipient, seq, settlement);
         let until = now.instant + SETTLES_WITHIN;
         self.expiring.insert((recipient.clone(), seq), Some(until));
     }

@@ -2,19 +2,21 @@
 //! and sessions; retry, redate, cancel, end. Pure: a question comes with a ticket, and the answer leaves
 //! with it, at once or when the store has answered.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::clock::{Instant, Now, UnixMillis};
 use crate::identity::Identity;
-use crate::participating::census::Census;
+use crate::participating::census::{Census, Population};
 use crate::participating::chat::{Chat, ChatId, ChatState, Side};
 use crate::participating::delivery::{Delivery, DeliveryBy, DeliveryId};
 use crate::participating::served_user::{RunEnd, ServedUser, Standing};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::session_run::Phase;
-use crate::registrar::{Binding, BindingKey, Profile};
+use crate::registrar::{Binding, BindingKey, Directory, Profile};
 use crate::store::request::{
-    BodySource, ConversationKey, DeferredMessage, Held, Refusal, Seq, StoreEvent,
+    BodySource, ConversationKey, DeferredMessage, Held, Refusal, Seq, Settlement, StoreEvent,
 };
 
 /// Names a question until it is answered.
@@ -22,7 +24,7 @@ use crate::store::request::{
 pub struct Ticket(pub u64);
 
 /// What the operator asks of a shard. What concerns a user is asked of the shard that owns the user.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Question {
     /// What is under way.
     Census,
@@ -68,6 +70,19 @@ pub enum Question {
     Retry(Identity, Seq),
     /// Takes a message out of the queue; the author is told as when it expires.
     Cancel(Identity, Seq),
+    /// Gives a message another time to expire at.
+    Redate(Identity, Seq, UnixMillis),
+    /// Makes a document of the operator's durable; done once it is.
+    PutDocument {
+        /// Its name.
+        key: Box<str>,
+        /// Its octets.
+        value: Bytes,
+    },
+    /// Removes one; done once that is durable.
+    RemoveDocument(Box<str>),
+    /// The users are these from here on.
+    Directory(Arc<Directory>),
     /// Chats and replays under way.
     Sessions,
     /// Ends one of them.
@@ -87,7 +102,7 @@ pub enum SessionId {
 #[derive(Debug)]
 pub enum Answer {
     /// To [`Question::Census`].
-    Census(Box<Census>),
+    Census(Box<Census>, Population),
     /// To [`Question::Users`].
     Users(Vec<UserView>),
     /// To [`Question::Bindings`].
@@ -255,10 +270,14 @@ impl Service {
     pub fn handle_question(&mut self, ticket: Ticket, question: Question, now: Now) {
         self.time = now.instant;
         let answer = match question {
-            Question::Census => Answer::Census(Box::new(self.census())),
+            Question::Census => Answer::Census(Box::new(self.census()), self.population()),
             Question::Users { after, limit } => Answer::Users(self.list_users(after, limit)),
             Question::Bindings(user) => Answer::Bindings(self.list_bindings(&user, now)),
             Question::Unbind { user, key } => self.unbind(&user, key.as_deref(), now),
+            Question::Directory(directory) => {
+                self.directory = directory;
+                Answer::Done
+            }
             Question::Sessions => Answer::Sessions(self.list_sessions(now)),
             Question::EndSession(id) => self.end_session(id, now),
             stored => match self.ask_for_operator(ticket, stored, now) {
@@ -303,6 +322,11 @@ impl Service {
                 };
                 self.custody.read(source, offset, length, waiter, now)
             }
+            Question::Redate(user, seq, at) => self.custody.redate(user, seq, at, waiter, now),
+            Question::PutDocument { key, value } => {
+                self.custody.put_document(key, value, waiter, now)
+            }
+            Question::RemoveDocument(key) => self.custody.remove_document(key, waiter, now),
             Question::Message(user, seq)
             | Question::Retry(user, seq)
             | Question::Cancel(user, seq) => self.custody.fetch(user, seq, waiter, now),
@@ -347,6 +371,7 @@ impl Service {
             (Question::Cancel(user, seq), StoreEvent::Fetched { message, .. }) => {
                 self.cancel_kept(&user, seq, message, now)
             }
+            (_, StoreEvent::Changed { .. }) => Answer::Done,
             _ => Answer::Failed(Failure::Unknown),
         };
         self.answer_operator(ticket, answer);
@@ -466,7 +491,7 @@ impl Service {
             return Answer::Failed(Failure::UnderWay);
         }
         tracing::info!(recipient = %user, seq = seq.0, "a kept message is cancelled by the operator");
-        self.cancel_undelivered(seq, message, now);
+        self.end_undelivered(seq, message, Settlement::Withdrawn, now);
         Answer::Done
     }
 

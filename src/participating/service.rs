@@ -28,7 +28,7 @@ use crate::participating::served_user::{RetrySchedule, ServedUser};
 use crate::participating::spool::BodySize;
 use crate::registrar::{Directory, Registrar};
 use crate::sip::endpoint::Endpoint;
-use crate::store::request::{Body, DeferredMessage, Seq, StoreRequest};
+use crate::store::request::{Body, DeferredMessage, Seq, Settlement, StoreRequest};
 use crate::token::Tokens;
 
 /// What the participating function goes by; fixed while the server runs.
@@ -129,8 +129,8 @@ pub struct Service {
     pub(super) due_in_flight: HashMap<(Identity, Seq), Box<DeferredMessage>>,
     /// Expired messages on their way out of the store; with a time, once they have been settled.
     pub(super) expiring: HashMap<(Identity, Seq), Option<Instant>>,
-    /// Expired messages whose authors are being told, by the number of the question.
-    pub(super) telling: HashMap<u64, (Identity, Seq)>,
+    /// Messages that end undelivered, whose authors are being told, by the number of the question.
+    pub(super) telling: HashMap<u64, (Identity, Seq, Settlement)>,
     pub(super) forwards: VecDeque<(u16, Box<InternalMessage>)>,
     pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId)>,
     /// Sessions of legs that hung up while something of theirs was being stored.

@@ -147,6 +147,19 @@ impl Shards {
         &self.helper
     }
 
+    /// What tells every shard to take no new work; nobody waits for the end.
+    pub fn begin_drain(&self) -> Box<dyn Fn() + Send + Sync> {
+        let (lanes, helper) = (Arc::clone(&self.lanes), self.helper.clone());
+        Box::new(move || {
+            let lanes = Arc::clone(&lanes);
+            helper.spawn(async move {
+                for lanes in lanes.iter() {
+                    let _ = lanes.notices.send(Input::Drain).await;
+                }
+            });
+        })
+    }
+
     /// Tells every shard to take no new work and waits until all have drained, at most `limit`;
     /// `false` if they did not. Must not be called from a runtime.
     pub fn drain(&mut self, limit: Duration) -> bool {

@@ -10,6 +10,7 @@ use crate::participating::arrival::Lifetimes;
 use crate::participating::census::Census;
 use crate::participating::custody::Custody;
 use crate::participating::media::{AttemptId, Media, MediaAction, MediaListener, MediaSettings};
+use crate::participating::operator::Question;
 use crate::participating::served_user::RetrySchedule;
 use crate::participating::service::{Parts, Service, Settings};
 use crate::registrar::{Policy, Registrar};
@@ -154,6 +155,9 @@ impl ShardCore for Core {
             },
             Input::Internal(message) => service.handle_internal(*message, now),
             Input::Operator { ticket, question } => {
+                if let Question::Directory(directory) = &*question {
+                    self.router.set_directory(Arc::clone(directory));
+                }
                 service.handle_question(ticket, *question, now);
             }
             Input::Drain => service.drain(now),

@@ -60,6 +60,11 @@ impl Holdings {
         self.total
     }
 
+    /// How much waits for one user.
+    pub(super) fn of(&self, user: &Identity) -> Usage {
+        self.users.get(user).copied().unwrap_or_default()
+    }
+
     /// The users for whom anything waits, by name.
     pub(super) fn users(&self) -> impl Iterator<Item = &Identity> {
         self.users.keys()

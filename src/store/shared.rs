@@ -10,6 +10,7 @@ use super::files::Files;
 use super::index::Index;
 use super::request::Seq;
 use super::segment::Segment;
+use crate::metrics::Histogram;
 
 /// Damaged octets kept for a closer look are cut to this.
 const ASIDE: u64 = 1024 * 1024;
@@ -21,6 +22,8 @@ pub(super) struct Shared {
     health: AtomicU8,
     next_seq: AtomicU64,
     pub(super) damages: Damages,
+    /// How long the commits of the log took.
+    pub(super) commits: Arc<Histogram>,
 }
 
 impl Shared {
@@ -31,6 +34,7 @@ impl Shared {
             health: AtomicU8::new(0),
             next_seq: AtomicU64::new(next_seq),
             damages,
+            commits: Arc::default(),
         }
     }
 

@@ -76,7 +76,7 @@ impl Histogram {
     /// longer than this one.
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = BOUNDS.iter().map(|bound| *bound as f64 / 1e6);
-        let bounds = bounds.chain([f64::MAX]);
+        let bounds = bounds.chain([f64::INFINITY]);
         let counts = self.buckets.iter().map(|count| count.load(Ordering::Relaxed));
         bounds.zip(counts).collect()
     }
@@ -191,6 +191,18 @@ metrics! {
         "MSRP connections closed because of a malformed frame.";
     refused_overload: Counter, "restante_sip_refused_total", r#"reason="overload""#,
         "Requests answered 503 because too much was under way or could not be stored.";
+    refused_quota: Counter, "restante_messages_refused_total", r#"reason="quota""#,
+        "Messages not kept because as much waited for their recipient as may.";
+    messages_evicted: Counter, "restante_messages_ended_total", r#"reason="evicted""#,
+        "Kept messages that left undelivered.";
+    messages_expired: Counter, "restante_messages_ended_total", r#"reason="expired""#,
+        "Kept messages that left undelivered.";
+    messages_cancelled: Counter, "restante_messages_ended_total", r#"reason="cancelled""#,
+        "Kept messages that left undelivered.";
+    messages_damaged: Counter, "restante_messages_ended_total", r#"reason="damaged""#,
+        "Kept messages that left undelivered.";
+    receipts_dropped: Counter, "restante_receipts_dropped_total", "",
+        "Receipts not kept because their author's queue was full even for receipts.";
     refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,
         "Requests answered 503 because the transaction table was full.";
     malformed_responses: Counter, "restante_sip_responses_dropped_total", "",
@@ -230,7 +242,7 @@ mod tests {
         histogram.observe(Duration::from_secs(60));
         let buckets = histogram.buckets();
         assert_eq!(buckets.iter().find(|bucket| bucket.1 > 0), Some(&(0.001, 1)));
-        assert_eq!(buckets.last(), Some(&(f64::MAX, 1)));
+        assert_eq!(buckets.last(), Some(&(f64::INFINITY, 1)));
         assert!((histogram.sum_seconds() - 60.001).abs() < 1e-9);
     }
 

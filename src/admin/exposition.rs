@@ -9,10 +9,8 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
@@ -268,6 +266,19 @@ fn of_store(parts: &Parts) -> Vec<Row> {
     ]
 }
 
+fn encode(encoder: &mut MetricEncoder<'_>, sample: &Sample) -> Result<(), fmt::Error> {
+    match sample.kind {
+        Kind::Counter => encoder.encode_counter::<NoLabelSet, _, u64>(&sample.value, None),
+        Kind::Gauge => encoder.encode_gauge(&signed(sample.value)),
+    }
+}
+
+/// What one value of a label means.
+fn explained(sample: &Sample) -> String {
+    let word = sample.labels.split('"').nth(1).unwrap_or_default();
+    format!("{word}: {}", sample.help)
+}
+
 /// `key="value"` taken apart.
 fn label(text: &'static str) -> Vec<(&'static str, &'static str)> {
     let pair = text.split_once('=');
@@ -297,13 +308,17 @@ impl Collector for Snapshot {
                 Kind::Counter => (name.trim_end_matches("_total"), MetricType::Counter),
                 Kind::Gauge => (*name, MetricType::Gauge),
             };
-            let mut family = encoder.encode_descriptor(base, help, None, kind)?;
-            for sample in self.samples.iter().filter(|sample| sample.name == *name) {
+            let of_family = || self.samples.iter().filter(|sample| sample.name == *name);
+            let help = match of_family().all(|sample| sample.help == *help) {
+                true => (*help).to_owned(),
+                false => of_family().map(explained).collect::<Vec<_>>().join(" "),
+            };
+            let mut family = encoder.encode_descriptor(base, &help, None, kind)?;
+            for sample in of_family() {
                 let labels = label(sample.labels);
-                let labelled = family.encode_family(&labels)?;
-                match sample.kind {
-                    Kind::Counter => ConstCounter::new(sample.value).encode(labelled)?,
-                    Kind::Gauge => ConstGauge::new(signed(sample.value)).encode(labelled)?,
+                match labels.is_empty() {
+                    true => encode(&mut family, sample)?,
+                    false => encode(&mut family.encode_family(&labels)?, sample)?,
                 }
             }
         }
@@ -315,7 +330,10 @@ impl Collector for Snapshot {
             done.push(name);
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for (_, labels, _, value) in self.gauges.iter().filter(|gauge| gauge.0 == *name) {
-                ConstGauge::new(*value).encode(family.encode_family(labels)?)?;
+                match labels.is_empty() {
+                    true => family.encode_gauge(value)?,
+                    false => family.encode_family(labels)?.encode_gauge(value)?,
+                }
             }
         }
         let mut commits = encoder.encode_descriptor(

@@ -486,11 +486,12 @@ impl Service {
         now: Now,
     ) -> Answer {
         let key = super::arrival::conversation_key(&message);
-        let in_flight = |machine: &ServedUser| machine.is_in_flight(&key, seq);
+        let in_flight = |machine: &ServedUser| machine.is_out(&key, seq);
         if self.users.get(user).is_some_and(in_flight) {
             return Answer::Failed(Failure::UnderWay);
         }
         tracing::info!(recipient = %user, seq = seq.0, "a kept message is cancelled by the operator");
+        self.metrics.messages_cancelled.count();
         self.end_undelivered(seq, message, Settlement::Withdrawn, now);
         Answer::Done
     }

@@ -335,6 +335,12 @@ impl ServedUser {
         self.start_runs(now);
     }
 
+    /// Whether a message is out with a delivery, or with a device that was tried before it was kept.
+    pub fn is_out(&self, key: &ConversationKey, seq: Seq) -> bool {
+        let conversation = self.conversations.get(key);
+        self.is_in_flight(key, seq) || conversation.is_some_and(|c| c.trying.contains(&seq))
+    }
+
     /// A message left custody: a device confirmed it, it expired or was taken back.
     pub fn handle_settled(&mut self, key: &ConversationKey, seq: Seq) {
         let Some(conversation) = self.conversations.get_mut(key) else {

@@ -22,7 +22,7 @@ use crate::sip::dialog::Dialog;
 use crate::sip::message::Message;
 use crate::sip::transaction::table::ClientId;
 use crate::sip::transport::flow::Flow;
-use crate::store::request::{DeferredMessage, Held, Refusal, Seq, Settlement, StoreEvent};
+use crate::store::request::{DeferredMessage, Held, Refusal, Seq, StoreEvent};
 
 /// Messages read ahead or unconfirmed in one replay.
 const AT_ONCE: usize = 16;
@@ -230,7 +230,7 @@ impl Service {
         self.end_delivery(id, end, now);
     }
 
-    /// The store lost track of a message, or it is damaged: it counts as failed. An answer about a
+    /// The store lost track of a message, or it is damaged and has been ended by `handle_ruined`. An answer about a
     /// message that has left meanwhile means nothing.
     pub(super) fn skip_unread_chat(
         &mut self,
@@ -253,7 +253,7 @@ impl Service {
             .get(&id)
             .map(|delivery| (delivery.user.clone(), delivery.key.clone()));
         if let (Some((user, key)), Refusal::Unknown | Refusal::Damaged) = (key, refusal) {
-            self.take_out(&user, &key, seq, Settlement::Failed);
+            self.leave_out(&user, &key, seq);
         }
         self.end_session_run(id, RunEnd::Parked, now);
     }

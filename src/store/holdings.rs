@@ -55,14 +55,14 @@ impl Holdings {
         }
     }
 
+    /// How much waits for a user.
+    pub(super) fn of(&self, user: &Identity) -> Usage {
+        self.users.get(user).copied().unwrap_or_default()
+    }
+
     /// How much waits in all.
     pub(super) fn total(&self) -> Usage {
         self.total
-    }
-
-    /// How much waits for one user.
-    pub(super) fn of(&self, user: &Identity) -> Usage {
-        self.users.get(user).copied().unwrap_or_default()
     }
 
     /// The users for whom anything waits, by name.

@@ -134,6 +134,14 @@ impl Segment {
         Ok((header.kind, payload))
     }
 
+    /// The octets of a record's payload as they are, sound or not.
+    pub(super) fn read_raw(&self, position: u64, length: u32) -> io::Result<Bytes> {
+        let mut octets = vec![0; length as usize];
+        let count = self.file.read_at(&mut octets, position)?;
+        octets.truncate(count);
+        Ok(Bytes::from(octets).split_off(HEADER.min(count)))
+    }
+
     /// Shows every sound record to `visit`, in order.
     pub(super) fn scan(
         &self,

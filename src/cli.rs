@@ -17,7 +17,8 @@ mod output;
 
 pub use client::{OperateError, Target};
 use operate::{
-    AccountCommand, BindingsCommand, Group, HealthArguments, MessagesCommand, SessionsCommand, Single,
+    AccountCommand, BindingsCommand, Group, HealthArguments, MessagesCommand, SessionsCommand,
+    Single,
 };
 
 const EXIT_CODES: &str = "\
@@ -61,7 +62,7 @@ pub enum Command {
     ///
     /// Accounts made here are durable and live beside those of the configuration file, which cannot be
     /// changed here. The admin interface of a running server does the work.
-    Account(Group<AccountCommand>),
+    Account(Box<Group<AccountCommand>>),
     /// Bindings of a user: list, remove.
     Bindings(Group<BindingsCommand>),
     /// Waiting messages: list, show, retry, redate, cancel, export.
@@ -195,9 +196,18 @@ mod tests {
         assert!(matches!(parse("restante serve"), Command::Serve(f) if f.file.is_none()));
         assert!(matches!(parse("restante serve -c x.toml"), Command::Serve(f) if f.file.is_some()));
         assert!(matches!(parse("restante demo"), Command::Demo));
-        assert!(matches!(parse("restante account list -c x.toml"), Command::Account(_)));
-        assert!(matches!(parse("restante messages retry bob 7 --json"), Command::Messages(_)));
-        assert!(matches!(parse("restante health --url http://[::1]:1"), Command::Health(_)));
+        assert!(matches!(
+            parse("restante account list -c x.toml"),
+            Command::Account(_)
+        ));
+        assert!(matches!(
+            parse("restante messages retry bob 7 --json"),
+            Command::Messages(_)
+        ));
+        assert!(matches!(
+            parse("restante health --url http://[::1]:1"),
+            Command::Health(_)
+        ));
         let neither = ["restante", "bindings", "remove", "bob"];
         assert!(Arguments::try_parse_from(neither).is_err());
         assert!(Arguments::try_parse_from(["restante"]).is_err());

@@ -77,7 +77,10 @@ impl Histogram {
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = BOUNDS.iter().map(|bound| *bound as f64 / 1e6);
         let bounds = bounds.chain([f64::INFINITY]);
-        let counts = self.buckets.iter().map(|count| count.load(Ordering::Relaxed));
+        let counts = self
+            .buckets
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
         bounds.zip(counts).collect()
     }
 
@@ -241,7 +244,10 @@ mod tests {
         histogram.observe(Duration::from_millis(1));
         histogram.observe(Duration::from_secs(60));
         let buckets = histogram.buckets();
-        assert_eq!(buckets.iter().find(|bucket| bucket.1 > 0), Some(&(0.001, 1)));
+        assert_eq!(
+            buckets.iter().find(|bucket| bucket.1 > 0),
+            Some(&(0.001, 1))
+        );
         assert_eq!(buckets.last(), Some(&(f64::INFINITY, 1)));
         assert!((histogram.sum_seconds() - 60.001).abs() < 1e-9);
     }

@@ -13,7 +13,10 @@ const FLOORS: &[(u8, &[&str])] = &[
     (3, &["registrar"]),
     (4, &["participating"]),
     (5, &["router"]),
-    (6, &["shard", "admin", "server", "demo", "resolve", "logging"]),
+    (
+        6,
+        &["shard", "admin", "server", "demo", "resolve", "logging"],
+    ),
     (7, &["main", "cli", "lib"]),
 ];
 

@@ -87,7 +87,9 @@ impl AccountBook {
             };
             let identity = Identity::new(&account.user, &config.domain);
             let number = account.tel.as_deref();
-            let taken = number.and_then(|tel| directory.owner_of_number(tel)).is_some();
+            let taken = number
+                .and_then(|tel| directory.owner_of_number(tel))
+                .is_some();
             if taken || directory.has_account(&identity) {
                 errors.push(DocumentError::Taken(key.clone()));
                 continue;
@@ -215,7 +217,10 @@ mod tests {
     fn document(user: &str, tel: Option<&str>) -> (Box<str>, Bytes) {
         let mut account = StoredAccount::new(user, "im.test", Some("secret"), "im.test");
         account.tel = tel.map(str::to_owned);
-        (StoredAccount::key_of(user), account.encode().unwrap().into())
+        (
+            StoredAccount::key_of(user),
+            account.encode().unwrap().into(),
+        )
     }
 
     fn book(documents: &[(Box<str>, Bytes)]) -> (AccountBook, Vec<DocumentError>) {

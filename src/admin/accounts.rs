@@ -1,6 +1,7 @@
 //! Accounts: those of the configuration file to look at, those of the store to make, change and delete.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -26,6 +27,9 @@ use crate::registrar::StoredAccount;
 
 /// A password is not longer than this, in octets.
 const LONGEST_PASSWORD: usize = 1024;
+/// How often, and after which pause, what waits for a deleted account is looked for.
+const CANCEL_ROUNDS: u32 = 600;
+const CANCEL_PAUSE: Duration = Duration::from_millis(100);
 
 /// A page of accounts.
 #[derive(Debug, Serialize, ToSchema)]
@@ -313,29 +317,40 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Cancels what waits for a user whose account was deleted. What is on its way to a device at this
-/// moment, or what the store cannot give, stays and expires.
+/// Cancels what waits for a user whose account was deleted, until nothing waits any more: authors may have
+/// to be told first, and what is on its way to a device may yet arrive.
 async fn cancel_all(admin: Arc<Admin>, user: Identity) {
+    for _ in 0..CANCEL_ROUNDS {
+        match cancel_round(&admin, &user).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(problem) => tracing::debug!(%user, ?problem, "cancelling goes on"),
+        }
+        tokio::time::sleep(CANCEL_PAUSE).await;
+    }
+    tracing::warn!(%user, "messages of a deleted account remain until the next start");
+}
+
+/// Cancels what waits; `true` once nothing did, and the account is forgotten for good.
+async fn cancel_round(admin: &Admin, user: &Identity) -> Result<bool, Problem> {
     let mut after = None;
     loop {
-        let Ok((page, more)) = page_of(&admin, &user, after, 256).await else {
-            tracing::warn!(%user, "messages of a deleted account remain until the next start");
-            return;
-        };
+        let (page, more) = page_of(admin, user, after, 256).await?;
+        if page.is_empty() && after.is_none() {
+            let key = AccountBook::deleting_key(user.user());
+            change_document(admin, user, Question::RemoveDocument(key)).await?;
+            admin.parts()?.accounts.end_deleting(user.user());
+            return Ok(true);
+        }
         after = page.last().map(|view| view.held.seq);
         for view in page {
-            if let Err(problem) = cancel_one(&admin, &user, view.held.seq).await {
-                tracing::warn!(%user, ?problem, "a message of a deleted account stays");
+            if let Err(problem) = cancel_one(admin, user, view.held.seq).await {
+                tracing::debug!(%user, ?problem, "not cancelled yet");
             }
         }
         if !more {
-            break;
+            return Ok(false);
         }
-    }
-    let key = AccountBook::deleting_key(user.user());
-    let ended = change_document(&admin, &user, Question::RemoveDocument(key)).await;
-    if let (Ok(()), Ok(parts)) = (ended, admin.parts()) {
-        parts.accounts.end_deleting(user.user());
     }
 }
 
@@ -361,7 +376,10 @@ fn apply(
     if let Some(tel) = &wanted.tel {
         let own = Identity::new(&account.user, &config.domain);
         let directory = admin.parts()?.accounts.directory();
-        if let Some(other) = directory.owner_of_number(tel).filter(|other| **other != own) {
+        if let Some(other) = directory
+            .owner_of_number(tel)
+            .filter(|other| **other != own)
+        {
             let detail = format!("\"{tel}\" belongs to {other}");
             return Err(Problem::conflict("taken", "There is one already", detail));
         }

@@ -83,7 +83,10 @@ pub(super) async fn list(
     Named(user): Named<String>,
 ) -> Result<Json<Bindings>, Problem> {
     let user = admin.known(&user)?;
-    match admin.ask_user(&user, Question::Bindings(user.clone())).await? {
+    match admin
+        .ask_user(&user, Question::Bindings(user.clone()))
+        .await?
+    {
         Answer::Bindings(views) => Ok(Json(Bindings {
             bindings: views.into_iter().map(Binding::from).collect(),
         })),

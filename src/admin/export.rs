@@ -49,7 +49,9 @@ pub(super) fn body_of(
                 return None;
             }
             let piece = piece(&admin, &user, seq, offset).await;
-            let next = piece.as_ref().map_or(length, |piece| offset + piece.len() as u64);
+            let next = piece
+                .as_ref()
+                .map_or(length, |piece| offset + piece.len() as u64);
             Some((piece, next))
         }
     })
@@ -102,7 +104,10 @@ fn head_of(seq: u64, full: &FullMessage) -> String {
     let message = &full.message;
     let mut head = String::new();
     let mut field = |name: &str, value: &str| {
-        let value: String = value.chars().filter(|letter| !letter.is_control()).collect();
+        let value: String = value
+            .chars()
+            .filter(|letter| !letter.is_control())
+            .collect();
         // Writing to a string cannot fail.
         let _ = write!(head, "{name}: {value}\r\n");
     };

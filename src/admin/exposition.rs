@@ -49,7 +49,12 @@ pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Result<Response,
 }
 
 /// A gauge: its name, its labels, its help, its value.
-type Row = (&'static str, &'static [(&'static str, &'static str)], &'static str, f64);
+type Row = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    &'static str,
+    f64,
+);
 
 /// All values at one moment.
 #[derive(Debug)]
@@ -175,7 +180,11 @@ fn of_shards(census: &Census, population: Population) -> Vec<Row> {
             "Deliveries of kept messages under way.",
             census.deliveries,
         ),
-        gauge("restante_relays", "Proxied requests under way.", census.relays),
+        gauge(
+            "restante_relays",
+            "Proxied requests under way.",
+            census.relays,
+        ),
         gauge(
             "restante_msrp_sessions",
             "MSRP sessions.",
@@ -290,15 +299,14 @@ fn label(text: &'static str) -> Vec<(&'static str, &'static str)> {
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        let about = encoder.encode_descriptor(
-            "restante_build",
-            "What runs.",
-            None,
-            MetricType::Info,
-        )?;
+        let about =
+            encoder.encode_descriptor("restante_build", "What runs.", None, MetricType::Info)?;
         version.encode(about)?;
         let mut done: Vec<&str> = Vec::new();
-        for Sample { name, help, kind, .. } in &self.samples {
+        for Sample {
+            name, help, kind, ..
+        } in &self.samples
+        {
             if done.contains(name) {
                 continue;
             }

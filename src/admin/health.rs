@@ -45,11 +45,19 @@ pub(super) async fn readyz(State(admin): State<Arc<Admin>>) -> Result<Json<Healt
     let parts = admin.parts()?;
     if admin.phase() == Phase::Draining {
         let detail = "the server takes no new work";
-        return Err(Problem::unavailable("draining", "The server is draining", detail));
+        return Err(Problem::unavailable(
+            "draining",
+            "The server is draining",
+            detail,
+        ));
     }
     if parts.store.health() == StoreHealth::Poisoned {
         let detail = "the store failed and acknowledges nothing until a restart";
-        return Err(Problem::unavailable("store", "The store has failed", detail));
+        return Err(Problem::unavailable(
+            "store",
+            "The store has failed",
+            detail,
+        ));
     }
     Ok(Json(Health {
         status: "ready",

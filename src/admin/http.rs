@@ -14,8 +14,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 
-use super::{accounts, routes};
 use super::state::Admin;
+use super::{accounts, routes};
 
 /// A connection, whatever it does, ends after this: a peer that does not read holds nothing for ever.
 const CONNECTION: Duration = Duration::from_secs(600);

@@ -371,7 +371,10 @@ pub(super) async fn cancel(
 }
 
 pub(super) async fn cancel_one(admin: &Admin, user: &Identity, seq: Seq) -> Result<(), Problem> {
-    match admin.ask_user(user, Question::Cancel(user.clone(), seq)).await? {
+    match admin
+        .ask_user(user, Question::Cancel(user.clone(), seq))
+        .await?
+    {
         Answer::Done => Ok(()),
         answer => Err(Problem::unexpected(&answer)),
     }

@@ -91,7 +91,9 @@ pub fn paths() -> Vec<(String, String)> {
             ("PATCH", &item.patch),
             ("DELETE", &item.delete),
         ];
-        let there = methods.into_iter().filter(|(_, operation)| operation.is_some());
+        let there = methods
+            .into_iter()
+            .filter(|(_, operation)| operation.is_some());
         all.extend(there.map(|(method, _)| (method.to_owned(), path.clone())));
     }
     all
@@ -132,8 +134,13 @@ async fn authorise(State(admin): State<Arc<Admin>>, request: Request, next: Next
     let detail = "send Authorization: Bearer TOKEN; the token is in admin.token in data_dir unless \
                   the configuration says otherwise";
     let status = StatusCode::UNAUTHORIZED;
-    Problem::new(status, "unauthorised", "The bearer token is missing or wrong", detail)
-        .into_response()
+    Problem::new(
+        status,
+        "unauthorised",
+        "The bearer token is missing or wrong",
+        detail,
+    )
+    .into_response()
 }
 
 /// Counts requests and ends those that take too long.

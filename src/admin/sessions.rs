@@ -12,9 +12,7 @@ use super::extract::Named;
 use super::problem::Problem;
 use super::state::Admin;
 use super::times::written;
-use crate::participating::operator::{
-    Answer, Question, SessionId, SessionState, SessionView,
-};
+use crate::participating::operator::{Answer, Question, SessionId, SessionState, SessionView};
 
 /// Sessions under way.
 #[derive(Debug, Serialize, ToSchema)]

@@ -60,7 +60,11 @@ impl Token {
             .map(|_| format!("{:016x}", tokens.number()))
             .collect();
         let mut options = OpenOptions::new();
-        let mut out = options.write(true).create_new(true).mode(0o600).open(file)?;
+        let mut out = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(file)?;
         writeln!(out, "{token}")?;
         out.sync_all()?;
         tracing::info!(file = %file.display(), "a token for the admin interface was made");

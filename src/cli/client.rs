@@ -86,8 +86,8 @@ pub struct Client {
 impl Target {
     /// The way there, without asking anything yet. Without `guarded` no token is looked for.
     pub fn client(&self, guarded: bool) -> Result<Client, OperateError> {
-        let needs_file = self.url.is_none()
-            || (guarded && self.token.is_none() && self.token_file.is_none());
+        let needs_file =
+            self.url.is_none() || (guarded && self.token.is_none() && self.token_file.is_none());
         let config = match needs_file {
             true => super::load(self.file.as_deref()),
             false => Ok(Config::default()),
@@ -208,15 +208,21 @@ impl Client {
             Some(body) => {
                 let request = request.header("Content-Type", "application/json");
                 let request = request.body(body.to_string());
-                request.map_err(ureq::Error::from).and_then(|r| self.agent.run(r))
+                request
+                    .map_err(ureq::Error::from)
+                    .and_then(|r| self.agent.run(r))
             }
             None if method == "POST" => {
                 let request = request.body(String::new());
-                request.map_err(ureq::Error::from).and_then(|r| self.agent.run(r))
+                request
+                    .map_err(ureq::Error::from)
+                    .and_then(|r| self.agent.run(r))
             }
             None => {
                 let request = request.body(());
-                request.map_err(ureq::Error::from).and_then(|r| self.agent.run(r))
+                request
+                    .map_err(ureq::Error::from)
+                    .and_then(|r| self.agent.run(r))
             }
         };
         let mut response = answer.map_err(|error| self.unreachable(&error))?;

@@ -322,7 +322,8 @@ impl AccountArguments {
         let most = self.max_messages;
         settings.extend(most.map(|most| ("max_messages".to_owned(), most.into())));
         if !self.rules.is_empty() {
-            let rules: Result<Vec<Value>, _> = self.rules.iter().map(|rule| read_rule(rule)).collect();
+            let rules: Result<Vec<Value>, _> =
+                self.rules.iter().map(|rule| read_rule(rule)).collect();
             settings.insert("rules".to_owned(), rules?.into());
         }
         for name in self.unset {
@@ -345,7 +346,9 @@ impl AccountArguments {
                 OperateError::Misconfigured(format!("{}: {error}", file.display()))
             };
             let file = File::open(file).map_err(wrong)?;
-            io::BufReader::new(file).read_line(&mut line).map_err(wrong)?;
+            io::BufReader::new(file)
+                .read_line(&mut line)
+                .map_err(wrong)?;
         } else if self.password_stdin {
             io::stdin().lock().read_line(&mut line)?;
         } else {
@@ -503,7 +506,11 @@ impl Group<SessionsCommand> {
                 printer.list("sessions", &columns, entries)
             }
             SessionsCommand::End { id } => {
-                client.json("DELETE", &format!("/admin/v1/sessions/{}", segment(&id)), None)?;
+                client.json(
+                    "DELETE",
+                    &format!("/admin/v1/sessions/{}", segment(&id)),
+                    None,
+                )?;
                 printer.done("it is ending")
             }
         }
@@ -527,7 +534,10 @@ impl Single {
 
     /// `restante status`.
     pub fn status(self, out: &mut impl Write) -> Result<(), OperateError> {
-        let mut server = self.target.client(true)?.json("GET", "/admin/v1/server", None)?;
+        let mut server = self
+            .target
+            .client(true)?
+            .json("GET", "/admin/v1/server", None)?;
         let json = self.target.json;
         if let Some(server) = server.as_object_mut().filter(|_| !json) {
             server.remove("configuration");
@@ -537,7 +547,10 @@ impl Single {
 
     /// `restante drain`.
     pub fn drain(self, out: &mut impl Write) -> Result<(), OperateError> {
-        let answer = self.target.client(true)?.json("POST", "/admin/v1/drain", None)?;
+        let answer = self
+            .target
+            .client(true)?
+            .json("POST", "/admin/v1/drain", None)?;
         let json = self.target.json;
         Printer { out, json }.one(&answer)
     }
@@ -567,7 +580,10 @@ mod tests {
     #[test]
     fn a_rule_is_cut_at_its_last_equals_sign() {
         let rule = read_rule("sip:eve@im.test;x=1=block").unwrap();
-        assert_eq!(rule, json!({"from": "sip:eve@im.test;x=1", "action": "block"}));
+        assert_eq!(
+            rule,
+            json!({"from": "sip:eve@im.test;x=1", "action": "block"})
+        );
         assert_eq!(read_rule("block").unwrap_err().exit_code(), 2);
     }
 }

@@ -5,11 +5,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 /// Entries as a table: a heading and the field for each column.
-pub fn table(
-    out: &mut impl Write,
-    columns: &[(&str, &str)],
-    entries: &[Value],
-) -> io::Result<()> {
+pub fn table(out: &mut impl Write, columns: &[(&str, &str)], entries: &[Value]) -> io::Result<()> {
     let heading = columns.iter().map(|(heading, _)| (*heading).to_owned());
     let mut rows: Vec<Vec<String>> = vec![heading.collect()];
     for entry in entries {
@@ -65,7 +61,13 @@ fn cell(value: Option<&Value>) -> String {
         Some(other) => other.to_string(),
     };
     text.chars()
-        .map(|letter| if letter.is_control() { '\u{fffd}' } else { letter })
+        .map(|letter| {
+            if letter.is_control() {
+                '\u{fffd}'
+            } else {
+                letter
+            }
+        })
         .collect()
 }
 

@@ -432,13 +432,7 @@ impl Service {
         Answer::Unbound(chosen.len())
     }
 
-    fn state_of(
-        &self,
-        user: &Identity,
-        key: &ConversationKey,
-        seq: Seq,
-        now: Now,
-    ) -> MessageState {
+    fn state_of(&self, user: &Identity, key: &ConversationKey, seq: Seq, now: Now) -> MessageState {
         let machine = self.users.get(user);
         let standing = machine.map_or(Standing::Unheard, |user| user.standing(key, seq));
         let no_device = self.reach(user).is_none();
@@ -467,7 +461,11 @@ impl Service {
             return Answer::Failed(Failure::Unreachable);
         }
         let key = super::arrival::conversation_key(message);
-        match self.users.get_mut(user).filter(|machine| machine.is_reachable()) {
+        match self
+            .users
+            .get_mut(user)
+            .filter(|machine| machine.is_reachable())
+        {
             Some(machine) => {
                 machine.handle_retry(&key, now);
                 self.run_user_later(user);
@@ -485,6 +483,10 @@ impl Service {
         message: Box<DeferredMessage>,
         now: Now,
     ) -> Answer {
+        if self.expiring.contains_key(&(user.clone(), seq)) {
+            // It is leaving already; its author is told once.
+            return Answer::Done;
+        }
         let key = super::arrival::conversation_key(&message);
         let in_flight = |machine: &ServedUser| machine.is_out(&key, seq);
         if self.users.get(user).is_some_and(in_flight) {

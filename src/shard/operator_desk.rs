@@ -53,7 +53,8 @@ impl Desk {
 
     /// How many entries wait in each lane of each shard's inbox: of peers, notices, other shards.
     pub fn inbox_lengths(&self) -> [usize; 3] {
-        let length = |lane: &tokio::sync::mpsc::Sender<Input>| lane.max_capacity() - lane.capacity();
+        let length =
+            |lane: &tokio::sync::mpsc::Sender<Input>| lane.max_capacity() - lane.capacity();
         self.lanes.iter().fold([0; 3], |sum, lanes| {
             [
                 sum[0] + length(&lanes.work),

@@ -45,7 +45,7 @@ mod view;
 mod watch;
 
 pub use client::StoreClient;
-pub use watch::StoreWatch;
 pub use deferred::{
     Health, Recovered, RecoveredBinding, Store, StoreConfig, StoreError, ViewFound,
 };
+pub use watch::StoreWatch;

@@ -519,9 +519,11 @@ impl Service {
                 let phase = self.session_run(id).map(|run| run.phase);
                 match phase {
                     None => return Answer::Failed(Failure::Unknown),
-                    Some(Phase::Live) => self.end_session_run(id, RunEnd::Parked, now),
+                    Some(Phase::Reading | Phase::Pausing | Phase::Live) => {
+                        self.end_session_run(id, RunEnd::Parked, now);
+                    }
                     // The sweep cancels what rings too long.
-                    Some(_) => {
+                    Some(Phase::Inviting | Phase::Cancelling) => {
                         if let Some(run) = self.session_run(id) {
                             run.rings_until = Some(now.instant);
                         }
@@ -562,7 +564,7 @@ fn chat_view(id: ChatId, chat: &Chat, now: Now) -> SessionView {
         from: chat.person(Side::Caller).clone(),
         to: chat.person(Side::Callee).clone(),
         state: match chat.state {
-            ChatState::Inviting => SessionState::Inviting,
+            ChatState::Inviting | ChatState::Settling => SessionState::Inviting,
             ChatState::Live => SessionState::Live,
             ChatState::Custody => SessionState::Custody,
             ChatState::Ending => SessionState::Ending,
@@ -582,7 +584,7 @@ fn replay_view(id: DeliveryId, delivery: &Delivery) -> Option<SessionView> {
         from: delivery.key.author.clone(),
         to: delivery.user.clone(),
         state: match run.phase {
-            Phase::Reading | Phase::Inviting => SessionState::Inviting,
+            Phase::Reading | Phase::Inviting | Phase::Pausing => SessionState::Inviting,
             Phase::Cancelling => SessionState::Ending,
             Phase::Live => SessionState::Live,
         },

@@ -1,7 +1,8 @@
 //! Which identities exist, and by which names a user proves to be one.
 
 use crate::config::{
-    Account, Authentication, Config, DigestAlgorithm, EffectiveSettings, SettingsOverrides,
+    Account, Authentication, ClientProfile, ClientRule, Config, DigestAlgorithm, EffectiveSettings,
+    SettingsOverrides,
 };
 use crate::identity::Identity;
 use crate::registrar::account::StoredAccount;
@@ -43,6 +44,8 @@ pub struct Directory {
     default_settings: EffectiveSettings,
     /// What the server offers: what the configuration allows and every account of it can answer.
     offered: Algorithms,
+    /// How devices of one make are spoken to.
+    clients: Vec<ClientRule>,
 }
 
 impl Directory {
@@ -56,6 +59,7 @@ impl Directory {
             credentials: Shared::default(),
             settings: Shared::default(),
             default_settings: SettingsOverrides::default().over(&config.users),
+            clients: config.client.clone(),
             offered: Algorithms {
                 md5: config.registrar.algorithms.contains(&DigestAlgorithm::Md5),
                 sha256: config
@@ -230,6 +234,21 @@ impl Directory {
     pub fn settings(&self, identity: &Identity) -> &EffectiveSettings {
         let own = self.settings.get(identity);
         own.unwrap_or(&self.default_settings)
+    }
+
+    /// In which dialect a device is spoken to by configuration: the account's, else that of the first
+    /// rule for its User-Agent; `None` leaves it to the tags.
+    pub fn forced_profile(
+        &self,
+        user: &Identity,
+        user_agent: Option<&str>,
+    ) -> Option<ClientProfile> {
+        let by_account = self.settings(user).profile;
+        by_account.or_else(|| {
+            let agent = user_agent?.to_ascii_lowercase();
+            let names = |rule: &&ClientRule| agent.contains(&rule.user_agent.to_ascii_lowercase());
+            Some(self.clients.iter().find(names)?.profile)
+        })
     }
 
     /// The URIs of a user: the SIP one first, then the telephone number (P-Associated-URI).

@@ -178,7 +178,7 @@ impl Service {
     }
 
     /// See [`Self::end_waiting`]; no device has got it.
-    fn end_undelivered(
+    pub(super) fn end_undelivered(
         &mut self,
         seq: Seq,
         message: Box<DeferredMessage>,

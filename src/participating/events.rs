@@ -56,6 +56,7 @@ impl Service {
             | Waiter::Due
             | Waiter::Search(_)
             | Waiter::Oldest(_)
+            | Waiter::Operator(..)
             | Waiter::Evicted(..) => {}
         }
     }
@@ -83,6 +84,7 @@ impl Service {
                 self.answer_origin(origin, is_dropped);
                 self.end_storing(&message, size, now);
             }
+            Waiter::Operator(ticket, _) => self.handle_operator_refused(ticket, refusal),
             Waiter::Receipt(storing) => self.handle_receipt_not_stored(*storing, refusal, now),
             Waiter::Load(identity, after) => self.postponed_loads.push_back((identity, after)),
             Waiter::Oldest(user) | Waiter::Evicted(user, ..) => {
@@ -103,6 +105,9 @@ impl Service {
             }
             (Waiter::Search(search), StoreEvent::Loaded { held, more, .. }) => {
                 self.handle_searched(*search, &held, more, now);
+            }
+            (Waiter::Operator(ticket, question), answer) => {
+                self.handle_operator_read(ticket, question, answer, now);
             }
             (Waiter::Due, StoreEvent::Due { due, delivered, .. }) => {
                 self.handle_due(due, &delivered, now);

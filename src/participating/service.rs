@@ -24,6 +24,7 @@ use crate::participating::hidden::HiddenAuthors;
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{Media, MediaAction, MediaId};
 use crate::participating::next_hop::Unresolved;
+use crate::participating::operator::{Answer, Question, Ticket};
 use crate::participating::pager::{Pager, PagerId};
 use crate::participating::receipt_lane::{ReceiptDesk, StoringReceipt};
 use crate::participating::relay::{Relay, RelayId};
@@ -104,6 +105,8 @@ pub enum Waiter {
     Delivery(DeliveryId, Seq),
     /// What has expired.
     Due,
+    /// What the operator asked.
+    Operator(Ticket, Question),
     /// Of a full queue that makes room: the oldest message that may go.
     Oldest(Identity),
     /// The message that goes, and whether some device has got it.
@@ -172,6 +175,8 @@ pub struct Service {
     pub(super) recent: super::recent::RecentlyAccepted,
     pub(super) last_number: u64,
     pub(super) draining: bool,
+    /// To the operator.
+    pub(super) answers: VecDeque<(Ticket, Answer)>,
 }
 
 /// What a service is built from.
@@ -248,6 +253,7 @@ impl Service {
             recent,
             last_number: 0,
             draining: false,
+            answers: VecDeque::new(),
         }
     }
 

@@ -25,7 +25,7 @@ const RETRY_AFTER: &str = "2";
 /// Seconds after which there may be room in a recipient's queue again.
 const RETRY_AFTER_FULL: &str = "300";
 /// The warning of a message that is over a quota (cpm-facts §11).
-const SIZE_EXCEEDED: &str = "133 Size exceeded";
+pub(super) const SIZE_EXCEEDED: &str = "133 Size exceeded";
 
 impl Service {
     /// A response being written; our tag is added where none is given.

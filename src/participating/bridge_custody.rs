@@ -12,7 +12,7 @@ use crate::participating::spool::BodySize;
 use crate::participating::transit::Fate;
 use crate::sip::message::HeaderName;
 use crate::sip::rejection::Rejection;
-use crate::store::request::{DeferredMessage, MessageKind, Seq};
+use crate::store::request::{DeferredMessage, MessageKind, Refusal, Seq};
 
 /// MSRP status for a message that cannot be kept: the sender is to stop sending it (RFC 4975 §10.5).
 const CANNOT_KEEP: u16 = 413;
@@ -231,10 +231,11 @@ impl Service {
         id: ChatId,
         side: Side,
         inbound: InboundId,
+        refusal: Refusal,
         now: Now,
     ) {
         if inbound == FIRST {
-            return self.first_not_stored(id, now);
+            return self.first_not_stored(id, refusal, now);
         }
         let Some(transit) = self.transit(id, side, inbound) else {
             return;

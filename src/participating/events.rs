@@ -62,10 +62,10 @@ impl Service {
         match waiter {
             Waiter::Pager(id) => self.handle_pager_not_stored(id, refusal, now),
             Waiter::Transit(chat, side, number) => {
-                self.handle_transit_not_stored(chat, side, number, now)
+                self.handle_transit_not_stored(chat, side, number, refusal, now)
             }
             Waiter::Chunk(chat, side, number) => {
-                self.handle_transit_not_stored(chat, side, number, now)
+                self.handle_transit_not_stored(chat, side, number, refusal, now)
             }
             Waiter::Delivery(id, seq) => self.handle_delivery_unread(id, seq, refusal, now),
             Waiter::Internal(message, size, origin) => {

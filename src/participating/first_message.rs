@@ -11,6 +11,7 @@ use crate::msrp::event::InboundId;
 use crate::msrp::frame::FailureReport;
 use crate::msrp::outgoing::OutboundMessage;
 use crate::multipart::{self, NewPart};
+use crate::participating::answering::SIZE_EXCEEDED;
 use crate::participating::arrival::Content;
 use crate::participating::chat::{Chat, ChatId, ChatState, Side};
 use crate::participating::reason::Reason;
@@ -19,7 +20,7 @@ use crate::participating::spool::BodySize;
 use crate::participating::transit::{Fate, Transit};
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::rejection::Rejection;
-use crate::store::request::{Seq, Settlement, StoreRequest};
+use crate::store::request::{Refusal, Seq, Settlement, StoreRequest};
 
 /// The transit of the first message: no session of the caller's brought it.
 pub(super) const FIRST: InboundId = InboundId::OUTSIDE;
@@ -250,7 +251,7 @@ impl Service {
         let message = match self.kept_message(id, Side::Caller, FIRST, now) {
             Ok(Some(message)) => Box::new(message),
             Ok(None) => return self.first_safe(id, then, now),
-            Err(_) => return self.first_not_stored(id, now),
+            Err(_) => return self.first_not_stored(id, Refusal::Full, now),
         };
         if self.recent.find(message.duplicate_key).is_some() {
             return self.first_safe(id, then, now);
@@ -262,7 +263,7 @@ impl Service {
         transit.fate = Fate::Storing(message.clone(), BodySize::of(&body));
         let waiter = Waiter::Transit(id, Side::Caller, FIRST);
         if !self.begin_custody(&message, body, waiter, now) {
-            self.first_not_stored(id, now);
+            self.first_not_stored(id, Refusal::Full, now);
         }
     }
 
@@ -290,8 +291,9 @@ impl Service {
         self.first_safe(id, then, now);
     }
 
-    /// It could not be stored: the caller still has it.
-    pub(super) fn first_not_stored(&mut self, id: ChatId, now: Now) {
+    /// It could not be stored: the caller still has it. Over the recipient's quota it is row 15 of
+    /// cpm-facts §6: 403 and the warning of §11.
+    pub(super) fn first_not_stored(&mut self, id: ChatId, why: Refusal, now: Now) {
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
@@ -303,12 +305,13 @@ impl Service {
         if let Some(Fate::Storing(message, size)) = transit.map(|transit| transit.fate) {
             self.end_storing(&message, size, now);
         }
-        let status = match (cancelled, self.settings.deferral) {
-            (true, _) => 487,
-            (false, true) => 503,
-            (false, false) => 480,
+        let rejection = match (cancelled, why) {
+            (true, _) => refusal(487),
+            (_, Refusal::OverQuota | Refusal::TooLarge) => refusal(403).with_warning(SIZE_EXCEEDED),
+            _ if self.settings.deferral => refusal(503),
+            _ => refusal(480),
         };
-        self.refuse_chat(id, &refusal(status), now);
+        self.refuse_chat(id, &rejection, now);
     }
 
     /// Nothing is owed for the first message any more.

@@ -103,6 +103,23 @@ fn in_a_chat_with_someone_away_what_is_over_the_quota_is_answered_413_and_the_ch
 }
 
 #[test]
+fn row_15_an_invite_whose_message_is_over_the_quota_is_answered_403_with_the_warning() {
+    on_every_shard_count(&two_for_bob("refuse-new"), |stage| {
+        let alice = stage.agent("alice")?;
+        for text in ["one", "two"] {
+            alice.sends_message("bob", text)?.expect_status(202)?;
+        }
+        let first = alice.envelope("bob", "three");
+        let refused = alice
+            .invites_saying("bob", &first, false)?
+            .expect_status(403)?;
+        let warning = refused.header_or_empty("Warning");
+        stage.observe(warning.contains("133 Size exceeded"), "it says why")?;
+        bob_gets(stage, &["one", "two"])
+    });
+}
+
+#[test]
 fn the_oldest_message_makes_room_and_its_author_hears_that_it_failed() {
     on_every_shard_count(&two_for_bob("drop-oldest"), |stage| {
         let (alice, carol) = (stage.agent("alice")?, stage.agent("carol")?);
@@ -149,19 +166,24 @@ fn in_a_chat_too_the_oldest_make_room_and_their_author_is_told() {
 }
 
 #[test]
-fn a_large_message_pushes_out_as_many_as_it_takes_and_no_more() {
+fn a_longer_message_pushes_out_as_many_as_it_takes_and_no_more() {
     let small = Configuration::open()
-        .with("users", "max_size = \"4 KiB\"")
+        .with("users", "max_size = \"2 KiB\"")
         .with("users", "when_full = \"drop-oldest\"");
     on_every_shard_count(&small, |stage| {
         let alice = stage.agent("alice")?;
-        let large = |letter: &str| letter.repeat(1_000);
-        for text in [large("a"), large("b"), "short".to_owned()] {
-            alice.sends_message("bob", &text)?.expect_status(202)?;
+        let text = |letter: &str, octets: usize| {
+            let envelope = alice.envelope("bob", "");
+            letter.repeat(octets - envelope.to_octets().len())
+        };
+        let (first, second) = (text("a", 400), text("b", 800));
+        let (third, fourth) = (text("c", 500), text("d", 300));
+        for text in [&first, &second, &third, &fourth] {
+            alice.sends_message("bob", text)?.expect_status(202)?;
         }
-        let larger = "z".repeat(2_000);
-        alice.sends_message("bob", &larger)?.expect_status(202)?;
-        bob_gets(stage, &[&large("b"), "short", &larger])
+        let longer = text("z", 1_200);
+        alice.sends_message("bob", &longer)?.expect_status(202)?;
+        bob_gets(stage, &[&third, &fourth, &longer])
     });
 }
 

@@ -577,6 +577,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::store::request::MessageKind;
     use crate::clock::UnixMillis;
 
     const BOTH: Reach = Reach {

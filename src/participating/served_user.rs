@@ -577,8 +577,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::store::request::MessageKind;
     use crate::clock::UnixMillis;
+    use crate::store::request::MessageKind;
 
     const BOTH: Reach = Reach {
         session: true,

@@ -221,12 +221,11 @@ impl Service {
         for request in requests {
             custody.tell(request);
         }
-        let out = transit.outbound();
         if matches!(transit.fate, Fate::Unread) && transit.covered.prefix() > HEAD as u64 {
             return self.go_on(id, side, message, now);
         }
         let taken = |peer: &MediaId| self.media.may_send(*peer) || transit.is_notification();
-        let peer = peer.filter(taken);
+        let (out, peer) = (transit.outbound(), peer.filter(taken));
         if let (Some(out), Some(peer)) = (out, peer)
             && let Some(session) = self.media.session(peer)
         {

@@ -127,9 +127,9 @@ fn after_a_restart_a_replayed_message_has_its_recipient_again() {
         stage.restart()?;
         bob.registers()?;
         bob.expect_text("hello")?;
-        let forged = kept.notification(Disposition::Delivered);
-        carol.sends_envelope("alice", &forged)?.expect_status(403)?;
         bob.notifies(&kept, Disposition::Delivered)?;
+        let forged = kept.notification(Disposition::Displayed);
+        carol.sends_envelope("alice", &forged)?.expect_status(403)?;
         alice.registers()?;
         alice.expect_notification("delivered", &kept.message_id)?;
         Ok(())

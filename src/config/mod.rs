@@ -19,7 +19,7 @@ pub use address::{HostPort, Listener, Protocol};
 pub use load::{ConfigError, Origin};
 pub use schema::{
     Account, Authentication, Blocked, ClientProfile, Config, CopyTo, Deferral, Delivery,
-    DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, Registrar, Sip, Store, Tagless,
+    DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, MsrpOffer, Registrar, Sip, Store, Tagless,
     UserSettings, WhenFull,
 };
 pub use secret::{Ha1, Secret};

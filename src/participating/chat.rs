@@ -227,7 +227,7 @@ impl Service {
         let (Some(media), Some(chat)) = (opened, self.chats.get(&id)) else {
             return;
         };
-        if let Some((_, offered)) = chat.offer.usable() {
+        if let Some((_, offered)) = chat.offer.usable().next() {
             let (accept, wrapped) = (
                 offered.accept_types.clone(),
                 offered.accept_wrapped_types.clone(),

@@ -15,6 +15,7 @@ mod proxying;
 mod receipts;
 mod registration;
 mod replay;
+mod secure_media;
 mod session_life;
 mod torture;
 mod transports;

@@ -116,7 +116,9 @@ fn msrp_over_tcp(config: &Config) -> Checked {
     match udp {
         Some(listener) => Err((
             "msrp.listen".to_owned(),
-            format!("\"{listener}\" is not allowed; allowed: \"tcp://ADDRESS:PORT\", \"tls://ADDRESS:PORT\""),
+            format!(
+                "\"{listener}\" is not allowed; allowed: \"tcp://ADDRESS:PORT\", \"tls://ADDRESS:PORT\""
+            ),
         )),
         None => Ok(()),
     }
@@ -140,11 +142,9 @@ fn certificates(config: &Config) -> Checked {
         "a certificate and its private_key belong together".to_owned()
     })?;
     let secure = (0..msrp.listen.len()).any(|index| msrp.is_secure(index));
-    rule(
-        secure || msrp.offer == MsrpOffer::Tcp,
-        "msrp.offer",
-        || "\"tls\" needs a \"tls://ADDRESS:PORT\" in msrp.listen".to_owned(),
-    )
+    rule(secure || msrp.offer == MsrpOffer::Tcp, "msrp.offer", || {
+        "\"tls\" needs a \"tls://ADDRESS:PORT\" in msrp.listen".to_owned()
+    })
 }
 
 fn open_mode(config: &Config) -> Checked {

@@ -19,8 +19,8 @@ pub use address::{HostPort, Listener, Protocol};
 pub use load::{ConfigError, Origin};
 pub use schema::{
     Account, Authentication, Blocked, ClientProfile, Config, CopyTo, Deferral, Delivery,
-    DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, MsrpOffer, Registrar, Sip, Store, Tagless,
-    UserSettings, WhenFull,
+    DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, MsrpOffer, Registrar, Sip, Store,
+    Tagless, UserSettings, WhenFull,
 };
 pub use secret::{Ha1, Secret};
 pub use user::{EffectiveSettings, SenderRule, SettingsOverrides};

@@ -10,10 +10,10 @@ use super::failure::Failure;
 use super::msrp_agent::{MsrpEnd, MsrpSession};
 use super::msrp_receiving::Answering;
 use super::msrp_sending::SentMessage;
+use super::msrp_tls::MediaTls;
 use super::sdp_text::{self, Setup};
 use super::sip_text::{SipText, address};
 use super::user_agent::{PATIENCE, SESSION_TAG, UserAgent};
-use super::msrp_tls::MediaTls;
 use super::wire::{Transport, lock};
 
 /// An INVITE this agent sent.

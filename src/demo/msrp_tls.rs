@@ -85,7 +85,32 @@ fn digits_of(certificate: &[u8]) -> String {
 /// An agent's MSRP connection, with or without TLS.
 pub(super) struct MediaStream {
     tcp: TcpStream,
-    tls: Option<Mutex<Connection>>,
+    tls: Option<Mutex<Session>>,
+}
+
+struct Session {
+    machine: Connection,
+    /// Octets from the socket that the machine has not taken yet.
+    raw: Vec<u8>,
+}
+
+impl Session {
+    /// Octets for the reader; `None` when the socket has to give more first.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        loop {
+            match self.machine.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                outcome => return outcome.map(Some),
+            }
+            if self.raw.is_empty() {
+                return Ok(None);
+            }
+            let taken = self.machine.read_tls(&mut self.raw.as_slice())?;
+            self.raw.drain(..taken);
+            let processed = self.machine.process_new_packets();
+            processed.map_err(io::Error::other)?;
+        }
+    }
 }
 
 impl MediaStream {
@@ -114,7 +139,10 @@ impl MediaStream {
         }
         Ok(Self {
             tcp,
-            tls: Some(Mutex::new(session)),
+            tls: Some(Mutex::new(Session {
+                machine: session,
+                raw: Vec::new(),
+            })),
         })
     }
 
@@ -131,21 +159,16 @@ impl MediaStream {
             return (&self.tcp).read(buffer);
         };
         loop {
-            match lock(tls).reader().read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                outcome => return outcome,
+            let ready = lock(tls).read(buffer)?;
+            if let Some(length) = ready {
+                return Ok(length);
             }
             let mut raw = [0; 16_384];
             let length = (&self.tcp).read(&mut raw)?;
-            let mut session = lock(tls);
-            let mut left = &raw[..length];
-            if left.is_empty() {
+            if length == 0 {
                 return Ok(0);
             }
-            while !left.is_empty() {
-                session.read_tls(&mut left)?;
-                session.process_new_packets().map_err(io::Error::other)?;
-            }
+            lock(tls).raw.extend_from_slice(&raw[..length]);
         }
     }
 
@@ -153,7 +176,7 @@ impl MediaStream {
         let Some(tls) = &self.tls else {
             return (&self.tcp).write_all(octets);
         };
-        let mut session = lock(tls);
+        let session = &mut lock(tls).machine;
         let mut left = octets;
         while !left.is_empty() {
             let taken = session.writer().write(left)?;

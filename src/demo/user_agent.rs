@@ -6,8 +6,8 @@
 //! Next stops: [`super::exchange`] for what was sent, [`super::call`] for sessions.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::draft::Draft;

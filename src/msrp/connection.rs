@@ -160,11 +160,7 @@ impl<D: Deliver> Connection<D> {
 }
 
 /// Waits at most `limit` for octets and gives them to `frames`.
-async fn read_some(
-    stream: &Stream,
-    frames: &mut FrameReader,
-    limit: Duration,
-) -> Result<(), Stop> {
+async fn read_some(stream: &Stream, frames: &mut FrameReader, limit: Duration) -> Result<(), Stop> {
     let buffer = frames.buffer();
     buffer.reserve(READ);
     let read = tokio::time::timeout(limit, stream.read(buffer)).await;

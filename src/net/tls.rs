@@ -7,9 +7,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{
-    CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -140,9 +138,8 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let fault = |error: &dyn fmt::Display| {
-        TlsError::File(path.display().to_string(), error.to_string())
-    };
+    let fault =
+        |error: &dyn fmt::Display| TlsError::File(path.display().to_string(), error.to_string());
     let all = CertificateDer::pem_file_iter(path).map_err(|error| fault(&error))?;
     let all: Result<Vec<_>, _> = all.collect();
     let all = all.map_err(|error| fault(&error))?;

@@ -495,7 +495,11 @@ pub(super) fn secure_peer(own: &MsrpUri, agreement: &Agreement) -> Option<Secure
 }
 
 impl Entry {
-    pub(super) fn describe<T>(&self, most: &MediaSettings, write: impl FnOnce(&Local<'_>) -> T) -> T {
+    pub(super) fn describe<T>(
+        &self,
+        most: &MediaSettings,
+        write: impl FnOnce(&Local<'_>) -> T,
+    ) -> T {
         let accept: Vec<&str> = self.description.accept.iter().map(String::as_str).collect();
         let wrapped: Vec<&str> = self
             .description
@@ -517,7 +521,11 @@ impl Entry {
     }
 
     /// A description that differs from the one before gets the next version (RFC 3264 §8).
-    pub(super) fn write(&mut self, most: &MediaSettings, write: impl Fn(&Local<'_>) -> String) -> String {
+    pub(super) fn write(
+        &mut self,
+        most: &MediaSettings,
+        write: impl Fn(&Local<'_>) -> String,
+    ) -> String {
         let mut text = self.describe(most, &write);
         if !self.description.text.is_empty() && self.description.text != text {
             self.description.version += 1;

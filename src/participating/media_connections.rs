@@ -4,9 +4,9 @@ use crate::clock::Now;
 use crate::msrp::connection_queue::{ConnectionQueue, QueueLimits};
 use crate::msrp::event::SessionEvent;
 use crate::msrp::frame::FrameEvent;
+use crate::msrp::session::Session;
 use crate::msrp::uri::session_id_in;
 use crate::msrp::writer;
-use crate::msrp::session::Session;
 use crate::participating::media::{
     AttemptId, Connection, Media, MediaAction, MediaId, MediaUse, SecurePeer,
 };

@@ -84,12 +84,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         }
     }
 
-    fn connect_msrp(
-        &mut self,
-        attempt: Attempt,
-        remote: SocketAddr,
-        secure: Option<SecurePeer>,
-    ) {
+    fn connect_msrp(&mut self, attempt: Attempt, remote: SocketAddr, secure: Option<SecurePeer>) {
         let secure = secure.map(|peer| msrp::SecurePeer {
             name: peer.name,
             check: peer.fingerprint.map(|fingerprint| -> Check {

@@ -69,6 +69,9 @@ fn an_offer_that_changes_nothing_keeps_the_connection() {
                 stage.observe(!agreed.body().is_empty(), "an offer is answered")?;
             }
             stage.observe(path.is_some(), "there was a path")?;
+            let long = "a long story ".repeat(30_000);
+            alice.says(&long)?;
+            bob.expect_text(&long)?;
             talk(alice, bob)
         })
     });

@@ -117,6 +117,26 @@ fn the_readme_names_every_section_and_only_keys_that_exist() -> Result<()> {
 }
 
 #[test]
+fn every_test_in_the_index_exists() -> Result<()> {
+    let index = read("tests/README.md")?;
+    let mut seen = 0;
+    for name in quoted(&index) {
+        let Some((place, function)) = name.rsplit_once("::") else {
+            continue;
+        };
+        let file = match place.strip_suffix(".rs") {
+            Some(_) => place.to_owned(),
+            None => format!("tests/scenarios/{place}.rs"),
+        };
+        let is_there = read(&file)?.contains(&format!("fn {function}("));
+        ensure!(is_there, "tests/README.md: no {function} in {file}");
+        seen += 1;
+    }
+    ensure!(seen > 30, "the index names tests");
+    Ok(())
+}
+
+#[test]
 fn the_variables_in_the_readme_are_keys() -> Result<()> {
     let (keys, _) = keys();
     let readme = read("README.md")?;

@@ -196,6 +196,10 @@ section! {
         lifetime: Period = Period::seconds(7 * 86_400);
         /// How long a message is kept at most, whatever its sender says.
         max_lifetime: Period = Period::seconds(30 * 86_400);
+        /// Messages that may wait for all users together; beyond it new ones are answered 503.
+        max_messages: u32 = 10_000_000;
+        /// Octets that may wait for all users together; beyond it new messages are answered 503.
+        max_total_size: Size = Size::mib(1_048_576);
         /// Pauses between attempts to deliver; the last one repeats until the message expires.
         retry: Vec<Period> = vec![
             Period::seconds(30),

@@ -118,6 +118,11 @@ impl ServerProcess {
         })
     }
 
+    /// The process as the system names it.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The folder it was started in.
     pub fn folder(&self) -> &Path {
         &self.folder

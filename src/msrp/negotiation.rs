@@ -469,6 +469,89 @@ mod tests {
         assert_eq!(refusal(&OFFER.replace("a=path:", "a=x:")), 305);
     }
 
+    fn secure_uri() -> MsrpUri {
+        MsrpUri::of_secure_session("192.0.2.10", 2855, "9sKd83hdTr02bXq7").unwrap()
+    }
+
+    /// The sample over TLS, with a fingerprint.
+    fn secure_offer() -> String {
+        let fingerprint = crate::msrp::fingerprint::fingerprint_of(b"theirs");
+        let secure = OFFER.replace("TCP/MSRP", "TCP/TLS/MSRP");
+        let secure = secure.replace("a=path:msrp:", "a=path:msrps:");
+        format!("{secure}a=fingerprint:{fingerprint}\r\n")
+    }
+
+    #[test]
+    fn tls_is_answered_with_tls_and_our_fingerprint() {
+        let uri = secure_uri();
+        let ours = Local {
+            fingerprint: Some("SHA-256 AA:BB"),
+            ..local(&uri)
+        };
+        let (text, agreement) = answer(&parse(&secure_offer()), &ours).unwrap();
+        assert!(text.contains("m=message 2855 TCP/TLS/MSRP *\r\n"), "{text}");
+        assert!(text.contains("a=path:msrps://192.0.2.10:2855/"), "{text}");
+        assert!(text.contains("a=fingerprint:SHA-256 AA:BB\r\n"), "{text}");
+        assert!(agreement.fingerprint.unwrap().matches(b"theirs"));
+        let plain = answer(&parse(OFFER), &ours).unwrap_err();
+        assert_eq!(plain.warning, 302, "TCP is not what we do here");
+        let md5 = secure_offer().replace("SHA-256", "MD5");
+        assert_eq!(answer(&parse(&md5), &ours).unwrap_err().warning, 399);
+    }
+
+    /// The sample as a middlebox leaves it, which changes the lines and not the path.
+    fn behind_a_middlebox() -> String {
+        OFFER
+            .replace("c=IN IP4 192.0.2.10", "c=IN IP4 198.51.100.1")
+            .replace("m=message 2855", "m=message 5000")
+    }
+
+    #[test]
+    fn with_cema_the_active_side_connects_to_the_c_line() {
+        let uri = uri();
+        let ours = Local {
+            cema: true,
+            ..local(&uri)
+        };
+        assert!(offer(&ours).contains("a=msrp-cema\r\n"));
+        let passive = format!("{}a=msrp-cema\r\n", behind_a_middlebox());
+        let passive = passive.replace("actpass", "passive");
+        let (text, agreement) = answer(&parse(&passive), &ours).unwrap();
+        assert!(text.contains("a=msrp-cema\r\n"), "{text}");
+        assert_eq!(agreement.meets_at, ("198.51.100.1".to_owned(), 5000));
+        assert_eq!(
+            agreement.peer.first().host(),
+            "192.0.2.10",
+            "the path stays"
+        );
+        let both = accept_answer(&ours, &parse(&passive)).unwrap();
+        assert_eq!(both.meets_at, ("198.51.100.1".to_owned(), 5000));
+        let (text, agreement) = answer(&parse(&passive), &local(&uri)).unwrap();
+        assert!(!text.contains("msrp-cema"), "{text}");
+        assert_eq!(agreement.meets_at, ("192.0.2.10".to_owned(), 2855));
+    }
+
+    #[test]
+    fn a_middlebox_that_the_peer_does_not_know_of_is_found_out() {
+        let uri = uri();
+        let ours = Local {
+            cema: true,
+            ..local(&uri)
+        };
+        let refused = answer(&parse(&behind_a_middlebox()), &ours).unwrap_err();
+        assert_eq!(refused.status, 488);
+        assert!(answer(&parse(OFFER), &ours).is_ok(), "nothing was changed");
+        let active = behind_a_middlebox().replace("actpass", "active");
+        assert!(accept_answer(&ours, &parse(&active)).is_err());
+        let passive = behind_a_middlebox().replace("actpass", "passive");
+        let agreement = accept_answer(&ours, &parse(&passive)).unwrap();
+        assert_eq!(
+            agreement.meets_at,
+            ("192.0.2.10".to_owned(), 2855),
+            "we connect to the path"
+        );
+    }
+
     #[test]
     fn types_shrink_to_what_both_take() {
         let offered = OFFER.replace(

@@ -17,10 +17,15 @@ use crate::sip::reply::{self, ResponseBuilder, warning};
 use crate::sip::session_timer::TooSmall;
 use crate::sip::transaction::{RequestOutcome, ServerId, reply_flow};
 use crate::sip::transport::flow::{Flow, Transport};
+use crate::store::request::Refusal;
 use crate::uri::{Uri, equivalent};
 
 /// Seconds after which a sender may try again when we have too much to do.
 const RETRY_AFTER: &str = "2";
+/// Seconds after which there may be room in a recipient's queue again.
+const RETRY_AFTER_FULL: &str = "300";
+/// The warning of a message that is over a quota (cpm-facts §11).
+const SIZE_EXCEEDED: &str = "133 Size exceeded";
 
 impl Service {
     /// A response being written; our tag is added where none is given.
@@ -89,6 +94,30 @@ impl Service {
             &Rejection::new(503, "Service Unavailable"),
             now,
         );
+    }
+
+    /// The store has not taken a message. Over the recipient's quota it is 413, as cpm-facts §6 row 15
+    /// says, with the warning of §11; a full queue may have room later (RFC 3261 §21.4.11), a message
+    /// larger than the whole quota never has. Anything else is 503.
+    pub(super) fn not_stored(
+        &mut self,
+        request: &Message,
+        server: ServerId,
+        refusal: Refusal,
+        now: Now,
+    ) {
+        let retry_after = match refusal {
+            Refusal::TooLarge => None,
+            Refusal::OverQuota => Some(RETRY_AFTER_FULL),
+            _ => return self.overloaded(request, server, now),
+        };
+        let text = warning(399, &self.settings.domain, SIZE_EXCEEDED);
+        let reply = self.reply(request, 413, "Request Entity Too Large", None);
+        let mut reply = reply.header("Warning", &text);
+        if let Some(seconds) = retry_after {
+            reply = reply.header("Retry-After", seconds);
+        }
+        self.sip.respond(server, 413, reply.build(), now);
     }
 
     /// The method is known and not for this.

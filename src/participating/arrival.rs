@@ -180,6 +180,7 @@ pub fn held(seq: Seq, message: &DeferredMessage, length: u64) -> Held {
         message_id: message.message_id.as_str().into(),
         length,
         expires_at: message.expires_at,
+        marks: Box::default(),
     }
 }
 

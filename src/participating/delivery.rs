@@ -151,6 +151,11 @@ impl Service {
         settlement: Settlement,
     ) {
         self.settle(user, seq, settlement);
+        self.leave_out(user, key, seq);
+    }
+
+    /// A message that the store cannot give is not part of the queue any more.
+    pub(super) fn leave_out(&mut self, user: &Identity, key: &ConversationKey, seq: Seq) {
         self.forget_due(user, seq);
         if let Some(machine) = self.users.get_mut(user) {
             machine.handle_settled(key, seq);

@@ -21,6 +21,7 @@ pub mod delivery;
 pub mod dialogs;
 mod disposition;
 mod events;
+mod eviction;
 mod exchange;
 pub mod expiry;
 pub mod forward;

@@ -17,7 +17,7 @@ use crate::sip::rejection::Rejection;
 use crate::sip::splice::Edit;
 use crate::sip::transaction::table::{Kind, ServerId};
 use crate::sip::transport::flow::Flow;
-use crate::store::request::{Body, DeferredMessage, Seq, Settlement, StoreRequest};
+use crate::store::request::{Body, DeferredMessage, Refusal, Seq, Settlement, StoreRequest};
 
 /// Names a MESSAGE under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -324,7 +324,7 @@ impl Service {
     }
 
     /// The store could not take it: the author keeps the message.
-    pub(super) fn handle_pager_not_stored(&mut self, id: PagerId, now: Now) {
+    pub(super) fn handle_pager_not_stored(&mut self, id: PagerId, refusal: Refusal, now: Now) {
         let Some(pager) = self.pagers.get_mut(&id) else {
             return;
         };
@@ -334,7 +334,7 @@ impl Service {
             let (request, server) = (pager.request.clone(), pager.server);
             self.end_storing(&message, BodySize::of_whole(request.body()), now);
             if !answered {
-                self.overloaded(&request, server, now);
+                self.not_stored(&request, server, refusal, now);
             }
         }
         self.branch_ended(id, now);

@@ -284,6 +284,12 @@ impl ServedUser {
             .is_some_and(|c| c.held.iter().take(c.handed).any(|held| held.seq == seq))
     }
 
+    /// Whether a message is out with a delivery, or with a device that was tried before it was kept.
+    pub fn is_out(&self, key: &ConversationKey, seq: Seq) -> bool {
+        let conversation = self.conversations.get(key);
+        self.is_in_flight(key, seq) || conversation.is_some_and(|c| c.trying.contains(&seq))
+    }
+
     /// A message left custody: a device confirmed it, it expired or was taken back.
     pub fn handle_settled(&mut self, key: &ConversationKey, seq: Seq) {
         let Some(conversation) = self.conversations.get_mut(key) else {
@@ -518,6 +524,7 @@ mod tests {
             message_id: format!("m{seq}").into(),
             length: 100,
             expires_at: UnixMillis(u64::MAX),
+            marks: Box::default(),
         }
     }
 

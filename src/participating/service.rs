@@ -97,6 +97,12 @@ pub enum Waiter {
     Delivery(DeliveryId, Seq),
     /// What has expired.
     Due,
+    /// Of a full queue that makes room: the oldest message that may go.
+    Oldest(Identity),
+    /// The message that goes.
+    Evicted(Identity, Seq),
+    /// A message that stood in line for that room, until then at most.
+    InLine(Identity, Box<Waiter>, Instant),
     /// A message accepted from another part or shard.
     Internal(Box<DeferredMessage>, BodySize, Option<Origin>),
 }
@@ -132,10 +138,14 @@ pub struct Service {
     pub(super) next_expiry: Instant,
     pub(super) next_sweep: Instant,
     pub(super) due_in_flight: HashMap<(Identity, Seq), Box<DeferredMessage>>,
-    /// Expired messages on their way out of the store; with a time, once they have been settled.
+    /// Undelivered messages on their way out of the store; with a time, once they have been settled.
     pub(super) expiring: HashMap<(Identity, Seq), Option<Instant>>,
-    /// Expired messages whose authors are being told, by the number of the question.
-    pub(super) telling: HashMap<u64, (Identity, Seq)>,
+    /// Those whose authors are being told, by the number of the question.
+    pub(super) telling: HashMap<u64, super::disposition::Leaving>,
+    /// Those whose authors could not be told: they are told again.
+    pub(super) untold: Vec<super::disposition::Leaving>,
+    /// Messages that wait for room in full queues.
+    pub(super) crowds: super::eviction::Crowds,
     pub(super) forwards: VecDeque<(u16, Box<InternalMessage>)>,
     pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId)>,
     /// Sessions of legs that hung up while something of theirs was being stored.
@@ -208,6 +218,8 @@ impl Service {
             due_in_flight: HashMap::default(),
             expiring: HashMap::default(),
             telling: HashMap::default(),
+            untold: Vec::new(),
+            crowds: HashMap::default(),
             forwards: VecDeque::new(),
             foreign: HashMap::default(),
             parted: Vec::new(),

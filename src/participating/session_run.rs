@@ -24,7 +24,7 @@ use crate::sip::message::Message;
 use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction::table::ClientId;
 use crate::sip::transport::flow::Flow;
-use crate::store::request::{DeferredMessage, Held, Refusal, Seq, Settlement, StoreEvent};
+use crate::store::request::{DeferredMessage, Held, Refusal, Seq, StoreEvent};
 
 /// Messages read ahead or unconfirmed in one replay.
 const AT_ONCE: usize = 16;
@@ -244,7 +244,7 @@ impl Service {
         self.end_session_run(id, RunEnd::Parked, now);
     }
 
-    /// The store lost track of a message, or it is damaged: it counts as failed. An answer about a
+    /// The store lost track of a message, or it is damaged and has been ended by `handle_ruined`. An answer about a
     /// message that has left meanwhile means nothing.
     pub(super) fn skip_unread_chat(
         &mut self,
@@ -267,7 +267,7 @@ impl Service {
             .get(&id)
             .map(|delivery| (delivery.user.clone(), delivery.key.clone()));
         if let (Some((user, key)), Refusal::Unknown | Refusal::Damaged) = (key, refusal) {
-            self.take_out(&user, &key, seq, Settlement::Failed);
+            self.leave_out(&user, &key, seq);
         }
         self.end_session_run(id, RunEnd::Parked, now);
     }

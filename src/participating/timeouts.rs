@@ -23,6 +23,7 @@ impl Service {
             && self.pagers.is_empty()
             && self.chats.is_empty()
             && self.deliveries.is_empty()
+            && self.crowds.is_empty()
             && self.custody.open() == 0
     }
 
@@ -105,6 +106,8 @@ impl Service {
         }
         self.next_expiry = now.instant + EXPIRY_INTERVAL;
         self.forget_expired(now);
+        self.tell_again(now);
+        self.handle_line_timeouts(now);
         let time = Now {
             wall: self.expiry.read(now),
             ..now

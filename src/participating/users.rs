@@ -4,6 +4,7 @@
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::participating::arrival;
+use crate::participating::custody::Retained;
 use crate::participating::served_user::{Reach, ServedUser, UserAction};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
@@ -83,8 +84,17 @@ impl Service {
         more: bool,
         now: Now,
     ) {
+        // What is on its way out is still in the store.
+        let is_leaving = |held: &&Held| self.expiring.contains_key(&(identity.clone(), held.seq));
+        let leaving: Vec<_> = match self.expiring.is_empty() {
+            true => Vec::new(),
+            false => held.iter().filter(is_leaving).cloned().collect(),
+        };
         if let Some(user) = self.users.get_mut(identity) {
             user.handle_loaded(held, more, now);
+            for held in leaving {
+                user.handle_settled(&held.conversation, held.seq);
+            }
             self.run_user(identity, now);
         }
     }
@@ -135,11 +145,18 @@ impl Service {
         now: Now,
     ) -> bool {
         let is_long = BodySize::of(&body).is_spooled;
-        if self
-            .custody
-            .put(Box::new(message.clone()), body, waiter, now)
-            .is_err()
-        {
+        let bounds = self.bounds_for(message);
+        let message_of_ours = Box::new(message.clone());
+        let begun = if self.is_crowded(message) {
+            let message = message_of_ours;
+            self.stand_in_line(waiter, Retained { message, body }, now)
+        } else {
+            let custody = &mut self.custody;
+            custody
+                .put(message_of_ours, body, bounds, waiter, now)
+                .is_ok()
+        };
+        if !begun {
             return false;
         }
         let key = arrival::conversation_key(message);

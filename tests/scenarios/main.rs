@@ -6,6 +6,7 @@ mod support;
 
 mod bad_input;
 mod chat;
+mod content;
 mod custody;
 mod dialogs;
 mod ipv6;

@@ -17,6 +17,7 @@ use crate::participating::callee;
 use crate::participating::contacts::Target;
 use crate::participating::deferral::{self, Deferral, Outcome};
 use crate::participating::dialogs::DialogKey;
+use crate::participating::grants::Grant;
 use crate::participating::leg::Leg;
 use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::provisional::EarlyDialogs;
@@ -97,6 +98,8 @@ pub struct Chat {
     /// Our tag towards the caller.
     pub(super) tag: String,
     pub(super) state: ChatState,
+    /// Whether the caller's machine lets messages of the callee pass.
+    pub(super) grant: Grant,
     pub(super) caller_leg: Option<Leg>,
     pub(super) callee_leg: Option<Leg>,
     pub(super) branches: Vec<Branch>,
@@ -167,7 +170,7 @@ impl Service {
             return self.interval_too_small(&invite, server, too_small, now);
         }
         let id = ChatId(self.next_number());
-        let chat = Chat {
+        let mut chat = Chat {
             invite,
             server,
             flow,
@@ -177,6 +180,7 @@ impl Service {
             callee,
             tag: self.tokens.token(),
             state: ChatState::Inviting,
+            grant: Grant::Nobody,
             caller_leg: None,
             callee_leg: None,
             branches: Vec::new(),
@@ -188,6 +192,7 @@ impl Service {
             early: None,
             reliable: None,
         };
+        chat.grant = self.ask_grant(id, &chat);
         let trying = self.reply(&chat.invite, 100, "Trying", None).build();
         self.sip.respond(server, 100, trying, now);
         let key = chat.conversation_of(Side::Caller);
@@ -426,6 +431,7 @@ impl Service {
     /// The chat is over, and with it the dialog that may have begun with its ringing.
     pub(super) fn forget_chat(&mut self, id: ChatId) -> Option<Chat> {
         let chat = self.chats.remove(&id)?;
+        self.return_grant(id, &chat);
         if let Some(early) = &chat.early {
             self.dialogs.remove(&DialogKey::of(early));
         }

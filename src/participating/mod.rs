@@ -25,6 +25,7 @@ mod eviction;
 mod exchange;
 pub mod expiry;
 pub mod forward;
+mod grants;
 mod held;
 mod in_dialog;
 pub mod internal;

@@ -14,7 +14,9 @@ use crate::config::Config;
 use crate::identity::Identity;
 use crate::identity::shard_of;
 use crate::metrics::{Metrics, ShardMetrics};
+use crate::msrp::fingerprint::fingerprint_of;
 use crate::net::sys;
+use crate::net::tls::{Tls, TlsError};
 use crate::router::Knowledge;
 use crate::shard::assembly::{Inboxes, Shards};
 use crate::shard::core_trait::ShardCore;
@@ -35,6 +37,9 @@ pub enum ServerError {
     /// A listener of the configuration cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The certificate of the `tls://` listeners, or its key.
+    #[error("msrp.certificate: {0}")]
+    Certificate(#[from] TlsError),
     /// The data folder belongs to another process.
     #[error("data_dir: {} is in use by another process", .0.display())]
     Locked(PathBuf),
@@ -50,7 +55,7 @@ impl ServerError {
     /// 2 where the configuration has to change, 1 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Bind(_) | Self::Locked(_) => 2,
+            Self::Bind(_) | Self::Locked(_) | Self::Certificate(_) => 2,
             Self::Store(_) | Self::Start(_) => 1,
         }
     }
@@ -127,6 +132,9 @@ impl Server {
                 Some(admin::start(Arc::clone(&admin), sockets)?)
             }
         };
+        let tls = tls(&config, &sockets.addresses)?;
+        let fingerprint = tls.as_ref().map(|tls| fingerprint_of(tls.certificate()));
+        sockets.addresses.fingerprint = fingerprint;
         let addresses = Arc::new(sockets.addresses.clone());
         let inboxes = Inboxes::new(shards, settings::sizes(&config));
         let (store, clients, recovered) = open_store(&config, shards, &inboxes)?;
@@ -144,7 +152,7 @@ impl Server {
         let desk = Arc::clone(&inboxes.desk);
         let context = contexts(&config, &addresses, &metrics, knowledge, recovered);
         let started = Shards::start(
-            settings::shells(&config),
+            settings::shells(&config, tls),
             inboxes,
             sockets.supplies(clients),
             &metrics,
@@ -284,6 +292,21 @@ fn accounts(config: &Arc<Config>, recovered: &Recovered) -> AccountBook {
         tracing::error!(%error, "an account of the store");
     }
     book
+}
+
+/// Our certificate, if any listener speaks TLS: from the files, or made for the names we go by.
+fn tls(config: &Config, addresses: &Addresses) -> Result<Option<Tls>, TlsError> {
+    if addresses.msrps.is_empty() {
+        return Ok(None);
+    }
+    let msrp = &config.msrp;
+    if !msrp.certificate.as_os_str().is_empty() {
+        let tls = Tls::load(&msrp.certificate, &msrp.private_key, &msrp.authorities)?;
+        return Ok(Some(tls));
+    }
+    let hosts = addresses.msrps.iter();
+    let names = hosts.map(|index| addresses.advertised_msrp(config, *index).0);
+    Ok(Some(Tls::self_signed(names.collect(), &msrp.authorities)?))
 }
 
 type OpenStore = (Store, Vec<StoreClient>, Recovered);

@@ -43,7 +43,7 @@ impl Bench {
         let addresses = Addresses {
             sip: vec![(Transport::Udp, at(5060))],
             msrp: vec![at(2855)],
-            admin: Vec::new(),
+            ..Addresses::default()
         };
         let knowledge = Knowledge {
             directory: Arc::new(Directory::new(&config)),
@@ -68,8 +68,8 @@ impl Bench {
             metrics: Arc::default(),
             bindings: Vec::new(),
             duplicate_keys: Vec::new(),
-            documents: Vec::new(),
             waiting: Vec::new(),
+            documents: Vec::new(),
         };
         Self {
             core: Core::new(context, Tokens::from_seed(7), now),

@@ -2,7 +2,7 @@
 
 use super::accounts::accounts;
 use super::address::{HostPort, Listener, Protocol, is_host};
-use super::schema::{Authentication, Config};
+use super::schema::{Authentication, Config, MsrpOffer};
 use super::values::{Period, Size};
 
 /// The broken rule: the key, and what is wrong with it.
@@ -15,6 +15,8 @@ pub(super) fn check(config: &Config) -> Checked {
     listeners("sip", &config.sip.listen, &config.sip.advertise)?;
     listeners("msrp", &config.msrp.listen, &config.msrp.advertise)?;
     msrp_over_tcp(config)?;
+    sip_without_tls(config)?;
+    certificates(config)?;
     sip(config)?;
     msrp(config)?;
     registrar(config)?;
@@ -136,10 +138,35 @@ fn msrp_over_tcp(config: &Config) -> Checked {
     match udp {
         Some(listener) => Err((
             "msrp.listen".to_owned(),
-            format!("\"{listener}\" is not allowed; allowed: \"tcp://ADDRESS:PORT\""),
+            format!(
+                "\"{listener}\" is not allowed; allowed: \"tcp://ADDRESS:PORT\", \"tls://ADDRESS:PORT\""
+            ),
         )),
         None => Ok(()),
     }
+}
+
+fn sip_without_tls(config: &Config) -> Checked {
+    let mut listeners = config.sip.listen.iter();
+    let tls = listeners.find(|listener| listener.protocol == Protocol::Tls);
+    tls.map_or(Ok(()), |listener| {
+        let allowed = "allowed: \"udp://ADDRESS:PORT\", \"tcp://ADDRESS:PORT\"";
+        let problem = format!("\"{listener}\" is not allowed; {allowed}");
+        Err(("sip.listen".to_owned(), problem))
+    })
+}
+
+fn certificates(config: &Config) -> Checked {
+    let msrp = &config.msrp;
+    let given = |path: &std::path::Path| !path.as_os_str().is_empty();
+    let both = given(&msrp.certificate) == given(&msrp.private_key);
+    rule(both, "msrp.private_key", || {
+        "a certificate and its private_key belong together".to_owned()
+    })?;
+    let secure = (0..msrp.listen.len()).any(|index| msrp.is_secure(index));
+    rule(secure || msrp.offer == MsrpOffer::Tcp, "msrp.offer", || {
+        "\"tls\" needs a \"tls://ADDRESS:PORT\" in msrp.listen".to_owned()
+    })
 }
 
 fn open_mode(config: &Config) -> Checked {

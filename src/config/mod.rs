@@ -20,8 +20,8 @@ pub use address::{HostPort, Listener, Protocol};
 pub use load::{ConfigError, Origin};
 pub use schema::{
     Account, Admin, Authentication, Blocked, ClientProfile, Config, CopyTo, Deferral, Delivery,
-    DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, Registrar, Sip, Store, Tagless,
-    UserSettings, WhenFull,
+    DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, MsrpOffer, Registrar, Sip, Store,
+    Tagless, UserSettings, WhenFull,
 };
 pub use secret::{Ha1, Secret};
 pub use user::{ClientRule, EffectiveSettings, SenderRule, SettingsOverrides};

@@ -149,10 +149,20 @@ section! {
 section! {
     /// MSRP: listeners and sessions (RFC 4975).
     Msrp {
-        /// Where to listen, TCP only; port 0 means any free port.
+        /// Where to listen, tcp:// or tls:// (MSRP over TLS, msrps); port 0 means any free port.
         listen: Vec<Listener> = vec![Listener::loopback(Protocol::Tcp, 2855)];
         /// HOST or HOST:PORT by which peers reach the listeners, as for SIP.
         advertise: Vec<HostPort> = Vec::new();
+        /// Certificate chain of the tls:// listeners, a PEM file; empty: one is made at each start, known by its fingerprint alone.
+        certificate: PathBuf = PathBuf::new();
+        /// Private key of the certificate, a PEM file.
+        private_key: PathBuf = PathBuf::new();
+        /// Certificates (PEM) that vouch for peers without an a=fingerprint; empty: such peers are not connected to.
+        authorities: PathBuf = PathBuf::new();
+        /// What the server offers to devices: "tcp", or "tls" if there is a tls:// listener. An offer of either is answered alike.
+        offer: MsrpOffer = MsrpOffer::Tcp;
+        /// Connection establishment for media anchoring (RFC 6714): for networks whose middleboxes change c= and m= lines but no paths.
+        cema: bool = false;
         /// Octets in a chunk the server sends.
         chunk_size: Size = Size::kib(16);
         /// Largest message taken; a larger one is answered 413.
@@ -324,6 +334,16 @@ words! {
 }
 
 words! {
+    /// What the server offers for MSRP.
+    MsrpOffer {
+        /// Plain TCP.
+        Tcp = "tcp";
+        /// TLS.
+        Tls = "tls";
+    }
+}
+
+words! {
     /// What a contact without feature tags takes.
     Tagless {
         /// SIP MESSAGE only.
@@ -480,6 +500,12 @@ impl Sip {
 }
 
 impl Msrp {
+    /// Whether listener number `index` speaks TLS.
+    pub fn is_secure(&self, index: usize) -> bool {
+        let listener = self.listen.get(index);
+        listener.is_some_and(|listener| listener.protocol == Protocol::Tls)
+    }
+
     /// What listener number `index` is advertised as, if not as its own address.
     pub fn advertised(&self, index: usize) -> Option<&HostPort> {
         advertised(&self.advertise, index)

@@ -1,5 +1,6 @@
 //! Chat sessions of an agent: INVITE both ways, the dialog, and its MSRP session.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::draft::{self, Draft};
@@ -9,10 +10,11 @@ use super::failure::Failure;
 use super::msrp_agent::{MsrpEnd, MsrpSession};
 use super::msrp_receiving::Answering;
 use super::msrp_sending::SentMessage;
+use super::msrp_tls::MediaTls;
 use super::sdp_text::{self, Setup};
 use super::sip_text::{SipText, address};
 use super::user_agent::{PATIENCE, SESSION_TAG, UserAgent};
-use super::wire::Transport;
+use super::wire::{Transport, lock};
 
 /// An INVITE this agent sent.
 pub struct OutgoingCall<'a> {
@@ -63,7 +65,7 @@ impl UserAgent {
         setup: Setup,
         conversation: &str,
     ) -> Result<OutgoingCall<'_>, Failure> {
-        let end = MsrpEnd::open_at(self.address().ip(), &self.line.name, &self.line.transcript)?;
+        let end = self.media_end()?;
         let sdp = sdp_text::description(&end, setup, "sendrecv");
         let draft = self
             .invite_draft(to, conversation)
@@ -76,6 +78,18 @@ impl UserAgent {
             end,
             sdp,
         })
+    }
+
+    /// Where its next MSRP session will be.
+    pub(super) fn media_end(&self) -> Result<MsrpEnd, Failure> {
+        let (name, transcript) = (&self.line.name, &self.line.transcript);
+        let end = MsrpEnd::open_at(self.address().ip(), name, transcript)?;
+        Ok(end.over_tls(lock(&self.media_tls).clone()))
+    }
+
+    /// From here on its MSRP sessions go over TLS with this certificate.
+    pub fn secures_media(&self, tls: MediaTls) {
+        *lock(&self.media_tls) = Some(Arc::new(tls));
     }
 
     /// A chat INVITE without a body.
@@ -269,12 +283,7 @@ impl<'a> IncomingCall<'a> {
     pub fn answers(self, setup: Setup, direction: &str) -> Result<Chat<'a>, Failure> {
         let agent = self.request.agent;
         let offer = self.offer();
-        let end = MsrpEnd::open_at(
-            agent.address().ip(),
-            &agent.line.name,
-            &agent.line.transcript,
-        )?
-        .answering(self.answering);
+        let end = agent.media_end()?.answering(self.answering);
         let sdp = sdp_text::description(&end, setup, direction);
         let contact = format!("<{}>;{SESSION_TAG}", agent.contact_uri());
         let headers = [

@@ -3,7 +3,6 @@
 use super::call::Chat;
 use super::envelope::Envelope;
 use super::failure::Failure;
-use super::msrp_agent::MsrpEnd;
 use super::sdp_text::{self, Setup};
 use super::sip_text::SipText;
 use super::user_agent::{SESSION_TAG, UserAgent};
@@ -64,12 +63,12 @@ impl Chat<'_> {
 
     /// Offers another path of its own and connects from there; the connection before is left.
     pub fn moves(&mut self) -> Result<(), Failure> {
-        let line = &self.agent.line;
-        let end = MsrpEnd::open_at(self.agent.address().ip(), &line.name, &line.transcript)?;
+        let end = self.agent.media_end()?;
         let sdp = sdp_text::description(&end, Setup::Active, "sendrecv");
         let answer = self.offers(&sdp)?;
         let path = sdp_text::attribute(&answer, "path").unwrap_or_default();
-        self.msrp = end.connects(path)?;
+        let fingerprint = sdp_text::attribute(&answer, "fingerprint").unwrap_or_default();
+        self.msrp = end.expecting(fingerprint).connects(path)?;
         self.own_sdp = sdp;
         self.sdp = answer;
         Ok(())

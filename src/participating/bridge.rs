@@ -176,7 +176,7 @@ impl Service {
     }
 
     /// Decision 10: the recipient's machine lets a live message pass while nothing of its conversation
-    /// is held or replayed.
+    /// is held or replayed; that of the caller says so from its own shard.
     fn may_go_live(&self, id: ChatId, side: Side) -> bool {
         let Some(chat) = self.chats.get(&id) else {
             return false;
@@ -194,7 +194,7 @@ impl Service {
                     .get(&chat.callee)
                     .is_none_or(|user| user.may_pass(&key))
             }
-            Side::Callee => true,
+            Side::Callee => self.may_pass_to_caller(chat),
         };
         free && !earlier
     }

@@ -18,6 +18,7 @@ use crate::participating::contacts::Target;
 use crate::participating::deferral::{Answer, Condition, DeviceAnswers, Form, Stored, verdict};
 use crate::participating::dialogs::DialogKey;
 use crate::participating::first_message::{First, FirstMessage, Then};
+use crate::participating::grants::Grant;
 use crate::participating::large::SessionService;
 use crate::participating::leg::Leg;
 use crate::participating::media::{MediaId, MediaUse};
@@ -105,6 +106,8 @@ pub struct Chat {
     /// Our tag towards the caller.
     pub(super) tag: String,
     pub(super) state: ChatState,
+    /// Whether the caller's machine lets messages of the callee pass.
+    pub(super) grant: Grant,
     pub(super) caller_leg: Option<Leg>,
     pub(super) callee_leg: Option<Leg>,
     pub(super) branches: Vec<Branch>,
@@ -196,7 +199,7 @@ impl Service {
             return self.interval_too_small(&invite, server, too_small, now);
         }
         let id = ChatId(self.next_number());
-        let chat = Chat {
+        let mut chat = Chat {
             invite,
             server,
             flow,
@@ -207,6 +210,7 @@ impl Service {
             callee,
             tag: self.tokens.token(),
             state: ChatState::Inviting,
+            grant: Grant::Nobody,
             caller_leg: None,
             callee_leg: None,
             branches: Vec::new(),
@@ -219,6 +223,7 @@ impl Service {
             early: None,
             reliable: None,
         };
+        chat.grant = self.ask_grant(id, &chat);
         let trying = self.reply(&chat.invite, 100, "Trying", None).build();
         self.sip.respond(server, 100, trying, now);
         let key = chat.conversation_of(Side::Caller);
@@ -272,7 +277,7 @@ impl Service {
         let Some(media) = opened else {
             return;
         };
-        if let Some((_, offered)) = chat.offer.usable() {
+        if let Some((_, offered)) = chat.offer.usable().next() {
             let (accept, wrapped) = (
                 offered.accept_types.clone(),
                 offered.accept_wrapped_types.clone(),
@@ -492,6 +497,7 @@ impl Service {
     /// The chat is over, and with it the dialog that may have begun with its ringing.
     pub(super) fn forget_chat(&mut self, id: ChatId) -> Option<Chat> {
         let chat = self.chats.remove(&id)?;
+        self.return_grant(id, &chat);
         if let Some(early) = &chat.early {
             self.dialogs.remove(&DialogKey::of(early));
         }

@@ -168,10 +168,11 @@ impl Service {
         let chat = self.chats.get(&id).ok_or(None)?;
         let (remote, offer) = (chat.flow.remote.ip(), chat.offer.clone());
         let media_use = MediaUse::Chat(id, Side::Caller);
-        let direction = chat.service.from_author();
+        let secure = self.media.answers_tls(&offer).map_err(Some)?;
+        let (direction, tokens) = (chat.service.from_author(), &mut self.tokens);
         let opened = self
             .media
-            .open(media_use, remote, direction, &mut self.tokens);
+            .open_over(secure, media_use, remote, direction, tokens);
         let media = opened.ok_or(None)?;
         match self.media.answer(media, &offer, now) {
             Ok(text) => Ok((media, text)),

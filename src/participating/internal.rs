@@ -1,8 +1,9 @@
 //! What one shard tells another: a message for one of its users, and what became of it.
 
+use crate::identity::Identity;
 pub use crate::participating::receipt_lane::HandedReceipt;
 use crate::participating::receipts::{MessageRef, Receipt, Sent};
-use crate::store::request::{Body, DeferredMessage};
+use crate::store::request::{Body, ConversationKey, DeferredMessage};
 
 /// Travels between shards through their inboxes.
 #[derive(Debug)]
@@ -15,6 +16,30 @@ pub enum InternalMessage {
         body: Body,
         /// Who waits for [`InternalMessage::Accepted`]; `None` for notifications we make ourselves.
         origin: Option<Origin>,
+    },
+    /// Whether live messages of a conversation may pass to a user of the receiving shard: told once, and
+    /// again whenever it changes, until [`InternalMessage::PassOver`].
+    MayPass {
+        /// To whom.
+        user: Identity,
+        /// Of which conversation.
+        key: ConversationKey,
+        /// The chat that asks.
+        chat: Origin,
+    },
+    /// The answer to a `MayPass`.
+    Pass {
+        /// Of the chat.
+        number: u64,
+        /// Whether nothing older of the conversation waits.
+        may_pass: bool,
+    },
+    /// The chat is over.
+    PassOver {
+        /// To whom.
+        user: Identity,
+        /// The chat that asked.
+        chat: Origin,
     },
     /// The answer to an `Accept` that named an origin.
     Accepted {
@@ -70,7 +95,7 @@ impl ReceiptOutcome {
 }
 
 /// The asking shard and its own number for the question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
     /// Which shard.
     pub shard: u16,

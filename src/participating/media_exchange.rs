@@ -7,7 +7,7 @@ use crate::clock::Now;
 use crate::msrp::negotiation::{self, Agreement, Role, SdpRefusal};
 use crate::msrp::sdp::SessionDescription;
 use crate::msrp::uri::{MsrpUri, new_session_id};
-use crate::participating::media::{Media, MediaId};
+use crate::participating::media::{Media, MediaId, secure_peer};
 use crate::token::Tokens;
 
 impl Media {
@@ -19,7 +19,7 @@ impl Media {
         now: Now,
         tokens: &mut Tokens,
     ) -> Result<String, SdpRefusal> {
-        let most = self.settings.message;
+        let most = &self.settings;
         let Some(entry) = self.entries.get_mut(&id) else {
             return Ok(String::new());
         };
@@ -27,6 +27,7 @@ impl Media {
         if self.is_elsewhere(id, &agreement) {
             self.rename(id, tokens);
         }
+        let most = &self.settings;
         let Some(entry) = self.entries.get_mut(&id) else {
             return Ok(String::new());
         };
@@ -43,7 +44,7 @@ impl Media {
         now: Now,
         tokens: &mut Tokens,
     ) -> Result<(), SdpRefusal> {
-        let most = self.settings.message;
+        let most = &self.settings;
         let Some(entry) = self.entries.get(&id) else {
             return Ok(());
         };
@@ -64,7 +65,12 @@ impl Media {
             return;
         };
         let port = entry.uri.port().unwrap_or_default();
-        let Ok(uri) = MsrpUri::of_session(entry.uri.host(), port, &session_id) else {
+        let of_session = if entry.uri.is_secure() {
+            MsrpUri::of_secure_session
+        } else {
+            MsrpUri::of_session
+        };
+        let Ok(uri) = of_session(entry.uri.host(), port, &session_id) else {
             return;
         };
         let old = std::mem::replace(&mut entry.uri, uri);
@@ -76,7 +82,7 @@ impl Media {
 
     fn agree_again(&mut self, id: MediaId, agreement: Agreement, now: Now, tokens: &mut Tokens) {
         let elsewhere = self.is_elsewhere(id, &agreement);
-        let peer = agreement.peer.first().clone();
+        let (host, port) = agreement.meets_at.clone();
         if elsewhere {
             // What is written already still leaves on the old connection.
             self.drain_session(id);
@@ -85,6 +91,7 @@ impl Media {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
+        let peer = secure_peer(&entry.uri, &agreement);
         entry.description.agreed = agreement.direction;
         let Some(session) = entry.session.as_mut() else {
             return;
@@ -95,13 +102,14 @@ impl Media {
         }
         let left = session.rebind(entry.uri.clone(), agreement.peer, tokens);
         entry.bind_by = Some(bind_by);
+        entry.peer = peer;
         self.stirred.insert(id);
         self.attempts.retain(|_, waiting| *waiting != id);
         if let Some(connection) = left {
             self.leave(connection, id);
         }
         if agreement.role == Role::Active {
-            self.connect(id, peer.host(), peer.port().unwrap_or(2855));
+            self.connect(id, &host, port);
         }
     }
 }

@@ -29,6 +29,7 @@ mod exchange;
 pub mod expiry;
 mod first_message;
 pub mod forward;
+mod grants;
 mod held;
 pub mod hidden;
 mod in_dialog;

@@ -166,6 +166,8 @@ pub struct Service {
     pub(super) crowds: super::eviction::Crowds,
     pub(super) forwards: VecDeque<(u16, Box<InternalMessage>)>,
     pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId)>,
+    /// What was said about this shard's users to other shards' chats.
+    pub(super) grants: super::grants::Grants,
     /// Sessions of legs that hung up while something of theirs was being stored.
     pub(super) parted: Vec<(ChatId, Side, MediaId)>,
     /// Chunks that arrived and may not have ended their message.
@@ -247,6 +249,7 @@ impl Service {
             crowds: HashMap::default(),
             forwards: VecDeque::new(),
             foreign: HashMap::default(),
+            grants: super::grants::Grants::default(),
             parted: Vec::new(),
             chunks_to_settle: Vec::new(),
             time: now.instant,
@@ -306,6 +309,9 @@ impl Service {
                 body,
                 origin,
             } => self.accept(message, body, origin, now),
+            InternalMessage::MayPass { user, key, chat } => self.give_grant(user, key, chat),
+            InternalMessage::Pass { number, may_pass } => self.handle_pass(number, may_pass),
+            InternalMessage::PassOver { user, chat } => self.take_grant_back(&user, chat),
             InternalMessage::Accepted { number, durable } => {
                 if !self.handle_author_told(number, durable, now) {
                     self.handle_accepted(number, durable, now);

@@ -43,6 +43,7 @@ impl Service {
             }
         }
         self.forget_if_idle(identity);
+        self.review_grants(identity);
     }
 
     fn forget_if_idle(&mut self, identity: &Identity) {
@@ -179,6 +180,7 @@ impl Service {
         }
         let key = arrival::conversation_key(message);
         self.user(&message.recipient).handle_storing(&key, is_long);
+        self.review_grants(&message.recipient);
         self.give_reach(&message.recipient, now);
         true
     }

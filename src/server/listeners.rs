@@ -31,6 +31,10 @@ pub struct Addresses {
     pub msrp: Vec<SocketAddr>,
     /// By index into `[admin] listen`.
     pub admin: Vec<SocketAddr>,
+    /// Which of those speak TLS.
+    pub msrps: Vec<usize>,
+    /// The hash of our certificate, as session descriptions tell it (RFC 8122).
+    pub fingerprint: Option<String>,
 }
 
 impl Addresses {
@@ -70,8 +74,11 @@ impl fmt::Display for Addresses {
         let sip: Vec<_> = (self.sip.iter())
             .map(|(transport, address)| format!("{transport}://{address}"))
             .collect();
-        let msrp: Vec<_> = (self.msrp.iter())
-            .map(|address| format!("tcp://{address}"))
+        let msrp: Vec<_> = (self.msrp.iter().enumerate())
+            .map(|(index, address)| match self.msrps.contains(&index) {
+                true => format!("tls://{address}"),
+                false => format!("tcp://{address}"),
+            })
             .collect();
         write!(f, "sip={} msrp={}", sip.join(","), msrp.join(","))?;
         if self.admin.is_empty() {
@@ -112,12 +119,12 @@ impl Sockets {
             let address = listener.address;
             let (transport, bound, address) = match listener.protocol {
                 Protocol::Udp => bind_udp(address, shards).map_err(blame)?,
-                Protocol::Tcp => bind_tcp(address, shards).map_err(blame)?,
+                Protocol::Tcp | Protocol::Tls => bind_tcp(address, shards).map_err(blame)?,
             };
             sockets.addresses.sip.push((transport, address));
             sockets.sip.push(bound);
         }
-        for listener in &config.msrp.listen {
+        for (index, listener) in config.msrp.listen.iter().enumerate() {
             let blame = |error| BindError {
                 key: "msrp.listen",
                 listener: *listener,
@@ -126,6 +133,9 @@ impl Sockets {
             let bound = bind::tcp(listener.address, shards).map_err(blame)?;
             let address = bound.first().map(TcpListener::local_addr).transpose();
             let address = address.map_err(blame)?.unwrap_or(listener.address);
+            if listener.protocol == Protocol::Tls {
+                sockets.addresses.msrps.push(index);
+            }
             sockets.addresses.msrp.push(address);
             sockets.msrp.push(bound);
         }
@@ -159,9 +169,10 @@ impl Sockets {
                 supply.sip.push(socket);
             }
         }
-        for listener in self.msrp {
+        for (index, listener) in self.msrp.into_iter().enumerate() {
+            let secure = self.addresses.msrps.contains(&index);
             for (socket, supply) in listener.into_iter().zip(&mut supplies) {
-                supply.msrp.push(socket);
+                supply.msrp.push((socket, secure));
             }
         }
         supplies

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::msrp::{listener as msrp, reader};
+use crate::net::tls::Tls;
 use crate::resolve;
 use crate::shard::assembly::Settings;
 use crate::shard::inbox::Sizes;
@@ -40,7 +41,7 @@ pub(super) fn sizes(config: &Config) -> Sizes {
 }
 
 /// The bounds of the shells.
-pub(super) fn shells(config: &Config) -> Settings {
+pub(super) fn shells(config: &Config, tls: Option<Tls>) -> Settings {
     let limits = &config.limits;
     let queue = limits.connection_backlog.as_usize();
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
@@ -64,6 +65,7 @@ pub(super) fn shells(config: &Config) -> Settings {
         connections: count(limits.connections),
         connections_per_address: count(limits.connections_per_address),
         resolver: resolve::Settings::default(),
+        tls,
     }
 }
 

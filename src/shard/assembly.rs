@@ -19,11 +19,12 @@ use super::thread::{self, Common, Own, SipSocket};
 use crate::metrics::Metrics;
 use crate::msrp::listener as msrp;
 use crate::net::accept::Gate;
+use crate::net::tls::Tls;
 use crate::resolve::{self, Resolver};
 use crate::sip::transport::tcp;
 
 /// Bounds of the shells.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Of SIP connections.
     pub sip: tcp::Settings,
@@ -35,6 +36,8 @@ pub struct Settings {
     pub connections_per_address: usize,
     /// Of the resolver.
     pub resolver: resolve::Settings,
+    /// Our certificate for MSRP over TLS.
+    pub tls: Option<Tls>,
 }
 
 /// The inboxes of all shards.
@@ -52,8 +55,8 @@ pub struct Inboxes {
 pub struct Supplies<G> {
     /// Its socket of each SIP listener.
     pub sip: Vec<SipSocket>,
-    /// Its socket of each MSRP listener.
-    pub msrp: Vec<std::net::TcpListener>,
+    /// Its socket of each MSRP listener, and whether it speaks TLS.
+    pub msrp: Vec<(std::net::TcpListener, bool)>,
     /// Its access to the store.
     pub store: G,
 }
@@ -105,6 +108,7 @@ impl Shards {
             gate: Gate::new(settings.connections, settings.connections_per_address),
             sip_settings: settings.sip,
             msrp_settings: settings.msrp,
+            tls: settings.tls,
             resolver: Resolver::new(settings.resolver),
             helper: helper.clone(),
             operator: inboxes.desk,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock::{Instant, Now, UnixMillis};
-use crate::config::Config;
+use crate::config::{Config, MsrpOffer};
 use crate::participating::arrival::Lifetimes;
 use crate::participating::census::Census;
 use crate::participating::custody::Custody;
@@ -138,6 +138,10 @@ impl ShardCore for Core {
             Input::Sip { flow, message } => self.router.handle(service, message, flow, now),
             Input::FlowLost { flow } => service.handle_flow_lost(flow, now),
             Input::Msrp { connection, event } => service.media.handle_frame(connection, event),
+            Input::MsrpSecured {
+                connection,
+                certificate,
+            } => service.media.handle_secured(connection, certificate),
             Input::MsrpConnected {
                 attempt,
                 connection,
@@ -190,9 +194,10 @@ impl ShardCore for Core {
 fn media_action(action: MediaAction) -> Action {
     match action {
         MediaAction::Send(connection, octets) => Action::SendMsrp { connection, octets },
-        MediaAction::Connect(attempt, remote) => Action::ConnectMsrp {
+        MediaAction::Connect(attempt, remote, secure) => Action::ConnectMsrp {
             attempt: Attempt(attempt.0),
             remote,
+            secure,
         },
         MediaAction::Resolve(attempt, host, port) => Action::Resolve {
             attempt: Attempt(attempt.0),
@@ -262,6 +267,9 @@ fn media(context: &CoreContext) -> Media {
         message: config.msrp.max_message_size.get(),
         sessions: config.limits.sessions as usize,
         bind_within: config.msrp.binding_timeout.duration(),
+        fingerprint: context.addresses.fingerprint.as_deref().map(Arc::from),
+        offers_tls: config.msrp.offer == MsrpOffer::Tls,
+        cema: config.msrp.cema,
     };
     let listeners = context.addresses.msrp.iter().enumerate();
     let listeners = listeners.map(|(index, bound)| {
@@ -270,6 +278,7 @@ fn media(context: &CoreContext) -> Media {
             bound: *bound,
             host,
             port,
+            secure: config.msrp.is_secure(index),
         }
     });
     Media::new(context.shard, settings, listeners.collect())

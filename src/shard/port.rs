@@ -42,6 +42,13 @@ pub enum Input {
         /// Which piece.
         event: FrameEvent,
     },
+    /// An MSRP connection speaks TLS; told to a shard before the first frame from it.
+    MsrpSecured {
+        /// Which.
+        connection: ConnectionId,
+        /// The certificate that the peer showed, in DER.
+        certificate: Option<Bytes>,
+    },
     /// An MSRP connection attempt succeeded.
     MsrpConnected {
         /// Of `ConnectMsrp`.
@@ -105,6 +112,8 @@ pub enum Action {
         attempt: Attempt,
         /// Where to.
         remote: SocketAddr,
+        /// To whom, over TLS.
+        secure: Option<crate::participating::media::SecurePeer>,
     },
     /// Write octets to an MSRP connection; answered by `MsrpWritten`.
     SendMsrp {

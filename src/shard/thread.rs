@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -23,6 +23,7 @@ use crate::metrics::ShardMetrics;
 use crate::msrp::listener::{self as msrp, MsrpTransport};
 use crate::net::accept::Gate;
 use crate::net::registry::Registry;
+use crate::net::tls::Tls;
 use crate::resolve::Resolver;
 use crate::sip::transport::tcp::{self, Remote, TcpTransport};
 use crate::sip::transport::udp::UdpTransport;
@@ -49,7 +50,9 @@ pub struct Common {
     /// The SIP connections of all shards.
     pub sip: Arc<Registry<Remote>>,
     /// The MSRP connections of all shards.
-    pub msrp: Arc<Registry<SocketAddr>>,
+    pub msrp: Arc<Registry<msrp::Key>>,
+    /// Our certificate for MSRP over TLS.
+    pub tls: Option<Tls>,
     /// The number of all connections.
     pub gate: Gate,
     /// Bounds of SIP connections.
@@ -78,7 +81,7 @@ pub struct Own<G> {
     /// By SIP listener.
     pub sip: Vec<SipSocket>,
     /// By MSRP listener.
-    pub msrp: Vec<TcpListener>,
+    pub msrp: Vec<(TcpListener, bool)>,
     /// Its access to the store.
     pub store: G,
     /// What it counts into.
@@ -212,7 +215,7 @@ fn build_sip<C: ShardCore + 'static>(
 
 fn build_msrp<C: ShardCore + 'static>(
     common: &Common,
-    sockets: Vec<TcpListener>,
+    sockets: Vec<(TcpListener, bool)>,
     shard: u16,
     deliver: Deliverer<C>,
 ) -> io::Result<MsrpTransport<Deliverer<C>>> {
@@ -220,13 +223,14 @@ fn build_msrp<C: ShardCore + 'static>(
         shard,
         shards: u16::try_from(common.lanes.len()).unwrap_or(u16::MAX),
         settings: common.msrp_settings,
+        tls: common.tls.clone(),
         registry: Arc::clone(&common.msrp),
         gate: common.gate.clone(),
         metrics: Arc::clone(&deliver.metrics),
         deliver,
     });
-    for socket in sockets {
-        transport.listen(socket)?;
+    for (socket, secure) in sockets {
+        transport.listen(socket, secure)?;
     }
     Ok(transport)
 }

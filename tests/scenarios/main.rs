@@ -24,6 +24,7 @@ mod receipts;
 mod registration;
 mod replay;
 mod replay_table;
+mod secure_media;
 mod session_life;
 mod standalone;
 mod torture;

@@ -69,6 +69,9 @@ fn an_offer_that_changes_nothing_keeps_the_connection() {
                 stage.observe(!agreed.body().is_empty(), "an offer is answered")?;
             }
             stage.observe(path.is_some(), "there was a path")?;
+            let long = "a long story ".repeat(30_000);
+            alice.says(&long)?;
+            bob.expect_text(&long)?;
             talk(alice, bob)
         })
     });
@@ -183,6 +186,34 @@ fn what_a_held_side_does_not_take_in_time_is_kept() {
             let replay = phone.expect_invite()?.answers_recvonly(Setup::Active)?;
             replay.expect_text("for later")?;
             replay.expect_bye().map(|_| ())
+        })
+    });
+}
+
+#[test]
+fn no_live_message_overtakes_what_is_kept_for_the_caller() {
+    let short = Configuration::open().with("deferral", "custody_after = \"1s\"");
+    on_every_shard_count(&short, |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        alice.registers()?;
+        bob.registers()?;
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| alice.opens_chat("bob"));
+            let at_bob = bob.expect_invite()?.answers(Setup::Active, "sendrecv")?;
+            let mut at_alice = call.join().expect("the agent does not panic")?;
+            talk(&at_alice, &at_bob)?;
+            let hold = at_alice.described("inactive");
+            at_alice.offers(&hold)?;
+            at_bob.says("first")?;
+            let replay = alice.expect_invite()?;
+            let resume = at_alice.described("sendrecv");
+            at_alice.offers(&resume)?;
+            at_bob.says("second")?;
+            let replay = replay.answers_recvonly(Setup::Active)?;
+            replay.expect_text("first")?;
+            replay.expect_text("second")?;
+            replay.expect_bye()?;
+            talk(&at_alice, &at_bob)
         })
     });
 }

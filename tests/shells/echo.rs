@@ -60,6 +60,7 @@ impl Echo {
             ["connect", remote] => self.actions.push_back(Action::ConnectMsrp {
                 attempt: Attempt(7),
                 remote: remote.parse().expect("an address"),
+                secure: None,
             }),
             ["pour", count, octets] => {
                 let connection = self.connected.expect("connected before");

@@ -46,7 +46,7 @@ pub struct Delivery<'a> {
     pub begun: Instant,
     pub at: Instant,
     /// In a session that the recipient has opened.
-    pub in_own_call: bool,
+    pub unregistered_in_call: bool,
 }
 
 /// See the module's text.
@@ -115,7 +115,7 @@ impl Ledger {
             octets,
             begun,
             at: now,
-            in_own_call,
+            unregistered_in_call,
         } = *delivery;
         let entry = &mut self.entries[id];
         let mut faults = Vec::new();
@@ -130,8 +130,8 @@ impl Ledger {
         }
         let first = entry.received_at.is_none();
         entry.received_at.get_or_insert(now);
-        // Who calls others is there for them, registered or not: what was kept meanwhile waits on.
-        if first && !in_own_call {
+        // Who talks without being registered is there for that call: what was kept meanwhile waits on.
+        if first && !unregistered_in_call {
             faults.extend(self.overtaken(id));
         }
         for fault in faults {

@@ -21,7 +21,9 @@ impl World {
         while let Some(action) = self.cores[usize::from(shard)].poll_action() {
             match action {
                 Action::SendSip { flow, octets } => self.sip_to_agent(shard, flow, octets),
-                Action::ConnectMsrp { attempt, remote } => {
+                Action::ConnectMsrp {
+                    attempt, remote, ..
+                } => {
                     let wait = self.some_delay();
                     let input = match self.line_to(remote, shard) {
                         Some(connection) => Input::MsrpConnected {

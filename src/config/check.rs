@@ -21,6 +21,14 @@ pub(super) fn check(config: &Config) -> Checked {
     deferral(config)?;
     store(config)?;
     limits(config)?;
+    at_least_one(
+        "deferral.replays_per_device",
+        config.deferral.replays_per_device.into(),
+    )?;
+    at_least_one(
+        "deferral.replays_per_user",
+        config.deferral.replays_per_user.into(),
+    )?;
     clients(config)?;
     accounts(config)
 }

@@ -213,6 +213,11 @@ impl<'a> IncomingCall<'a> {
         self.request.answers(status);
     }
 
+    /// The user picks up, though nobody has heard of it yet: a CANCEL comes too late (RFC 3261 §9.2).
+    pub fn picks_up(&self) {
+        self.request.agent.line.stops_ringing(self.text());
+    }
+
     /// Refuses with this status and these header fields.
     pub fn refuses_with(&self, status: u16, headers: &[(&str, String)]) {
         self.request.answers_with(status, headers, &[]);

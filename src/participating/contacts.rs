@@ -29,6 +29,8 @@ pub struct Target {
     pub states_large: bool,
     /// The service such a message is offered to it by.
     pub large_service: &'static str,
+    /// Its number in the marks of messages that it has got.
+    pub device: u64,
     /// Its binding, to be forgotten when the device is gone.
     pub binding: Option<BindingKey>,
 }
@@ -43,6 +45,7 @@ impl Target {
             states_service: capability.states_service(),
             states_large: capability.states_large(),
             large_service: capability.large_service(),
+            device: binding.device(),
             binding: Some(binding.key().clone()),
         }
     }
@@ -57,6 +60,7 @@ impl Target {
             states_service: false,
             states_large: false,
             large_service: "",
+            device: 0,
             binding: None,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Instant, Now};
+use crate::participating::copies::Obstacles;
 use crate::participating::served_user::{Carrier, Reach, RunId};
 use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
 
@@ -26,6 +27,17 @@ impl RetrySchedule {
     pub(super) fn wait(&self, attempt: usize) -> Option<Duration> {
         self.0.get(attempt).or_else(|| self.0.last()).copied()
     }
+}
+
+/// How replays of one user are held back.
+#[derive(Clone, Debug)]
+pub struct ReplayPolicy {
+    /// When a parked one is offered again.
+    pub retry: RetrySchedule,
+    /// Sessions to one device at the same time.
+    pub per_device: usize,
+    /// Sessions to all devices of a user at the same time.
+    pub per_user: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -57,6 +69,8 @@ pub(super) struct Conversation {
     /// How often in a row there was no room.
     pub(super) shortages: u8,
     pub(super) session_refused: bool,
+    /// Where every device gets a copy: which are not tried at the moment.
+    pub(super) obstacles: Obstacles,
 }
 
 impl Conversation {
@@ -72,6 +86,7 @@ impl Conversation {
             attempt: 0,
             shortages: 0,
             session_refused: false,
+            obstacles: Obstacles::default(),
         }
     }
 

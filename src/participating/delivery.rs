@@ -7,12 +7,15 @@ use crate::identity::Identity;
 use crate::participating::contacts::Target;
 use crate::participating::message_run::MessageRun;
 use crate::participating::replay_table::ReplayAnswer;
-use crate::participating::served_user::{Carrier, RunEnd, RunId};
+use crate::participating::served_user::Carrier;
+use crate::participating::served_user::{RunEnd, RunId};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::session_run::SessionRun;
 use crate::sip::message::Message;
 use crate::sip::transport::flow::Flow;
-use crate::store::request::{ConversationKey, Held, Refusal, Seq, Settlement, StoreEvent};
+use crate::store::request::{
+    ConversationKey, Held, Refusal, Seq, Settlement, StoreEvent, StoreRequest,
+};
 
 /// Names a run among all users of the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,7 +34,18 @@ pub struct Delivery {
     pub(super) targets: Vec<Target>,
     /// Which of them is being tried.
     pub(super) target: usize,
+    /// The one device whose copies it carries; a message stays after it has got it.
+    pub(super) copies_for: Option<u64>,
     pub(super) carrier: DeliveryBy,
+}
+
+/// How a run leaves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way {
+    /// By MESSAGE or in a session.
+    pub(super) carrier: Carrier,
+    /// The one device it is for; `None`: the first that takes it.
+    pub(super) device: Option<u64>,
 }
 
 /// The part that differs.
@@ -48,14 +62,19 @@ impl Service {
         user: &Identity,
         run: RunId,
         key: ConversationKey,
-        carrier: Carrier,
+        way: Way,
         now: Now,
     ) {
-        let targets = match carrier {
+        let Way {
+            carrier,
+            device: copies_for,
+        } = way;
+        let mut targets = match carrier {
             Carrier::Message => self.message_targets(user, None),
             Carrier::Session => self.session_targets(user),
             Carrier::Standalone => self.large_targets(user, None),
         };
+        targets.retain(|target| copies_for.is_none_or(|device| target.device == device));
         if targets.is_empty() || self.draining {
             return self.end_run(user, run, RunEnd::Parked, now);
         }
@@ -77,6 +96,7 @@ impl Service {
             key,
             targets,
             target: 0,
+            copies_for,
             carrier: by,
         };
         self.deliveries.insert(id, delivery);
@@ -111,7 +131,17 @@ impl Service {
         };
         let (user, key) = (delivery.user.clone(), delivery.key.clone());
         tracing::debug!(%user, seq = seq.0, "delivered");
-        self.take_out(&user, &key, seq, Settlement::Delivered);
+        let Some(device) = delivery.copies_for else {
+            return self.take_out(&user, &key, seq, Settlement::Delivered);
+        };
+        if let Some(machine) = self.users.get_mut(&user) {
+            machine.handle_marked(&key, seq, device);
+        }
+        self.custody.tell(StoreRequest::Mark {
+            recipient: user,
+            seq,
+            device,
+        });
     }
 
     /// A message leaves the queue.

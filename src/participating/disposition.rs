@@ -91,7 +91,12 @@ impl Service {
     }
 
     /// Messages whose time is over: gone from the queue, and the author told.
-    pub(super) fn handle_due(&mut self, due: Vec<(Seq, Box<DeferredMessage>)>, now: Now) {
+    pub(super) fn handle_due(
+        &mut self,
+        due: Vec<(Seq, Box<DeferredMessage>)>,
+        delivered: &[Seq],
+        now: Now,
+    ) {
         for (seq, message) in due {
             if self
                 .expiring
@@ -105,7 +110,8 @@ impl Service {
                 self.due_in_flight
                     .insert((message.recipient.clone(), seq), message);
             } else {
-                self.expire(seq, message, now);
+                let delivered = delivered.contains(&seq);
+                self.expire(seq, message, delivered, now);
             }
         }
     }
@@ -121,7 +127,7 @@ impl Service {
         over.sort();
         for key in over {
             if let Some(message) = self.due_in_flight.remove(&key) {
-                self.expire(key.1, message, now);
+                self.expire(key.1, message, false, now);
             }
         }
     }
@@ -133,10 +139,10 @@ impl Service {
         }
     }
 
-    fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, now: Now) {
+    fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, delivered: bool, now: Now) {
         tracing::info!(recipient = %message.recipient, seq = seq.0, "a kept message expired");
         self.metrics.messages_expired.count();
-        self.end_undelivered(seq, message, Settlement::Expired, now);
+        self.end_waiting(seq, message, Settlement::Expired, delivered, now);
     }
 
     /// A kept message turned out to be damaged: its author hears so as far as it is known who he is.
@@ -160,21 +166,38 @@ impl Service {
         }
     }
 
-    /// An author who asked for it hears `failed`; only once that is durable does the message leave
-    /// the store, so that it never vanishes without a word.
-    pub(super) fn end_undelivered(
+    /// See [`Self::end_waiting`]; no device has got it.
+    fn end_undelivered(
         &mut self,
         seq: Seq,
         message: Box<DeferredMessage>,
         settlement: Settlement,
         now: Now,
     ) {
+        self.end_waiting(seq, message, settlement, false, now);
+    }
+
+    /// An author who asked for it hears `failed`, unless some device has got a copy (`delivered`); only
+    /// once that is durable does the message leave the store, so that it never vanishes without a word.
+    pub(super) fn end_waiting(
+        &mut self,
+        seq: Seq,
+        message: Box<DeferredMessage>,
+        settlement: Settlement,
+        delivered: bool,
+        now: Now,
+    ) {
         let recipient = message.recipient.clone();
         let key = super::arrival::conversation_key(&message);
+        let mut delivered = delivered;
         if let Some(machine) = self.users.get_mut(&recipient) {
+            delivered |= machine.is_marked(&key, seq);
             machine.handle_settled(&key, seq);
         }
-        if message.dispositions.contains(Dispositions::NEGATIVE) && self.is_notifiable(&message) {
+        if !delivered
+            && message.dispositions.contains(Dispositions::NEGATIVE)
+            && self.is_notifiable(&message)
+        {
             let number = self.next_number();
             let origin = Origin {
                 shard: self.settings.shard,

@@ -76,7 +76,7 @@ impl Service {
                 self.end_storing(&message, size, now);
             }
             Waiter::Load(identity, after) => self.postponed_loads.push_back((identity, after)),
-            Waiter::Oldest(user) | Waiter::Evicted(user, _) => {
+            Waiter::Oldest(user) | Waiter::Evicted(user, ..) => {
                 self.handle_not_evicted(&user, refusal, now);
             }
             Waiter::InLine(user, waiter, _) => {
@@ -92,11 +92,15 @@ impl Service {
             (Waiter::Load(user, _), StoreEvent::Loaded { held, more, .. }) => {
                 self.handle_loaded(&user, held, more, now);
             }
+            (Waiter::Due, StoreEvent::Due { due, delivered, .. }) => {
+                self.handle_due(due, &delivered, now);
+            }
             (Waiter::Oldest(user), StoreEvent::Loaded { held, .. }) => {
                 self.handle_oldest(&user, &held, now);
             }
-            (Waiter::Evicted(user, seq), answer) => self.handle_evicted(&user, seq, answer, now),
-            (Waiter::Due, StoreEvent::Due { due, .. }) => self.handle_due(due, now),
+            (Waiter::Evicted(user, seq, delivered), answer) => {
+                self.handle_evicted(&user, seq, delivered, answer, now);
+            }
             (Waiter::Delivery(id, seq), answer) => self.handle_delivery_read(id, seq, answer, now),
             (Waiter::Chunk(chat, side, number), StoreEvent::Synced { .. }) => {
                 self.handle_chunk_synced(chat, side, number, now);

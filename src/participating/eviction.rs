@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::clock::{Instant, Now};
-use crate::config::WhenFull;
+use crate::config::{CopyTo, WhenFull};
 use crate::identity::Identity;
 use crate::participating::arrival;
 use crate::participating::custody::{Bounds, Retained};
@@ -62,7 +62,9 @@ impl Service {
                 messages: settings.max_messages.into(),
                 octets: settings.max_size.get(),
             },
-            makes_room: settings.when_full == WhenFull::DropOldest
+            // What a device has got is kept for others only as long as there is room.
+            makes_room: (settings.when_full == WhenFull::DropOldest
+                || settings.copy_to == CopyTo::Every)
                 && message.kind != MessageKind::Notification,
         }
     }
@@ -148,10 +150,17 @@ impl Service {
             let is_out = machine.is_some_and(|m| m.is_out(&held.conversation, held.seq));
             !leaves && !is_out
         };
-        let Some(seq) = held.iter().find(may_go).map(|held| held.seq) else {
+        let drops_unread = self.settings_of(user).settings.when_full == WhenFull::DropOldest;
+        let copied = held
+            .iter()
+            .filter(may_go)
+            .find(|held| !held.marks.is_empty());
+        let oldest = || held.iter().find(may_go).filter(|_| drops_unread);
+        let Some(oldest) = copied.or_else(oldest) else {
             return self.refuse_line(user, Refusal::OverQuota, now);
         };
-        let waiter = Waiter::Evicted(user.clone(), seq);
+        let (seq, delivered) = (oldest.seq, !oldest.marks.is_empty());
+        let waiter = Waiter::Evicted(user.clone(), seq, delivered);
         if self.custody.fetch(user.clone(), seq, waiter, now).is_err() {
             self.refuse_line(user, Refusal::Full, now);
         }
@@ -162,6 +171,7 @@ impl Service {
         &mut self,
         user: &Identity,
         seq: Seq,
+        delivered: bool,
         answer: StoreEvent,
         now: Now,
     ) {
@@ -176,7 +186,7 @@ impl Service {
         tracing::info!(recipient = %user, seq = seq.0, "a kept message makes room for newer ones");
         self.metrics.messages_evicted.count();
         self.set_step(user, Step::Telling);
-        self.end_undelivered(seq, message, Settlement::Evicted, now);
+        self.end_waiting(seq, message, Settlement::Evicted, delivered, now);
     }
 
     /// A message that was to go has gone by itself or cannot be read; or there was no answer.

@@ -15,6 +15,7 @@ mod chat_answer;
 mod chat_end;
 pub mod contacts;
 mod conversation;
+mod copies;
 pub mod custody;
 pub mod deferral;
 pub mod delivery;

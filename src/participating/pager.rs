@@ -20,6 +20,9 @@ use crate::sip::transaction::table::{Kind, ServerId};
 use crate::sip::transport::flow::Flow;
 use crate::store::request::{Body, DeferredMessage, Refusal, Seq, Settlement, StoreRequest};
 
+/// Notifications that may wait for the answer to one that says the same.
+const FOLLOWERS: usize = 16;
+
 /// Names a MESSAGE under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PagerId(pub u64);
@@ -34,6 +37,8 @@ pub struct Pager {
     content: Content,
     /// What it reports, if it is a notification: claimed, and given back if it is refused.
     receipt: Option<Receipt>,
+    /// Notifications that say the same: answered as this one is.
+    followers: Vec<(Message, ServerId)>,
     answered: bool,
     branches: usize,
     /// The flows those branches went over.
@@ -80,13 +85,10 @@ impl Service {
         if let Some(receipt) = &receipt {
             self.note_receipt(receipt);
         }
-        if receipt
-            .as_ref()
-            .is_some_and(|receipt| !self.receipts.claim(receipt, now))
+        if let Some(receipt) = &receipt
+            && !self.receipts.claim(receipt, now)
         {
-            tracing::debug!(%author, "a second notification of one kind ends here");
-            let octets = self.reply(&request, 200, "OK", None).build();
-            return self.sip.respond(server, 200, octets, now);
+            return self.follow_receipt(receipt, request, server, now);
         }
         let targets = self.message_targets(&recipient, Some(&request));
         let pass = !targets.is_empty() && self.may_pass(&request, &author, &recipient);
@@ -99,6 +101,7 @@ impl Service {
             recipient,
             content,
             receipt,
+            followers: Vec::new(),
             answered: false,
             branches: 0,
             ways: Vec::new(),
@@ -205,9 +208,11 @@ impl Service {
         };
         if !pager.answered {
             pager.answered = true;
+            let followers = std::mem::take(&mut pager.followers);
             let octets = upstream(response);
             self.sip
                 .respond(pager.server, response.status(), octets, now);
+            self.acknowledge_followers(followers, now);
         }
         let Some(pager) = self.pagers.get_mut(&id) else {
             return;
@@ -269,7 +274,7 @@ impl Service {
         };
         let (server, status, octets) = (pager.server, best.status(), upstream(best));
         if let Some(pager) = self.pagers.remove(&id) {
-            self.give_receipt_back(&pager);
+            self.give_receipt_back(pager.receipt, pager.followers, now);
         }
         self.sip.respond(server, status, octets, now);
     }
@@ -303,7 +308,7 @@ impl Service {
                 pager.keeping = Keeping::Storing(message);
             }
         } else if let Some(pager) = self.pagers.remove(&id) {
-            self.give_receipt_back(&pager);
+            self.give_receipt_back(pager.receipt, pager.followers, now);
             self.overloaded(&pager.request, pager.server, now);
         }
     }
@@ -316,12 +321,14 @@ impl Service {
         match std::mem::replace(&mut pager.keeping, Keeping::Failed) {
             Keeping::Storing(message) => {
                 pager.answered = true;
+                let followers = std::mem::take(&mut pager.followers);
                 let (request, server) = (pager.request.clone(), pager.server);
                 let waits = pager.branches > 0;
                 let size = BodySize::of_whole(request.body());
                 self.recent.add(message.duplicate_key, seq, now);
                 let ids = (message.conversation.as_str(), message.contribution.as_str());
                 self.accepted(&request, server, Some(ids), now);
+                self.acknowledge_followers(followers, now);
                 self.tell_stored(&message, now);
                 if waits {
                     let key = arrival::conversation_key(&message);
@@ -356,11 +363,10 @@ impl Service {
             let answered = std::mem::replace(&mut pager.answered, true);
             let (request, server) = (pager.request.clone(), pager.server);
             let receipt = pager.receipt.take();
+            let followers = std::mem::take(&mut pager.followers);
             self.end_storing(&message, BodySize::of_whole(request.body()), now);
             if !answered {
-                if let Some(receipt) = receipt {
-                    self.receipts.give_back(&receipt);
-                }
+                self.give_receipt_back(receipt, followers, now);
                 self.not_stored(&request, server, refusal, now);
             }
         }
@@ -412,15 +418,49 @@ impl Service {
 
     fn refuse(&mut self, id: PagerId, rejection: &Rejection, now: Now) {
         if let Some(pager) = self.pagers.remove(&id) {
-            self.give_receipt_back(&pager);
+            self.give_receipt_back(pager.receipt, pager.followers, now);
             self.reject(&pager.request, pager.server, rejection, now);
         }
     }
 
+    /// A second notification of one kind ends here. While the first is still under way it is answered as
+    /// that one will be; no 2xx says that the author has what he may yet not get.
+    fn follow_receipt(&mut self, receipt: &Receipt, request: Message, server: ServerId, now: Now) {
+        let under_way = |pager: &&mut Pager| {
+            !pager.answered
+                && pager
+                    .receipt
+                    .as_ref()
+                    .is_some_and(|own| own.is_like(receipt))
+        };
+        match self.pagers.values_mut().find(under_way) {
+            Some(pager) if pager.followers.len() < FOLLOWERS => {
+                pager.followers.push((request, server));
+            }
+            Some(_) => self.overloaded(&request, server, now),
+            None => self.acknowledge_followers(vec![(request, server)], now),
+        }
+    }
+
+    fn acknowledge_followers(&mut self, followers: Vec<(Message, ServerId)>, now: Now) {
+        for (request, server) in followers {
+            let octets = self.reply(&request, 200, "OK", None).build();
+            self.sip.respond(server, 200, octets, now);
+        }
+    }
+
     /// A notification that its author did not get may come again.
-    fn give_receipt_back(&mut self, pager: &Pager) {
-        if let Some(receipt) = &pager.receipt {
-            self.receipts.give_back(receipt);
+    fn give_receipt_back(
+        &mut self,
+        receipt: Option<Receipt>,
+        followers: Vec<(Message, ServerId)>,
+        now: Now,
+    ) {
+        if let Some(receipt) = receipt {
+            self.receipts.give_back(&receipt);
+        }
+        for (request, server) in followers {
+            self.overloaded(&request, server, now);
         }
     }
 

@@ -35,6 +35,11 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// Whether it reports of the same message the same kind of thing.
+    pub fn is_like(&self, other: &Self) -> bool {
+        key_of(self) == key_of(other)
+    }
+
     /// The notification in a message/cpim body from `recipient` to `author`; `None` if it is none that
     /// can be read.
     pub fn read(body: &[u8], author: &Identity, recipient: &Identity) -> Option<Self> {

@@ -28,9 +28,30 @@ const SHORTEST_INTERVAL: u32 = 90;
 impl Service {
     /// Calls the present device; without room for that the run ends, to begin again soon.
     pub(super) fn invite_for_replay(&mut self, id: DeliveryId, now: Now) {
-        if self.try_invite(id, now).is_none() {
+        if self.claim_device(id) && self.try_invite(id, now).is_none() {
             self.end_session_run(id, RunEnd::Shortage, now);
         }
+    }
+
+    /// Whether the present device has room for another session; if not, the run waits for its turn.
+    fn claim_device(&mut self, id: DeliveryId) -> bool {
+        let Some(delivery) = self.deliveries.get_mut(&id) else {
+            return false;
+        };
+        let Some(target) = delivery.targets.get(delivery.target) else {
+            return false;
+        };
+        let user = delivery.user.clone();
+        let machine = self.users.get_mut(&user);
+        let has_room =
+            machine.is_none_or(|user| user.claim_device(delivery.run, target.device, id));
+        if let (false, DeliveryBy::Session(run)) = (has_room, &mut delivery.carrier) {
+            run.phase = Phase::Waiting;
+            run.rings_until = None;
+        }
+        // What it gave up for this may be another run's turn.
+        self.run_user_later(&user);
+        has_room
     }
 
     fn try_invite(&mut self, id: DeliveryId, now: Now) -> Option<()> {
@@ -268,7 +289,7 @@ impl Service {
                         self.sip.cancel(client, now);
                     }
                 }
-                Phase::Reading | Phase::Live | Phase::Cancelling => {
+                Phase::Reading | Phase::Waiting | Phase::Live | Phase::Cancelling => {
                     run.is_starved = false;
                     self.pump_replay(id, now);
                 }

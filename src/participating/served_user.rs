@@ -10,10 +10,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
-pub use crate::participating::conversation::RetrySchedule;
 use crate::participating::conversation::{
     Conversation, State, choose_carrier, make_ready, park, pause,
 };
+pub use crate::participating::conversation::{ReplayPolicy, RetrySchedule};
+pub use crate::participating::copies::DeviceReach;
+use crate::participating::copies::Obstacles;
+use crate::participating::delivery::DeliveryId;
 use crate::store::request::{ConversationKey, Held, Seq};
 
 /// Names one run of one user.
@@ -75,11 +78,15 @@ pub enum UserAction {
         key: ConversationKey,
         /// By which way.
         carrier: Carrier,
+        /// The one device it is for; `None`: the first that takes it.
+        device: Option<u64>,
+    },
+    /// A device that a delivery waited for has room ([`ServedUser::claim_device`]).
+    Resume {
+        /// Which delivery.
+        delivery: DeliveryId,
     },
 }
-
-/// Sessions that replay to one user at the same time.
-const SESSIONS_AT_ONCE: usize = 2;
 
 #[derive(Debug, PartialEq, Eq)]
 enum Loading {
@@ -97,7 +104,18 @@ struct Run {
     carrier: Carrier,
     /// It has been given a message.
     begun: bool,
+    /// Of which device it carries the copies.
+    copies_for: Option<u64>,
+    claim: Claim,
     triggered_again: bool,
+}
+
+/// What a run has of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    None,
+    Has(u64),
+    Waits(u64, DeliveryId),
 }
 
 /// The machine.
@@ -115,13 +133,15 @@ pub struct ServedUser {
     ready: BTreeMap<Seq, ConversationKey>,
     runs: BTreeMap<RunId, Run>,
     next_run: u64,
-    retry: RetrySchedule,
+    policy: ReplayPolicy,
+    /// The devices, where each gets a copy.
+    copies: Option<Vec<DeviceReach>>,
     actions: VecDeque<UserAction>,
 }
 
 impl ServedUser {
     /// A machine for a user whose queue may hold messages (`waiting`) or is known to be empty.
-    pub fn new(waiting: bool, retry: RetrySchedule) -> Self {
+    pub fn new(waiting: bool, policy: ReplayPolicy) -> Self {
         let mut user = Self {
             reach: None,
             loading: Loading::Complete,
@@ -132,7 +152,8 @@ impl ServedUser {
             ready: BTreeMap::new(),
             runs: BTreeMap::new(),
             next_run: 0,
-            retry,
+            policy,
+            copies: None,
             actions: VecDeque::new(),
         };
         if waiting {
@@ -148,7 +169,9 @@ impl ServedUser {
             return false;
         }
         self.conversations.get(key).is_none_or(|conversation| {
-            matches!(conversation.state, State::Parked { .. }) || conversation.is_empty()
+            matches!(conversation.state, State::Parked { .. })
+                || conversation.is_empty()
+                || self.is_at_rest(conversation)
         })
     }
 
@@ -159,12 +182,80 @@ impl ServedUser {
             && self.actions.is_empty()
             && !matches!(self.loading, Loading::Asked { .. })
             && self.conversations.values().all(|c| c.storing == 0)
-            && (self.reach.is_none() || self.holds_nothing())
+            && (self.reach.is_none() || self.holds_nothing() || self.has_copied_all())
     }
 
     /// Whether nothing is held, as far as has been loaded.
     pub fn holds_nothing(&self) -> bool {
         self.loading == Loading::Complete && self.conversations.values().all(Conversation::is_empty)
+    }
+
+    /// Every device that is there has all that it can take.
+    fn has_copied_all(&self) -> bool {
+        let mut all = self.conversations.values();
+        self.loading == Loading::Complete && all.all(|each| self.is_at_rest(each))
+    }
+
+    /// Whether all that a conversation holds is only kept for devices that may come.
+    fn is_at_rest(&self, conversation: &Conversation) -> bool {
+        let Some(devices) = &self.copies else {
+            return false;
+        };
+        conversation.state == State::Ready
+            && conversation.storing == 0
+            && conversation.next_copy(devices).is_none()
+    }
+
+    /// From here on each of these devices gets its own copy; `None`: one device is enough.
+    pub fn set_copies(&mut self, devices: Option<Vec<DeviceReach>>) {
+        self.copies = devices;
+    }
+
+    /// A session run wants to call a device; false if that one has as many as it may, and then
+    /// [`UserAction::Resume`] says when it has room.
+    pub fn claim_device(&mut self, run: RunId, device: u64, delivery: DeliveryId) -> bool {
+        let Some(own) = self.runs.get_mut(&run) else {
+            return true;
+        };
+        if own.claim == Claim::Has(device) {
+            return true;
+        }
+        own.claim = Claim::None;
+        let has_room = self.claims(device) < self.policy.per_device;
+        if let Some(own) = self.runs.get_mut(&run) {
+            own.claim = match has_room {
+                true => Claim::Has(device),
+                false => Claim::Waits(device, delivery),
+            };
+        }
+        self.grant_devices();
+        has_room
+    }
+
+    fn claims(&self, device: u64) -> usize {
+        let runs = self.runs.values();
+        runs.filter(|run| run.claim == Claim::Has(device)).count()
+    }
+
+    /// Lets runs go on whose device has room now, the oldest first.
+    fn grant_devices(&mut self) {
+        let waiting: Vec<(RunId, u64, DeliveryId)> = self
+            .runs
+            .iter()
+            .filter_map(|(id, run)| match run.claim {
+                Claim::Waits(device, delivery) => Some((*id, device, delivery)),
+                _ => None,
+            })
+            .collect();
+        for (id, device, delivery) in waiting {
+            if self.claims(device) >= self.policy.per_device {
+                continue;
+            }
+            if let Some(run) = self.runs.get_mut(&id) {
+                run.claim = Claim::Has(device);
+                self.actions.push_back(UserAction::Resume { delivery });
+            }
+        }
     }
 
     /// The user's devices changed or registered again: every conversation is offered once more.
@@ -176,9 +267,10 @@ impl ServedUser {
         }
         for (key, conversation) in &mut self.conversations {
             conversation.session_refused = false;
+            conversation.obstacles = Obstacles::default();
             conversation.attempt = 0;
             conversation.registered_meanwhile = !conversation.trying.is_empty();
-            if let State::Parked { .. } | State::Short { .. } = conversation.state {
+            if !matches!(conversation.state, State::Running(_)) {
                 make_ready(&mut self.ready, key, conversation);
             }
         }
@@ -270,43 +362,45 @@ impl ServedUser {
             key,
             carrier,
             begun,
+            copies_for,
             ..
         } = self.runs.get(&run)?;
-        let (carrier, begun) = (*carrier, *begun);
-        let conversation = self.conversations.get(key)?;
-        let held = conversation.held.get(conversation.handed)?;
-        if begun && self.must_yield(carrier, held, reach) {
+        let (key, carrier, copies_for) = (key.clone(), *carrier, *copies_for);
+        if *begun && self.must_yield(&key, carrier, reach) {
             return None;
         }
-        if !conversation.may_leave(held) {
-            return None;
-        }
-        if choose_carrier(held, reach, conversation.session_refused) != Some(carrier) {
-            return None;
-        }
-        let (key, held) = (key.clone(), held.clone());
-        self.conversations.get_mut(&key)?.handed += 1;
-        self.runs.get_mut(&run)?.begun = true;
-        Some(held)
+        let conversation = self.conversations.get_mut(&key)?;
+        let next = match copies_for {
+            Some(device) => {
+                let devices = self.copies.as_ref()?;
+                let to = devices.iter().find(|each| each.device == device)?;
+                next_copy_of_run(conversation, to, carrier)
+            }
+            None => next_of_run(conversation, reach, carrier),
+        };
+        self.runs.get_mut(&run)?.begun |= next.is_some();
+        next
     }
 
-    /// Whether a run that has carried something ends before `next`: a large message is alone in its
-    /// session, and of the messages that leave by MESSAGE, one at a time (RFC 3428 §8), the oldest of
-    /// all conversations is next.
-    fn must_yield(&self, carrier: Carrier, next: &Held, reach: Reach) -> bool {
+    /// Whether a run that has carried something is over: a large message is alone in its session, and
+    /// of what leaves by MESSAGE, one at a time (RFC 3428 §8), the oldest of all conversations is next.
+    fn must_yield(&self, key: &ConversationKey, carrier: Carrier, reach: Reach) -> bool {
         let leaves_by_message = |key: &ConversationKey| {
             self.conversations.get(key).is_some_and(|conversation| {
-                conversation.held.front().is_some_and(|held| {
-                    let way = choose_carrier(held, reach, conversation.session_refused);
-                    conversation.may_leave(held) && way == Some(Carrier::Message)
-                })
+                let may_leave = |held| conversation.may_leave(held);
+                let way = self.way_of(conversation, reach).map(|(_, way)| way);
+                conversation.held.front().is_some_and(may_leave) && way == Some(Carrier::Message)
             })
         };
         match carrier {
             Carrier::Session => false,
             Carrier::Standalone => true,
             Carrier::Message => {
-                let mut older = self.ready.range(..next.seq);
+                let own = self.conversations.get(key);
+                let next = own.and_then(|own| own.held.get(own.handed));
+                let mut older = next
+                    .into_iter()
+                    .flat_map(|next| self.ready.range(..next.seq));
                 older.any(|(_, key)| leaves_by_message(key))
             }
         }
@@ -349,6 +443,26 @@ impl ServedUser {
         .map(|(key, held)| (key.clone(), held.seq))
     }
 
+    /// A device got its copy of a message, which stays for the others.
+    pub fn handle_marked(&mut self, key: &ConversationKey, seq: Seq, device: u64) {
+        let Some(conversation) = self.conversations.get_mut(key) else {
+            return;
+        };
+        let position = conversation.held.iter().position(|held| held.seq == seq);
+        if let Some(position) = position {
+            conversation.mark(position, device);
+            conversation.attempt = 0;
+            conversation.shortages = 0;
+        }
+    }
+
+    /// Whether some device has got a copy of this message.
+    pub fn is_marked(&self, key: &ConversationKey, seq: Seq) -> bool {
+        let conversation = self.conversations.get(key);
+        let mut held = conversation.into_iter().flat_map(|each| &each.held);
+        held.any(|held| held.seq == seq && !held.marks.is_empty())
+    }
+
     /// Whether a message is out with a delivery, or with a device that was tried before it was kept.
     pub fn is_out(&self, key: &ConversationKey, seq: Seq) -> bool {
         let conversation = self.conversations.get(key);
@@ -361,6 +475,9 @@ impl ServedUser {
             return;
         };
         conversation.trying.remove(&seq);
+        if self.copies.is_some() && conversation.state == State::Ready {
+            make_ready(&mut self.ready, key, conversation);
+        }
         let Some(position) = conversation.held.iter().position(|held| held.seq == seq) else {
             return;
         };
@@ -384,6 +501,7 @@ impl ServedUser {
         let Some(Run {
             key,
             triggered_again,
+            copies_for,
             ..
         }) = self.runs.remove(&run)
         else {
@@ -391,20 +509,30 @@ impl ServedUser {
         };
         if let Some(conversation) = self.conversations.get_mut(&key) {
             conversation.handed = 0;
-            conversation.session_refused |= end == RunEnd::OtherWay;
+            conversation.session_refused |= end == RunEnd::OtherWay && copies_for.is_none();
+            match (copies_for, triggered_again) {
+                (Some(_), true) => conversation.obstacles = Obstacles::default(),
+                (Some(device), false) => conversation.obstacles.note(device, end),
+                (None, _) => {}
+            }
             match end {
+                // Another device may want its copies; if none does, the retry step is set at the start.
+                RunEnd::Parked | RunEnd::Declined if copies_for.is_some() => {
+                    make_ready(&mut self.ready, &key, conversation);
+                }
                 RunEnd::Done | RunEnd::OtherWay => {
                     make_ready(&mut self.ready, &key, conversation);
                 }
-                RunEnd::Shortage => pause(conversation, &self.retry, now),
+                RunEnd::Shortage => pause(conversation, &self.policy.retry, now),
                 RunEnd::Parked | RunEnd::Declined if triggered_again => {
                     make_ready(&mut self.ready, &key, conversation);
                 }
-                RunEnd::Parked => park(conversation, &self.retry, now),
+                RunEnd::Parked => park(conversation, &self.policy.retry, now),
                 RunEnd::Declined => conversation.state = State::Parked { until: None },
             }
         }
         self.forget_if_empty(&key);
+        self.grant_devices();
         self.start_runs(now);
     }
 
@@ -420,6 +548,7 @@ impl ServedUser {
         for (key, conversation) in &mut self.conversations {
             let until = conversation.waits_until();
             if until.is_some_and(|until| until <= now.instant) {
+                conversation.obstacles.retry();
                 make_ready(&mut self.ready, key, conversation);
             }
         }
@@ -450,7 +579,7 @@ impl ServedUser {
         if let Some(first) = conversation.held.front() {
             self.ready.remove(&first.seq);
         }
-        park(conversation, &self.retry, now);
+        park(conversation, &self.policy.retry, now);
     }
 
     /// Whether the user has registered since the devices were tried.
@@ -469,6 +598,9 @@ impl ServedUser {
             conversation.storing -= 1;
             let long = usize::from(is_long).min(conversation.storing_long);
             conversation.storing_long -= long;
+            if self.copies.is_some() && conversation.state == State::Ready {
+                make_ready(&mut self.ready, key, conversation);
+            }
             self.storing = self.storing.saturating_sub(1);
         }
         self.forget_if_empty(key);
@@ -500,7 +632,10 @@ impl ServedUser {
     fn startable(&self, reach: Reach) -> Vec<(Seq, ConversationKey)> {
         let by_message = |run: &&Run| run.carrier == Carrier::Message;
         let running = self.runs.values().filter(by_message).count();
-        let mut sessions = SESSIONS_AT_ONCE.saturating_sub(self.runs.len() - running);
+        let mut sessions = self
+            .policy
+            .per_user
+            .saturating_sub(self.runs.len() - running);
         let mut messages = 1usize.saturating_sub(running);
         let mut chosen = Vec::new();
         for (seq, key) in &self.ready {
@@ -512,10 +647,7 @@ impl ServedUser {
             let Some(conversation) = conversation.filter(may_leave) else {
                 continue;
             };
-            let carrier = conversation
-                .held
-                .front()
-                .and_then(|held| choose_carrier(held, reach, conversation.session_refused));
+            let carrier = self.way_of(conversation, reach).map(|(_, carrier)| carrier);
             let room = match carrier {
                 Some(Carrier::Session | Carrier::Standalone) => &mut sessions,
                 Some(Carrier::Message) => &mut messages,
@@ -529,18 +661,38 @@ impl ServedUser {
         chosen
     }
 
-    fn start(&mut self, key: ConversationKey, reach: Reach, _now: Now) {
+    /// How what a conversation holds leaves next, and for which device if each gets a copy.
+    fn way_of(&self, conversation: &Conversation, reach: Reach) -> Option<(Option<u64>, Carrier)> {
+        if let Some(devices) = &self.copies {
+            let (device, carrier) = conversation.next_copy(devices)?;
+            return Some((Some(device), carrier));
+        }
+        let held = conversation.held.front()?;
+        let carrier = choose_carrier(held, reach, conversation.session_refused)?;
+        Some((None, carrier))
+    }
+
+    fn start(&mut self, key: ConversationKey, reach: Reach, now: Now) {
+        let Some(conversation) = self.conversations.get(&key) else {
+            return;
+        };
+        let way = self.way_of(conversation, reach);
         let Some(conversation) = self.conversations.get_mut(&key) else {
             return;
         };
-        let Some(held) = conversation.held.front() else {
-            return;
-        };
-        let Some(carrier) = choose_carrier(held, reach, conversation.session_refused) else {
-            let (author, octets, kind) = (&key.author, held.length, held.kind);
-            tracing::info!(%author, octets, ?kind, "kept: no device takes a message of this form and size");
-            conversation.state = State::Parked { until: None };
-            return;
+        let Some((device, carrier)) = way else {
+            return match self.copies {
+                Some(_) if conversation.obstacles.are_passing() => {
+                    park(conversation, &self.policy.retry, now);
+                }
+                Some(_) => {}
+                None => {
+                    let held = conversation.held.front();
+                    let (author, octets) = (&key.author, held.map(|held| held.length));
+                    tracing::info!(%author, octets, "kept: no device takes a message of this form and size");
+                    conversation.state = State::Parked { until: None };
+                }
+            };
         };
         let run = RunId(self.next_run);
         self.next_run += 1;
@@ -550,12 +702,50 @@ impl ServedUser {
             key: key.clone(),
             carrier,
             begun: false,
+            copies_for: device,
+            claim: Claim::None,
             triggered_again: false,
         };
         self.runs.insert(run, started);
-        self.actions
-            .push_back(UserAction::Start { run, key, carrier });
+        self.actions.push_back(UserAction::Start {
+            run,
+            key,
+            carrier,
+            device,
+        });
     }
+}
+
+/// The next message of a run for the first device that takes it.
+fn next_of_run(conversation: &mut Conversation, reach: Reach, carrier: Carrier) -> Option<Held> {
+    let held = conversation.held.get(conversation.handed)?;
+    let way = choose_carrier(held, reach, conversation.session_refused);
+    if way != Some(carrier) || !conversation.may_leave(held) {
+        return None;
+    }
+    let held = held.clone();
+    conversation.handed += 1;
+    Some(held)
+}
+
+/// The next message of a run that carries one device's copies: what it has or cannot take is passed over.
+fn next_copy_of_run(
+    conversation: &mut Conversation,
+    to: &DeviceReach,
+    carrier: Carrier,
+) -> Option<Held> {
+    while let Some(held) = conversation.held.get(conversation.handed) {
+        match conversation.copy_way(held, to) {
+            None => conversation.handed += 1,
+            Some(way) if way != carrier || !conversation.may_leave(held) => return None,
+            Some(_) => {
+                let held = held.clone();
+                conversation.handed += 1;
+                return Some(held);
+            }
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -593,18 +783,26 @@ mod tests {
         }
     }
 
+    fn policy(retry: RetrySchedule) -> ReplayPolicy {
+        ReplayPolicy {
+            retry,
+            per_device: 2,
+            per_user: 2,
+        }
+    }
+
     fn user() -> ServedUser {
         let retry = RetrySchedule::new(&[Duration::from_secs(30), Duration::from_secs(300)]);
-        ServedUser::new(false, retry)
+        ServedUser::new(false, policy(retry))
     }
 
     fn started(user: &mut ServedUser) -> Vec<(RunId, String, Carrier)> {
         std::iter::from_fn(|| user.poll_action())
             .filter_map(|action| match action {
-                UserAction::Start { run, key, carrier } => {
-                    Some((run, key.author.to_string(), carrier))
-                }
-                UserAction::Load { .. } => None,
+                UserAction::Start {
+                    run, key, carrier, ..
+                } => Some((run, key.author.to_string(), carrier)),
+                UserAction::Load { .. } | UserAction::Resume { .. } => None,
             })
             .collect()
     }
@@ -613,6 +811,118 @@ mod tests {
         std::iter::from_fn(|| user.next_message(run))
             .map(|held| held.seq.0)
             .collect()
+    }
+
+    /// A user with these devices, each of which gets copies.
+    fn copying(devices: &[(u64, Reach)]) -> ServedUser {
+        let mut user = user();
+        let devices = devices.iter().map(|(device, reach)| DeviceReach {
+            device: *device,
+            reach: *reach,
+        });
+        user.set_copies(Some(devices.collect()));
+        user
+    }
+
+    /// The device, conversation and messages of each run, all of them confirmed.
+    fn copied(user: &mut ServedUser) -> Vec<(u64, Vec<u64>)> {
+        let mut all = Vec::new();
+        while let Some(action) = user.poll_action() {
+            let UserAction::Start {
+                run, key, device, ..
+            } = action
+            else {
+                continue;
+            };
+            let device = device.expect("it is for one device");
+            let seqs = take_all(user, run);
+            for seq in &seqs {
+                user.handle_marked(&key, Seq(*seq), device);
+            }
+            all.push((device, seqs));
+            user.handle_run_ended(run, RunEnd::Done, Now::default());
+        }
+        all
+    }
+
+    #[test]
+    fn each_device_gets_each_message_once() {
+        let now = Now::default();
+        let mut user = copying(&[(7, BOTH), (8, BOTH)]);
+        for seq in 1..=2 {
+            let held = held(seq, "alice", MessageKind::Chat);
+            user.handle_stored(held, false, false, now);
+        }
+        user.handle_reach(BOTH, now);
+        assert_eq!(copied(&mut user), [(7, vec![1, 2]), (8, vec![1, 2])]);
+        assert!(user.is_idle(), "all that is there have all");
+        assert!(!user.holds_nothing(), "others may come");
+        assert!(user.may_pass(&key("alice")));
+        user.handle_reach(BOTH, now);
+        assert!(copied(&mut user).is_empty());
+        user.handle_stored(held(3, "alice", MessageKind::Chat), false, false, now);
+        assert_eq!(copied(&mut user), [(7, vec![3]), (8, vec![3])]);
+    }
+
+    #[test]
+    fn a_device_passes_over_what_it_cannot_take() {
+        let now = Now::default();
+        let small = Reach {
+            session: false,
+            message: Some(100),
+            standalone: false,
+            switch_over: 100,
+        };
+        let mut user = copying(&[(7, small)]);
+        let mut large = held(1, "alice", MessageKind::Pager);
+        large.length = 101;
+        user.handle_stored(large, false, false, now);
+        user.handle_stored(held(2, "alice", MessageKind::Pager), false, false, now);
+        user.handle_reach(BOTH, now);
+        assert_eq!(copied(&mut user), [(7, vec![2])]);
+    }
+
+    #[test]
+    fn a_device_that_refuses_waits_while_the_others_get_theirs() {
+        let mut now = Now::default();
+        let mut user = copying(&[(7, BOTH), (8, BOTH)]);
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, now);
+        user.handle_reach(BOTH, now);
+        let Some(UserAction::Start { run, .. }) = user.poll_action() else {
+            panic!("a run");
+        };
+        assert_eq!(take_all(&mut user, run), [1]);
+        user.handle_run_ended(run, RunEnd::Parked, now);
+        assert_eq!(copied(&mut user), [(8, vec![1])]);
+        now.instant = user.next_deadline().expect("a retry step");
+        user.handle_timeout(now);
+        assert_eq!(copied(&mut user), [(7, vec![1])]);
+    }
+
+    #[test]
+    fn a_device_has_so_many_sessions_and_the_next_waits_for_its_turn() {
+        let now = Now::default();
+        let mut user = user();
+        user.policy.per_device = 1;
+        for (seq, author) in [(1, "alice"), (2, "carol")] {
+            let held = held(seq, author, MessageKind::Chat);
+            user.handle_stored(held, false, false, now);
+        }
+        user.handle_reach(BOTH, now);
+        let runs = started(&mut user);
+        assert!(user.claim_device(runs[0].0, 7, DeliveryId(1)));
+        assert!(!user.claim_device(runs[1].0, 7, DeliveryId(2)));
+        assert!(
+            user.claim_device(runs[0].0, 7, DeliveryId(1)),
+            "it is its own"
+        );
+        assert_eq!(user.poll_action(), None);
+        assert!(user.claim_device(runs[0].0, 8, DeliveryId(1)));
+        let resume = UserAction::Resume {
+            delivery: DeliveryId(2),
+        };
+        assert_eq!(user.poll_action(), Some(resume));
+        assert!(user.claim_device(runs[1].0, 7, DeliveryId(2)));
     }
 
     #[test]
@@ -844,7 +1154,7 @@ mod tests {
     #[test]
     fn a_message_stored_while_the_queue_is_loading_is_taken_once() {
         let retry = RetrySchedule::new(&[]);
-        let mut user = ServedUser::new(true, retry);
+        let mut user = ServedUser::new(true, policy(retry));
         user.handle_reach(BOTH, Now::default());
         assert_eq!(user.poll_action(), Some(UserAction::Load { after: None }));
         assert!(!user.may_pass(&key("alice")));
@@ -877,7 +1187,7 @@ mod tests {
 
     #[test]
     fn a_page_that_ran_ahead_of_the_answer_counts_once() {
-        let mut user = ServedUser::new(true, RetrySchedule::new(&[]));
+        let mut user = ServedUser::new(true, policy(RetrySchedule::new(&[])));
         user.handle_reach(BOTH, Now::default());
         user.handle_storing(&key("alice"), false);
         user.handle_loaded(
@@ -943,7 +1253,7 @@ mod tests {
 
     #[test]
     fn the_queue_of_an_absent_user_is_not_read_and_never_read_twice() {
-        let mut user = ServedUser::new(true, RetrySchedule::new(&[]));
+        let mut user = ServedUser::new(true, policy(RetrySchedule::new(&[])));
         user.handle_storing(&key("alice"), false);
         let stored = held(2, "alice", MessageKind::Chat);
         user.handle_stored(stored, false, false, Now::default());

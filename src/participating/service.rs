@@ -24,7 +24,7 @@ use crate::participating::next_hop::Unresolved;
 use crate::participating::pager::{Pager, PagerId};
 use crate::participating::receipts::{Receipt, Receipts};
 use crate::participating::relay::{Relay, RelayId};
-use crate::participating::served_user::{RetrySchedule, ServedUser};
+use crate::participating::served_user::{ReplayPolicy, ServedUser};
 use crate::participating::spool::BodySize;
 use crate::registrar::{Directory, Registrar};
 use crate::sip::endpoint::Endpoint;
@@ -44,8 +44,8 @@ pub struct Settings {
     pub deferral: bool,
     /// How long kept messages live.
     pub lifetimes: Lifetimes,
-    /// When a parked replay is offered again.
-    pub retry: RetrySchedule,
+    /// When a parked replay is offered again, and how many run at once.
+    pub replays: ReplayPolicy,
     /// A MESSAGE without a final answer by then is kept and answered 202 (decision 2).
     pub answer_within: Duration,
     /// How long a replay INVITE may ring before it is cancelled (decision 17).
@@ -94,8 +94,8 @@ pub enum Waiter {
     Due,
     /// Of a full queue that makes room: the oldest message that may go.
     Oldest(Identity),
-    /// The message that goes.
-    Evicted(Identity, Seq),
+    /// The message that goes, and whether some device has got it.
+    Evicted(Identity, Seq, bool),
     /// A message that stood in line for that room, until then at most.
     InLine(Identity, Box<Waiter>, Instant),
     /// A message accepted from another part or shard.

@@ -63,6 +63,8 @@ pub(super) enum Phase {
     Reading,
     /// The device rings.
     Inviting,
+    /// The device has as many sessions as it may.
+    Waiting,
     /// The INVITE goes out again after a pause.
     Pausing,
     /// It rang too long.
@@ -184,7 +186,7 @@ impl Service {
         match run.phase {
             Phase::Reading => self.invite_for_replay(id, now),
             Phase::Live => self.send_ready(id, now),
-            Phase::Inviting | Phase::Pausing | Phase::Cancelling => {}
+            Phase::Waiting | Phase::Inviting | Phase::Pausing | Phase::Cancelling => {}
         }
     }
 

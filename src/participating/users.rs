@@ -2,10 +2,13 @@
 //! is left to decide.
 
 use crate::clock::Now;
+use crate::config::CopyTo;
 use crate::identity::Identity;
 use crate::participating::arrival;
+use crate::participating::contacts::Target;
 use crate::participating::custody::Retained;
-use crate::participating::served_user::{Reach, ServedUser, UserAction};
+use crate::participating::delivery::Way;
+use crate::participating::served_user::{DeviceReach, Reach, ServedUser, UserAction};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
 use crate::store::request::{Body, DeferredMessage, Held, Seq, Settlement, StoreRequest};
@@ -14,9 +17,9 @@ impl Service {
     /// The user's machine; made if there was none.
     pub(super) fn user(&mut self, identity: &Identity) -> &mut ServedUser {
         let waiting = self.waiting.contains(identity);
-        let retry = &self.settings.retry;
+        let policy = &self.settings.replays;
         let user = self.users.entry(identity.clone());
-        user.or_insert_with(|| ServedUser::new(waiting, retry.clone()))
+        user.or_insert_with(|| ServedUser::new(waiting, policy.clone()))
     }
 
     /// Performs what the user's machine wants, and forgets the machine when it is idle.
@@ -30,9 +33,13 @@ impl Service {
             };
             match action {
                 UserAction::Load { after } => self.load(identity, after, now),
-                UserAction::Start { run, key, carrier } => {
-                    self.start_delivery(identity, run, key, carrier, now);
-                }
+                UserAction::Start {
+                    run,
+                    key,
+                    carrier,
+                    device,
+                } => self.start_delivery(identity, run, key, Way { carrier, device }, now),
+                UserAction::Resume { delivery } => self.invite_for_replay(delivery, now),
             }
         }
         self.forget_if_idle(identity);
@@ -102,7 +109,7 @@ impl Service {
     pub fn handle_registration(&mut self, identity: &Identity, now: Now) {
         match self.reach(identity) {
             Some(reach) if self.waiting.contains(identity) || self.users.contains_key(identity) => {
-                self.user(identity).handle_reach(reach, now);
+                self.tell_reach(identity, reach, now);
             }
             Some(_) => return,
             None => {
@@ -116,39 +123,37 @@ impl Service {
 
     /// What the user's devices can take at the moment; `None` when there is none.
     pub(super) fn reach(&self, identity: &Identity) -> Option<Reach> {
-        let session = !self.session_targets(identity).is_empty();
-        let large = self.large_targets(identity, None);
-        let standalone = !large.is_empty();
-        let switch_over = self.settings.switch_over;
-        let targets = self.message_targets(identity, None);
-        let Some(first) = targets.first() else {
-            let message = None;
-            return (session || standalone).then_some(Reach {
-                session,
-                message,
-                standalone,
-                switch_over,
-            });
-        };
-        let by_stream = targets
-            .iter()
-            .any(|target| target.flow.transport.is_reliable());
-        let datagram = super::contacts::LARGEST_DATAGRAM.min(self.settings.largest_message);
-        let message = if by_stream || first.flow.transport.is_reliable() {
-            self.settings.largest_message
-        } else {
-            datagram
-        };
+        self.reach_of(&self.ways_to(identity))
+    }
+
+    /// The user's devices by what can be sent to them.
+    fn ways_to(&self, identity: &Identity) -> Ways {
+        Ways {
+            by_session: self.session_targets(identity),
+            by_message: self.message_targets(identity, None),
+            standalone: self.large_targets(identity, None),
+        }
+    }
+
+    /// What some devices take together.
+    fn reach_of(&self, ways: &Ways) -> Option<Reach> {
+        // A device by a stream, if there is one: it takes what none by datagram takes.
+        let all = ways.by_message.iter();
+        let message = all.map(|target| self.largest_by_message(target)).max();
         // RFC 3428 §8 bounds what goes over paths without congestion control. A stream carries more,
         // unless a device says itself that it takes large messages in sessions.
-        let states_large = large.iter().any(|target| target.states_large);
-        let is_safe = first.flow.transport.is_reliable() && !states_large;
-        Some(Reach {
-            session,
-            message: Some(message),
-            standalone,
-            switch_over: if is_safe { message } else { switch_over },
-        })
+        let first = ways.by_message.first();
+        let is_safe = first.is_some_and(|target| target.flow.transport.is_reliable())
+            && !ways.standalone.iter().any(|target| target.states_large);
+        let reach = Reach {
+            session: !ways.by_session.is_empty(),
+            message,
+            standalone: !ways.standalone.is_empty(),
+            switch_over: message
+                .filter(|_| is_safe)
+                .unwrap_or(self.settings.switch_over),
+        };
+        (reach.session || reach.standalone || message.is_some()).then_some(reach)
     }
 
     /// Begins to store a message for a user of this shard; false when there is no credit.
@@ -183,10 +188,46 @@ impl Service {
     /// A machine made while its user is reachable must know so.
     fn give_reach(&mut self, identity: &Identity, now: Now) {
         let reach = self.reach(identity);
-        if let (Some(reach), Some(user)) = (reach, self.users.get_mut(identity))
+        if let (Some(reach), Some(user)) = (reach, self.users.get(identity))
             && !user.is_reachable()
         {
-            user.handle_reach(reach, now);
+            self.tell_reach(identity, reach, now);
+        }
+    }
+
+    /// The machine hears what the devices take, each for itself where each gets a copy.
+    fn tell_reach(&mut self, identity: &Identity, reach: Reach, now: Now) {
+        let copies = match self.settings_of(identity).settings.copy_to {
+            CopyTo::First => None,
+            CopyTo::Every => Some(self.devices(identity)),
+        };
+        let user = self.user(identity);
+        user.set_copies(copies);
+        user.handle_reach(reach, now);
+    }
+
+    /// What each of the user's devices takes.
+    fn devices(&self, identity: &Identity) -> Vec<DeviceReach> {
+        let ways = self.ways_to(identity);
+        let all = [&ways.by_message, &ways.by_session, &ways.standalone];
+        let mut numbers: Vec<u64> = Vec::new();
+        for target in all.into_iter().flatten() {
+            if !numbers.contains(&target.device) {
+                numbers.push(target.device);
+            }
+        }
+        let reach = |device| Some((device, self.reach_of(&ways.of(device))?));
+        let reaches = numbers.into_iter().filter_map(reach);
+        reaches
+            .map(|(device, reach)| DeviceReach { device, reach })
+            .collect()
+    }
+
+    /// The largest body that a device takes by MESSAGE.
+    fn largest_by_message(&self, target: &Target) -> u64 {
+        match target.flow.transport.is_reliable() {
+            true => self.settings.largest_message,
+            false => super::contacts::LARGEST_DATAGRAM.min(self.settings.largest_message),
         }
     }
 
@@ -229,5 +270,27 @@ impl Service {
             seq,
             settlement,
         });
+    }
+}
+
+/// Devices by what can be sent to them.
+struct Ways {
+    by_session: Vec<Target>,
+    by_message: Vec<Target>,
+    standalone: Vec<Target>,
+}
+
+impl Ways {
+    /// Of one device alone.
+    fn of(&self, device: u64) -> Self {
+        let own = |all: &[Target]| {
+            let all = all.iter().filter(|target| target.device == device);
+            all.cloned().collect()
+        };
+        Self {
+            by_session: own(&self.by_session),
+            by_message: own(&self.by_message),
+            standalone: own(&self.standalone),
+        }
     }
 }

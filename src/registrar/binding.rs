@@ -168,6 +168,22 @@ impl Binding {
         self.facts.instance.as_deref()
     }
 
+    /// A number that means this device also after a restart: of its instance, else of its Contact URI.
+    pub fn device(&self) -> u64 {
+        use sha2::{Digest, Sha256};
+        let instance = self
+            .facts
+            .instance
+            .as_ref()
+            .map(|it| it.to_ascii_lowercase());
+        let name = instance.as_ref().unwrap_or(&self.facts.uri);
+        let digest = Sha256::digest(name.as_bytes());
+        digest
+            .iter()
+            .take(8)
+            .fold(0, |all, octet| (all << 8) | u64::from(*octet))
+    }
+
     /// What a request to the device gets as its Route, topmost first (RFC 3327 §5.4).
     pub fn path(&self) -> &[String] {
         &self.facts.path

@@ -10,7 +10,7 @@ use crate::participating::arrival::Lifetimes;
 use crate::participating::census::Census;
 use crate::participating::custody::Custody;
 use crate::participating::media::{AttemptId, Media, MediaAction, MediaListener, MediaSettings};
-use crate::participating::served_user::RetrySchedule;
+use crate::participating::served_user::{ReplayPolicy, RetrySchedule};
 use crate::participating::service::{Parts, Service, Settings};
 use crate::registrar::{Policy, Registrar};
 use crate::router::Router;
@@ -203,7 +203,11 @@ fn settings(context: &CoreContext) -> Settings {
             default: deferral.lifetime.duration(),
             maximum: deferral.max_lifetime.duration(),
         },
-        retry: RetrySchedule::new(&retry),
+        replays: ReplayPolicy {
+            retry: RetrySchedule::new(&retry),
+            per_device: usize::from(deferral.replays_per_device),
+            per_user: usize::from(deferral.replays_per_user),
+        },
         answer_within: deferral.answer_within.duration(),
         ring: deferral.ring_timeout.duration(),
         custody_after: deferral.custody_after.duration(),

@@ -347,12 +347,15 @@ impl MemoryStore {
             } => self.list(token, after.as_ref(), limit),
             StoreRequest::TakeDue { token, now, limit } => {
                 let due = self.messages().filter(|(_, m, _)| m.expires_at <= now);
+                let due: Vec<_> = due
+                    .take(limit)
+                    .map(|(seq, message, _)| (seq, Box::new(message.clone())))
+                    .collect();
+                let marked = |seq: &Seq| self.marks.contains_key(seq);
                 StoreEvent::Due {
                     token,
-                    due: due
-                        .take(limit)
-                        .map(|(seq, message, _)| (seq, Box::new(message.clone())))
-                        .collect(),
+                    delivered: due.iter().map(|(seq, _)| *seq).filter(marked).collect(),
+                    due,
                 }
             }
             _ => return None,

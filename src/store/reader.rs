@@ -116,6 +116,8 @@ fn answer(
         }
         What::Due { now, limit } => {
             let due = shared.index().due(shard, now, limit);
+            let marked = |seq: &Seq| !shared.index().marks.devices(*seq).is_empty();
+            let delivered = due.iter().map(|(_, seq)| *seq).filter(marked).collect();
             let due = due
                 .into_iter()
                 .filter_map(|(recipient, seq)| {
@@ -123,7 +125,11 @@ fn answer(
                     Some((seq, Box::new(record.message)))
                 })
                 .collect();
-            Ok(StoreEvent::Due { token, due })
+            Ok(StoreEvent::Due {
+                token,
+                due,
+                delivered,
+            })
         }
         What::Users { after, limit } => {
             let wanted = limit.saturating_add(1);

@@ -468,5 +468,7 @@ pub enum StoreEvent {
         token: StoreToken,
         /// Whose and which, with what the author may have to be told.
         due: Vec<(Seq, Box<DeferredMessage>)>,
+        /// Those of them that some device has got ([`StoreRequest::Mark`]).
+        delivered: Vec<Seq>,
     },
 }

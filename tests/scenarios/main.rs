@@ -10,6 +10,7 @@ mod client_families;
 mod content;
 mod custody;
 mod deferral_table;
+mod devices;
 mod dialogs;
 mod first_message;
 mod ipv6;

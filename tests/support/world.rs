@@ -229,7 +229,6 @@ impl World {
             store_at: [start.instant; 2],
             sip_at: BTreeMap::new(),
         };
-        world.ledger.is_cramped = faults.credits > 0 || faults.transactions > 0;
         world.boot();
         world
     }

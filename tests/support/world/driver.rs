@@ -82,7 +82,10 @@ impl World {
     /// Tells the author of a message that came that it was seen.
     fn write_receipt(&mut self, user: usize) {
         let seen = |entry: &Entry| {
-            entry.recipient == user && entry.received_at.is_some() && !entry.is_notification
+            entry.recipient == user
+                && entry.received_at.is_some()
+                && !entry.is_notification
+                && !entry.is_reported
         };
         let Some(about) = self
             .ledger
@@ -95,6 +98,7 @@ impl World {
         let entry = &self.ledger.entries[about];
         let (author, conversation) = (entry.author, entry.conversation.clone());
         let message = Envelope::read(&entry.body).expect("it has an envelope");
+        self.ledger.entries[about].is_reported = true;
         let id = self.write(user, author, &conversation, true, false);
         let mut receipt = message.notification(Disposition::Displayed);
         receipt.date_time = message.date_time.clone();
@@ -163,6 +167,7 @@ impl World {
             content,
             message_id: is_enveloped.then_some(envelope.message_id),
             is_notification: false,
+            is_reported: false,
             asks_failure,
             sent_at: self.now.instant,
             expires: None,

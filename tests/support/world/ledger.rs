@@ -21,6 +21,8 @@ pub struct Entry {
     /// `imdn.Message-ID`, if it has one.
     pub message_id: Option<String>,
     pub is_notification: bool,
+    /// Its author has been written a notification; a second one of its kind would end at the server.
+    pub is_reported: bool,
     /// It asked to hear of its failure.
     pub asks_failure: bool,
     pub sent_at: Instant,
@@ -54,8 +56,6 @@ pub struct Ledger {
     pub faults: Vec<String>,
     /// When a recipient's devices, links or the server last misbehaved.
     pub disturbed: BTreeMap<usize, Instant>,
-    /// The server lacks room: its own shortages park replays, and what is parked blocks nothing.
-    pub is_cramped: bool,
     /// The last things that happened, for a fault's story.
     story: std::collections::VecDeque<String>,
 }
@@ -131,7 +131,7 @@ impl Ledger {
         let first = entry.received_at.is_none();
         entry.received_at.get_or_insert(now);
         // Who calls others is there for them, registered or not: what was kept meanwhile waits on.
-        if first && !in_own_call && !self.is_cramped {
+        if first && !in_own_call {
             faults.extend(self.overtaken(id));
         }
         for fault in faults {

@@ -41,7 +41,7 @@ const OWN_METHODS: &str = "OPTIONS, REGISTER";
 const METHODS: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, MESSAGE, UPDATE, PRACK, INFO, \
                        SUBSCRIBE, NOTIFY, REFER, PUBLISH";
 /// Extensions a chat INVITE may require.
-const CHAT_EXTENSIONS: [&str; 1] = ["timer"];
+const CHAT_EXTENSIONS: [&str; 2] = ["timer", "100rel"];
 
 /// Sends every request of a shard where it belongs.
 pub struct Router {
@@ -313,7 +313,7 @@ impl Router {
                 "Accept",
                 "application/sdp, message/cpim, multipart/mixed, text/plain",
             )
-            .header("Supported", "path, timer, gruu");
+            .header("Supported", "path, timer, gruu, 100rel");
         service.respond(server, 200, reply.build(), now);
     }
 

@@ -170,6 +170,9 @@ fn sip(config: &Config) -> Checked {
     between("sip.t1", sip.t1, Period::millis(1), minute)?;
     between("sip.t2", sip.t2, sip.t1, minute)?;
     between("sip.t4", sip.t4, Period::millis(1), minute)?;
+    let (floor, day) = (Period::seconds(90), Period::seconds(86_400));
+    between("sip.min_se", sip.min_se, floor, day)?;
+    between("sip.session_expires", sip.session_expires, sip.min_se, day)?;
     let (least, most) = (Size::octets(1_300), Size::mib(64));
     size_between("sip.max_message_size", sip.max_message_size, least, most)?;
     at_least_one("sip.max_transactions", sip.max_transactions)

@@ -122,6 +122,10 @@ section! {
         t2: Period = Period::seconds(4);
         /// Timer T4, how long a message stays in the network.
         t4: Period = Period::seconds(5);
+        /// Session interval asked for when the server invites; the peer may choose who refreshes (RFC 4028).
+        session_expires: Period = Period::seconds(1_800);
+        /// Shortest session interval taken; a shorter one is answered 422.
+        min_se: Period = Period::seconds(90);
         /// Largest SIP message taken over TCP; a larger one is answered 513.
         max_message_size: Size = Size::kib(256);
         /// Transactions a shard keeps at once, finished ones that absorb retransmissions included.

@@ -20,6 +20,7 @@ pub struct OutgoingCall<'a> {
     pub(super) peer: String,
     pub(super) request: SentRequest<'a>,
     pub(super) end: MsrpEnd,
+    pub(super) sdp: String,
 }
 
 /// An INVITE this agent got.
@@ -30,9 +31,11 @@ pub struct IncomingCall<'a> {
 
 /// An accepted session with its MSRP connection.
 pub struct Chat<'a> {
-    agent: &'a UserAgent,
+    pub(super) agent: &'a UserAgent,
     peer: String,
     dialog: Dialog,
+    /// Its own session description.
+    pub own_sdp: String,
     /// The other side's session description.
     pub sdp: String,
     /// The MSRP session.
@@ -71,6 +74,7 @@ impl UserAgent {
             peer: self.uri_of(to),
             request,
             end,
+            sdp,
         })
     }
 
@@ -186,6 +190,7 @@ impl<'a> OutgoingCall<'a> {
             agent: self.agent,
             peer: self.peer,
             dialog,
+            own_sdp: self.sdp,
             sdp,
             msrp,
         })
@@ -206,6 +211,17 @@ impl<'a> IncomingCall<'a> {
     /// Rings.
     pub fn rings(&self) {
         self.request.answers(180);
+    }
+
+    /// Rings, and wants to know that it was heard (RFC 3262).
+    pub fn rings_reliably(&self, rseq: u32) {
+        let contact = format!("<{}>;{SESSION_TAG}", self.request.agent.contact_uri());
+        let headers = [
+            ("Contact", contact),
+            ("Require", "100rel".to_owned()),
+            ("RSeq", rseq.to_string()),
+        ];
+        self.request.answers_with(180, &headers, &[]);
     }
 
     /// Refuses with this status.
@@ -278,6 +294,7 @@ impl<'a> IncomingCall<'a> {
                 target: invite.contact_uri().to_owned(),
                 routes: invite.values("Record-Route"),
             },
+            own_sdp: sdp,
             sdp: offer,
             msrp,
         })
@@ -326,14 +343,27 @@ impl Chat<'_> {
 
     /// Ends the session and expects 200.
     pub fn hangs_up(self) -> Result<(), Failure> {
-        let mut draft = Draft::new("BYE", &self.dialog.target)
+        self.hangs_up_saying("").map(|_| ())
+    }
+
+    /// Sends BYE, with a Reason if there is one; the MSRP connection stays.
+    pub fn hangs_up_saying(&self, reason: &str) -> Result<SipText, Failure> {
+        let draft = self.draft("BYE");
+        let draft = match reason {
+            "" => draft,
+            reason => draft.header("Reason", reason),
+        };
+        self.agent.sends(draft)?.expect_status(200)
+    }
+
+    /// A request inside its dialog.
+    pub fn draft(&self, method: &str) -> Draft {
+        let draft = Draft::new(method, &self.dialog.target)
             .from_value(&self.dialog.local)
             .to_value(&self.dialog.remote)
             .call_id(&self.dialog.call_id);
-        for route in &self.dialog.routes {
-            draft = draft.header("Route", route);
-        }
-        self.agent.sends(draft)?.expect_status(200).map(|_| ())
+        let routes = self.dialog.routes.iter();
+        routes.fold(draft, |draft, route| draft.header("Route", route))
     }
 
     /// The other side ends the session; 200 was sent.

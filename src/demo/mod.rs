@@ -11,6 +11,7 @@ mod envelope;
 mod exchange;
 mod expectations;
 mod failure;
+mod in_call;
 mod inbox;
 mod invitations;
 mod ladder;

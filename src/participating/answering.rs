@@ -6,7 +6,6 @@ use crate::clock::Now;
 use crate::identity::Identity;
 use crate::msrp::negotiation::SdpRefusal;
 use crate::participating::callee;
-use crate::participating::dialogs::DialogUse;
 use crate::participating::outgoing::ALLOW;
 use crate::participating::service::Service;
 use crate::registrar::{Binding, Directory, Registered, Registration};
@@ -15,6 +14,7 @@ use crate::sip::digest::{Challenger, Digest};
 use crate::sip::message::{Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::sip::reply::{self, ResponseBuilder, warning};
+use crate::sip::session_timer::TooSmall;
 use crate::sip::transaction::{RequestOutcome, ServerId, reply_flow};
 use crate::sip::transport::flow::{Flow, Transport};
 use crate::store::request::Refusal;
@@ -135,6 +135,19 @@ impl Service {
         let reply = self.reply(request, 420, "Bad Extension", None);
         let octets = reply.header("Unsupported", tags).build();
         self.sip.respond(server, 420, octets, now);
+    }
+
+    /// The session interval that was asked for is too short (RFC 4028 §6).
+    pub(super) fn interval_too_small(
+        &mut self,
+        request: &Message,
+        server: ServerId,
+        TooSmall(least): TooSmall,
+        now: Now,
+    ) {
+        let reply = self.reply(request, 422, "Session Interval Too Small", None);
+        let octets = reply.header("Min-SE", &least.as_secs().to_string()).build();
+        self.sip.respond(server, 422, octets, now);
     }
 
     /// No session can come of a description.
@@ -267,12 +280,7 @@ impl Service {
             return false;
         };
         match self.dialogs.find(&id.call_id, &id.local_tag) {
-            Some(DialogUse::Chat(chat, side)) => {
-                self.handle_chat_request(chat, side, request, server, now)
-            }
-            Some(DialogUse::Replay(delivery)) => {
-                self.handle_replay_request(delivery, request, server, now)
-            }
+            Some(usage) => self.handle_leg_request(usage, request, server, now),
             None if self.is_ours(request) => {
                 self.reject(
                     request,
@@ -299,8 +307,7 @@ impl Service {
             return false;
         };
         match self.dialogs.find(&id.call_id, &id.local_tag) {
-            Some(DialogUse::Chat(chat, side)) => self.handle_chat_ack(chat, side, now),
-            Some(DialogUse::Replay(_)) => {}
+            Some(usage) => self.handle_leg_ack(usage, ack, now),
             None => return false,
         }
         true

@@ -55,6 +55,16 @@ pub(super) enum DeliveryBy {
     Session(Box<SessionRun>),
 }
 
+impl Delivery {
+    /// The part that goes over MSRP, if it does.
+    pub(super) fn session(&self) -> Option<&SessionRun> {
+        match &self.carrier {
+            DeliveryBy::Session(run) => Some(run),
+            DeliveryBy::Message(_) => None,
+        }
+    }
+}
+
 impl Service {
     /// The machine of `user` wants a run.
     pub(super) fn start_delivery(

@@ -124,7 +124,7 @@ impl Service {
                 EndpointEvent::TimedOut(usage) => self.handle_silence(usage, false, now),
                 EndpointEvent::Unreachable(usage) => self.handle_silence(usage, true, now),
                 EndpointEvent::ServerGone(server, GoneReason::NoAck) => {
-                    self.handle_chat_unacknowledged(server, now);
+                    self.handle_unacknowledged(server, now);
                 }
                 EndpointEvent::ServerGone(..) => {}
             }
@@ -138,6 +138,7 @@ impl Service {
             Usage::Delivery(id) => self.handle_delivery_response(id, &response, flow, now),
             Usage::Chat(id, branch) => self.handle_chat_response(id, branch, response, flow, now),
             Usage::Relay(id, branch) => self.handle_relay_response(id, branch, &response, now),
+            Usage::Leg(leg, cseq) => self.handle_leg_response(leg, cseq, &response, flow, now),
             Usage::Nobody => {}
         }
     }
@@ -148,6 +149,7 @@ impl Service {
             Usage::Delivery(id) => self.handle_delivery_silence(id, now),
             Usage::Chat(id, branch) => self.handle_chat_silence(id, branch, now),
             Usage::Relay(id, branch) => self.handle_relay_silence(id, branch, unreachable, now),
+            Usage::Leg(leg, cseq) => self.handle_leg_silence(leg, cseq, now),
             Usage::Nobody => {}
         }
     }

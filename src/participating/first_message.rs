@@ -14,6 +14,7 @@ use crate::multipart::{self, NewPart};
 use crate::participating::answering::SIZE_EXCEEDED;
 use crate::participating::arrival::Content;
 use crate::participating::chat::{Chat, ChatId, ChatState, Side};
+use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
 use crate::participating::transit::{Fate, Transit};
@@ -212,7 +213,7 @@ impl Service {
     /// Row 13 of cpm-facts §6: the device refused it; so is the INVITE, and nothing is kept.
     pub(super) fn first_refused(&mut self, id: ChatId, status: u16, now: Now) {
         if let Some(leg) = self.take_leg(id, Side::Callee) {
-            self.hang_up(leg, None, now);
+            self.hang_up(leg, &Reason::Completed, now);
         }
         self.drop_first(id);
         let status = if (400..700).contains(&status) {
@@ -356,7 +357,7 @@ impl Service {
             first.then = Then::Refuse(status);
         }
         if let Some(leg) = self.take_leg(id, Side::Callee) {
-            self.hang_up(leg, None, now);
+            self.hang_up(leg, &Reason::Completed, now);
             self.store_first(id, now);
         }
         true
@@ -369,8 +370,7 @@ impl Service {
             return false;
         }
         if let Some(leg) = self.take_leg(id, Side::Callee) {
-            let reason = "SIP;cause=480;text=\"Bearer unavailable\"";
-            self.hang_up(leg, Some(reason), now);
+            self.hang_up(leg, &Reason::BearerLost, now);
             self.store_first(id, now);
         }
         true

@@ -7,6 +7,7 @@ use crate::participating::contacts::Target;
 use crate::participating::forward::has_privacy_id;
 use crate::registrar::Profile;
 use crate::sip::reply::RequestBuilder;
+use crate::sip::session_timer::Field;
 use crate::store::request::{DeferredMessage, MessageKind};
 use crate::token::Tokens;
 
@@ -18,7 +19,7 @@ const SERVICE_ESCAPED: &str = "urn%3Aurn-7%3A3gpp-service.ims.icsi.";
 const ANONYMOUS: &str = "\"Anonymous\" <sip:anonymous@anonymous.invalid>";
 
 /// What the participating function says it understands.
-pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, UPDATE";
+pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, UPDATE, PRACK";
 
 /// The author as the recipient may see him.
 pub fn shown_author(message: &DeferredMessage) -> &str {
@@ -114,8 +115,6 @@ pub struct Replay<'a> {
     pub via: &'a str,
     /// Call-ID, tag and CSeq.
     pub call: &'a CallNames,
-    /// The session interval the device wants, in seconds (RFC 4028 §7.3).
-    pub interval: Option<u32>,
     /// Our URI inside the dialog.
     pub contact: &'a str,
     /// The home domain.
@@ -124,6 +123,8 @@ pub struct Replay<'a> {
     pub content_type: &'a str,
     /// The session description, alone or with the first message.
     pub body: &'a [u8],
+    /// Session-Expires and Min-SE.
+    pub timer: &'a [Field],
 }
 
 /// The INVITE of a replay: the store-and-forward identity asserts it for RCS contacts, and the author
@@ -159,16 +160,13 @@ pub fn invite(replay: &Replay<'_>) -> Bytes {
     if target.profile == Profile::RcsE {
         request = request.header("Accept-Contact", "*;+g.oma.sip-im");
     }
-    // The device refreshes: we end the session long before we would have to.
-    if let Some(interval) = replay.interval {
-        request = request
-            .header("Session-Expires", &format!("{interval};refresher=uas"))
-            .header("Min-SE", &interval.to_string());
+    for (name, value) in replay.timer {
+        request = request.header(name, value);
     }
     request
         .header("Date", &date::sip(message.accepted_at))
         .header("Allow", ALLOW)
-        .header("Supported", "timer")
+        .header("Supported", "timer, 100rel")
         .body(replay.content_type, replay.body)
         .build()
 }

@@ -17,6 +17,7 @@ use crate::participating::arrival::Lifetimes;
 use crate::participating::chat::{Chat, ChatId, Side};
 use crate::participating::custody::Custody;
 use crate::participating::delivery::{Delivery, DeliveryId};
+use crate::participating::dialogs::{DialogUse, Dialogs};
 use crate::participating::expiry::ExpiryClock;
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{Media, MediaAction, MediaId};
@@ -28,6 +29,7 @@ use crate::participating::served_user::{ReplayPolicy, ServedUser};
 use crate::participating::spool::BodySize;
 use crate::registrar::{Directory, Registrar};
 use crate::sip::endpoint::Endpoint;
+use crate::sip::session_timer;
 use crate::store::request::{Body, DeferredMessage, MessageKind, Seq, StoreRequest};
 use crate::token::Tokens;
 
@@ -54,6 +56,10 @@ pub struct Settings {
     pub custody_after: Duration,
     /// An MSRP session without traffic ends after this (decision 17).
     pub idle: Duration,
+    /// What we want of session timers (RFC 4028).
+    pub timer: session_timer::Policy,
+    /// Timer T1.
+    pub t1: Duration,
     /// The largest body of a SIP MESSAGE, in octets.
     pub largest_message: u64,
     /// A kept standalone message over this many octets leaves in a session of its own.
@@ -73,6 +79,8 @@ pub enum Usage {
     Chat(ChatId, usize),
     /// A relayed request's branch.
     Relay(RelayId, usize),
+    /// A request inside a dialog of ours, by its CSeq number.
+    Leg(DialogUse, u32),
     /// Nobody waits: a BYE, say.
     Nobody,
 }
@@ -126,7 +134,7 @@ pub struct Service {
     /// Requests that wait for the address of their next hop, and the names to be looked up.
     pub(super) look_ups: HashMap<u64, Unresolved, foldhash::fast::RandomState>,
     pub(super) questions: VecDeque<(u64, String, u16)>,
-    pub(super) dialogs: super::dialogs::Dialogs,
+    pub(super) dialogs: Dialogs,
     pub(super) user_deadlines: BTreeSet<(Instant, Identity)>,
     pub(super) postponed_loads: VecDeque<(Identity, Option<Seq>)>,
     /// Users whose machines have something to say, once what runs now is done.
@@ -208,7 +216,7 @@ impl Service {
             relays: HashMap::default(),
             look_ups: HashMap::default(),
             questions: VecDeque::new(),
-            dialogs: super::dialogs::Dialogs::default(),
+            dialogs: Dialogs::default(),
             user_deadlines: BTreeSet::new(),
             postponed_loads: VecDeque::new(),
             restless: VecDeque::new(),

@@ -13,14 +13,16 @@ use crate::cpim::{self, Envelope};
 use crate::msrp::event::{InboundId, OutboundId};
 use crate::participating::arrival::{self};
 use crate::participating::delivery::{DeliveryBy, DeliveryId};
-use crate::participating::dialogs::DialogKey;
+use crate::participating::leg::Leg;
 use crate::participating::media::MediaId;
 use crate::participating::outgoing::{self, CallNames};
+use crate::participating::provisional::EarlyDialogs;
+use crate::participating::reason::Reason;
 use crate::participating::replay_table::Tried;
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::Service;
-use crate::sip::dialog::Dialog;
 use crate::sip::message::Message;
+use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction::table::ClientId;
 use crate::sip::transport::flow::Flow;
 use crate::store::request::{DeferredMessage, Held, Refusal, Seq, StoreEvent};
@@ -38,15 +40,18 @@ pub(super) struct SessionRun {
     pub(super) flow: Option<Flow>,
     pub(super) media: Option<MediaId>,
     pub(super) ack: Option<Bytes>,
-    pub(super) dialog: Option<(Dialog, DialogKey)>,
+    pub(super) leg: Option<Leg>,
+    pub(super) early: EarlyDialogs,
+    /// Of the INVITE that is out.
+    pub(super) timer: Option<SessionTimer>,
+    /// Since when the device takes nothing (`a=inactive`, `a=sendonly`).
+    pub(super) held_since: Option<Instant>,
     pub(super) rings_until: Option<Instant>,
     /// When the pause is over.
     pub(super) resumes_at: Option<Instant>,
     pub(super) tried: Tried,
     /// What the INVITEs to one device have in common (RFC 3261 §8.1.3.5).
     pub(super) call: Option<CallNames>,
-    /// The Min-SE of a 422, in seconds.
-    pub(super) interval: Option<u32>,
     /// There was no credit to read on.
     pub(super) is_starved: bool,
     /// Asked of the store and not here yet.
@@ -224,7 +229,7 @@ impl Service {
         let Some(run) = self.session_run(id) else {
             return;
         };
-        let (media, dialog, flow) = (run.media.take(), run.dialog.take(), run.flow);
+        let (media, leg) = (run.media.take(), run.leg.take());
         let end = match end {
             RunEnd::Done if !run.sending.is_empty() => RunEnd::Parked,
             RunEnd::Parked
@@ -236,14 +241,21 @@ impl Service {
             }
             end => end,
         };
-        if let (Some((mut dialog, key)), Some(flow)) = (dialog, flow) {
-            self.dialogs.remove(&key);
-            self.send_bye(&mut dialog, flow, None, now);
+        if let Some(leg) = leg {
+            self.hang_up(leg, &Reason::Completed, now);
         }
         if let Some(media) = media {
             self.media.close(media);
         }
         self.end_delivery(id, end, now);
+    }
+
+    /// The device is lost: it is told why, and the rest stays.
+    pub(super) fn break_replay(&mut self, id: DeliveryId, reason: &Reason, now: Now) {
+        if let Some(leg) = self.session_run(id).and_then(|run| run.leg.take()) {
+            self.hang_up(leg, reason, now);
+        }
+        self.end_session_run(id, RunEnd::Parked, now);
     }
 
     /// The store lost track of a message, or it is damaged and has been ended by `handle_ruined`. An answer about a

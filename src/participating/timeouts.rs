@@ -79,6 +79,8 @@ impl Service {
         self.run_media(now);
         self.handle_chat_timeouts(now);
         self.handle_replay_timeouts(now);
+        self.handle_leg_timeouts(now);
+        self.handle_provisional_timeouts(now);
         self.handle_relay_timeouts(now);
     }
 

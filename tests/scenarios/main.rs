@@ -22,6 +22,7 @@ mod receipts;
 mod registration;
 mod replay;
 mod replay_table;
+mod session_life;
 mod standalone;
 mod torture;
 mod transports;

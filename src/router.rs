@@ -251,10 +251,6 @@ impl Router {
         now: Now,
     ) {
         match chat_offer(&request) {
-            Some(_) if callee::carries_message(&request) => {
-                let whole = Rejection::new(415, "Unsupported Media Type");
-                service.reject(&request, server, &whole, now);
-            }
             Some(offer) => {
                 if let Some(tags) = unsupported_requirements(&request, &CHAT_EXTENSIONS) {
                     return service.bad_extension(&request, server, &tags, now);

@@ -68,8 +68,8 @@ impl Bench {
             metrics: Arc::default(),
             bindings: Vec::new(),
             duplicate_keys: Vec::new(),
-            waiting: Vec::new(),
             documents: Vec::new(),
+            waiting: Vec::new(),
         };
         Self {
             core: Core::new(context, Tokens::from_seed(7), now),

@@ -23,7 +23,20 @@ pub(super) fn check(config: &Config) -> Checked {
     deferral(config)?;
     store(config)?;
     limits(config)?;
+    clients(config)?;
     accounts(config)
+}
+
+fn clients(config: &Config) -> Checked {
+    for (index, client) in config.client.iter().enumerate() {
+        let length = client.user_agent.len();
+        rule(
+            (1..=255).contains(&length),
+            &format!("client[{index}].user_agent"),
+            || "not allowed; allowed: 1 to 255 octets".to_owned(),
+        )?;
+    }
+    Ok(())
 }
 
 pub(super) fn rule(holds: bool, key: &str, problem: impl FnOnce() -> String) -> Checked {

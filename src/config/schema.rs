@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::address::{HostPort, Listener, Protocol};
 use super::secret::{Ha1, Secret};
-use super::user::SettingsOverrides;
+use super::user::{ClientRule, SettingsOverrides};
 use super::values::{Period, Size};
 
 /// Declares a section: a struct whose defaults and comments the documentation is made from.
@@ -99,6 +99,8 @@ section! {
         limits: Limits = Limits::default();
         /// What is told on stderr.
         log: Log = Log::default();
+        /// How devices of one make are spoken to; an account's own `profile` wins.
+        client: Vec<ClientRule> = Vec::new();
         /// The users of the domain.
         account: Vec<Account> = Vec::new();
     }
@@ -211,6 +213,12 @@ section! {
         answer_within: Period = Period::seconds(4);
         /// How long a device may ring before a replay is cancelled.
         ring_timeout: Period = Period::seconds(70);
+        /// Replays in sessions that one device gets at the same time.
+        replays_per_device: u16 = 2;
+        /// Replays in sessions that one user gets at the same time, on all devices.
+        replays_per_user: u16 = 4;
+        /// A kept standalone message over this leaves in an MSRP session of its own (INVITE), up to it as a MESSAGE (RFC 3428 §8). Over TCP to a device that does not state large messages, MESSAGE carries any size.
+        switchover_size: Size = Size::octets(1_300);
         /// A live chat peer that confirms nothing for this long is taken as gone; below the sender's own 30s.
         custody_after: Period = Period::seconds(10);
     }

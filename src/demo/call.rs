@@ -18,11 +18,11 @@ use super::wire::{Transport, lock};
 
 /// An INVITE this agent sent.
 pub struct OutgoingCall<'a> {
-    agent: &'a UserAgent,
-    peer: String,
-    request: SentRequest<'a>,
-    end: MsrpEnd,
-    sdp: String,
+    pub(super) agent: &'a UserAgent,
+    pub(super) peer: String,
+    pub(super) request: SentRequest<'a>,
+    pub(super) end: MsrpEnd,
+    pub(super) sdp: String,
 }
 
 /// An INVITE this agent got.
@@ -145,6 +145,18 @@ impl<'a> OutgoingCall<'a> {
         }
     }
 
+    /// No final answer comes within `patience`.
+    pub fn expect_no_answer(&mut self, patience: Duration) -> Result<(), Failure> {
+        while let Some(answer) = self.request.next_answer(patience) {
+            if answer.status() >= 200 {
+                let step = format!("it was answered {}", answer.start_line());
+                return Err(self.agent.failure(step));
+            }
+            self.request.keep_provisional(answer);
+        }
+        Ok(())
+    }
+
     /// The INVITE is refused with this status.
     pub fn expect_status(self, status: u16) -> Result<SipText, Failure> {
         self.request.expect_status(status)
@@ -229,6 +241,21 @@ impl<'a> IncomingCall<'a> {
     /// Refuses with this status.
     pub fn refuses(&self, status: u16) {
         self.request.answers(status);
+    }
+
+    /// Refuses with this status and these header fields.
+    pub fn refuses_with(&self, status: u16, headers: &[(&str, String)]) {
+        self.request.answers_with(status, headers, &[]);
+    }
+
+    /// Accepts with a 200 whose body is this, and brings no MSRP up.
+    pub fn accepts_with_body(&self, content_type: &str, body: &str) -> Result<(), Failure> {
+        let contact = format!("<{}>;{SESSION_TAG}", self.request.agent.contact_uri());
+        let headers = [
+            ("Contact", contact),
+            ("Content-Type", content_type.to_owned()),
+        ];
+        self.answers_until_acknowledged(&headers, body.as_bytes())
     }
 
     /// The caller gives up; 487 was sent.

@@ -11,6 +11,7 @@ use crate::msrp::event::{EndReason, InboundId, OutboundId, SessionEvent};
 use crate::msrp::frame::FailureReport;
 use crate::msrp::outgoing::OutboundMessage;
 use crate::participating::chat::{ChatId, ChatState, Side};
+use crate::participating::first_message::FIRST;
 use crate::participating::media::MediaId;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Waiter};
@@ -71,7 +72,7 @@ impl Service {
             }
             SessionEvent::Delivered { message } => self.handle_delivered(id, side, message, now),
             SessionEvent::Refused { message, status } => {
-                self.handle_refused_by_peer(id, side, message, status);
+                self.handle_refused_by_peer(id, side, message, status, now);
                 self.end_if_settled(id, now);
             }
             SessionEvent::TimedOut { .. } => self.break_leg(id, side, &Reason::TimedOut, now),
@@ -383,6 +384,9 @@ impl Service {
             session.settle(inbound, 200);
         }
         self.forget_confirmed(id);
+        if inbound == FIRST {
+            self.first_delivered(id, now);
+        }
         self.pump(id, side, now);
         self.end_if_settled(id, now);
     }
@@ -406,10 +410,20 @@ impl Service {
     }
 
     /// Row 13 of cpm-facts §6: what the device refuses is refused to the author, and not kept.
-    fn handle_refused_by_peer(&mut self, id: ChatId, side: Side, out: OutboundId, status: u16) {
+    fn handle_refused_by_peer(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        out: OutboundId,
+        status: u16,
+        now: Now,
+    ) {
         let Some((from, inbound)) = self.source_of(id, side, out) else {
             return;
         };
+        if inbound == FIRST {
+            return self.first_refused(id, status, now);
+        }
         self.end_transit(id, from, inbound, status);
     }
 

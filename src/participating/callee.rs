@@ -7,7 +7,8 @@ use crate::msrp::sdp::SessionDescription;
 use crate::participating::chat::Chat;
 use crate::participating::contacts::Target;
 use crate::participating::forward::wants_privacy;
-use crate::participating::outgoing::{self, service_tag};
+use crate::participating::large::SessionService;
+use crate::participating::outgoing::{self, SERVICE, service_tag};
 use crate::participating::service::Settings;
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::rejection::Rejection;
@@ -39,9 +40,14 @@ pub(super) fn contact_uri(settings: &Settings, advertised: &str, flow: &Flow) ->
 }
 
 /// Our Contact.
-pub(super) fn contact(settings: &Settings, advertised: &str, flow: &Flow) -> String {
+pub(super) fn contact(
+    settings: &Settings,
+    advertised: &str,
+    flow: &Flow,
+    service: SessionService,
+) -> String {
     let uri = contact_uri(settings, advertised, flow);
-    format!("<{uri}>;{}", service_tag("oma.cpm.session"))
+    format!("<{uri}>;{}", service_tag(service.name()))
 }
 
 /// The INVITE of a chat to one of the recipient's devices.
@@ -55,7 +61,7 @@ pub(super) fn invite(
     via: &str,
     contact: &str,
     local_tag: &str,
-    sdp: &str,
+    body: (&str, &[u8]),
     call_id: &str,
     timer: &[Field],
 ) -> Bytes {
@@ -91,9 +97,10 @@ pub(super) fn invite(
     if !wants_privacy(caller) {
         invite = invite.header("P-Asserted-Identity", &format!("<sip:{}>", chat.caller));
     }
-    let service = caller.header(HeaderName::PPreferredService);
-    let service = service.unwrap_or("urn:urn-7:3gpp-service.ims.icsi.oma.cpm.session");
-    invite = invite.header("P-Asserted-Service", service);
+    let own = format!("{SERVICE}{}", chat.service.name());
+    let preferred = caller.header(HeaderName::PPreferredService);
+    let preferred = preferred.filter(|_| chat.service == SessionService::Chat);
+    invite = invite.header("P-Asserted-Service", preferred.unwrap_or(&own));
     for (id, name) in [
         (HeaderName::AcceptContact, "Accept-Contact"),
         (HeaderName::Subject, "Subject"),
@@ -109,7 +116,7 @@ pub(super) fn invite(
     invite
         .header("Allow", outgoing::ALLOW)
         .header("Supported", "timer, 100rel")
-        .body("application/sdp", sdp.as_bytes())
+        .body(body.0, body.1)
         .build()
 }
 
@@ -151,16 +158,6 @@ pub(super) fn offer_in(request: &Message) -> Result<SessionDescription, Rejectio
         return Err(Rejection::new(415, "Unsupported Media Type"));
     }
     description(request).ok_or(Rejection::new(400, "Malformed Session Description"))
-}
-
-/// Whether an INVITE carries a message beside its session description: it is not taken, and must not
-/// be lost.
-pub fn carries_message(invite: &Message) -> bool {
-    let Some(content_type) = invite.header(HeaderName::ContentType) else {
-        return false;
-    };
-    let parts = crate::multipart::parts(content_type, invite.body());
-    parts.is_ok_and(|parts| parts.iter().any(|part| part.media_type() == "message/cpim"))
 }
 
 /// A new Call-ID.

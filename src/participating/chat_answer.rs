@@ -2,9 +2,8 @@
 
 use crate::clock::Now;
 use crate::msrp::negotiation::SdpRefusal;
-use crate::msrp::sdp::Direction;
 use crate::participating::chat::{Chat, ChatId, ChatState, Side};
-use crate::participating::deferral::Outcome;
+use crate::participating::deferral::Condition;
 use crate::participating::dialogs::DialogUse;
 use crate::participating::leg::{Leg, Unacknowledged};
 use crate::participating::media::{MediaId, MediaUse};
@@ -41,7 +40,7 @@ impl Service {
         let Ok(mut dialog) = Dialog::as_uac(&branch.request, response) else {
             return self.branch_over(id, index, now);
         };
-        let (flow, media) = (branch.flow, branch.media);
+        let (flow, media, carried) = (branch.flow, branch.media, branch.carries_first);
         let via = self.sip.via(&flow, None, &mut self.tokens);
         let ack = dialog.ack(dialog.local_cseq, &via.value).build();
         branch.ack = Some(ack.clone());
@@ -71,7 +70,9 @@ impl Service {
             chat.state = ChatState::Live;
         }
         self.cancel_branches(id, Some(index), now);
-        self.answer_caller(id, now);
+        if !self.send_first(id, carried, now) {
+            self.answer_caller(id, now);
+        }
     }
 
     /// Nobody took the call in time: the branches are cancelled and the caller served without them.
@@ -82,16 +83,17 @@ impl Service {
                 branch.ended = true;
             }
         }
-        self.without_device(id, Outcome::NoAnswer, now);
+        self.without_device(id, Condition::Unreachable, now);
     }
 
     fn branch_answer_unusable(&mut self, id: ChatId, now: Now) {
-        let all = self
-            .chats
-            .get(&id)
-            .is_some_and(|chat| chat.branches.iter().all(|b| b.ended));
-        if all {
-            self.without_device(id, Outcome::Status(488), now);
+        let Some(chat) = self.chats.get_mut(&id) else {
+            return;
+        };
+        chat.answers.unusable();
+        let condition = chat.answers.condition(chat.form());
+        if chat.branches.iter().all(|branch| branch.ended) {
+            self.without_device(id, condition, now);
         }
     }
 
@@ -129,7 +131,8 @@ impl Service {
             return self.refuse_chat(id, &Rejection::new(400, "Missing Contact"), now);
         };
         let (flow, server) = (chat.flow, chat.server);
-        let contact = callee::contact(&self.settings, self.sip.advertised(&flow), &flow);
+        let advertised = self.sip.advertised(&flow);
+        let contact = callee::contact(&self.settings, advertised, &flow, chat.service);
         let mut timer = SessionTimer::new(self.settings.timer);
         let fields = timer.answer(&chat.invite, now.instant).unwrap_or_default();
         chat.quiet_since = now.instant;
@@ -166,7 +169,7 @@ impl Service {
         let (remote, offer) = (chat.flow.remote.ip(), chat.offer.clone());
         let media_use = MediaUse::Chat(id, Side::Caller);
         let secure = self.media.answers_tls(&offer).map_err(Some)?;
-        let (direction, tokens) = (Direction::SendRecv, &mut self.tokens);
+        let (direction, tokens) = (chat.service.from_author(), &mut self.tokens);
         let opened = self
             .media
             .open_over(secure, media_use, remote, direction, tokens);

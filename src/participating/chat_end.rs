@@ -17,14 +17,22 @@ impl Service {
     /// One side hung up: what it has not confirmed is kept, then the other side is told. What it has
     /// sent goes on to the other side first.
     pub(super) fn handle_bye(&mut self, id: ChatId, side: Side, reason: Reason, now: Now) {
+        if self.refuse_when_safe(id, 486, now) {
+            return;
+        }
         let leg = self.take_leg(id, side);
         if let Some(leg) = leg {
             self.dialogs.remove(&leg.key);
             self.keep_unconfirmed(id, side, now);
             self.parted.push((id, side, leg.media));
         }
+        let keeps = self.settings.deferral;
         if let Some(chat) = self.chats.get_mut(&id) {
-            chat.state = ChatState::Ending;
+            // What the device has not confirmed of a large message is collected (cpm-facts §6 row 12).
+            chat.state = match side {
+                Side::Callee if keeps && chat.collects() => ChatState::Custody,
+                _ => ChatState::Ending,
+            };
             chat.ends_because = reason;
         }
         self.end_if_settled(id, now);
@@ -40,6 +48,9 @@ impl Service {
 
     /// A leg is lost. The caller's goes on in custody; without the caller the chat is over.
     pub(super) fn break_leg(&mut self, id: ChatId, side: Side, reason: &Reason, now: Now) {
+        if self.first_leg_lost(id, now) {
+            return;
+        }
         let Some(leg) = self.take_leg(id, side) else {
             return;
         };
@@ -162,6 +173,9 @@ impl Service {
                 .chats
                 .get(&id)
                 .is_some_and(|chat| chat.state == ChatState::Inviting);
+            if self.refuse_when_safe(id, 503, now) {
+                continue;
+            }
             if inviting {
                 self.cancel_branches(id, None, now);
                 self.refuse_chat(id, &Rejection::new(503, "Service Unavailable"), now);
@@ -253,7 +267,7 @@ impl super::chat::Chat {
         match self.state {
             ChatState::Inviting => self.rings_until,
             ChatState::Ending => self.live_deadline(),
-            ChatState::Live | ChatState::Custody => {
+            ChatState::Settling | ChatState::Live | ChatState::Custody => {
                 let quiet = self.quiet_since + idle;
                 self.live_deadline().into_iter().chain([quiet]).min()
             }

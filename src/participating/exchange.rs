@@ -65,7 +65,8 @@ impl Service {
                 offered: !offers,
             });
         }
-        let contact = callee::contact(&self.settings, self.sip.advertised(&flow), &flow);
+        let service = self.session_service(usage);
+        let contact = callee::contact(&self.settings, self.sip.advertised(&flow), &flow, service);
         let mut reply = self
             .reply(request, 200, "OK", None)
             .header("Contact", &contact)

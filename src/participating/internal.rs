@@ -39,6 +39,15 @@ pub enum InternalMessage {
         /// The chat that asked.
         chat: Origin,
     },
+    /// A device of a user of the receiving shard has this message: no copy of it is owed.
+    Confirmed {
+        /// Whose device.
+        recipient: Identity,
+        /// Who wrote the message.
+        author: Identity,
+        /// Its `imdn.Message-ID`.
+        message_id: String,
+    },
     /// The answer to an `Accept` that named an origin.
     Accepted {
         /// Of the `Accept`.

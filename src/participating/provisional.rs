@@ -114,7 +114,8 @@ impl Service {
             chat.reliable = Some(ReliableSender::new(t1, cseq.unwrap_or_default(), first));
         }
         let (status, reason) = (response.status(), response.reason());
-        let contact = callee::contact(&self.settings, self.sip.advertised(&chat.flow), &chat.flow);
+        let advertised = self.sip.advertised(&chat.flow);
+        let contact = callee::contact(&self.settings, advertised, &chat.flow, chat.service);
         let mut reply = crate::sip::reply::response(&chat.invite, status, reason, Some(&chat.tag))
             .header("Contact", &contact)
             .header("Allow", ALLOW);

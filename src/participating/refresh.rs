@@ -77,7 +77,8 @@ impl Service {
         }
         let (flow, media) = (leg.flow, leg.media);
         let via = self.sip.via(&flow, None, &mut self.tokens);
-        let contact = callee::contact(&self.settings, self.sip.advertised(&flow), &flow);
+        let service = self.session_service(usage);
+        let contact = callee::contact(&self.settings, self.sip.advertised(&flow), &flow, service);
         let description = invites.then(|| self.media.offer(media));
         let Some(leg) = self.leg(usage) else { return };
         let method = if invites { "INVITE" } else { "UPDATE" };

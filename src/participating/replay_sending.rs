@@ -115,6 +115,7 @@ impl Service {
         let asked = self.custody.read(source, at, PIECE, waiter, now);
         if asked.is_err() {
             sending.reading = false;
+            run.is_starved = true;
         }
         false
     }

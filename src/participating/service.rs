@@ -23,13 +23,14 @@ use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{Media, MediaAction, MediaId};
 use crate::participating::next_hop::Unresolved;
 use crate::participating::pager::{Pager, PagerId};
+use crate::participating::receipts::{Receipt, Receipts};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{RetrySchedule, ServedUser};
 use crate::participating::spool::BodySize;
 use crate::registrar::{Directory, Registrar};
 use crate::sip::endpoint::Endpoint;
 use crate::sip::session_timer;
-use crate::store::request::{Body, DeferredMessage, Seq, StoreRequest};
+use crate::store::request::{Body, DeferredMessage, MessageKind, Seq, StoreRequest};
 use crate::token::Tokens;
 
 /// What the participating function goes by; fixed while the server runs.
@@ -61,6 +62,8 @@ pub struct Settings {
     pub t1: Duration,
     /// The largest body of a SIP MESSAGE, in octets.
     pub largest_message: u64,
+    /// A kept standalone message over this many octets leaves in a session of its own.
+    pub switch_over: u64,
     /// Chat sessions, deliveries, relayed requests and MESSAGEs under way, each.
     pub most_under_way: usize,
 }
@@ -124,6 +127,8 @@ pub struct Service {
     pub(super) pagers: HashMap<PagerId, Pager, foldhash::fast::RandomState>,
     pub(super) pager_deadlines: VecDeque<(Instant, PagerId)>,
     pub(super) chats: HashMap<ChatId, Chat, foldhash::fast::RandomState>,
+    /// Chats whose INVITE carries a message; some may be over.
+    pub(super) firsts: Vec<ChatId>,
     pub(super) deliveries: HashMap<DeliveryId, Delivery, foldhash::fast::RandomState>,
     pub(super) relays: HashMap<RelayId, Relay, foldhash::fast::RandomState>,
     /// Requests that wait for the address of their next hop, and the names to be looked up.
@@ -157,6 +162,8 @@ pub struct Service {
     /// When the present event came; the registrar's bindings are judged by it.
     pub(super) time: Instant,
     pub(super) recent: super::recent::RecentlyAccepted,
+    /// Which notifications the authors of this shard have heard.
+    pub(super) receipts: Receipts,
     pub(super) last_number: u64,
     pub(super) draining: bool,
 }
@@ -206,6 +213,7 @@ impl Service {
             pagers: HashMap::default(),
             pager_deadlines: VecDeque::new(),
             chats: HashMap::default(),
+            firsts: Vec::new(),
             deliveries: HashMap::default(),
             relays: HashMap::default(),
             look_ups: HashMap::default(),
@@ -229,6 +237,7 @@ impl Service {
             chunks_to_settle: Vec::new(),
             time: now.instant,
             recent,
+            receipts: Receipts::default(),
             last_number: 0,
             draining: false,
         }
@@ -278,6 +287,11 @@ impl Service {
     /// A message from another shard, or from another part of this one.
     pub fn handle_internal(&mut self, message: InternalMessage, now: Now) {
         match message {
+            InternalMessage::Confirmed {
+                recipient,
+                author,
+                message_id,
+            } => self.handle_confirmed(&recipient, &author, &message_id, now),
             InternalMessage::Accept {
                 message,
                 body,
@@ -302,11 +316,27 @@ impl Service {
         origin: Option<Origin>,
         now: Now,
     ) {
+        if origin.is_none() && self.was_reported(&message, &body, now) {
+            return tracing::debug!(author = %message.author, "a second notification ends here");
+        }
         let waiter = Waiter::Internal(message.clone(), BodySize::of(&body), origin);
         if !self.begin_custody(&message, body, waiter, now) {
             tracing::warn!(recipient = %message.recipient, "no room to accept a message");
             self.answer_origin(origin, false);
         }
+    }
+
+    /// Whether this is a notification of a device that tells its author nothing new.
+    fn was_reported(&mut self, message: &DeferredMessage, body: &Body, now: Now) -> bool {
+        let Body::Inline(octets) = body else {
+            return false;
+        };
+        // What we say ourselves, a failure for instance, no device can have said before.
+        let is_ours = message.author == Identity::new("pf", &self.settings.domain);
+        let receipt = (message.kind == MessageKind::Notification && !is_ours)
+            .then(|| Receipt::read(octets, &message.recipient, &message.author))
+            .flatten();
+        receipt.is_some_and(|receipt| !self.receipts.claim(&receipt, now))
     }
 
     pub(super) fn answer_origin(&mut self, origin: Option<Origin>, durable: bool) {

@@ -15,9 +15,10 @@ use crate::participating::arrival::{self};
 use crate::participating::delivery::{DeliveryBy, DeliveryId};
 use crate::participating::leg::Leg;
 use crate::participating::media::MediaId;
-use crate::participating::outgoing;
+use crate::participating::outgoing::{self, CallNames};
 use crate::participating::provisional::EarlyDialogs;
 use crate::participating::reason::Reason;
+use crate::participating::replay_table::Tried;
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::Service;
 use crate::sip::message::Message;
@@ -32,6 +33,8 @@ const AT_ONCE: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct SessionRun {
     pub(super) phase: Phase,
+    /// It carries one standalone message, by the service for those.
+    pub(super) standalone: bool,
     pub(super) invite: Option<Message>,
     pub(super) client: Option<ClientId>,
     pub(super) flow: Option<Flow>,
@@ -44,6 +47,13 @@ pub(super) struct SessionRun {
     /// Since when the device takes nothing (`a=inactive`, `a=sendonly`).
     pub(super) held_since: Option<Instant>,
     pub(super) rings_until: Option<Instant>,
+    /// When the pause is over.
+    pub(super) resumes_at: Option<Instant>,
+    pub(super) tried: Tried,
+    /// What the INVITEs to one device have in common (RFC 3261 §8.1.3.5).
+    pub(super) call: Option<CallNames>,
+    /// There was no credit to read on.
+    pub(super) is_starved: bool,
     /// Asked of the store and not here yet.
     pub(super) fetching: VecDeque<Held>,
     /// Here, or on their way to the device; oldest first.
@@ -58,6 +68,8 @@ pub(super) enum Phase {
     Reading,
     /// The device rings.
     Inviting,
+    /// The INVITE goes out again after a pause.
+    Pausing,
     /// It rang too long.
     Cancelling,
     /// The session stands.
@@ -94,7 +106,7 @@ impl Service {
             let end = if has_credit {
                 RunEnd::Done
             } else {
-                RunEnd::Parked
+                RunEnd::Shortage
             };
             self.end_delivery(id, end, now);
         }
@@ -177,7 +189,7 @@ impl Service {
         match run.phase {
             Phase::Reading => self.invite_for_replay(id, now),
             Phase::Live => self.send_ready(id, now),
-            Phase::Inviting | Phase::Cancelling => {}
+            Phase::Inviting | Phase::Pausing | Phase::Cancelling => {}
         }
     }
 

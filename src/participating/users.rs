@@ -8,7 +8,6 @@ use crate::participating::custody::Retained;
 use crate::participating::served_user::{Reach, ServedUser, UserAction};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
-use crate::registrar::Profile;
 use crate::store::request::{Body, DeferredMessage, Held, Seq, Settlement, StoreRequest};
 
 impl Service {
@@ -118,8 +117,20 @@ impl Service {
 
     /// What the user's devices can take at the moment; `None` when there is none.
     pub(super) fn reach(&self, identity: &Identity) -> Option<Reach> {
+        let session = !self.session_targets(identity).is_empty();
+        let large = self.large_targets(identity, None);
+        let standalone = !large.is_empty();
+        let switch_over = self.settings.switch_over;
         let targets = self.message_targets(identity, None);
-        let first = targets.first()?;
+        let Some(first) = targets.first() else {
+            let message = None;
+            return (session || standalone).then_some(Reach {
+                session,
+                message,
+                standalone,
+                switch_over,
+            });
+        };
         let by_stream = targets
             .iter()
             .any(|target| target.flow.transport.is_reliable());
@@ -129,11 +140,15 @@ impl Service {
         } else {
             datagram
         };
+        // RFC 3428 §8 bounds what goes over paths without congestion control. A stream carries more,
+        // unless a device says itself that it takes large messages in sessions.
+        let states_large = large.iter().any(|target| target.states_large);
+        let is_safe = first.flow.transport.is_reliable() && !states_large;
         Some(Reach {
-            session: targets
-                .iter()
-                .any(|target| target.profile != Profile::MessageOnly),
+            session,
             message: Some(message),
+            standalone,
+            switch_over: if is_safe { message } else { switch_over },
         })
     }
 

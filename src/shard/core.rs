@@ -220,6 +220,7 @@ fn settings(context: &CoreContext) -> Settings {
         },
         t1: config.sip.t1.duration(),
         largest_message: config.sip.max_message_size.get(),
+        switch_over: config.deferral.switchover_size.get(),
         most_under_way: config.limits.sessions as usize,
     }
 }

@@ -69,6 +69,7 @@ impl Bench {
             bindings: Vec::new(),
             duplicate_keys: Vec::new(),
             waiting: Vec::new(),
+            documents: Vec::new(),
         };
         Self {
             core: Core::new(context, Tokens::from_seed(7), now),

@@ -56,6 +56,8 @@ struct Header<'a> {
     namespace: Namespace<'a>,
     name: &'a str,
     value: &'a str,
+    /// Its line, with the line end.
+    line: (usize, usize),
 }
 
 /// A read-only view of an envelope.
@@ -80,7 +82,11 @@ impl<'a> Envelope<'a> {
     /// to be there. Tolerated: LF alone as line end, blank lines in front, any number of blanks after a
     /// colon, `NS: prefix<uri>`, and a missing blank line before the MIME headers.
     pub fn parse(octets: &'a [u8]) -> Result<Self, CpimError> {
-        let mut lines = Lines { octets, at: 0 };
+        let mut lines = Lines {
+            octets,
+            at: 0,
+            begun: 0,
+        };
         let mut envelope = Self {
             headers: SmallVec::new(),
             required: SmallVec::new(),
@@ -100,7 +106,8 @@ impl<'a> Envelope<'a> {
                 mime = Some(line);
                 break;
             }
-            envelope.add_header(name, value, &mut namespaces)?;
+            let range = (lines.begun, lines.at);
+            envelope.add_header(name, value, range, &mut namespaces)?;
             line = lines.next_line()?;
         }
         let mut line = match mime {
@@ -108,8 +115,9 @@ impl<'a> Envelope<'a> {
             None => lines.next_line()?,
         };
         while !line.is_empty() {
-            envelope.add_content_header(split_header(line)?)?;
-            line = lines.next_line()?;
+            let (whole, next) = lines.unfold(line)?;
+            envelope.add_content_header(split_header(whole)?)?;
+            line = next;
         }
         if envelope.content_header("Content-Type").is_none() {
             return Err(CpimError::NoContentType);
@@ -122,6 +130,7 @@ impl<'a> Envelope<'a> {
         &mut self,
         name: &'a str,
         value: &'a str,
+        line: (usize, usize),
         namespaces: &mut Namespaces<'a>,
     ) -> Result<(), CpimError> {
         if self.headers.len() == MAX_HEADERS {
@@ -145,6 +154,7 @@ impl<'a> Envelope<'a> {
             namespace,
             name,
             value,
+            line,
         });
         Ok(())
     }
@@ -197,6 +207,15 @@ impl<'a> Envelope<'a> {
     /// The addresses a notification has yet to visit, top first (RFC 5438 §7.2.1).
     pub fn imdn_route(&self) -> impl Iterator<Item = &'a str> {
         self.imdn("IMDN-Route")
+    }
+
+    /// Where the line of the top `IMDN-Route` lies, with its line end: all that an intermediary takes
+    /// out of a notification (RFC 5438 §8).
+    pub fn imdn_route_line(&self) -> Option<Range<usize>> {
+        let namespace = Namespace::Named(IMDN_NAMESPACE);
+        let mut headers = self.headers.iter();
+        let top = headers.find(|it| it.namespace == namespace && it.name == "IMDN-Route")?;
+        Some(top.line.0..top.line.1)
     }
 
     /// A `Require`d feature this server does not know, as written (RFC 3862 §3.5). The headers of
@@ -301,6 +320,8 @@ impl<'a> Namespaces<'a> {
 struct Lines<'a> {
     octets: &'a [u8],
     at: usize,
+    /// Where the last line began.
+    begun: usize,
 }
 
 impl<'a> Lines<'a> {
@@ -326,8 +347,29 @@ impl<'a> Lines<'a> {
                 CpimError::Incomplete
             });
         };
+        self.begun = self.at;
         self.at += feed + 1;
-        let line = window.get(..feed).unwrap_or_default();
+        self.text(self.begun, self.at)
+    }
+
+    /// The line just read with those that continue it, which MIME allows (RFC 5322 §2.2.3), and the
+    /// line behind them.
+    fn unfold(&mut self, line: &'a str) -> Result<(&'a str, &'a str), CpimError> {
+        let (start, mut end) = (self.begun, self.at);
+        let mut next = self.next_line()?;
+        while next.starts_with([' ', '\t']) && !next.trim().is_empty() {
+            end = self.at;
+            next = self.next_line()?;
+        }
+        let folded = end > start + line.len() + 2;
+        let whole = if folded { self.text(start, end)? } else { line };
+        Ok((whole, next))
+    }
+
+    /// Octets up to a line end, as text without it.
+    fn text(&self, start: usize, end: usize) -> Result<&'a str, CpimError> {
+        let line = self.octets.get(start..end).unwrap_or_default();
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         std::str::from_utf8(line).map_err(|_| CpimError::Malformed)
     }
@@ -462,6 +504,31 @@ mod tests {
     fn header_names_are_case_sensitive() {
         let text = "from: <sip:x>\r\n\r\nContent-Type: a/b\r\n\r\n";
         assert_eq!(Envelope::parse(text.as_bytes()).unwrap().from(), None);
+    }
+
+    /// The example of an aggregate in RFC 5438 §8.3 folds its Content-type.
+    #[test]
+    fn a_folded_header_of_the_content_is_one_header() {
+        let text = "From: <sip:a>\r\n\r\nContent-type: multipart/mixed;\r\n\t boundary=\"b\"\r\n\
+            Content-Disposition: notification\r\n\r\nhi";
+        let envelope = Envelope::parse(text.as_bytes()).unwrap();
+        let value = envelope.content_type();
+        assert_eq!(crate::multipart::media_type(value), "multipart/mixed");
+        let boundary = crate::multipart::parameter(value, "boundary");
+        assert_eq!(boundary.as_deref(), Some("b"));
+        let disposition = envelope.content_header("content-disposition");
+        assert_eq!(disposition, Some("notification"));
+        assert_eq!(&text[envelope.content()], "hi");
+    }
+
+    #[test]
+    fn the_line_of_the_top_route_is_found_by_namespace() {
+        let text = "IMDN-Route: <sip:no>\nNS: i <urn:ietf:params:imdn>\ni.IMDN-Route: <sip:one>\n\
+            i.IMDN-Route: <sip:two>\n\nContent-Type: a/b\n\n";
+        let envelope = Envelope::parse(text.as_bytes()).unwrap();
+        assert_eq!(envelope.imdn_route().next(), Some("<sip:one>"));
+        let line = envelope.imdn_route_line().unwrap();
+        assert_eq!(&text[line], "i.IMDN-Route: <sip:one>\n");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Only goes up.
 #[derive(Debug, Default)]
@@ -45,6 +46,47 @@ impl Gauge {
     /// How many right now.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Upper bounds of a [`Histogram`]'s buckets in microseconds; the last bucket has none.
+const BOUNDS: [u64; 10] = [
+    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 2_500_000,
+];
+
+/// How long something took, how often.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl Histogram {
+    /// It took this long once more.
+    pub fn observe(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS.iter().position(|bound| micros <= *bound);
+        if let Some(count) = self.buckets.get(bucket.unwrap_or(BOUNDS.len())) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Each bucket's upper bound in seconds, and how often it took longer than the bound before and no
+    /// longer than this one.
+    pub fn buckets(&self) -> Vec<(f64, u64)> {
+        let bounds = BOUNDS.iter().map(|bound| *bound as f64 / 1e6);
+        let bounds = bounds.chain([f64::INFINITY]);
+        let counts = self
+            .buckets
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
+        bounds.zip(counts).collect()
+    }
+
+    /// How long it took in all.
+    pub fn sum_seconds(&self) -> f64 {
+        self.micros.load(Ordering::Relaxed) as f64 / 1e6
     }
 }
 
@@ -164,6 +206,18 @@ metrics! {
         "Messages that their authors took back before they were delivered.";
     system_messages: Counter, "restante_system_messages_total", "",
         "Messages of the server itself to its users.";
+    refused_quota: Counter, "restante_messages_refused_total", r#"reason="quota""#,
+        "Messages not kept because as much waited for their recipient as may.";
+    messages_evicted: Counter, "restante_messages_ended_total", r#"reason="evicted""#,
+        "Kept messages that left undelivered.";
+    messages_expired: Counter, "restante_messages_ended_total", r#"reason="expired""#,
+        "Kept messages that left undelivered.";
+    messages_cancelled: Counter, "restante_messages_ended_total", r#"reason="cancelled""#,
+        "Kept messages that left undelivered.";
+    messages_damaged: Counter, "restante_messages_ended_total", r#"reason="damaged""#,
+        "Kept messages that left undelivered.";
+    receipts_dropped: Counter, "restante_receipts_dropped_total", "",
+        "Receipts not kept because their author's queue was full even for receipts.";
     refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,
         "Requests answered 503 because the transaction table was full.";
     malformed_responses: Counter, "restante_sip_responses_dropped_total", "",
@@ -172,6 +226,20 @@ metrics! {
         "Host names not looked up because too many look-ups were under way.";
     unsent: Counter, "restante_sip_unsent_total", "",
         "SIP messages for a listener that does not exist.";
+    receipts_passed: Counter, "restante_receipts_total", r#"result="passed""#,
+        "Receipts taken for their authors.";
+    receipts_duplicate: Counter, "restante_receipts_total", r#"result="duplicate""#,
+        "Receipts answered and dropped: their authors have had what they say.";
+    receipts_refused: Counter, "restante_receipts_total", r#"result="refused""#,
+        "Receipts answered 403: they speak of messages that were not for their senders.";
+    receipts_expired: Counter, "restante_receipts_total", r#"result="expired""#,
+        "Kept receipts dropped because their time was over.";
+    receipt_rows: Gauge, "restante_receipt_rows", "",
+        "Messages whose receipts are kept track of.";
+    receipt_rows_forgotten: Counter, "restante_receipt_rows_forgotten_total", "",
+        "Messages forgotten before their time because limits.receipts was reached.";
+    messages_confirmed: Counter, "restante_messages_confirmed_total", "",
+        "Kept messages that left the store because their recipients confirmed them first.";
     turns: Counter, "restante_shard_turns_total", "", "Turns of the shards' loops.";
 }
 
@@ -194,6 +262,20 @@ mod tests {
         };
         assert_eq!(value("restante_udp_datagrams_received_total", ""), Some(3));
         assert_eq!(value("restante_connections", r#"protocol="sip""#), Some(1));
+    }
+
+    #[test]
+    fn a_duration_counts_in_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::default();
+        histogram.observe(Duration::from_millis(1));
+        histogram.observe(Duration::from_secs(60));
+        let buckets = histogram.buckets();
+        assert_eq!(
+            buckets.iter().find(|bucket| bucket.1 > 0),
+            Some(&(0.001, 1))
+        );
+        assert_eq!(buckets.last(), Some(&(f64::INFINITY, 1)));
+        assert!((histogram.sum_seconds() - 60.001).abs() < 1e-9);
     }
 
     #[test]

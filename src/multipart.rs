@@ -1,12 +1,12 @@
 //! Multipart bodies (RFC 2046 §5.1) as far as SIP needs them: an INVITE that carries its SDP together
-//! with a first message. Bounded, read-only, and never recursive.
+//! with a first message, and aggregated notifications. Bounded, read-only, and never recursive.
 
 use std::ops::Range;
 
 use memchr::memmem;
 
 /// Most parts of one body.
-pub const MAX_PARTS: usize = 16;
+pub const MAX_PARTS: usize = 64;
 /// Most octets of the header section of one part.
 const MAX_HEAD: usize = 8 * 1024;
 

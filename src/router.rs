@@ -5,6 +5,8 @@ mod dialog_end;
 mod in_dialog;
 mod knowledge;
 
+use std::sync::Arc;
+
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::msrp::sdp::SessionDescription;
@@ -12,9 +14,10 @@ use crate::participating::admission::{Admission, UNAVAILABLE};
 use crate::participating::callee;
 use crate::participating::forward;
 use crate::participating::pull::{Fetch, Wanted};
+use crate::participating::receipt_route::{ReceiptRoute, without_top_route};
 use crate::participating::relay::Passage;
 use crate::participating::service::Service;
-use crate::registrar::Registration;
+use crate::registrar::{Directory, Registration};
 use crate::sip::digest::{Challenger, Verdict};
 use crate::sip::header::NameAddr;
 use crate::sip::message::{HeaderName, Message, Method};
@@ -47,7 +50,7 @@ const OWN_METHODS: &str = "OPTIONS, REGISTER";
 const METHODS: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, MESSAGE, UPDATE, PRACK, INFO, \
                        SUBSCRIBE, NOTIFY, REFER, PUBLISH";
 /// Extensions a chat INVITE may require.
-const CHAT_EXTENSIONS: [&str; 1] = ["timer"];
+const CHAT_EXTENSIONS: [&str; 2] = ["timer", "100rel"];
 
 /// Sends every request of a shard where it belongs.
 pub struct Router {
@@ -70,6 +73,11 @@ impl Router {
     /// What it knows.
     pub fn knowledge(&self) -> &Knowledge {
         &self.knowledge
+    }
+
+    /// The users are these from here on.
+    pub fn set_directory(&mut self, directory: Arc<Directory>) {
+        self.knowledge.directory = directory;
     }
 
     /// A message for this shard.
@@ -201,6 +209,7 @@ impl Router {
         author: Identity,
         now: Now,
     ) {
+        let (request, onward) = self.without_our_route(request);
         let Ok(uri) = Uri::parse(request.request_uri()) else {
             return service.reject(
                 &request,
@@ -212,10 +221,17 @@ impl Router {
         if self.knowledge.is_deferred(&uri) && request.to().is_ok_and(|to| to.tag().is_none()) {
             return self.fetch(service, request, server, flow, &author, now);
         }
+        if let Some(to) = onward.filter(|to| self.knowledge.identity_of(&uri).as_ref() != Some(to))
+        {
+            return service.hand_on_receipt(request, server, &author, &to, now);
+        }
         let user = match self.knowledge.destination(&uri) {
             Destination::User(user) => user,
             Destination::Server => return self.serve_self(service, &request, server, now),
             Destination::Unknown | Destination::Foreign => {
+                if let Some(hidden) = service.hidden_author(&author, &request) {
+                    return service.hand_on_receipt(request, server, &author, &hidden, now);
+                }
                 return service.reject(&request, server, &Rejection::new(404, "Not Found"), now);
             }
         };
@@ -285,6 +301,22 @@ impl Router {
             wanted,
         };
         service.handle_fetch(fetch, user, now);
+    }
+
+    /// A notification whose top IMDN-Route names us goes on without it, to whom the next one or the
+    /// To of its envelope names (RFC 5438 §8).
+    fn without_our_route(&self, request: Message) -> (Message, Option<Identity>) {
+        let is_message = request.method() == Method::Message;
+        let route = is_message.then(|| ReceiptRoute::read(&request)).flatten();
+        let names_us = |it: &ReceiptRoute| {
+            Uri::parse(&it.top).is_ok_and(|uri| self.knowledge.is_function(&uri))
+        };
+        let Some(route) = route.filter(names_us) else {
+            return (request, None);
+        };
+        let next = route.next.as_deref().map(Uri::parse).and_then(Result::ok);
+        let next = next.and_then(|uri| self.knowledge.identity_of(&uri));
+        (without_top_route(&request).unwrap_or(request), next)
     }
 
     fn invite(
@@ -373,7 +405,7 @@ impl Router {
                 "Accept",
                 "application/sdp, message/cpim, multipart/mixed, text/plain",
             )
-            .header("Supported", "path, timer, gruu");
+            .header("Supported", "path, timer, gruu, 100rel");
         service.respond(server, 200, reply.build(), now);
     }
 

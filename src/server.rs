@@ -9,11 +9,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::admin::{self, AccountBook, Admin, AdminThread, Parts, Token};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::identity::shard_of;
 use crate::metrics::{Metrics, ShardMetrics};
+use crate::msrp::fingerprint::fingerprint_of;
 use crate::net::sys;
+use crate::net::tls::{Tls, TlsError};
 use crate::router::Knowledge;
 use crate::shard::assembly::{Inboxes, Shards};
 use crate::shard::core_trait::ShardCore;
@@ -34,6 +37,9 @@ pub enum ServerError {
     /// A listener of the configuration cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The certificate of the `tls://` listeners, or its key.
+    #[error("msrp.certificate: {0}")]
+    Certificate(#[from] TlsError),
     /// The data folder belongs to another process.
     #[error("data_dir: {} is in use by another process", .0.display())]
     Locked(PathBuf),
@@ -49,7 +55,7 @@ impl ServerError {
     /// 2 where the configuration has to change, 1 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Bind(_) | Self::Locked(_) => 2,
+            Self::Bind(_) | Self::Locked(_) | Self::Certificate(_) => 2,
             Self::Store(_) | Self::Start(_) => 1,
         }
     }
@@ -96,6 +102,9 @@ pub struct Running {
     shards: Shards,
     store: Store,
     config: Arc<Config>,
+    admin: Arc<Admin>,
+    /// Ends last: who asks whether the server drains is answered until it has ended.
+    _interface: Option<AdminThread>,
 }
 
 /// The server.
@@ -114,7 +123,18 @@ impl Server {
         }
         let config = Arc::new(config);
         let shards = settings::shards(&config);
-        let sockets = Sockets::bind(&config, shards)?;
+        let mut sockets = Sockets::bind(&config, shards)?;
+        let admin = Arc::new(Admin::new(Arc::clone(&config)));
+        let interface = match sockets.admin.is_empty() {
+            true => None,
+            false => {
+                let sockets = std::mem::take(&mut sockets.admin);
+                Some(admin::start(Arc::clone(&admin), sockets)?)
+            }
+        };
+        let tls = tls(&config, &sockets.addresses)?;
+        let fingerprint = tls.as_ref().map(|tls| fingerprint_of(tls.certificate()));
+        sockets.addresses.fingerprint = fingerprint;
         let addresses = Arc::new(sockets.addresses.clone());
         let inboxes = Inboxes::new(shards, settings::sizes(&config));
         let (store, clients, recovered) = open_store(&config, shards, &inboxes)?;
@@ -125,23 +145,41 @@ impl Server {
             "store opened"
         );
         let metrics = Arc::new(Metrics::new(shards));
-        let knowledge = knowledge::gather(&config, &addresses, shards)?;
+        let token = (interface.is_some()).then(|| Token::obtain(&config));
+        let token = token.transpose()?;
+        let accounts = accounts(&config, &recovered);
+        let knowledge = knowledge::gather(&config, accounts.directory(), &addresses, shards)?;
+        let desk = Arc::clone(&inboxes.desk);
         let context = contexts(&config, &addresses, &metrics, knowledge, recovered);
         let started = Shards::start(
-            settings::shells(&config),
+            settings::shells(&config, tls),
             inboxes,
             sockets.supplies(clients),
             &metrics,
             move |shard| core(context(shard)),
         );
         match started {
-            Ok(shards) => Ok(Running {
-                addresses,
-                metrics,
-                shards,
-                store,
-                config,
-            }),
+            Ok(shards) => {
+                if let Some(token) = token {
+                    admin.set_ready(Parts {
+                        token,
+                        desk,
+                        store: store.watch(),
+                        metrics: Arc::clone(&metrics),
+                        accounts,
+                        drain: shards.begin_drain(),
+                    });
+                }
+                Ok(Running {
+                    addresses,
+                    metrics,
+                    shards,
+                    store,
+                    config,
+                    admin,
+                    _interface: interface,
+                })
+            }
             Err(error) => {
                 store.close();
                 Err(error.into())
@@ -237,6 +275,7 @@ impl Running {
     pub fn stop(mut self) {
         let limit = self.config.shutdown_timeout.duration();
         tracing::info!("draining");
+        self.admin.set_draining();
         if !self.shards.drain(limit) {
             tracing::warn!("not everything ended in time; it is left for the next start");
         }
@@ -244,6 +283,30 @@ impl Running {
         self.store.close();
         tracing::info!("stopped");
     }
+}
+
+/// The accounts of the file and of the store.
+fn accounts(config: &Arc<Config>, recovered: &Recovered) -> AccountBook {
+    let (book, errors) = AccountBook::restore(Arc::clone(config), &recovered.documents);
+    for error in errors {
+        tracing::error!(%error, "an account of the store");
+    }
+    book
+}
+
+/// Our certificate, if any listener speaks TLS: from the files, or made for the names we go by.
+fn tls(config: &Config, addresses: &Addresses) -> Result<Option<Tls>, TlsError> {
+    if addresses.msrps.is_empty() {
+        return Ok(None);
+    }
+    let msrp = &config.msrp;
+    if !msrp.certificate.as_os_str().is_empty() {
+        let tls = Tls::load(&msrp.certificate, &msrp.private_key, &msrp.authorities)?;
+        return Ok(Some(tls));
+    }
+    let hosts = addresses.msrps.iter();
+    let names = hosts.map(|index| addresses.advertised_msrp(config, *index).0);
+    Ok(Some(Tls::self_signed(names.collect(), &msrp.authorities)?))
 }
 
 type OpenStore = (Store, Vec<StoreClient>, Recovered);

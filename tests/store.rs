@@ -13,7 +13,7 @@ use desk::{Desk, LARGE, body, config, message, name, octets};
 use restante::clock::UnixMillis;
 use restante::store::files::DiskFiles;
 use restante::store::request::{
-    Body, BodySource, Refusal, Settlement, SpoolId, StoreEvent, StoreRequest, StoreToken,
+    Body, BodySource, Quota, Refusal, Settlement, SpoolId, StoreEvent, StoreRequest, StoreToken,
 };
 use restante::store::{Health, StoreError};
 
@@ -198,6 +198,7 @@ fn an_abandoned_put_is_never_delivered() {
             token,
             message,
             body,
+            quota: Quota::NONE,
         });
         desk.ask(StoreRequest::Abandon { token });
         assert!(matches!(
@@ -284,6 +285,7 @@ fn put(token: StoreToken, number: u64) -> StoreRequest {
         token,
         message: Box::new(message("bob", number)),
         body: Body::Inline(body(number)),
+        quota: Quota::NONE,
     }
 }
 

@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use desk::{Desk, LARGE, body, config, message, octets};
+use desk::{Desk, LARGE, body, config, message, name, octets};
 use faulty::{Fault, FaultyFiles};
 use restante::clock::UnixMillis;
 use restante::store::files::{DiskFiles, Files};
-use restante::store::request::{Body, Seq, Settlement, StoreEvent, StoreRequest};
+use restante::store::request::{Body, Quota, Seq, Settlement, StoreEvent, StoreRequest};
 use restante::store::{StoreConfig, ViewFound};
 use view::{Contents, Harm};
 
@@ -51,6 +51,7 @@ fn store_many(desk: &mut Desk, numbers: std::ops::Range<u64>, user: impl Fn(u64)
             token,
             message: Box::new(message(&user(number), number)),
             body: Body::Inline(body(number)),
+            quota: Quota::NONE,
         });
         waiting += 1;
         while waiting > 500 {
@@ -116,6 +117,59 @@ fn what_is_delivered_before_its_segment_is_full_never_touches_the_disk_s_index()
     desk.close();
     let (added, stored) = (files.added(), 400);
     assert!(added * 10 < stored, "{added} of {stored} were written");
+}
+
+#[test]
+fn messages_that_get_another_date_while_their_segments_are_compacted_are_not_missed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = FaultyFiles::new(Fault::None);
+    let mut desk =
+        Desk::try_open(&small_segments(folder.path()), Arc::new(files.clone())).expect("opens");
+    let kept: Vec<Seq> = (0..20)
+        .map(|number| desk.store(message("bob", number), Body::Inline(body(number))))
+        .collect();
+    let (mut asked, mut answered) = (0, 0);
+    for round in 0..400 {
+        for seq in &kept {
+            if (round + seq.0) % 3 == 0 {
+                let token = desk.token();
+                desk.ask(StoreRequest::Redate {
+                    token,
+                    recipient: name("bob"),
+                    seq: *seq,
+                    expires_at: UnixMillis(3_000_000 + round),
+                });
+                asked += 1;
+            }
+        }
+        let token = desk.token();
+        desk.ask(StoreRequest::Put {
+            token,
+            message: Box::new(message("carol", round)),
+            body: Body::Inline(body(round)),
+            quota: Quota::NONE,
+        });
+        let mut is_stored = false;
+        while !is_stored || asked - answered > 100 {
+            match desk.answer() {
+                StoreEvent::Changed { .. } => answered += 1,
+                StoreEvent::Stored { seq, .. } => {
+                    desk.settle("carol", seq, Settlement::Delivered);
+                    is_stored = true;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    while answered < asked {
+        assert!(matches!(desk.answer(), StoreEvent::Changed { .. }));
+        answered += 1;
+    }
+    assert_eq!(desk.delivered("bob"), (0..20).collect::<Vec<_>>());
+    assert!(files.fresh() <= 1, "the index was thrown away");
+    let (total, _) = desk.store_ref().disk_use();
+    assert!(total < 40 * 16 * 1024, "{total} octets on disk");
+    desk.close();
 }
 
 /// What the store must say, kept the simple way.

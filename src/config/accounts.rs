@@ -14,22 +14,13 @@ pub(super) fn accounts(config: &Config) -> Checked {
     for (index, account) in config.account.iter().enumerate() {
         let key = |name: &str| format!("account[{index}].{name}");
         let user = account.user.as_str();
-        rule(is_user(user), &key("user"), || {
-            format!(
-                "\"{user}\" is not allowed; allowed: the user part of an address, without \"@\""
-            )
-        })?;
-        rule(!is_reserved(user), &key("user"), || {
-            format!("\"{user}\" is not allowed: the server itself uses that name")
-        })?;
+        check_names(user, account.tel.as_deref())
+            .map_err(|(name, problem)| (key(name), problem))?;
         sender_rules(&account.settings.rules, &key("settings.rules"))?;
         rule(users.insert(user), &key("user"), || {
             format!("\"{user}\" has an account already")
         })?;
         if let Some(tel) = &account.tel {
-            rule(is_global_number(tel), &key("tel"), || {
-                format!("\"{tel}\" is not allowed; allowed: a global number such as \"+15550100\"")
-            })?;
             rule(numbers.insert(digits(tel)), &key("tel"), || {
                 format!("\"{tel}\" belongs to another account already")
             })?;
@@ -40,14 +31,14 @@ pub(super) fn accounts(config: &Config) -> Checked {
 }
 
 /// Names in the domain behind which the server answers: messages of its own, what waits, whoever hides.
-fn is_reserved(user: &str) -> bool {
+pub fn is_reserved(user: &str) -> bool {
     ["system", "deferred", "pf", "rcse-standfw"]
         .iter()
         .any(|name| name.eq_ignore_ascii_case(user))
 }
 
-/// Each rule must be about somebody.
-fn sender_rules(rules: &[SenderRule], key: &str) -> Checked {
+/// Each rule must be about somebody; the error names the rule below `key`.
+pub fn sender_rules(rules: &[SenderRule], key: &str) -> Result<(), (String, String)> {
     for (index, each) in rules.iter().enumerate() {
         if let Err(problem) = each.subject() {
             let key = format!("{key}[{index}].from");
@@ -95,6 +86,25 @@ fn a_common_algorithm(config: &Config, needed: bool) -> Checked {
          least one that all accounts have"
             .to_owned()
     })
+}
+
+/// The first rule that the names of an account break: the key, and what is wrong with it.
+pub fn check_names(user: &str, tel: Option<&str>) -> Result<(), (&'static str, String)> {
+    if !is_user(user) {
+        let allowed = "allowed: the user part of an address, without \"@\"";
+        return Err(("user", format!("\"{user}\" is not allowed; {allowed}")));
+    }
+    if is_reserved(user) {
+        let problem = format!("\"{user}\" is not allowed: the server itself uses that name");
+        return Err(("user", problem));
+    }
+    match tel {
+        Some(tel) if !is_global_number(tel) => Err((
+            "tel",
+            format!("\"{tel}\" is not allowed; allowed: a global number such as \"+15550100\""),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn is_user(user: &str) -> bool {

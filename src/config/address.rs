@@ -13,6 +13,8 @@ pub enum Protocol {
     Udp,
     /// A byte stream.
     Tcp,
+    /// A byte stream over TLS.
+    Tls,
 }
 
 /// Where to listen, written as `"udp://127.0.0.1:5060"` or `"tcp://[::1]:5060"`; port 0 means any
@@ -41,6 +43,8 @@ impl FromStr for Listener {
             (Protocol::Udp, address)
         } else if let Some(address) = text.strip_prefix("tcp://") {
             (Protocol::Tcp, address)
+        } else if let Some(address) = text.strip_prefix("tls://") {
+            (Protocol::Tls, address)
         } else {
             return Err(not_a_listener(text));
         };
@@ -61,6 +65,7 @@ impl fmt::Display for Listener {
         let protocol = match self.protocol {
             Protocol::Udp => "udp",
             Protocol::Tcp => "tcp",
+            Protocol::Tls => "tls",
         };
         write!(f, "{protocol}://{}", self.address)
     }

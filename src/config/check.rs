@@ -2,7 +2,7 @@
 
 use super::accounts::accounts;
 use super::address::{HostPort, Listener, Protocol, is_host};
-use super::schema::{Authentication, Config};
+use super::schema::{Authentication, Config, MsrpOffer};
 use super::values::{Period, Size};
 
 /// The broken rule: the key, and what is wrong with it.
@@ -15,6 +15,8 @@ pub(super) fn check(config: &Config) -> Checked {
     listeners("sip", &config.sip.listen, &config.sip.advertise)?;
     listeners("msrp", &config.msrp.listen, &config.msrp.advertise)?;
     msrp_over_tcp(config)?;
+    sip_without_tls(config)?;
+    certificates(config)?;
     sip(config)?;
     msrp(config)?;
     registrar(config)?;
@@ -29,6 +31,7 @@ pub(super) fn check(config: &Config) -> Checked {
         "deferral.replays_per_user",
         config.deferral.replays_per_user.into(),
     )?;
+    admin(config)?;
     clients(config)?;
     accounts(config)
 }
@@ -135,10 +138,35 @@ fn msrp_over_tcp(config: &Config) -> Checked {
     match udp {
         Some(listener) => Err((
             "msrp.listen".to_owned(),
-            format!("\"{listener}\" is not allowed; allowed: \"tcp://ADDRESS:PORT\""),
+            format!(
+                "\"{listener}\" is not allowed; allowed: \"tcp://ADDRESS:PORT\", \"tls://ADDRESS:PORT\""
+            ),
         )),
         None => Ok(()),
     }
+}
+
+fn sip_without_tls(config: &Config) -> Checked {
+    let mut listeners = config.sip.listen.iter();
+    let tls = listeners.find(|listener| listener.protocol == Protocol::Tls);
+    tls.map_or(Ok(()), |listener| {
+        let allowed = "allowed: \"udp://ADDRESS:PORT\", \"tcp://ADDRESS:PORT\"";
+        let problem = format!("\"{listener}\" is not allowed; {allowed}");
+        Err(("sip.listen".to_owned(), problem))
+    })
+}
+
+fn certificates(config: &Config) -> Checked {
+    let msrp = &config.msrp;
+    let given = |path: &std::path::Path| !path.as_os_str().is_empty();
+    let both = given(&msrp.certificate) == given(&msrp.private_key);
+    rule(both, "msrp.private_key", || {
+        "a certificate and its private_key belong together".to_owned()
+    })?;
+    let secure = (0..msrp.listen.len()).any(|index| msrp.is_secure(index));
+    rule(secure || msrp.offer == MsrpOffer::Tcp, "msrp.offer", || {
+        "\"tls\" needs a \"tls://ADDRESS:PORT\" in msrp.listen".to_owned()
+    })
 }
 
 fn open_mode(config: &Config) -> Checked {
@@ -170,6 +198,9 @@ fn sip(config: &Config) -> Checked {
     between("sip.t1", sip.t1, Period::millis(1), minute)?;
     between("sip.t2", sip.t2, sip.t1, minute)?;
     between("sip.t4", sip.t4, Period::millis(1), minute)?;
+    let (floor, day) = (Period::seconds(90), Period::seconds(86_400));
+    between("sip.min_se", sip.min_se, floor, day)?;
+    between("sip.session_expires", sip.session_expires, sip.min_se, day)?;
     let (least, most) = (Size::octets(1_300), Size::mib(64));
     size_between("sip.max_message_size", sip.max_message_size, least, most)?;
     at_least_one("sip.max_transactions", sip.max_transactions)
@@ -292,6 +323,29 @@ fn limits(config: &Config) -> Checked {
     )
 }
 
+fn admin(config: &Config) -> Checked {
+    let admin = &config.admin;
+    let udp = admin.listen.iter().find(|l| l.protocol == Protocol::Udp);
+    rule(udp.is_none(), "admin.listen", || {
+        "UDP is not allowed; allowed: \"tcp://ADDRESS:PORT\"".to_owned()
+    })?;
+    let token = admin.token.expose();
+    let is_token = token.len() >= 16 && token.bytes().all(|byte| byte.is_ascii_graphic());
+    rule(token.is_empty() || is_token, "admin.token", || {
+        "not allowed; allowed: 16 printable ASCII characters or more, without spaces".to_owned()
+    })?;
+    let both = !token.is_empty() && !admin.token_file.as_os_str().is_empty();
+    rule(!both, "admin.token_file", || {
+        "not allowed together with token".to_owned()
+    })?;
+    at_least_one("admin.max_connections", admin.max_connections)?;
+    let (least, most) = (Size::kib(1), Size::mib(64));
+    size_between("admin.max_body_size", admin.max_body_size, least, most)?;
+    let (least, most) = (Period::millis(100), Period::seconds(600));
+    between("admin.header_timeout", admin.header_timeout, least, most)?;
+    between("admin.request_timeout", admin.request_timeout, least, most)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -347,6 +401,18 @@ mod tests {
         let three = "[sip]\nadvertise = [\"a\", \"b\", \"c\"]";
         assert_eq!(broken(three).0, "sip.advertise");
         holds("[sip]\nadvertise = [\"a\", \"b\"]");
+    }
+
+    #[test]
+    fn the_admin_listener_has_a_token_that_is_hard_to_guess() {
+        assert_eq!(broken("[admin]\ntoken = \"short\"").0, "admin.token");
+        let token = "token = \"0123456789abcdef\"\n";
+        holds(&format!("[admin]\n{token}"));
+        let both = format!("[admin]\n{token}token_file = \"x\"");
+        assert_eq!(broken(&both).0, "admin.token_file");
+        holds("[admin]\nlisten = []");
+        let udp = "[admin]\nlisten = [\"udp://127.0.0.1:1\"]";
+        assert_eq!(broken(udp).0, "admin.listen");
     }
 
     #[test]

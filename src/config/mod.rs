@@ -15,12 +15,13 @@ mod secret;
 mod user;
 mod values;
 
+pub use accounts::{check_names, is_reserved, sender_rules};
 pub use address::{HostPort, Listener, Protocol};
 pub use load::{ConfigError, Origin};
 pub use schema::{
-    Account, Authentication, Blocked, ClientProfile, Config, CopyTo, Deferral, Delivery,
-    DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, Registrar, Sip, Store, Tagless,
-    UserSettings, WhenFull,
+    Account, Admin, Authentication, Blocked, ClientProfile, Config, CopyTo, Deferral, Delivery,
+    DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, MsrpOffer, Registrar, Sip, Store,
+    Tagless, UserSettings, WhenFull,
 };
 pub use secret::{Ha1, Secret};
 pub use user::{ClientRule, EffectiveSettings, RuleSubject, SenderRule, SettingsOverrides};

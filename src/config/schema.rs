@@ -57,6 +57,17 @@ macro_rules! words {
             }
         }
 
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::Type::String)
+                    .enum_values(Some([$( $word ),+]))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
+
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let word = String::deserialize(deserializer)?;
@@ -97,6 +108,8 @@ section! {
         store: Store = Store::default();
         /// Bounds on what the server takes on. Over a bound it answers 503, it never queues without end.
         limits: Limits = Limits::default();
+        /// The operator's HTTP interface: /healthz, /readyz, /metrics, and /admin/v1 with a token.
+        admin: Admin = Admin::default();
         /// What is told on stderr.
         log: Log = Log::default();
         /// How devices of one make are spoken to; an account's own `profile` wins.
@@ -122,6 +135,10 @@ section! {
         t2: Period = Period::seconds(4);
         /// Timer T4, how long a message stays in the network.
         t4: Period = Period::seconds(5);
+        /// Session interval asked for when the server invites; the peer may choose who refreshes (RFC 4028).
+        session_expires: Period = Period::seconds(1_800);
+        /// Shortest session interval taken; a shorter one is answered 422.
+        min_se: Period = Period::seconds(90);
         /// Largest SIP message taken over TCP; a larger one is answered 513.
         max_message_size: Size = Size::kib(256);
         /// Transactions a shard keeps at once, finished ones that absorb retransmissions included.
@@ -132,10 +149,20 @@ section! {
 section! {
     /// MSRP: listeners and sessions (RFC 4975).
     Msrp {
-        /// Where to listen, TCP only; port 0 means any free port.
+        /// Where to listen, tcp:// or tls:// (MSRP over TLS, msrps); port 0 means any free port.
         listen: Vec<Listener> = vec![Listener::loopback(Protocol::Tcp, 2855)];
         /// HOST or HOST:PORT by which peers reach the listeners, as for SIP.
         advertise: Vec<HostPort> = Vec::new();
+        /// Certificate chain of the tls:// listeners, a PEM file; empty: one is made at each start, known by its fingerprint alone.
+        certificate: PathBuf = PathBuf::new();
+        /// Private key of the certificate, a PEM file.
+        private_key: PathBuf = PathBuf::new();
+        /// Certificates (PEM) that vouch for peers without an a=fingerprint; empty: such peers are not connected to.
+        authorities: PathBuf = PathBuf::new();
+        /// What the server offers to devices: "tcp", or "tls" if there is a tls:// listener. An offer of either is answered alike.
+        offer: MsrpOffer = MsrpOffer::Tcp;
+        /// Connection establishment for media anchoring (RFC 6714): for networks whose middleboxes change c= and m= lines but no paths.
+        cema: bool = false;
         /// Octets in a chunk the server sends.
         chunk_size: Size = Size::kib(16);
         /// Largest message taken; a larger one is answered 413.
@@ -184,6 +211,10 @@ section! {
         lifetime: Period = Period::seconds(7 * 86_400);
         /// How long a message is kept at most, whatever its sender says.
         max_lifetime: Period = Period::seconds(30 * 86_400);
+        /// Messages that may wait for all users together; beyond it new ones are answered 503.
+        max_messages: u32 = 10_000_000;
+        /// Octets that may wait for all users together; beyond it new messages are answered 503.
+        max_total_size: Size = Size::mib(1_048_576);
         /// Pauses between attempts to deliver; the last one repeats until the message expires.
         retry: Vec<Period> = vec![
             Period::seconds(30),
@@ -195,10 +226,14 @@ section! {
         answer_within: Period = Period::seconds(4);
         /// How long a device may ring before a replay is cancelled.
         ring_timeout: Period = Period::seconds(70);
+        /// How long after a message's own time its receipts are kept track of, and kept for an author who is away.
+        receipt_window: Period = Period::seconds(7 * 86_400);
         /// Replays in sessions that one device gets at the same time.
         replays_per_device: u16 = 2;
         /// Replays in sessions that one user gets at the same time, on all devices.
         replays_per_user: u16 = 4;
+        /// A kept standalone message over this leaves in an MSRP session of its own (INVITE), up to it as a MESSAGE (RFC 3428 §8). Over TCP to a device that does not state large messages, MESSAGE carries any size.
+        switchover_size: Size = Size::octets(1_300);
         /// A live chat peer that confirms nothing for this long is taken as gone; below the sender's own 30s.
         custody_after: Period = Period::seconds(10);
     }
@@ -255,6 +290,28 @@ section! {
         connection_backlog: Size = Size::mib(1);
         /// MSRP sessions on one shard; also its MESSAGEs, deliveries and proxied requests under way, each.
         sessions: u32 = 16_384;
+        /// Messages a shard keeps track of until their receipts have come, about 300 octets each; beyond it the oldest are forgotten, and a receipt of them passes unchecked.
+        receipts: u32 = 200_000;
+    }
+}
+
+section! {
+    /// The operator's HTTP interface: /healthz, /readyz, /metrics, and /admin/v1 with a token.
+    Admin {
+        /// Where to listen, TCP only and without TLS; port 0 means any free port, told in the `ready` line; [] turns it off.
+        listen: Vec<Listener> = vec![Listener::loopback(Protocol::Tcp, 8060)];
+        /// The bearer token of /admin/v1, 16 characters or more; empty: that in `token_file`.
+        token: Secret = Secret::default();
+        /// A file whose first line is the token, made at the first start; relative to this file; empty: admin.token in data_dir.
+        token_file: PathBuf = PathBuf::new();
+        /// Connections at once; one more is closed.
+        max_connections: u32 = 64;
+        /// Largest body of a request; a larger one is answered 413.
+        max_body_size: Size = Size::kib(256);
+        /// How long a client may take to send the head of a request.
+        header_timeout: Period = Period::seconds(5);
+        /// How long a request may take; a slower one is answered 408.
+        request_timeout: Period = Period::seconds(10);
     }
 }
 
@@ -275,6 +332,16 @@ words! {
         Digest = "digest";
         /// Not at all.
         None = "none";
+    }
+}
+
+words! {
+    /// What the server offers for MSRP.
+    MsrpOffer {
+        /// Plain TCP.
+        Tcp = "tcp";
+        /// TLS.
+        Tls = "tls";
     }
 }
 
@@ -414,6 +481,7 @@ impl Config {
         ("users", UserSettings::KEYS),
         ("store", Store::KEYS),
         ("limits", Limits::KEYS),
+        ("admin", Admin::KEYS),
         ("log", Log::KEYS),
     ];
 
@@ -434,6 +502,12 @@ impl Sip {
 }
 
 impl Msrp {
+    /// Whether listener number `index` speaks TLS.
+    pub fn is_secure(&self, index: usize) -> bool {
+        let listener = self.listen.get(index);
+        listener.is_some_and(|listener| listener.protocol == Protocol::Tls)
+    }
+
     /// What listener number `index` is advertised as, if not as its own address.
     pub fn advertised(&self, index: usize) -> Option<&HostPort> {
         advertised(&self.advertise, index)

@@ -155,7 +155,7 @@ mod tests {
     fn a_wrapped_notification_asks_for_none_itself() {
         let notification = DispositionNotification {
             message_id: "Qm8v2RtK1zB4".into(),
-            date_time: Some("2026-03-02T09:15:04Z".into()),
+            date_time: "2026-03-02T09:15:04Z".into(),
             recipient_uri: Some("sip:bob@im.example".into()),
             kind: Kind::Delivery,
             status: Status::Failed,

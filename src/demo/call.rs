@@ -1,5 +1,6 @@
 //! Chat sessions of an agent: INVITE both ways, the dialog, and its MSRP session.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::draft::{self, Draft};
@@ -9,10 +10,11 @@ use super::failure::Failure;
 use super::msrp_agent::{MsrpEnd, MsrpSession};
 use super::msrp_receiving::Answering;
 use super::msrp_sending::SentMessage;
+use super::msrp_tls::MediaTls;
 use super::sdp_text::{self, Setup};
 use super::sip_text::{SipText, address};
 use super::user_agent::{PATIENCE, SESSION_TAG, UserAgent};
-use super::wire::Transport;
+use super::wire::{Transport, lock};
 
 /// An INVITE this agent sent.
 pub struct OutgoingCall<'a> {
@@ -20,6 +22,7 @@ pub struct OutgoingCall<'a> {
     pub(super) peer: String,
     pub(super) request: SentRequest<'a>,
     pub(super) end: MsrpEnd,
+    pub(super) sdp: String,
 }
 
 /// An INVITE this agent got.
@@ -30,9 +33,11 @@ pub struct IncomingCall<'a> {
 
 /// An accepted session with its MSRP connection.
 pub struct Chat<'a> {
-    agent: &'a UserAgent,
+    pub(super) agent: &'a UserAgent,
     peer: String,
     dialog: Dialog,
+    /// Its own session description.
+    pub own_sdp: String,
     /// The other side's session description.
     pub sdp: String,
     /// The MSRP session.
@@ -70,7 +75,7 @@ impl UserAgent {
         draft: Draft,
         setup: Setup,
     ) -> Result<OutgoingCall<'_>, Failure> {
-        let end = MsrpEnd::open_at(self.address().ip(), &self.line.name, &self.line.transcript)?;
+        let end = self.media_end()?;
         let sdp = sdp_text::description(&end, setup, "sendrecv");
         let draft = draft.body("application/sdp", sdp.as_bytes());
         let request = self.sends(draft)?;
@@ -79,12 +84,13 @@ impl UserAgent {
             peer: self.uri_of(to),
             request,
             end,
+            sdp,
         })
     }
 
     /// Asks for what waits for this user, with these header fields besides.
     pub fn fetches(&self, headers: &[(&str, &str)]) -> Result<OutgoingCall<'_>, Failure> {
-        let end = MsrpEnd::open_at(self.address().ip(), &self.line.name, &self.line.transcript)?;
+        let end = self.media_end()?;
         let sdp = sdp_text::description(&end, Setup::ActPass, "recvonly");
         let peer = self.uri_of("deferred");
         let contact = format!("<{}>;{SESSION_TAG}", self.contact_uri());
@@ -98,7 +104,20 @@ impl UserAgent {
             peer,
             request,
             end,
+            sdp,
         })
+    }
+
+    /// Where its next MSRP session will be.
+    pub(super) fn media_end(&self) -> Result<MsrpEnd, Failure> {
+        let (name, transcript) = (&self.line.name, &self.line.transcript);
+        let end = MsrpEnd::open_at(self.address().ip(), name, transcript)?;
+        Ok(end.over_tls(lock(&self.media_tls).clone()))
+    }
+
+    /// From here on its MSRP sessions go over TLS with this certificate.
+    pub fn secures_media(&self, tls: MediaTls) {
+        *lock(&self.media_tls) = Some(Arc::new(tls));
     }
 
     /// A chat INVITE without a body.
@@ -213,6 +232,7 @@ impl<'a> OutgoingCall<'a> {
             agent: self.agent,
             peer: self.peer,
             dialog,
+            own_sdp: self.sdp,
             sdp,
             msrp,
         })
@@ -235,9 +255,25 @@ impl<'a> IncomingCall<'a> {
         self.request.answers(180);
     }
 
+    /// Rings, and wants to know that it was heard (RFC 3262).
+    pub fn rings_reliably(&self, rseq: u32) {
+        let contact = format!("<{}>;{SESSION_TAG}", self.request.agent.contact_uri());
+        let headers = [
+            ("Contact", contact),
+            ("Require", "100rel".to_owned()),
+            ("RSeq", rseq.to_string()),
+        ];
+        self.request.answers_with(180, &headers, &[]);
+    }
+
     /// Refuses with this status.
     pub fn refuses(&self, status: u16) {
         self.request.answers(status);
+    }
+
+    /// The user picks up, though nobody has heard of it yet: a CANCEL comes too late (RFC 3261 §9.2).
+    pub fn picks_up(&self) {
+        self.request.agent.line.stops_ringing(self.text());
     }
 
     /// Refuses with this status and these header fields.
@@ -275,12 +311,7 @@ impl<'a> IncomingCall<'a> {
     pub fn answers(self, setup: Setup, direction: &str) -> Result<Chat<'a>, Failure> {
         let agent = self.request.agent;
         let offer = self.offer();
-        let end = MsrpEnd::open_at(
-            agent.address().ip(),
-            &agent.line.name,
-            &agent.line.transcript,
-        )?
-        .answering(self.answering);
+        let end = agent.media_end()?.answering(self.answering);
         let sdp = sdp_text::description(&end, setup, direction);
         let contact = format!("<{}>;{SESSION_TAG}", agent.contact_uri());
         let headers = [
@@ -300,6 +331,7 @@ impl<'a> IncomingCall<'a> {
                 target: invite.contact_uri().to_owned(),
                 routes: invite.values("Record-Route"),
             },
+            own_sdp: sdp,
             sdp: offer,
             msrp,
         })
@@ -348,14 +380,27 @@ impl Chat<'_> {
 
     /// Ends the session and expects 200.
     pub fn hangs_up(self) -> Result<(), Failure> {
-        let mut draft = Draft::new("BYE", &self.dialog.target)
+        self.hangs_up_saying("").map(|_| ())
+    }
+
+    /// Sends BYE, with a Reason if there is one; the MSRP connection stays.
+    pub fn hangs_up_saying(&self, reason: &str) -> Result<SipText, Failure> {
+        let draft = self.draft("BYE");
+        let draft = match reason {
+            "" => draft,
+            reason => draft.header("Reason", reason),
+        };
+        self.agent.sends(draft)?.expect_status(200)
+    }
+
+    /// A request inside its dialog.
+    pub fn draft(&self, method: &str) -> Draft {
+        let draft = Draft::new(method, &self.dialog.target)
             .from_value(&self.dialog.local)
             .to_value(&self.dialog.remote)
             .call_id(&self.dialog.call_id);
-        for route in &self.dialog.routes {
-            draft = draft.header("Route", route);
-        }
-        self.agent.sends(draft)?.expect_status(200).map(|_| ())
+        let routes = self.dialog.routes.iter();
+        routes.fold(draft, |draft, route| draft.header("Route", route))
     }
 
     /// The other side ends the session; 200 was sent.

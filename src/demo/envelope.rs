@@ -68,11 +68,15 @@ impl Envelope {
 
     /// The notification of `disposition` for this message, from its recipient to its author.
     pub fn notification(&self, disposition: Disposition) -> Self {
+        match disposition {
+            Disposition::Delivered => self.notification_of("delivery", "delivered"),
+            Disposition::Displayed => self.notification_of("display", "displayed"),
+        }
+    }
+
+    /// A notification of any kind and status, as their elements are called (RFC 5438 §11.1).
+    pub fn notification_of(&self, kind: &str, status: &str) -> Self {
         let recipient = bare(&self.to);
-        let (kind, status) = match disposition {
-            Disposition::Delivered => ("delivery", "delivered"),
-            Disposition::Displayed => ("display", "displayed"),
-        };
         let xml = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\r\n\
              <imdn xmlns=\"urn:ietf:params:xml:ns:imdn\">\r\n\

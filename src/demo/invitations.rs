@@ -48,6 +48,7 @@ impl UserAgent {
             peer: self.uri_of(to),
             request,
             end,
+            sdp,
         })
     }
 
@@ -75,14 +76,17 @@ impl UserAgent {
         text_first: bool,
     ) -> Result<OutgoingCall<'_>, Failure> {
         let end = MsrpEnd::open_at(self.address().ip(), &self.line.name, &self.line.transcript)?;
-        let sdp = sdp_text::description(&end, Setup::ActPass, "sendrecv").into_bytes();
+        let sdp = sdp_text::description(&end, Setup::ActPass, "sendrecv");
         let text = envelope.to_octets();
         let length = text.len();
         let cpim = format!(
             "Content-Type: message/cpim\r\nContent-ID: <text@{to}>\r\nContent-Length: {length}"
         );
         let mut parts = [
-            ("Content-Type: application/sdp".to_owned(), sdp),
+            (
+                "Content-Type: application/sdp".to_owned(),
+                sdp.clone().into_bytes(),
+            ),
             (cpim, text),
         ];
         if text_first {
@@ -103,6 +107,7 @@ impl UserAgent {
             peer: self.uri_of(to),
             request,
             end,
+            sdp,
         })
     }
 }

@@ -147,6 +147,11 @@ impl Line {
         self.requests.push((request, route));
     }
 
+    /// A CANCEL of this INVITE comes too late from here on.
+    pub(super) fn stops_ringing(&self, invite: &SipText) {
+        lock(&self.ringing).remove(&transaction(invite));
+    }
+
     /// The INVITE a CANCEL names gets 487, if it was not answered (RFC 3261 §9.2).
     fn end_cancelled(&self, cancel: &SipText) {
         let key = format!("{} INVITE", cancel.branch());

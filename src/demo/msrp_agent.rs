@@ -14,6 +14,7 @@ use super::envelope::{Envelope, fresh};
 use super::failure::Failure;
 use super::msrp_receiving::{Answering, ReceivedMessage, SessionState};
 use super::msrp_text::MsrpText;
+use super::msrp_tls::{MediaStream, MediaTls};
 use super::transcript::Transcript;
 use super::user_agent::PATIENCE;
 
@@ -27,6 +28,9 @@ pub struct MsrpEnd {
     listener: TcpListener,
     path: String,
     answering: Answering,
+    tls: Option<Arc<MediaTls>>,
+    /// The fingerprint that the peer told.
+    expected: String,
 }
 
 impl MsrpEnd {
@@ -45,7 +49,29 @@ impl MsrpEnd {
             listener,
             path: format!("msrp://{address}/{};tcp", fresh("s")),
             answering: Answering::Status(200),
+            tls: None,
+            expected: String::new(),
         })
+    }
+
+    /// Its session goes over TLS.
+    pub fn over_tls(mut self, tls: Option<Arc<MediaTls>>) -> Self {
+        if tls.is_some() {
+            self.path = self.path.replacen("msrp:", "msrps:", 1);
+        }
+        self.tls = tls;
+        self
+    }
+
+    /// Its certificate, if its session goes over TLS.
+    pub fn tls(&self) -> Option<&MediaTls> {
+        self.tls.as_deref()
+    }
+
+    /// The peer told this fingerprint.
+    pub fn expecting(mut self, fingerprint: &str) -> Self {
+        self.expected = fingerprint.to_owned();
+        self
     }
 
     /// How its session answers SENDs from the first one on.
@@ -87,7 +113,7 @@ impl MsrpEnd {
             .ok_or_else(|| self.failure(&format!("\"{peer_path}\" names no address")))?;
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
             .map_err(|error| self.failure(&format!("could not connect to {address}: {error}")))?;
-        self.run(stream, peer_path)
+        self.run(stream, peer_path, true)
     }
 
     /// Waits for the peer to connect.
@@ -96,7 +122,7 @@ impl MsrpEnd {
         let deadline = clock::now().instant + PATIENCE;
         loop {
             match self.listener.accept() {
-                Ok((stream, _)) => return self.run(stream, peer_path),
+                Ok((stream, _)) => return self.run(stream, peer_path, false),
                 Err(_) if clock::now().instant < deadline => {
                     thread::sleep(Duration::from_millis(5));
                 }
@@ -105,10 +131,19 @@ impl MsrpEnd {
         }
     }
 
-    fn run(&self, stream: TcpStream, peer_path: &str) -> Result<MsrpSession, Failure> {
+    fn run(
+        &self,
+        stream: TcpStream,
+        peer_path: &str,
+        connects: bool,
+    ) -> Result<MsrpSession, Failure> {
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(LOOK_UP))?;
+        let stream = match &self.tls {
+            Some(tls) => MediaStream::secure(stream, tls, connects, &self.expected)?,
+            None => MediaStream::plain(stream),
+        };
+        stream.tcp().set_read_timeout(Some(LOOK_UP))?;
         let state = Arc::new(SessionState::new(
             &self.name,
             &self.transcript,
@@ -259,6 +294,9 @@ impl Drop for MsrpSession {
 
 /// The address in the first URI of a path.
 fn path_address(path: &str) -> Option<SocketAddr> {
-    let uri = path.split(' ').next()?.strip_prefix("msrp://")?;
+    let first = path.split(' ').next()?;
+    let uri = first
+        .strip_prefix("msrps://")
+        .or(first.strip_prefix("msrp://"))?;
     uri.split('/').next()?.parse().ok()
 }

@@ -1,8 +1,6 @@
 //! What arrives at an MSRP session: answered as told, put together from its chunks (RFC 4975 §7).
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,6 +10,7 @@ use super::envelope::{Envelope, fresh};
 use super::failure::Failure;
 use super::inbox::Inbox;
 use super::msrp_text::MsrpText;
+use super::msrp_tls::MediaStream;
 use super::transcript::{Direction, Transcript};
 use super::wire::{is_timeout, lock};
 
@@ -51,7 +50,7 @@ pub(super) struct SessionState {
     pub(super) transcript: Transcript,
     pub(super) path: String,
     pub(super) peer_path: String,
-    stream: TcpStream,
+    stream: MediaStream,
     pub(super) responses: Inbox<MsrpText>,
     pub(super) reports: Inbox<MsrpText>,
     pub(super) messages: Inbox<ReceivedMessage>,
@@ -75,7 +74,7 @@ impl SessionState {
         name: &str,
         transcript: &Transcript,
         paths: (&str, &str),
-        stream: TcpStream,
+        stream: MediaStream,
         answering: Answering,
     ) -> Self {
         Self {
@@ -102,12 +101,12 @@ impl SessionState {
     }
 
     pub(super) fn close(&self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.stream.close();
     }
 
     pub(super) fn transmit(&self, octets: &[u8]) -> Result<(), Failure> {
         self.transcript.record(&self.name, Direction::Sent, octets);
-        (&self.stream).write_all(octets).map_err(|error| {
+        self.stream.write_all(octets).map_err(|error| {
             let step = format!("{} could not send over MSRP: {error}", self.name);
             Failure::new(step, &self.transcript)
         })
@@ -118,7 +117,7 @@ impl SessionState {
         let mut unread = Vec::new();
         let mut buffer = [0; 16_384];
         loop {
-            match (&self.stream).read(&mut buffer) {
+            match self.stream.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(length) => unread.extend_from_slice(&buffer[..length]),
                 Err(error) if is_timeout(&error) => continue,

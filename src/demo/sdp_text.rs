@@ -28,9 +28,13 @@ impl Setup {
 pub fn description(end: &MsrpEnd, setup: Setup, direction: &str) -> String {
     let session = rand::random::<u32>();
     let (port, path, host) = (end.port(), end.path(), end.connection_address());
+    let (protocol, fingerprint) = match end.tls() {
+        Some(tls) => ("TCP/TLS/MSRP", format!("a=fingerprint:{}\r\n", tls.told)),
+        None => ("TCP/MSRP", String::new()),
+    };
     format!(
         "v=0\r\no=- {session} 1 IN {host}\r\ns=-\r\nc=IN {host}\r\nt=0 0\r\n\
-         m=message {port} TCP/MSRP *\r\n\
+         m=message {port} {protocol} *\r\n{fingerprint}\
          a=accept-types:message/cpim application/im-iscomposing+xml\r\n\
          a=accept-wrapped-types:*\r\na=path:{path}\r\na=setup:{}\r\na={direction}\r\n",
         setup.word()
@@ -52,6 +56,7 @@ pub fn attribute<'a>(sdp: &'a str, name: &str) -> Option<&'a str> {
 /// connects (RFC 4975 §8.1).
 pub(super) fn connect_as_offerer(end: MsrpEnd, answer: &str) -> Result<MsrpSession, Failure> {
     let path = attribute(answer, "path").unwrap_or("");
+    let end = end.expecting(attribute(answer, "fingerprint").unwrap_or(""));
     match attribute(answer, "setup") {
         Some("active") => end.accepts(path),
         _ => end.connects(path),
@@ -65,6 +70,7 @@ pub(super) fn connect_as_answerer(
     setup: Setup,
 ) -> Result<MsrpSession, Failure> {
     let path = attribute(offer, "path").unwrap_or("");
+    let end = end.expecting(attribute(offer, "fingerprint").unwrap_or(""));
     match setup {
         Setup::Active => end.connects(path),
         Setup::Passive | Setup::ActPass => end.accepts(path),

@@ -6,8 +6,8 @@
 //! Next stops: [`super::exchange`] for what was sent, [`super::call`] for sessions.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::draft::Draft;
@@ -15,6 +15,7 @@ use super::envelope::{Disposition, Envelope, fresh};
 use super::exchange::SentRequest;
 use super::failure::Failure;
 use super::line::Line;
+use super::msrp_tls::MediaTls;
 use super::sip_text::SipText;
 use super::transcript::Transcript;
 use super::wire::{Receiver, Transport, Wire, lock};
@@ -74,6 +75,7 @@ pub struct UserAgent {
     registration: String,
     instance: String,
     cseq: AtomicU32,
+    pub(super) media_tls: Mutex<Option<Arc<MediaTls>>>,
 }
 
 impl UserAgent {
@@ -94,6 +96,7 @@ impl UserAgent {
             registration: fresh("reg-"),
             instance: format!("<urn:uuid:{}>", uuid_text()),
             cseq: AtomicU32::new(1),
+            media_tls: Mutex::new(None),
         })
     }
 

@@ -3,12 +3,12 @@
 //! Reading waits for that shard's inbox, so a peer is slowed down to what its sessions can take, and
 //! a message of any size passes in constant memory.
 
+use bytes::Bytes;
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 
 use super::frame::{FrameEvent, shard_of};
 use super::listener::{Deliver, Shared};
@@ -16,6 +16,7 @@ use super::reader::{FrameError, FrameReader};
 use crate::clock::now;
 use crate::net::accept::Place;
 use crate::net::conversation::{Origin, converse};
+use crate::net::stream::Stream;
 use crate::net::writer::{WriteQueue, Writer};
 
 /// Octets asked of the socket at once.
@@ -30,6 +31,8 @@ pub struct Connection<D> {
     origin: Origin,
     /// The shards that got a frame of it.
     served: RefCell<Vec<u16>>,
+    /// Over TLS: what the peer showed.
+    secured: Option<Option<Bytes>>,
 }
 
 /// Why reading stopped.
@@ -54,6 +57,7 @@ impl<D: Deliver> Connection<D> {
             writer,
             origin,
             served: RefCell::default(),
+            secured: None,
         }
     }
 
@@ -63,7 +67,10 @@ impl<D: Deliver> Connection<D> {
     }
 
     /// Serves the connection until its end. It keeps its place within the limit as long.
-    pub async fn run(self, stream: TcpStream, mut queue: WriteQueue, place: Place) {
+    pub async fn run(mut self, stream: Stream, mut queue: WriteQueue, place: Place) {
+        if let Stream::Secure(secure) = &stream {
+            self.secured = Some(secure.certificate());
+        }
         self.shared.metrics.msrp_connections.rise();
         let (id, stall) = (self.writer.id(), self.shared.settings.stall);
         let read = async {
@@ -97,7 +104,7 @@ impl<D: Deliver> Connection<D> {
         }
     }
 
-    async fn read(&self, stream: &TcpStream) -> Result<(), Stop> {
+    async fn read(&self, stream: &Stream) -> Result<(), Stop> {
         let mut frames = FrameReader::new(self.shared.settings.frames);
         let mut current = self.shared.shard;
         // Octets that complete nothing are not life: a head in drips ends like silence.
@@ -131,11 +138,20 @@ impl<D: Deliver> Connection<D> {
         }
     }
 
+    /// A shard hears whose connection it is before it gets anything from it.
+    async fn introduce(&self, shard: u16) {
+        if let Some(certificate) = &self.secured {
+            let (id, certificate) = (self.writer.id(), certificate.clone());
+            self.shared.deliver.secured(shard, id, certificate).await;
+        }
+    }
+
     async fn serve(&self, shard: u16, event: FrameEvent) {
         {
-            let mut served = self.served.borrow_mut();
-            if !served.contains(&shard) {
-                served.push(shard);
+            let known = self.served.borrow().contains(&shard);
+            if !known {
+                self.served.borrow_mut().push(shard);
+                self.introduce(shard).await;
             }
         }
         let id = self.writer.id();
@@ -144,16 +160,11 @@ impl<D: Deliver> Connection<D> {
 }
 
 /// Waits at most `limit` for octets and gives them to `frames`.
-async fn read_some(
-    stream: &TcpStream,
-    frames: &mut FrameReader,
-    limit: Duration,
-) -> Result<(), Stop> {
-    let readable = tokio::time::timeout(limit, stream.readable()).await;
-    readable.map_err(|_| Stop::Silent)??;
+async fn read_some(stream: &Stream, frames: &mut FrameReader, limit: Duration) -> Result<(), Stop> {
     let buffer = frames.buffer();
     buffer.reserve(READ);
-    match stream.try_read_buf(buffer) {
+    let read = tokio::time::timeout(limit, stream.read(buffer)).await;
+    match read.map_err(|_| Stop::Silent)? {
         Ok(0) => Err(Stop::Closed),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),

@@ -21,6 +21,8 @@ use crate::net::ConnectionId;
 use crate::net::accept::{Gate, Place, accept};
 use crate::net::conversation::Origin;
 use crate::net::registry::{Found, Registry};
+use crate::net::stream::Stream;
+use crate::net::tls::{Check, Tls};
 use crate::net::writer::{Lost, WriteQueue, Writer, writer};
 
 /// Bounds of an MSRP connection.
@@ -58,8 +60,33 @@ pub trait Deliver: 'static {
         octets: usize,
     ) -> impl Future<Output = ()>;
 
+    /// Tells `shard` that a connection speaks TLS, and what its peer showed, before any frame.
+    fn secured(
+        &self,
+        shard: u16,
+        connection: ConnectionId,
+        certificate: Option<Bytes>,
+    ) -> impl Future<Output = ()>;
+
     /// Tells `shard` that the connection is lost.
     fn lost(&self, shard: u16, connection: ConnectionId) -> impl Future<Output = ()>;
+}
+
+/// What a connection is reused by. One over TLS serves the session that it was opened for, because
+/// its peer was checked for that one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    remote: SocketAddr,
+    secure: Option<ConnectionId>,
+}
+
+/// To whom a connection over TLS is opened.
+#[derive(Clone)]
+pub struct SecurePeer {
+    /// What its certificate names, unless it is known otherwise.
+    pub name: String,
+    /// How else it is known.
+    pub check: Option<Check>,
 }
 
 /// What all connections of a shard share.
@@ -72,7 +99,9 @@ pub struct Shared<D> {
     /// Bounds.
     pub settings: Settings,
     /// The connections of all shards.
-    pub registry: Arc<Registry<SocketAddr>>,
+    pub registry: Arc<Registry<Key>>,
+    /// Our certificate, if there is TLS.
+    pub tls: Option<Tls>,
     /// Their number.
     pub gate: Gate,
     /// Where frames go.
@@ -98,27 +127,41 @@ impl<D: Deliver> MsrpTransport<D> {
     }
 
     /// Accepts connections on `socket`, which is non-blocking.
-    pub fn listen(&self, socket: std::net::TcpListener) -> io::Result<()> {
+    pub fn listen(&self, socket: std::net::TcpListener, secure: bool) -> io::Result<()> {
         let socket = TcpListener::from_std(socket)?;
         let shared = Rc::clone(&self.shared);
         let gate = shared.gate.clone();
         spawn_local(accept(socket, gate, move |stream, remote, place| {
-            let (writer, queue) = writer(ConnectionId::next(shared.shard), shared.settings.queue);
-            shared.registry.add(remote, writer.clone());
+            let id = ConnectionId::next(shared.shard);
+            let (writer, queue) = writer(id, shared.settings.queue);
+            let key = Key {
+                remote,
+                secure: secure.then_some(id),
+            };
+            shared.registry.add(key, writer.clone());
             let connection = Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
-            spawn_local(connection.run(stream, queue, place));
+            let tls = shared.tls.clone().filter(|_| secure);
+            match tls {
+                Some(tls) => spawn_local(accept_secure(connection, tls, stream, queue, place)),
+                None => spawn_local(connection.run(Stream::Plain(stream), queue, place)),
+            };
         }));
         Ok(())
     }
 
     /// A connection to `remote`, open or being opened (RFC 4975 §5.4: sessions may share one); see
     /// [`Writer::opened`]. `None` at the limit of connections.
-    pub fn connect(&self, remote: SocketAddr) -> Option<Writer> {
+    pub fn connect(&self, remote: SocketAddr, secure: Option<SecurePeer>) -> Option<Writer> {
         let shared = &self.shared;
+        let id = ConnectionId::next(shared.shard);
+        let key = Key {
+            remote,
+            secure: secure.is_some().then_some(id),
+        };
         let mut opening = None;
-        let found = shared.registry.find_or_open(remote, shared.shard, || {
+        let found = shared.registry.find_or_open(key, shared.shard, || {
             let place = shared.gate.try_enter()?;
-            let (writer, queue) = writer(ConnectionId::next(shared.shard), shared.settings.queue);
+            let (writer, queue) = writer(id, shared.settings.queue);
             opening = Some((queue, place));
             Some(writer)
         });
@@ -126,7 +169,7 @@ impl<D: Deliver> MsrpTransport<D> {
             (Found::New(writer), Some((queue, place))) => {
                 let connection =
                     Connection::new(Rc::clone(shared), remote, writer.clone(), Origin::Opened);
-                spawn_local(open(connection, remote, queue, place));
+                spawn_local(open(connection, remote, secure, queue, place));
                 Some(writer)
             }
             (Found::Open(writer) | Found::New(writer), _) => Some(writer),
@@ -170,11 +213,13 @@ impl<D: Deliver> MsrpTransport<D> {
 async fn open<D: Deliver>(
     connection: Connection<D>,
     remote: SocketAddr,
+    secure: Option<SecurePeer>,
     queue: WriteQueue,
     place: Place,
 ) {
     let limit = connection.shared().settings.connect;
-    match tokio::time::timeout(limit, TcpStream::connect(remote)).await {
+    let tls = connection.shared().tls.clone();
+    match tokio::time::timeout(limit, establish(remote, secure, tls)).await {
         Ok(Ok(stream)) => connection.run(stream, queue, place).await,
         Ok(Err(error)) => {
             tracing::debug!(%remote, %error, "not connected");
@@ -182,6 +227,45 @@ async fn open<D: Deliver>(
         }
         Err(_) => {
             tracing::debug!(%remote, "not connected in time");
+            connection.end(queue).await;
+        }
+    }
+}
+
+async fn establish(
+    remote: SocketAddr,
+    secure: Option<SecurePeer>,
+    tls: Option<Tls>,
+) -> io::Result<Stream> {
+    let stream = TcpStream::connect(remote).await?;
+    let Some(peer) = secure else {
+        return Ok(Stream::Plain(stream));
+    };
+    let tls = tls.ok_or(io::ErrorKind::Unsupported)?;
+    let secure = tls.connect(stream, &peer.name, peer.check).await?;
+    Ok(Stream::Secure(Box::new(secure)))
+}
+
+/// A peer that does not come through the handshake in time is let go.
+async fn accept_secure<D: Deliver>(
+    connection: Connection<D>,
+    tls: Tls,
+    stream: TcpStream,
+    queue: WriteQueue,
+    place: Place,
+) {
+    let limit = connection.shared().settings.first;
+    match tokio::time::timeout(limit, tls.accept(stream)).await {
+        Ok(Ok(secure)) => {
+            let stream = Stream::Secure(Box::new(secure));
+            connection.run(stream, queue, place).await;
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "no TLS");
+            connection.end(queue).await;
+        }
+        Err(_) => {
+            tracing::debug!("no TLS in time");
             connection.end(queue).await;
         }
     }

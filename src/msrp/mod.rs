@@ -4,6 +4,7 @@ pub mod connection;
 pub mod connection_queue;
 pub mod event;
 mod field;
+pub mod fingerprint;
 pub mod frame;
 pub mod incoming;
 pub mod listener;

@@ -1,11 +1,12 @@
 //! Offer and answer for an MSRP session (RFC 3264, RFC 4975 §8, RFC 6135).
 //!
 //! This server can always be reached, so it offers `actpass` and answers `passive` whenever it may
-//! (RFC 6135 §4.2). It does not do TLS or CEMA: it never offers them, refuses `TCP/TLS/MSRP`, and
-//! connects to the path, not to the `c=` line.
+//! (RFC 6135 §4.2). Whether a session is one over TLS shows in our URI. With CEMA (RFC 6714) the active
+//! side connects to the `c=` and `m=` lines, which a middlebox may have changed, else to the path.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
+use super::fingerprint::Fingerprint;
 use super::sdp::{Direction, MsrpMedia, SessionDescription, Setup, covers};
 use super::uri::{MsrpPath, MsrpUri};
 
@@ -22,6 +23,10 @@ pub struct Local<'a> {
     pub direction: Direction,
     /// Largest message we take, in octets.
     pub max_size: Option<u64>,
+    /// `a=fingerprint` of our certificate, for sessions over TLS.
+    pub fingerprint: Option<&'a str>,
+    /// Whether we do CEMA (RFC 6714).
+    pub cema: bool,
     /// `sess-id` of `o=`; some peers read it as a signed number, so at most 2⁶³ - 1.
     pub session: u64,
     /// `sess-version` of `o=`, one more for every changed description.
@@ -54,6 +59,10 @@ pub struct Agreement {
     pub peer_wrapped_types: Vec<String>,
     /// Largest message the peer wants, in octets: a hint.
     pub peer_max_size: Option<u64>,
+    /// Where the active side connects to: host and port.
+    pub meets_at: (String, u16),
+    /// What the peer's certificate has to hash to (RFC 4975 §14.4).
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// No session can come of it: 488 with a Warning (RFC 3261 §21.4.26, §20.43).
@@ -78,10 +87,14 @@ impl SdpRefusal {
         }
     }
 
-    const NO_MSRP: Self = Self::new(304, "Media type not available");
-    const NO_TLS: Self = Self::new(302, "Incompatible transport protocol");
+    /// No MSRP section.
+    pub const NO_MSRP: Self = Self::new(304, "Media type not available");
+    /// TLS where we do without, or the other way round.
+    pub const NO_TLS: Self = Self::new(302, "Incompatible transport protocol");
     const NO_COMMON_TYPE: Self = Self::new(305, "Incompatible media format");
     const NO_PATH: Self = Self::new(305, "No usable path attribute");
+    const NO_FINGERPRINT: Self = Self::new(399, "Unknown hash of a certificate");
+    const MIDDLEBOX: Self = Self::new(399, "The path does not lead to the c= line");
 }
 
 /// Writes our offer.
@@ -92,6 +105,7 @@ pub fn offer(local: &Local<'_>) -> String {
         direction: local.direction,
         accept_types: &owned(local.accept_types),
         accept_wrapped_types: &owned(local.accept_wrapped_types),
+        cema: local.cema,
     };
     put_section(&mut out, local, &ours);
     out
@@ -103,7 +117,11 @@ pub fn answer(
     offer: &SessionDescription,
     local: &Local<'_>,
 ) -> Result<(String, Agreement), SdpRefusal> {
-    let (place, theirs) = usable(offer)?;
+    let (place, theirs) = usable(offer, local)?;
+    // RFC 6714 §4.2.2: a middlebox that the offerer does not reckon with.
+    if local.cema && !theirs.cema && leads_elsewhere(theirs) {
+        return Err(SdpRefusal::MIDDLEBOX);
+    }
     let (setup, role) = match theirs.setup {
         // Not allowed in an offer (RFC 6135 §4.2), and yet clear.
         Some(Setup::Passive) => (Setup::Active, Role::Active),
@@ -119,6 +137,7 @@ pub fn answer(
             &theirs.accept_wrapped_types,
             &owned(local.accept_wrapped_types),
         ),
+        cema: local.cema && theirs.cema,
     };
     let mut out = session_lines(local);
     for (index, section) in offer.sections.iter().enumerate() {
@@ -137,26 +156,59 @@ pub fn accept_answer(
     local: &Local<'_>,
     answer: &SessionDescription,
 ) -> Result<Agreement, SdpRefusal> {
-    let (_, theirs) = usable(answer)?;
+    let (_, theirs) = usable(answer, local)?;
     // Without an answer to it, `setup` has no effect: the offerer connects (RFC 4975 §5.4).
     let role = match theirs.setup {
         Some(Setup::Active) => Role::Passive,
         Some(Setup::Passive | Setup::ActPass) | None => Role::Active,
     };
+    // RFC 6714 §4.2.1: the answerer would connect to our path, which does not lead to us.
+    if local.cema && !theirs.cema && role == Role::Passive && leads_elsewhere(theirs) {
+        return Err(SdpRefusal::MIDDLEBOX);
+    }
     agree(theirs, local, role, owned(local.accept_types))
 }
 
-fn usable(description: &SessionDescription) -> Result<(usize, &MsrpMedia), SdpRefusal> {
-    if let Some(usable) = description.usable() {
+/// The first section that speaks TLS if we do, and none if we do not.
+fn usable<'a>(
+    description: &'a SessionDescription,
+    local: &Local<'_>,
+) -> Result<(usize, &'a MsrpMedia), SdpRefusal> {
+    let mut sections = description.usable();
+    if let Some(usable) = sections.find(|(_, media)| media.secure == local.uri.is_secure()) {
         return Ok(usable);
     }
-    let mut sections = description.sections.iter();
-    let secure = sections.any(|s| s.port != 0 && s.msrp.as_ref().is_some_and(|msrp| msrp.secure));
-    Err(if secure {
-        SdpRefusal::NO_TLS
-    } else {
-        SdpRefusal::NO_MSRP
+    Err(match description.usable().next() {
+        Some(_) => SdpRefusal::NO_TLS,
+        None => SdpRefusal::NO_MSRP,
     })
+}
+
+/// Whether the `c=` and `m=` lines name another place than the path (RFC 6714 §4.2). A host name may
+/// be that address; only addresses are compared.
+fn leads_elsewhere(theirs: &MsrpMedia) -> bool {
+    let Some(first) = theirs.path.as_ref().map(MsrpPath::first) else {
+        return false;
+    };
+    let address = |text: &str| text.parse::<IpAddr>().ok();
+    let named = theirs.connection.as_deref().and_then(address);
+    let other_host = match (address(first.host()), named) {
+        (Some(path), Some(line)) => path != line,
+        _ => false,
+    };
+    other_host || first.port().is_some_and(|port| port != theirs.port)
+}
+
+/// Where the active side connects to (RFC 6714 §4.3): with CEMA, and without relays, the `c=` line.
+fn meeting_place(theirs: &MsrpMedia, peer: &MsrpPath, local: &Local<'_>) -> (String, u16) {
+    let both = local.cema && theirs.cema && peer.uris().len() == 1;
+    match theirs.connection.as_ref().filter(|_| both) {
+        Some(host) => (host.clone(), theirs.port),
+        None => {
+            let first = peer.first();
+            (first.host().to_owned(), first.port().unwrap_or(2855))
+        }
+    }
 }
 
 fn agree(
@@ -166,7 +218,8 @@ fn agree(
     accept_types: Vec<String>,
 ) -> Result<Agreement, SdpRefusal> {
     let peer = theirs.path.clone().ok_or(SdpRefusal::NO_PATH)?;
-    let connectable = peer.first().port().is_some() && !peer.first().is_secure();
+    let secure = local.uri.is_secure();
+    let connectable = peer.first().port().is_some() && peer.first().is_secure() == secure;
     if !connectable {
         return Err(SdpRefusal::NO_PATH);
     }
@@ -174,7 +227,11 @@ fn agree(
     if common(&theirs.accept_types, &owned(local.accept_types)).is_empty() {
         return Err(SdpRefusal::NO_COMMON_TYPE);
     }
+    let fingerprint = theirs.fingerprint.as_deref().filter(|_| secure);
+    let read = fingerprint.map(|value| Fingerprint::parse(value).ok_or(SdpRefusal::NO_FINGERPRINT));
     Ok(Agreement {
+        meets_at: meeting_place(theirs, &peer, local),
+        fingerprint: read.transpose()?,
         peer,
         role,
         direction: theirs.direction.reversed().and(local.direction),
@@ -215,6 +272,7 @@ struct Ours<'a> {
     direction: Direction,
     accept_types: &'a [String],
     accept_wrapped_types: &'a [String],
+    cema: bool,
 }
 
 fn session_lines(local: &Local<'_>) -> String {
@@ -236,7 +294,12 @@ fn put_section(out: &mut String, local: &Local<'_>, ours: &Ours<'_>) {
     // 9 is the discard port: nothing listens (RFC 4145 §4.1).
     let port = local.uri.port().unwrap_or(9);
     let mut put = |line: &str| put_line(out, line);
-    put(&format!("m=message {port} TCP/MSRP *"));
+    let protocol = if local.uri.is_secure() {
+        "TCP/TLS/MSRP"
+    } else {
+        "TCP/MSRP"
+    };
+    put(&format!("m=message {port} {protocol} *"));
     put(&format!("a=accept-types:{}", ours.accept_types.join(" ")));
     if !ours.accept_wrapped_types.is_empty() {
         let types = ours.accept_wrapped_types.join(" ");
@@ -245,6 +308,12 @@ fn put_section(out: &mut String, local: &Local<'_>, ours: &Ours<'_>) {
     put(&format!("a=path:{}", local.uri));
     put(&format!("a=setup:{}", ours.setup));
     put(&format!("a={}", ours.direction));
+    if let Some(fingerprint) = local.fingerprint.filter(|_| local.uri.is_secure()) {
+        put(&format!("a=fingerprint:{fingerprint}"));
+    }
+    if ours.cema {
+        put("a=msrp-cema");
+    }
     if let Some(max_size) = local.max_size {
         put(&format!("a=max-size:{max_size}"));
     }
@@ -284,6 +353,8 @@ mod tests {
             accept_wrapped_types: &["*"],
             direction: Direction::SendRecv,
             max_size: None,
+            fingerprint: None,
+            cema: false,
             session: 3_982_480_110,
             version: 3_982_480_110,
         }
@@ -398,6 +469,89 @@ mod tests {
         assert_eq!(refusal(&OFFER.replace("a=path:", "a=x:")), 305);
     }
 
+    fn secure_uri() -> MsrpUri {
+        MsrpUri::of_secure_session("192.0.2.10", 2855, "9sKd83hdTr02bXq7").unwrap()
+    }
+
+    /// The sample over TLS, with a fingerprint.
+    fn secure_offer() -> String {
+        let fingerprint = crate::msrp::fingerprint::fingerprint_of(b"theirs");
+        let secure = OFFER.replace("TCP/MSRP", "TCP/TLS/MSRP");
+        let secure = secure.replace("a=path:msrp:", "a=path:msrps:");
+        format!("{secure}a=fingerprint:{fingerprint}\r\n")
+    }
+
+    #[test]
+    fn tls_is_answered_with_tls_and_our_fingerprint() {
+        let uri = secure_uri();
+        let ours = Local {
+            fingerprint: Some("SHA-256 AA:BB"),
+            ..local(&uri)
+        };
+        let (text, agreement) = answer(&parse(&secure_offer()), &ours).unwrap();
+        assert!(text.contains("m=message 2855 TCP/TLS/MSRP *\r\n"), "{text}");
+        assert!(text.contains("a=path:msrps://192.0.2.10:2855/"), "{text}");
+        assert!(text.contains("a=fingerprint:SHA-256 AA:BB\r\n"), "{text}");
+        assert!(agreement.fingerprint.unwrap().matches(b"theirs"));
+        let plain = answer(&parse(OFFER), &ours).unwrap_err();
+        assert_eq!(plain.warning, 302, "TCP is not what we do here");
+        let md5 = secure_offer().replace("SHA-256", "MD5");
+        assert_eq!(answer(&parse(&md5), &ours).unwrap_err().warning, 399);
+    }
+
+    /// The sample as a middlebox leaves it, which changes the lines and not the path.
+    fn behind_a_middlebox() -> String {
+        OFFER
+            .replace("c=IN IP4 192.0.2.10", "c=IN IP4 198.51.100.1")
+            .replace("m=message 2855", "m=message 5000")
+    }
+
+    #[test]
+    fn with_cema_the_active_side_connects_to_the_c_line() {
+        let uri = uri();
+        let ours = Local {
+            cema: true,
+            ..local(&uri)
+        };
+        assert!(offer(&ours).contains("a=msrp-cema\r\n"));
+        let passive = format!("{}a=msrp-cema\r\n", behind_a_middlebox());
+        let passive = passive.replace("actpass", "passive");
+        let (text, agreement) = answer(&parse(&passive), &ours).unwrap();
+        assert!(text.contains("a=msrp-cema\r\n"), "{text}");
+        assert_eq!(agreement.meets_at, ("198.51.100.1".to_owned(), 5000));
+        assert_eq!(
+            agreement.peer.first().host(),
+            "192.0.2.10",
+            "the path stays"
+        );
+        let both = accept_answer(&ours, &parse(&passive)).unwrap();
+        assert_eq!(both.meets_at, ("198.51.100.1".to_owned(), 5000));
+        let (text, agreement) = answer(&parse(&passive), &local(&uri)).unwrap();
+        assert!(!text.contains("msrp-cema"), "{text}");
+        assert_eq!(agreement.meets_at, ("192.0.2.10".to_owned(), 2855));
+    }
+
+    #[test]
+    fn a_middlebox_that_the_peer_does_not_know_of_is_found_out() {
+        let uri = uri();
+        let ours = Local {
+            cema: true,
+            ..local(&uri)
+        };
+        let refused = answer(&parse(&behind_a_middlebox()), &ours).unwrap_err();
+        assert_eq!(refused.status, 488);
+        assert!(answer(&parse(OFFER), &ours).is_ok(), "nothing was changed");
+        let active = behind_a_middlebox().replace("actpass", "active");
+        assert!(accept_answer(&ours, &parse(&active)).is_err());
+        let passive = behind_a_middlebox().replace("actpass", "passive");
+        let agreement = accept_answer(&ours, &parse(&passive)).unwrap();
+        assert_eq!(
+            agreement.meets_at,
+            ("192.0.2.10".to_owned(), 2855),
+            "we connect to the path"
+        );
+    }
+
     #[test]
     fn types_shrink_to_what_both_take() {
         let offered = OFFER.replace(
@@ -451,7 +605,7 @@ mod tests {
         let (answer, _) = answer(&parse(&text), &local).unwrap();
         assert!(sdp_types::Session::parse(answer.as_bytes()).is_ok());
         let ours = parse(&text);
-        let (_, media) = ours.usable().unwrap();
+        let (_, media) = ours.usable().next().unwrap();
         assert_eq!(media.connection.as_deref(), Some("2001:db8::1"));
         assert_eq!(media.max_size, Some(1000));
     }

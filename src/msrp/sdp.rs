@@ -188,12 +188,12 @@ impl SessionDescription {
         Ok(draft.description)
     }
 
-    /// The first section this server could use: MSRP without TLS, not refused, with its place.
-    pub fn usable(&self) -> Option<(usize, &MsrpMedia)> {
+    /// The MSRP sections that are not refused, each with its place.
+    pub fn usable(&self) -> impl Iterator<Item = (usize, &MsrpMedia)> {
         let sections = self.sections.iter().enumerate();
         sections
             .filter_map(|(place, section)| Some((place, section.msrp.as_ref()?)))
-            .find(|(_, media)| media.port != 0 && !media.secure)
+            .filter(|(_, media)| media.port != 0)
     }
 }
 
@@ -373,7 +373,7 @@ mod tests {
     fn every_attribute_is_read_and_the_unknown_skipped() {
         let read = SessionDescription::parse(FULL.as_bytes()).unwrap();
         assert_eq!(read.origin, "- text 2 IN IP4 host.example");
-        let (place, media) = read.usable().unwrap();
+        let (place, media) = read.usable().next().unwrap();
         assert_eq!((place, read.sections.len()), (0, 2));
         assert_eq!(media.accept_types, ["message/cpim", "text/plain"]);
         assert_eq!(media.accept_wrapped_types, ["*"]);

@@ -75,13 +75,26 @@ impl MsrpUri {
     /// Our own URI for a session: `msrp://host:port/session-id;tcp`. `host` is a name or a numeric
     /// address without brackets.
     pub fn of_session(host: &str, port: u16, session_id: &str) -> Result<Self, MsrpUriError> {
+        Self::own("msrp", host, port, session_id)
+    }
+
+    /// The same of a session over TLS: `msrps://host:port/session-id;tcp`.
+    pub fn of_secure_session(
+        host: &str,
+        port: u16,
+        session_id: &str,
+    ) -> Result<Self, MsrpUriError> {
+        Self::own("msrps", host, port, session_id)
+    }
+
+    fn own(scheme: &str, host: &str, port: u16, session_id: &str) -> Result<Self, MsrpUriError> {
         let (open, close) = if host.contains(':') {
             ("[", "]")
         } else {
             ("", "")
         };
         Self::parse(&format!(
-            "msrp://{open}{host}{close}:{port}/{session_id};tcp"
+            "{scheme}://{open}{host}{close}:{port}/{session_id};tcp"
         ))
     }
 

@@ -2,11 +2,11 @@
 //! loses nothing the peer should still get.
 
 use std::io;
-use std::net::Shutdown;
 use std::pin::pin;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
+use super::stream::Stream;
 use super::writer::{WriteQueue, Writer};
 
 /// How long the end of a connection may take, once for what is still queued, once for the peer.
@@ -28,14 +28,14 @@ pub enum Origin {
 /// left to send. `read` ends when the peer closed or cannot be understood any more; `written` hears
 /// what has left ([`WriteQueue::write_to`]).
 pub async fn converse(
-    stream: &TcpStream,
+    stream: &Stream,
     writer: &Writer,
     queue: &mut WriteQueue,
     stall: Duration,
     read: impl Future<Output = ()>,
     written: impl AsyncFnMut(u16, usize),
 ) {
-    tune(stream, stall);
+    tune(stream.tcp(), stall);
     queue.open();
     let mut aborted = pin!(queue.aborted());
     {
@@ -57,9 +57,9 @@ pub async fn converse(
         }
     }
     // The peer learns at once that nothing it sends from here on is read.
-    let _ = socket2::SockRef::from(stream).shutdown(Shutdown::Write);
+    let _ = stream.end();
     // Closing with unread octets would reset the connection and take our last words with it.
-    let _ = tokio::time::timeout(FAREWELL, discard(stream)).await;
+    let _ = tokio::time::timeout(FAREWELL, discard(stream.tcp())).await;
 }
 
 /// Messages are small and wanted at once; a peer that vanished without a word must be found out.

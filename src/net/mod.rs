@@ -8,7 +8,9 @@ pub mod bind;
 pub mod conversation;
 pub mod id;
 pub mod registry;
+pub mod stream;
 pub mod sys;
+pub mod tls;
 pub mod writer;
 
 pub use id::ConnectionId;

@@ -3,23 +3,19 @@
 //! The queue is bounded by octets. A peer that reads too slowly overflows it and loses the
 //! connection, so that it cannot hold our memory.
 
-use bytes::{Buf, Bytes};
-use smallvec::SmallVec;
+use bytes::Bytes;
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::id::ConnectionId;
+use super::stream::{Stream, VECTOR};
 
 /// What an entry of the queue costs besides its octets, so that many small ones are bounded too.
 const ENTRY: usize = 64;
-/// Entries written with one system call at most.
-const VECTOR: usize = 64;
-
 /// The connection is closed, or was closed just now because its queue overflowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection is lost")]
@@ -151,7 +147,7 @@ impl WriteQueue {
     /// hears how many octets of which shard have left.
     pub async fn write_to(
         &mut self,
-        stream: &TcpStream,
+        stream: &Stream,
         stall: Duration,
         mut written: impl AsyncFnMut(u16, usize),
     ) -> io::Result<()> {
@@ -175,13 +171,13 @@ impl WriteQueue {
                     Entry::Close => close = true,
                 }
             }
-            write_all(stream, &mut batch, stall).await?;
+            stream.write_all(&mut batch, stall).await?;
             self.state.queued.fetch_sub(cost, Ordering::Relaxed);
             for (shard, octets) in totals {
                 written(shard, octets).await;
             }
             if close {
-                return socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write);
+                return stream.end();
             }
         }
     }
@@ -200,53 +196,18 @@ fn add(totals: &mut Vec<(u16, usize)>, shard: u16, octets: usize) {
     }
 }
 
-async fn write_all(
-    stream: &TcpStream,
-    batch: &mut VecDeque<Bytes>,
-    stall: Duration,
-) -> io::Result<()> {
-    while !batch.is_empty() {
-        match try_write(stream, batch) {
-            Ok(written) => advance(batch, written),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let writable = tokio::time::timeout(stall, stream.writable()).await;
-                writable.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn try_write(stream: &TcpStream, batch: &VecDeque<Bytes>) -> io::Result<usize> {
-    let slices: SmallVec<[IoSlice<'_>; VECTOR]> =
-        batch.iter().map(|octets| IoSlice::new(octets)).collect();
-    stream.try_write_vectored(&slices)
-}
-
-fn advance(batch: &mut VecDeque<Bytes>, mut written: usize) {
-    while let Some(front) = batch.front_mut() {
-        if written < front.len() {
-            front.advance(written);
-            return;
-        }
-        written -= front.len();
-        batch.pop_front();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
-    async fn connected() -> (TcpStream, TcpStream) {
+    async fn connected() -> (Stream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("bound");
         let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-        (near.expect("connected"), far.expect("accepted").0)
+        let near = Stream::Plain(near.expect("connected"));
+        (near, far.expect("accepted").0)
     }
 
     #[tokio::test]

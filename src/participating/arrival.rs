@@ -33,6 +33,8 @@ pub struct Lifetimes {
     pub default: Duration,
     /// At most.
     pub maximum: Duration,
+    /// How long after a message's own time its receipts are kept track of.
+    pub receipts: Duration,
 }
 
 /// The conversation header fields of a request; generated where the author gave none, so that the
@@ -109,7 +111,7 @@ impl Content {
     pub fn read(content_type: &str, body: &[u8]) -> Result<Self, Rejection> {
         if !is_type(content_type, "message/cpim") {
             return Ok(Self {
-                is_notification: is_type(content_type, "message/imdn+xml"),
+                is_notification: crate::imdn::is_notification(content_type),
                 is_composing: is_type(content_type, "application/im-iscomposing+xml"),
                 ..Self::default()
             });
@@ -117,7 +119,9 @@ impl Content {
         let envelope =
             Envelope::parse(body).map_err(|_| Rejection::new(400, "Malformed message/cpim"))?;
         let inner = envelope.content_type();
-        let is_notification = is_type(inner, "message/imdn+xml");
+        let disposition = envelope.content_header("Content-Disposition");
+        let is_notification =
+            crate::imdn::is_notification(inner) || crate::imdn::is_aggregate(inner, disposition);
         Ok(Self {
             message_id: envelope.imdn_message_id().map(str::to_owned),
             date_time: envelope.date_time().map(str::to_owned),
@@ -131,6 +135,11 @@ impl Content {
             is_composing: is_type(inner, "application/im-iscomposing+xml"),
         })
     }
+}
+
+/// Whether a content of this type can be, or hold, a disposition notification.
+pub fn may_be_receipt(content_type: &str) -> bool {
+    is_type(content_type, crate::cpim::MEDIA_TYPE) || crate::imdn::is_notification(content_type)
 }
 
 /// Whether a Content-Type value names this media type, whatever its parameters.
@@ -226,7 +235,7 @@ fn kept_headers(request: &Message) -> Vec<(String, String)> {
 }
 
 /// RFC 3428 §5: Expires counts from Date if that is given, else from arrival.
-fn expiry(request: &Message, lifetimes: Lifetimes, now: Now) -> UnixMillis {
+pub(super) fn expiry(request: &Message, lifetimes: Lifetimes, now: Now) -> UnixMillis {
     let asked = request
         .header(HeaderName::Expires)
         .and_then(|value| value.trim().parse::<u64>().ok());

@@ -16,8 +16,9 @@ use crate::participating::chat::{ChatId, ChatState, Side};
 use crate::participating::first_message::FIRST;
 use crate::participating::media::MediaId;
 use crate::participating::privacy;
+use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Waiter};
-use crate::participating::transit::{Fate, Transit};
+use crate::participating::transit::{Fate, HEAD, Transit};
 use crate::store::request::{BodySource, StoreRequest};
 
 impl Service {
@@ -66,15 +67,18 @@ impl Service {
             SessionEvent::MessageDone { message, length } => {
                 self.complete(id, side, message, length, now)
             }
-            SessionEvent::MessageAborted { message, .. } => self.abort_transit(id, side, message),
+            SessionEvent::MessageAborted { message, .. } => {
+                self.abort_transit(id, side, message);
+            }
             SessionEvent::Progress { message, confirmed } => {
                 self.handle_progress(id, side, message, confirmed, now);
             }
             SessionEvent::Delivered { message } => self.handle_delivered(id, side, message, now),
             SessionEvent::Refused { message, status } => {
-                self.handle_refused_by_peer(id, side, message, status, now)
+                self.handle_refused_by_peer(id, side, message, status, now);
+                self.end_if_settled(id, now);
             }
-            SessionEvent::TimedOut { .. } => self.break_leg(id, side, now),
+            SessionEvent::TimedOut { .. } => self.break_leg(id, side, &Reason::TimedOut, now),
             SessionEvent::Report {
                 message,
                 status,
@@ -93,7 +97,12 @@ impl Service {
 
     fn handle_leg_ended(&mut self, id: ChatId, side: Side, reason: EndReason, now: Now) {
         tracing::debug!(?side, ?reason, "an MSRP leg of a chat is lost");
-        self.break_leg(id, side, now);
+        let reason = match reason {
+            EndReason::ConnectionLost | EndReason::Elsewhere => Reason::BearerLost,
+            EndReason::Unknown => Reason::Gone,
+            EndReason::Silent => Reason::TimedOut,
+        };
+        self.break_leg(id, side, &reason, now);
     }
 
     pub(super) fn transit(
@@ -106,7 +115,12 @@ impl Service {
     }
 
     pub(super) fn media_of(&self, id: ChatId, side: Side) -> Option<MediaId> {
-        self.chats.get(&id)?.leg(side).map(|leg| leg.media)
+        let standing = self.chats.get(&id)?.leg(side).map(|leg| leg.media);
+        let mut parted = self.parted.iter();
+        standing.or_else(|| {
+            let found = parted.find(|(chat, own, _)| (*chat, *own) == (id, side));
+            found.map(|(_, _, media)| *media)
+        })
     }
 
     #[expect(
@@ -123,35 +137,51 @@ impl Service {
         success_report: bool,
         now: Now,
     ) {
-        let out = if self.may_go_live(id, side) {
-            let media = self.media_of(id, side.other());
-            media.and_then(|media| {
-                let session = self.media.session(media)?;
-                let outbound = OutboundMessage {
-                    message_id: None,
-                    content_type: content_type.clone(),
-                    length: total,
-                    success_report,
-                    failure_report: FailureReport::Yes,
-                };
-                Some(session.send(outbound, &mut self.tokens))
-            })
-        } else {
-            None
-        };
+        let is_short = total.is_none_or(|total| total <= HEAD as u64);
+        let is_unread = is_short && arrival::may_be_receipt(&content_type);
         let deadline = now.instant + self.settings.custody_after;
-        let fate = out.map_or(Fate::Custody, Fate::Live);
+        let mut transit = Transit::new(content_type, Fate::Unread, deadline);
+        transit.success_report = success_report;
+        transit.total = total;
         if let Some(chat) = self.chats.get_mut(&id) {
-            let mut transit = Transit::new(content_type, fate, deadline);
             transit.discarded = chat.silent && side == Side::Caller;
             let is_envelope = arrival::is_type(&transit.content_type, cpim::MEDIA_TYPE);
             transit.cleared = !(chat.hidden && side == Side::Caller && is_envelope);
             chat.transits.insert((side, message), transit);
         }
+        if !is_unread {
+            self.go_on(id, side, message, now);
+        }
+    }
+
+    /// A message goes to the other side, or if it cannot, into custody.
+    pub(super) fn go_on(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+        let live = self.may_go_live(id, side);
+        let media = self.media_of(id, side.other()).filter(|_| live);
+        let transits = self.chats.get_mut(&id).map(|chat| &mut chat.transits);
+        let Some(transit) = transits.and_then(|all| all.get_mut(&(side, inbound))) else {
+            return;
+        };
+        let outbound = OutboundMessage {
+            message_id: None,
+            content_type: transit.content_type.clone(),
+            length: transit.total,
+            success_report: transit.success_report,
+            failure_report: FailureReport::Yes,
+        };
+        let session = media.and_then(|media| self.media.session(media));
+        let out = session.map(|session| session.send(outbound, &mut self.tokens));
+        transit.fate = out.map_or(Fate::Custody, Fate::Live);
+        transit.deadline = now.instant + self.settings.custody_after;
+        match (out, transit.complete) {
+            (Some(_), _) => self.pump(id, side.other(), now),
+            (None, Some(_)) => self.store_transit(id, side, inbound, now),
+            (None, None) => {}
+        }
     }
 
     /// Decision 10: the recipient's machine lets a live message pass while nothing of its conversation
-    /// is held or replayed.
+    /// is held or replayed; that of the caller says so from its own shard.
     fn may_go_live(&self, id: ChatId, side: Side) -> bool {
         let Some(chat) = self.chats.get(&id) else {
             return false;
@@ -169,7 +199,7 @@ impl Service {
                     .get(&chat.callee)
                     .is_none_or(|user| user.may_pass(&key))
             }
-            Side::Callee => true,
+            Side::Callee => self.may_pass_to_caller(chat),
         };
         free && !earlier
     }
@@ -188,6 +218,7 @@ impl Service {
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
+        let peer = chat.leg(side.other()).map(|leg| leg.media);
         let Some(transit) = chat.transits.get_mut(&(side, message)) else {
             return;
         };
@@ -198,8 +229,11 @@ impl Service {
         if !transit.cleared {
             return self.clear(id, side, message, now);
         }
-        let out = transit.outbound();
-        let peer = chat.leg(side.other()).map(|leg| leg.media);
+        if matches!(transit.fate, Fate::Unread) && transit.covered.prefix() > HEAD as u64 {
+            return self.go_on(id, side, message, now);
+        }
+        let taken = |peer: &MediaId| self.media.may_send(*peer) || transit.is_notification();
+        let (out, peer) = (transit.outbound(), peer.filter(taken));
         if let (Some(out), Some(peer)) = (out, peer)
             && let Some(session) = self.media.session(peer)
         {
@@ -246,11 +280,9 @@ impl Service {
             if !self.media.has_room_for(media) {
                 return;
             }
-            let wanted = self
-                .media
-                .session(media)
-                .and_then(|session| session.wants());
-            let Some(want) = wanted else { return };
+            let Some(want) = self.next_wanted(id, side, media) else {
+                return;
+            };
             if !self.supply(id, side, want.message, want.offset, want.max, now) {
                 return;
             }
@@ -412,6 +444,7 @@ impl Service {
             self.first_delivered(id, now);
         }
         self.pump(id, side, now);
+        self.end_if_settled(id, now);
     }
 
     /// Confirmed messages are remembered for their REPORT, the latest few of them.
@@ -455,12 +488,15 @@ impl Service {
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
-        let spool = chat
-            .transits
-            .remove(&(from, inbound))
-            .and_then(|transit| transit.spool.id());
+        let transit = chat.transits.remove(&(from, inbound));
+        let spool = transit.as_ref().and_then(|transit| transit.spool.id());
         if let Some(spool) = spool {
             self.custody.tell(StoreRequest::Drop { spool });
+        }
+        if let Some(receipt) = transit.and_then(|transit| transit.receipt)
+            && status != 200
+        {
+            self.take_receipt_back(receipt);
         }
         let media = self.media_of(id, from);
         if let Some(session) = media.and_then(|media| self.media.session(media)) {
@@ -491,14 +527,22 @@ impl Service {
     }
 
     fn complete(&mut self, id: ChatId, side: Side, inbound: InboundId, length: u64, now: Now) {
+        self.expect_receipts_of_chat(id, side, inbound, now);
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };
         transit.complete = Some(length);
-        match transit.fate {
+        let is_read = matches!(transit.fate, Fate::Unread | Fate::Custody);
+        if is_read && self.ask_for_receipt(id, side, inbound) {
+            return;
+        }
+        let fate = self.transit(id, side, inbound).map(|it| &it.fate);
+        let Some(fate) = fate else { return };
+        match fate {
+            Fate::Unread => self.go_on(id, side, inbound, now),
             Fate::Custody => self.store_transit(id, side, inbound, now),
             Fate::Live(_) => self.pump(id, side.other(), now),
-            Fate::Confirmed(_) | Fate::Storing(..) => {}
+            Fate::Asking | Fate::Confirmed(_) | Fate::Storing(..) => {}
         }
     }
 }

@@ -34,8 +34,24 @@ impl Service {
                     session.flush(out, &mut self.tokens);
                 }
             }
+            Fate::Unread => self.settle_unread(id, side, inbound, now),
             _ => self.sync_chunks(id, side, inbound, now),
         }
+    }
+
+    /// The rest of a short message is still to come, and its sender may wait for an answer: a receipt
+    /// is taken into custody chunk by chunk, anything else goes on as it is.
+    fn settle_unread(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
+        let read = Content::read(&transit.content_type, &transit.head);
+        if read.is_ok_and(|content| content.is_notification) {
+            transit.fate = Fate::Custody;
+        } else {
+            self.go_on(id, side, inbound, now);
+        }
+        self.settle_chunk(id, side, inbound, now);
     }
 
     /// A chunk of a message that is not complete must be durable before it is answered.
@@ -238,9 +254,6 @@ impl Service {
         inbound: InboundId,
         now: Now,
     ) {
-        if inbound == FIRST {
-            return self.first_not_stored(id, now);
-        }
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };

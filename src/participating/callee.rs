@@ -1,8 +1,6 @@
 //! What the recipient's side of a chat looks like from the outside: our Contact, the INVITE to a
 //! device, its refusal as the caller sees it.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 
 use crate::msrp::sdp::SessionDescription;
@@ -14,12 +12,11 @@ use crate::participating::outgoing::{self, SERVICE, service_tag};
 use crate::participating::privacy::ANONYMOUS;
 use crate::participating::service::Settings;
 use crate::sip::message::{HeaderName, Message};
+use crate::sip::rejection::Rejection;
 use crate::sip::reply::{self, RequestBuilder};
+use crate::sip::session_timer::Field;
 use crate::sip::transport::flow::{Flow, Transport};
 use crate::token::Tokens;
-
-/// The shortest session interval (RFC 4028 §5).
-const MIN_SE: Duration = Duration::from_secs(90);
 
 /// The user part of our Contact: it names the shard, so that requests in a dialog find it.
 pub fn contact_user(shard: u16) -> String {
@@ -55,6 +52,10 @@ pub(super) fn contact(
 }
 
 /// The INVITE of a chat to one of the recipient's devices.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what an INVITE is made of, each named once"
+)]
 pub(super) fn invite(
     chat: &Chat,
     target: &Target,
@@ -63,6 +64,7 @@ pub(super) fn invite(
     local_tag: &str,
     body: (&str, &[u8]),
     call_id: &str,
+    timer: &[Field],
 ) -> Bytes {
     let caller = &chat.invite;
     let value =
@@ -110,9 +112,12 @@ pub(super) fn invite(
             invite = invite.header(name, value);
         }
     }
+    for (name, value) in timer {
+        invite = invite.header(name, value);
+    }
     invite
         .header("Allow", outgoing::ALLOW)
-        .header("Supported", "timer")
+        .header("Supported", "timer, 100rel")
         .body(body.0, body.1)
         .build()
 }
@@ -146,16 +151,15 @@ pub fn description(message: &Message) -> Option<SessionDescription> {
     SessionDescription::parse(message.body().get(sdp.body.clone())?).ok()
 }
 
-/// The session interval the peer asks for, if it refreshes the session itself (RFC 4028 §9).
-pub(super) fn session_interval(request: &Message) -> Option<Duration> {
-    let value = request.header(HeaderName::SessionExpires)?;
-    let (seconds, parameters) = value.split_once(';').unwrap_or((value, ""));
-    let by_us = parameters
-        .replace(' ', "")
-        .to_ascii_lowercase()
-        .contains("refresher=uas");
-    let interval = Duration::from_secs(seconds.trim().parse().ok()?);
-    (!by_us).then(|| interval.max(MIN_SE))
+/// The offer in a request inside a dialog: 415 for what is no session description, 400 for one that
+/// cannot be read.
+pub(super) fn offer_in(request: &Message) -> Result<SessionDescription, Rejection> {
+    let content_type = request.header(HeaderName::ContentType).unwrap_or_default();
+    let media_type = crate::multipart::media_type(content_type);
+    if media_type != "application/sdp" && !media_type.starts_with("multipart/") {
+        return Err(Rejection::new(415, "Unsupported Media Type"));
+    }
+    description(request).ok_or(Rejection::new(400, "Malformed Session Description"))
 }
 
 /// A new Call-ID.

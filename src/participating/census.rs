@@ -15,6 +15,8 @@ pub struct Census {
     pub dialogs: usize,
     /// MESSAGEs without a final answer, or with branches that still run.
     pub pagers: usize,
+    /// Senders of receipts that have one under way.
+    pub receipt_lanes: usize,
     /// Chat sessions.
     pub chats: usize,
     /// Running deliveries.
@@ -39,7 +41,39 @@ pub struct Census {
     pub parted: usize,
 }
 
+/// What is there even when nothing happens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Population {
+    /// Users with a binding.
+    pub users: usize,
+    /// Bindings.
+    pub contacts: usize,
+}
+
 impl Census {
+    /// Adds what another shard counted.
+    pub fn add(&mut self, other: &Self) {
+        for (own, other) in [
+            (&mut self.transactions, other.transactions),
+            (&mut self.askers, other.askers),
+            (&mut self.dialogs, other.dialogs),
+            (&mut self.pagers, other.pagers),
+            (&mut self.chats, other.chats),
+            (&mut self.deliveries, other.deliveries),
+            (&mut self.relays, other.relays),
+            (&mut self.users, other.users),
+            (&mut self.waiting, other.waiting),
+            (&mut self.media_sessions, other.media_sessions),
+            (&mut self.media_connections, other.media_connections),
+            (&mut self.store_requests, other.store_requests),
+            (&mut self.foreign, other.foreign),
+            (&mut self.expiring, other.expiring),
+            (&mut self.parted, other.parted),
+        ] {
+            *own += other;
+        }
+    }
+
     /// Whether nothing is under way.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -54,6 +88,7 @@ impl fmt::Display for Census {
             ("askers", self.askers),
             ("dialogs", self.dialogs),
             ("pagers", self.pagers),
+            ("receipt_lanes", self.receipt_lanes),
             ("chats", self.chats),
             ("deliveries", self.deliveries),
             ("relays", self.relays),
@@ -75,6 +110,15 @@ impl fmt::Display for Census {
 }
 
 impl Service {
+    /// Counts who is registered.
+    #[must_use]
+    pub fn population(&self) -> Population {
+        Population {
+            users: self.registrar.registered_users(),
+            contacts: self.registrar.registered_contacts(),
+        }
+    }
+
     /// Counts what is under way.
     #[must_use]
     pub fn census(&self) -> Census {
@@ -83,6 +127,7 @@ impl Service {
             askers: self.sip.askers(),
             dialogs: self.dialogs.len(),
             pagers: self.pagers.len(),
+            receipt_lanes: self.receipts.under_way(),
             chats: self.chats.len(),
             deliveries: self.deliveries.len(),
             relays: self.relays.len(),
@@ -92,7 +137,7 @@ impl Service {
             media_connections: self.media.connections(),
             store_requests: self.custody.open(),
             foreign: self.foreign.len(),
-            expiring: self.expiring.len() + self.telling.len(),
+            expiring: self.expiring.len() + self.telling.len() + self.untold.len(),
             parted: self.parted.len(),
         }
     }

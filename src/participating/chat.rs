@@ -5,10 +5,8 @@
 //! Nobody at home, or the device's leg lost: the author's leg goes on and everything he sends is
 //! taken into custody (cpm-facts §6).
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
@@ -22,8 +20,12 @@ use crate::participating::deferral::{Answer, Condition, DeviceAnswers, Form, Sto
 use crate::participating::dialogs::DialogKey;
 use crate::participating::first_message::{First, FirstMessage, Then};
 use crate::participating::forward;
+use crate::participating::grants::Grant;
 use crate::participating::large::SessionService;
+use crate::participating::leg::Leg;
 use crate::participating::media::{MediaId, MediaUse};
+use crate::participating::provisional::EarlyDialogs;
+use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Usage};
 use crate::participating::transit::Transit;
 use crate::registrar::Profile;
@@ -31,6 +33,9 @@ use crate::sip::dialog::Dialog;
 use crate::sip::endpoint::Via;
 use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
+use crate::sip::reliable::ReliableSender;
+use crate::sip::reply;
+use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction::table::{ClientId, Kind, ServerId};
 use crate::sip::transport::flow::Flow;
 use crate::store::request::ConversationKey;
@@ -73,17 +78,6 @@ pub(super) enum ChatState {
     Ending,
 }
 
-/// One leg that stands.
-#[derive(Debug)]
-pub(super) struct Leg {
-    pub dialog: Dialog,
-    pub key: DialogKey,
-    pub flow: Flow,
-    pub media: MediaId,
-    /// Our session description, repeated when the session is refreshed.
-    pub description: String,
-}
-
 /// An INVITE to one of the recipient's devices.
 #[derive(Debug)]
 pub(super) struct Branch {
@@ -91,7 +85,8 @@ pub(super) struct Branch {
     pub flow: Flow,
     pub media: MediaId,
     pub request: Message,
-    pub description: String,
+    pub timer: SessionTimer,
+    pub early: EarlyDialogs,
     pub ended: bool,
     /// Its INVITE carries the first message.
     pub carries_first: bool,
@@ -117,6 +112,8 @@ pub struct Chat {
     /// Our tag towards the caller.
     pub(super) tag: String,
     pub(super) state: ChatState,
+    /// Whether the caller's machine lets messages of the callee pass.
+    pub(super) grant: Grant,
     pub(super) caller_leg: Option<Leg>,
     pub(super) callee_leg: Option<Leg>,
     pub(super) branches: Vec<Branch>,
@@ -125,11 +122,13 @@ pub struct Chat {
     pub(super) first: Option<First>,
     pub(super) rings_until: Option<Instant>,
     pub(super) quiet_since: Instant,
+    /// What the legs that still stand hear at the end.
+    pub(super) ends_because: Reason,
     pub(super) transits: BTreeMap<(Side, InboundId), Transit>,
-    pub(super) acknowledged: bool,
-    /// RFC 4028: the caller must refresh before then.
-    pub(super) expires: Option<Instant>,
-    pub(super) interval: Option<Duration>,
+    /// His dialog, from the first ringing of a device to our answer.
+    pub(super) early: Option<Dialog>,
+    /// Provisional responses to a caller who requires them to be reliable.
+    pub(super) reliable: Option<ReliableSender>,
 }
 
 impl Chat {
@@ -201,6 +200,10 @@ impl Service {
         if self.chats.len() >= self.settings.most_under_way || self.draining {
             return self.overloaded(&invite, server, now);
         }
+        let mut timer = SessionTimer::new(self.settings.timer);
+        if let Err(too_small) = timer.answer(&invite, now.instant) {
+            return self.interval_too_small(&invite, server, too_small, now);
+        }
         let silent = match self.admit(&invite, &caller, &callee, now) {
             Admission::Pass => false,
             Admission::Drop => true,
@@ -212,7 +215,7 @@ impl Service {
         };
         let hidden = forward::wants_privacy(&invite);
         let id = ChatId(self.next_number());
-        let chat = Chat {
+        let mut chat = Chat {
             invite,
             server,
             flow,
@@ -225,6 +228,7 @@ impl Service {
             hidden,
             tag: self.tokens.token(),
             state: ChatState::Inviting,
+            grant: Grant::Nobody,
             caller_leg: None,
             callee_leg: None,
             branches: Vec::new(),
@@ -232,11 +236,12 @@ impl Service {
             first: None,
             rings_until: None,
             quiet_since: now.instant,
+            ends_because: Reason::Completed,
             transits: BTreeMap::new(),
-            acknowledged: false,
-            expires: None,
-            interval: None,
+            early: None,
+            reliable: None,
         };
+        chat.grant = self.ask_grant(id, &chat);
         let trying = self.reply(&chat.invite, 100, "Trying", None).build();
         self.sip.respond(server, 100, trying, now);
         let key = chat.conversation_of(Side::Caller);
@@ -295,7 +300,7 @@ impl Service {
         let Some(media) = opened else {
             return;
         };
-        if let Some((_, offered)) = chat.offer.usable() {
+        if let Some((_, offered)) = chat.offer.usable().next() {
             let (accept, wrapped) = (
                 offered.accept_types.clone(),
                 offered.accept_wrapped_types.clone(),
@@ -321,6 +326,7 @@ impl Service {
         let call_id = callee::call_id(&self.settings.domain, &mut self.tokens);
         let advertised = self.sip.advertised(&target.flow);
         let contact = callee::contact(&self.settings, advertised, &target.flow, chat.service);
+        let timer = SessionTimer::new(self.settings.timer);
         let octets = callee::invite(
             chat,
             target,
@@ -329,6 +335,7 @@ impl Service {
             &local_tag,
             (&content_type, &body),
             &call_id,
+            &timer.offer(),
         );
         let Ok(request) = crate::sip::wire::parse(octets.clone()) else {
             return self.media.close(media);
@@ -347,8 +354,9 @@ impl Service {
                 flow: target.flow,
                 media,
                 request,
-                description,
                 carries_first,
+                timer,
+                early: EarlyDialogs::default(),
                 ack: None,
             });
         }
@@ -369,8 +377,12 @@ impl Service {
         }
         match status {
             ..=100 => {}
-            101..200 => self.ringing(id, &response, now),
+            101..200 => {
+                self.acknowledge_ringing(&Usage::Chat(id, index), &response, now);
+                self.ring_caller(id, &response, now);
+            }
             200..300 => self.device_answered(id, index, &response, now),
+            422 if self.invite_longer(id, index, &response, now) => {}
             _ => {
                 if let Some(chat) = self.chats.get_mut(&id) {
                     chat.answers.refused(response);
@@ -388,16 +400,36 @@ impl Service {
         self.branch_over(id, index, now);
     }
 
-    fn ringing(&mut self, id: ChatId, response: &Message, now: Now) {
-        let Some(chat) = self.chats.get(&id) else {
-            return;
+    /// The device wants a longer session interval (RFC 4028 §7.3): it is invited again with that.
+    fn invite_longer(&mut self, id: ChatId, index: usize, response: &Message, now: Now) -> bool {
+        let branch = self.chats.get_mut(&id);
+        let branch = branch.and_then(|chat| chat.branches.get_mut(index));
+        let Some(branch) = branch else {
+            return false;
         };
-        if chat.state != ChatState::Inviting {
-            return;
+        if !branch.timer.refused(response) {
+            return false;
         }
-        let (status, reason) = (response.status(), response.reason());
-        let reply = crate::sip::reply::response(&chat.invite, status, reason, Some(&chat.tag));
-        self.sip.respond(chat.server, status, reply.build(), now);
+        let flow = branch.flow;
+        let via = self.sip.via(&flow, None, &mut self.tokens);
+        let octets = reply::repeated(&branch.request, &via.value, &branch.timer.offer());
+        let Ok(request) = crate::sip::wire::parse(octets.clone()) else {
+            return false;
+        };
+        branch.request = request;
+        let usage = Usage::Chat(id, index);
+        let sent = self
+            .sip
+            .send(Kind::Invite, via, octets, flow, usage, now)
+            .ok();
+        if let Some(branch) = self
+            .chats
+            .get_mut(&id)
+            .and_then(|chat| chat.branches.get_mut(index))
+        {
+            branch.client = sent;
+        }
+        sent.is_some()
     }
 
     pub(super) fn branch_over(&mut self, id: ChatId, index: usize, now: Now) {
@@ -431,7 +463,7 @@ impl Service {
                 let (status, octets) = (best.status(), callee::refusal(chat, best));
                 self.sip.respond(chat.server, status, octets, now);
                 self.drop_first(id);
-                self.chats.remove(&id);
+                self.forget_chat(id);
             }
             (Stored::Nothing, ..) => {
                 self.refuse_chat(id, &Rejection::new(488, "Not Acceptable Here"), now);
@@ -448,7 +480,7 @@ impl Service {
 
     pub(super) fn refuse_chat(&mut self, id: ChatId, rejection: &Rejection, now: Now) {
         self.drop_first(id);
-        if let Some(chat) = self.chats.remove(&id) {
+        if let Some(chat) = self.forget_chat(id) {
             for branch in &chat.branches {
                 self.media.close(branch.media);
             }
@@ -463,12 +495,19 @@ impl Service {
             .chats
             .iter()
             .find(|(_, chat)| chat.server == server && waits(chat))
-            .map(|(id, chat)| (*id, chat.form()));
-        let Some((id, form)) = found else {
-            return false;
+            .map(|(id, _)| *id);
+        let Some(id) = found else { return false };
+        self.take_back(id, now);
+        true
+    }
+
+    /// The caller wants no answer to his INVITE any more.
+    pub(super) fn take_back(&mut self, id: ChatId, now: Now) {
+        let Some(form) = self.chats.get(&id).map(Chat::form) else {
+            return;
         };
         if self.refuse_when_safe(id, 487, now) {
-            return true;
+            return;
         }
         self.cancel_branches(id, None, now);
         if verdict(Condition::Cancelled, form).stored == Stored::Text && self.settings.deferral {
@@ -476,13 +515,22 @@ impl Service {
         } else {
             self.refuse_chat(id, &Rejection::new(487, "Request Terminated"), now);
         }
-        true
+    }
+
+    /// The chat is over, and with it the dialog that may have begun with its ringing.
+    pub(super) fn forget_chat(&mut self, id: ChatId) -> Option<Chat> {
+        let chat = self.chats.remove(&id)?;
+        self.return_grant(id, &chat);
+        if let Some(early) = &chat.early {
+            self.dialogs.remove(&DialogKey::of(early));
+        }
+        Some(chat)
     }
 
     /// Ends a leg with BYE.
-    pub(super) fn hang_up(&mut self, mut leg: Leg, reason: Option<&str>, now: Now) {
+    pub(super) fn hang_up(&mut self, mut leg: Leg, reason: &Reason, now: Now) {
         self.dialogs.remove(&leg.key);
         self.media.close(leg.media);
-        self.send_bye(&mut leg.dialog, leg.flow, reason, now);
+        self.send_bye(&mut leg.dialog, leg.flow, Some(reason), now);
     }
 }

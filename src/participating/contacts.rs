@@ -25,6 +25,12 @@ pub struct Target {
     pub profile: Profile,
     /// Its number in the marks of messages that it has got.
     pub device: u64,
+    /// Whether it states a messaging service.
+    pub states_service: bool,
+    /// Whether it states a service for large standalone messages.
+    pub states_large: bool,
+    /// The service such a message is offered to it by.
+    pub large_service: &'static str,
     /// Its binding, to be forgotten when the device is gone.
     pub binding: Option<BindingKey>,
 }
@@ -37,6 +43,9 @@ impl Target {
             path: binding.path().to_vec(),
             profile: capability.profile,
             device: binding.device(),
+            states_service: capability.states_service(),
+            states_large: capability.states_large(),
+            large_service: capability.large_service(),
             binding: Some(binding.key().clone()),
         }
     }
@@ -49,6 +58,9 @@ impl Target {
             path: Vec::new(),
             profile: Profile::MessageOnly,
             device: 0,
+            states_service: false,
+            states_large: false,
+            large_service: "",
             binding: None,
         }
     }
@@ -87,9 +99,12 @@ impl Service {
             .unwrap_or_default()
     }
 
-    /// The contacts that take a standalone message in an MSRP session of its own, best first.
+    /// The contacts that take a standalone message in an MSRP session of its own: those first that say
+    /// so themselves.
     pub(super) fn large_targets(&self, user: &Identity, invite: Option<&Message>) -> Vec<Target> {
-        self.targets(user, invite, takes_large).unwrap_or_default()
+        let mut targets = self.targets(user, invite, takes_large).unwrap_or_default();
+        targets.sort_by_key(|target| !target.states_large);
+        targets
     }
 
     /// The contacts any other request goes to by the caller's preferences (RFC 3841); 480 when stated

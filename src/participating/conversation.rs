@@ -111,6 +111,12 @@ impl Conversation {
         self.storing_long == 0 && !older
     }
 
+    /// The oldest receipt that is held.
+    pub(super) fn first_receipt(&self) -> Option<Seq> {
+        let is_receipt = |held: &&Held| held.kind == MessageKind::Notification;
+        self.held.iter().find(is_receipt).map(|held| held.seq)
+    }
+
     /// When it is offered again by itself.
     pub(super) fn waits_until(&self) -> Option<Instant> {
         match self.state {
@@ -154,16 +160,97 @@ pub(super) fn make_ready(
     }
 }
 
-/// Pager messages leave as MESSAGE, chat over MSRP; what the devices cannot take leaves the other
-/// way if it fits.
+/// Pager messages leave as MESSAGE, large ones in a session of their own, and each the other way if it
+/// is over or under the switch-over size; chat leaves over MSRP. What no device takes by its own way
+/// leaves by the other if it fits.
 pub(super) fn choose_carrier(held: &Held, reach: Reach, session_refused: bool) -> Option<Carrier> {
     let fits = reach.message.is_some_and(|largest| held.length <= largest);
+    let is_small = fits && held.length <= reach.switch_over;
     let session = reach.session && !session_refused;
+    let standalone = reach.standalone && !session_refused;
     match held.kind {
-        MessageKind::Pager | MessageKind::Notification if fits => Some(Carrier::Message),
-        MessageKind::Pager | MessageKind::Notification if session => Some(Carrier::Session),
-        MessageKind::Chat | MessageKind::Large if session => Some(Carrier::Session),
-        MessageKind::Chat | MessageKind::Large if fits => Some(Carrier::Message),
+        MessageKind::Pager if is_small => Some(Carrier::Message),
+        MessageKind::Pager if standalone => Some(Carrier::Standalone),
+        MessageKind::Pager if fits => Some(Carrier::Message),
+        MessageKind::Notification if fits => Some(Carrier::Message),
+        MessageKind::Notification if session => Some(Carrier::Session),
+        MessageKind::Chat if session => Some(Carrier::Session),
+        MessageKind::Chat if fits => Some(Carrier::Message),
+        MessageKind::Large if standalone => Some(Carrier::Standalone),
+        MessageKind::Large if is_small => Some(Carrier::Message),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixMillis;
+    use crate::identity::Identity;
+
+    /// By which way a message of this kind and length leaves, with and without devices that take
+    /// sessions, and after they refused one.
+    fn ways(kind: MessageKind, length: u64) -> [Option<Carrier>; 3] {
+        let held = Held {
+            seq: Seq(1),
+            kind,
+            conversation: ConversationKey {
+                author: Identity::new("alice", "im.test"),
+                conversation: "c".into(),
+            },
+            message_id: "m".into(),
+            length,
+            expires_at: UnixMillis(u64::MAX),
+            marks: Box::default(),
+        };
+        let phone = Reach {
+            session: true,
+            message: Some(60_000),
+            standalone: true,
+            switch_over: 1300,
+        };
+        let plain = Reach {
+            session: false,
+            standalone: false,
+            ..phone
+        };
+        let chosen = |reach, refused| choose_carrier(&held, reach, refused);
+        [
+            chosen(phone, false),
+            chosen(plain, false),
+            chosen(phone, true),
+        ]
+    }
+
+    #[test]
+    fn a_standalone_message_leaves_by_its_size_whichever_way_it_came() {
+        use Carrier::{Message, Standalone};
+        let small = [Some(Message); 3];
+        assert_eq!(ways(MessageKind::Pager, 1300), small);
+        let large = [Some(Standalone), Some(Message), Some(Message)];
+        assert_eq!(ways(MessageKind::Pager, 1301), large);
+        assert_eq!(
+            ways(MessageKind::Pager, 70_000),
+            [Some(Standalone), None, None]
+        );
+    }
+
+    #[test]
+    fn a_large_message_leaves_by_message_only_where_no_session_is_taken_and_it_is_small() {
+        use Carrier::{Message, Standalone};
+        let small = [Some(Standalone), Some(Message), Some(Message)];
+        assert_eq!(ways(MessageKind::Large, 1300), small);
+        assert_eq!(
+            ways(MessageKind::Large, 1301),
+            [Some(Standalone), None, None]
+        );
+    }
+
+    #[test]
+    fn chat_leaves_in_a_session_whatever_its_size_and_by_message_where_none_is_taken() {
+        use Carrier::{Message, Session};
+        let all = [Some(Session), Some(Message), Some(Message)];
+        assert_eq!(ways(MessageKind::Chat, 10), all);
+        assert_eq!(ways(MessageKind::Chat, 10_000), all);
     }
 }

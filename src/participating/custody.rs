@@ -7,10 +7,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::clock::{Instant, Now};
+use bytes::Bytes;
+
+use crate::clock::{Instant, Now, UnixMillis};
 use crate::identity::Identity;
 use crate::store::request::{
-    Body, BodySource, DeferredMessage, Refusal, Seq, SpoolId, StoreEvent, StoreRequest, StoreToken,
+    Body, BodySource, DeferredMessage, Quota, Refusal, Seq, SpoolId, StoreEvent, StoreRequest,
+    StoreToken,
 };
 
 /// The answer to a waiting `W`.
@@ -24,6 +27,28 @@ pub enum CustodyEvent<W> {
     Answer(W, StoreEvent),
     /// Appended octets left the store's queue.
     Appended(SpoolId, usize),
+    /// The recipient's queue is full, and the message was asked to make room: here it is again.
+    Crowded(W, Retained),
+    /// A message in custody is damaged; what is known of it.
+    Ruined(Identity, Seq, Option<Box<DeferredMessage>>),
+}
+
+/// A message that must be put again if its recipient's queue was full.
+#[derive(Clone, Debug)]
+pub struct Retained {
+    /// The message.
+    pub message: Box<DeferredMessage>,
+    /// Its body.
+    pub body: Body,
+}
+
+/// How much may wait for a recipient, and what happens then.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How much.
+    pub quota: Quota,
+    /// The message comes back as [`CustodyEvent::Crowded`] instead of being refused.
+    pub makes_room: bool,
 }
 
 /// Requests under way, with `W` saying who waits.
@@ -38,6 +63,7 @@ pub struct Custody<W> {
     deadlines: VecDeque<(Instant, StoreToken)>,
     /// Bodies that lie in a spool until their `Put` is answered.
     spools: HashMap<StoreToken, SpoolId, foldhash::fast::RandomState>,
+    retained: HashMap<StoreToken, Retained, foldhash::fast::RandomState>,
     requests: VecDeque<StoreRequest>,
 }
 
@@ -54,8 +80,14 @@ impl<W> Custody<W> {
             waiting: HashMap::default(),
             deadlines: VecDeque::new(),
             spools: HashMap::default(),
+            retained: HashMap::default(),
             requests: VecDeque::new(),
         }
+    }
+
+    /// How long a write may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Whether new work that must be stored can begin.
@@ -80,6 +112,7 @@ impl<W> Custody<W> {
         &mut self,
         message: Box<DeferredMessage>,
         body: Body,
+        bounds: Bounds,
         waiter: W,
         now: Now,
     ) -> Result<(), W> {
@@ -98,10 +131,15 @@ impl<W> Custody<W> {
         if let Some(spool) = spool {
             self.spools.insert(token, spool);
         }
+        if bounds.makes_room {
+            let (message, body) = (message.clone(), body.clone());
+            self.retained.insert(token, Retained { message, body });
+        }
         self.requests.push_back(StoreRequest::Put {
             token,
             message,
             body,
+            quota: bounds.quota,
         });
         Ok(())
     }
@@ -121,13 +159,66 @@ impl<W> Custody<W> {
         waiter: W,
         now: Now,
     ) -> Result<(), W> {
+        self.page(recipient, after, 256, waiter, now)
+    }
+
+    /// Reads a page of this size.
+    pub fn page(
+        &mut self,
+        recipient: Identity,
+        after: Option<Seq>,
+        limit: usize,
+        waiter: W,
+        now: Now,
+    ) -> Result<(), W> {
         let token = self.reserve(waiter, false, now)?;
         self.requests.push_back(StoreRequest::Load {
             token,
             recipient,
             after,
-            limit: 256,
+            limit,
         });
+        Ok(())
+    }
+
+    /// Gives a waiting message another time to expire at.
+    pub fn redate(
+        &mut self,
+        recipient: Identity,
+        seq: Seq,
+        expires_at: UnixMillis,
+        waiter: W,
+        now: Now,
+    ) -> Result<(), W> {
+        let token = self.reserve(waiter, false, now)?;
+        self.requests.push_back(StoreRequest::Redate {
+            token,
+            recipient,
+            seq,
+            expires_at,
+        });
+        Ok(())
+    }
+
+    /// Makes a document of the operator's durable.
+    pub fn put_document(
+        &mut self,
+        key: Box<str>,
+        value: Bytes,
+        waiter: W,
+        now: Now,
+    ) -> Result<(), W> {
+        let token = self.reserve(waiter, false, now)?;
+        let request = StoreRequest::PutDocument { token, key, value };
+        self.requests.push_back(request);
+        Ok(())
+    }
+
+    /// Removes one.
+    pub fn remove_document(&mut self, key: Box<str>, waiter: W, now: Now) -> Result<(), W> {
+        let token = self.reserve(waiter, false, now)?;
+        let request = StoreRequest::RemoveDocument { token, key };
+        self.requests.push_back(request);
         Ok(())
     }
 
@@ -184,10 +275,15 @@ impl<W> Custody<W> {
 
     /// Finds who waited for an answer; `None` if nobody does any more.
     pub fn handle_event(&mut self, event: StoreEvent) -> Option<CustodyEvent<W>> {
-        let token = match &event {
+        let token = match event {
             StoreEvent::Appended { spool, length } => {
-                return Some(CustodyEvent::Appended(*spool, *length));
+                return Some(CustodyEvent::Appended(spool, length));
             }
+            StoreEvent::Ruined {
+                recipient,
+                seq,
+                message,
+            } => return Some(CustodyEvent::Ruined(recipient, seq, message)),
             StoreEvent::Stored { token, .. }
             | StoreEvent::Refused { token, .. }
             | StoreEvent::Loaded { token, .. }
@@ -196,8 +292,19 @@ impl<W> Custody<W> {
             | StoreEvent::Synced { token }
             | StoreEvent::Changed { token }
             | StoreEvent::Users { token, .. }
-            | StoreEvent::Due { token, .. } => *token,
+            | StoreEvent::Due { token, .. } => token,
         };
+        let retained = self.retained.remove(&token);
+        let is_crowded = matches!(event, StoreEvent::Refused { refusal, .. }
+            if refusal == Refusal::OverQuota);
+        if is_crowded
+            && let Some(retained) = retained
+            && let Some(waiter) = self.waiting.remove(&token)
+        {
+            // Its spool is still there.
+            self.spools.remove(&token);
+            return Some(CustodyEvent::Crowded(waiter, retained));
+        }
         match &event {
             StoreEvent::Refused { .. } => self.drop_spool(token),
             _ => drop(self.spools.remove(&token)),
@@ -225,6 +332,7 @@ impl<W> Custody<W> {
             self.deadlines.pop_front();
             if let Some(waiter) = self.waiting.remove(&token) {
                 self.requests.push_back(StoreRequest::Abandon { token });
+                self.retained.remove(&token);
                 self.drop_spool(token);
                 late.push(waiter);
             }

@@ -67,6 +67,16 @@ pub(super) enum DeliveryBy {
     Session(Box<SessionRun>),
 }
 
+impl Delivery {
+    /// The part that goes over MSRP, if it does.
+    pub(super) fn session(&self) -> Option<&SessionRun> {
+        match &self.carrier {
+            DeliveryBy::Session(run) => Some(run),
+            DeliveryBy::Message(_) => None,
+        }
+    }
+}
+
 impl Service {
     /// The machine of `user` wants a run.
     pub(super) fn start_delivery(
@@ -84,6 +94,7 @@ impl Service {
         let mut targets = match carrier {
             Carrier::Message => self.message_targets(user, None),
             Carrier::Session => self.session_targets(user),
+            Carrier::Standalone => self.large_targets(user, None),
         };
         targets.retain(|target| copies_for.is_none_or(|device| target.device == device));
         if targets.is_empty() || self.draining {
@@ -96,7 +107,10 @@ impl Service {
         let id = DeliveryId(self.next_number());
         let by = match carrier {
             Carrier::Message => DeliveryBy::Message(MessageRun::default()),
-            Carrier::Session => DeliveryBy::Session(Box::default()),
+            Carrier::Session | Carrier::Standalone => DeliveryBy::Session(Box::new(SessionRun {
+                standalone: carrier == Carrier::Standalone,
+                ..SessionRun::default()
+            })),
         };
         let delivery = Delivery {
             user: user.clone(),
@@ -111,7 +125,7 @@ impl Service {
         self.deliveries.insert(id, delivery);
         match carrier {
             Carrier::Message => self.take_next_message(id, now),
-            Carrier::Session => self.begin_session_run(id, now),
+            Carrier::Session | Carrier::Standalone => self.begin_session_run(id, now),
         }
     }
 
@@ -165,6 +179,11 @@ impl Service {
         settlement: Settlement,
     ) {
         self.settle(user, seq, settlement);
+        self.leave_out(user, key, seq);
+    }
+
+    /// A message that the store cannot give is not part of the queue any more.
+    pub(super) fn leave_out(&mut self, user: &Identity, key: &ConversationKey, seq: Seq) {
         self.forget_due(user, seq);
         if let Some(machine) = self.users.get_mut(user) {
             machine.handle_settled(key, seq);
@@ -249,6 +268,9 @@ impl Service {
         event: StoreEvent,
         now: Now,
     ) {
+        if let StoreEvent::Fetched { message, .. } = &event {
+            self.expect_receipts_of_kept(message);
+        }
         match self.deliveries.get(&id).map(|delivery| &delivery.carrier) {
             Some(DeliveryBy::Message(_)) => self.handle_run_read(id, seq, event, now),
             Some(DeliveryBy::Session(_)) => self.handle_replay_read(id, seq, event, now),

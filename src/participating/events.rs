@@ -2,6 +2,7 @@
 
 use crate::clock::Now;
 use crate::participating::custody::CustodyEvent;
+use crate::participating::first_message::FIRST;
 use crate::participating::media::{AttemptId, MediaUse};
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::sip::endpoint::EndpointEvent;
@@ -22,6 +23,10 @@ impl Service {
             CustodyEvent::Refused(waiter, refusal) => self.handle_refused(waiter, refusal, now),
             CustodyEvent::Answer(waiter, answer) => self.handle_read(waiter, answer, now),
             CustodyEvent::Appended(_, _) => {}
+            CustodyEvent::Crowded(waiter, retained) => self.handle_crowded(waiter, retained, now),
+            CustodyEvent::Ruined(user, seq, message) => {
+                self.handle_ruined(&user, seq, message, now);
+            }
         }
         self.resume_loads(now);
         self.run_restless(now);
@@ -29,7 +34,10 @@ impl Service {
 
     fn handle_stored(&mut self, waiter: Waiter, seq: Seq, now: Now) {
         match waiter {
-            Waiter::Pager(id) => self.handle_pager_stored(id, seq, now),
+            Waiter::Pager(id) => {
+                self.handle_pager_stored(id, seq, now);
+                self.after_pager(id, now);
+            }
             Waiter::Transit(chat, side, number) => {
                 self.handle_transit_stored(chat, side, number, seq, now)
             }
@@ -37,13 +45,33 @@ impl Service {
                 self.answer_origin(origin, true);
                 self.hold(&message, seq, size, false, now);
             }
-            Waiter::Chunk(..) | Waiter::Load(..) | Waiter::Delivery(..) | Waiter::Due => {}
+            Waiter::Receipt(storing) => self.handle_receipt_stored(*storing, seq, now),
+            Waiter::InLine(user, waiter, _) => {
+                self.handle_stored(*waiter, seq, now);
+                self.put_next_in_line(&user, now);
+            }
+            Waiter::Chunk(..)
+            | Waiter::Load(..)
+            | Waiter::Delivery(..)
+            | Waiter::Due
+            | Waiter::Search(_)
+            | Waiter::Oldest(_)
+            | Waiter::Operator(..)
+            | Waiter::Evicted(..) => {}
         }
     }
 
     pub(super) fn handle_refused(&mut self, waiter: Waiter, refusal: Refusal, now: Now) {
+        let is_over = matches!(refusal, Refusal::OverQuota | Refusal::TooLarge);
+        if is_over && !matches!(waiter, Waiter::InLine(..)) {
+            self.metrics.refused_quota.count();
+        }
         match waiter {
-            Waiter::Pager(id) => self.handle_pager_not_stored(id, now),
+            Waiter::Pager(id) => {
+                self.handle_pager_not_stored(id, refusal, now);
+                self.after_pager(id, now);
+            }
+            Waiter::Transit(chat, _, FIRST) => self.first_not_stored(chat, Some(refusal), now),
             Waiter::Transit(chat, side, number) => {
                 self.handle_transit_not_stored(chat, side, number, now)
             }
@@ -52,11 +80,21 @@ impl Service {
             }
             Waiter::Delivery(id, seq) => self.handle_delivery_unread(id, seq, refusal, now),
             Waiter::Internal(message, size, origin) => {
-                self.answer_origin(origin, false);
+                let is_dropped = self.drop_own_receipt(&message, refusal);
+                self.answer_origin(origin, is_dropped);
                 self.end_storing(&message, size, now);
             }
+            Waiter::Operator(ticket, _) => self.handle_operator_refused(ticket, refusal),
+            Waiter::Receipt(storing) => self.handle_receipt_not_stored(*storing, refusal, now),
             Waiter::Load(identity, after) => self.postponed_loads.push_back((identity, after)),
-            Waiter::Due => {}
+            Waiter::Oldest(user) | Waiter::Evicted(user, ..) => {
+                self.handle_not_evicted(&user, refusal, now);
+            }
+            Waiter::InLine(user, waiter, _) => {
+                self.handle_refused(*waiter, refusal, now);
+                self.put_next_in_line(&user, now);
+            }
+            Waiter::Due | Waiter::Search(_) => {}
         }
     }
 
@@ -65,8 +103,20 @@ impl Service {
             (Waiter::Load(user, _), StoreEvent::Loaded { held, more, .. }) => {
                 self.handle_loaded(&user, held, more, now);
             }
+            (Waiter::Search(search), StoreEvent::Loaded { held, more, .. }) => {
+                self.handle_searched(*search, &held, more, now);
+            }
+            (Waiter::Operator(ticket, question), answer) => {
+                self.handle_operator_read(ticket, question, answer, now);
+            }
             (Waiter::Due, StoreEvent::Due { due, delivered, .. }) => {
                 self.handle_due(due, &delivered, now);
+            }
+            (Waiter::Oldest(user), StoreEvent::Loaded { held, .. }) => {
+                self.handle_oldest(&user, &held, now);
+            }
+            (Waiter::Evicted(user, seq, delivered), answer) => {
+                self.handle_evicted(&user, seq, delivered, answer, now);
             }
             (Waiter::Delivery(id, seq), answer) => self.handle_delivery_read(id, seq, answer, now),
             (Waiter::Chunk(chat, side, number), StoreEvent::Synced { .. }) => {
@@ -91,8 +141,7 @@ impl Service {
                 EndpointEvent::TimedOut(usage) => self.handle_silence(usage, false, now),
                 EndpointEvent::Unreachable(usage) => self.handle_silence(usage, true, now),
                 EndpointEvent::ServerGone(server, GoneReason::NoAck) => {
-                    self.handle_chat_unacknowledged(server, now);
-                    self.fetch_unacknowledged(server, now);
+                    self.handle_unacknowledged(server, now);
                 }
                 EndpointEvent::ServerGone(..) => {}
             }
@@ -102,20 +151,28 @@ impl Service {
 
     fn handle_response(&mut self, usage: Usage, response: Message, flow: Flow, now: Now) {
         match usage {
-            Usage::Pager(id) => self.handle_pager_response(id, response, now),
+            Usage::Pager(id) => {
+                self.handle_pager_response(id, response, now);
+                self.after_pager(id, now);
+            }
             Usage::Delivery(id) => self.handle_delivery_response(id, &response, flow, now),
             Usage::Chat(id, branch) => self.handle_chat_response(id, branch, response, flow, now),
             Usage::Relay(id, branch) => self.handle_relay_response(id, branch, &response, now),
+            Usage::Leg(leg, cseq) => self.handle_leg_response(leg, cseq, &response, flow, now),
             Usage::Nobody => {}
         }
     }
 
     fn handle_silence(&mut self, usage: Usage, unreachable: bool, now: Now) {
         match usage {
-            Usage::Pager(id) => self.handle_pager_silence(id, now),
+            Usage::Pager(id) => {
+                self.handle_pager_silence(id, now);
+                self.after_pager(id, now);
+            }
             Usage::Delivery(id) => self.handle_delivery_silence(id, now),
             Usage::Chat(id, branch) => self.handle_chat_silence(id, branch, now),
             Usage::Relay(id, branch) => self.handle_relay_silence(id, branch, unreachable, now),
+            Usage::Leg(leg, cseq) => self.handle_leg_silence(leg, cseq, now),
             Usage::Nobody => {}
         }
     }

@@ -11,15 +11,17 @@ use crate::msrp::event::InboundId;
 use crate::msrp::frame::FailureReport;
 use crate::msrp::outgoing::OutboundMessage;
 use crate::multipart::{self, NewPart};
+use crate::participating::answering::SIZE_EXCEEDED;
 use crate::participating::arrival::Content;
 use crate::participating::chat::{Chat, ChatId, ChatState, Side};
 use crate::participating::privacy;
+use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
 use crate::participating::transit::{Fate, Transit};
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::rejection::Rejection;
-use crate::store::request::{Seq, Settlement, StoreRequest};
+use crate::store::request::{Refusal, Seq, Settlement, StoreRequest};
 
 /// The transit of the first message: no session of the caller's brought it.
 pub(super) const FIRST: InboundId = InboundId::OUTSIDE;
@@ -167,6 +169,7 @@ impl Service {
             custody.tell(request);
         }
         chat.transits.insert(key, transit);
+        self.expect_receipts_of_chat(id, Side::Caller, FIRST, now);
     }
 
     /// A device has answered the INVITE: the first message goes to it before the caller is answered.
@@ -220,7 +223,7 @@ impl Service {
     /// Row 13 of cpm-facts §6: the device refused it; so is the INVITE, and nothing is kept.
     pub(super) fn first_refused(&mut self, id: ChatId, status: u16, now: Now) {
         if let Some(leg) = self.take_leg(id, Side::Callee) {
-            self.hang_up(leg, None, now);
+            self.hang_up(leg, &Reason::Completed, now);
         }
         self.drop_first(id);
         let status = if (400..700).contains(&status) {
@@ -258,7 +261,7 @@ impl Service {
         let message = match self.kept_message(id, Side::Caller, FIRST, now) {
             Ok(Some(message)) => Box::new(message),
             Ok(None) => return self.first_safe(id, then, now),
-            Err(_) => return self.first_not_stored(id, now),
+            Err(_) => return self.first_not_stored(id, None, now),
         };
         if self.recent.find(message.duplicate_key).is_some() {
             return self.first_safe(id, then, now);
@@ -270,7 +273,7 @@ impl Service {
         transit.fate = Fate::Storing(message.clone(), BodySize::of(&body));
         let waiter = Waiter::Transit(id, Side::Caller, FIRST);
         if !self.begin_custody(&message, body, waiter, now) {
-            self.first_not_stored(id, now);
+            self.first_not_stored(id, Some(Refusal::Full), now);
         }
     }
 
@@ -298,8 +301,8 @@ impl Service {
         self.first_safe(id, then, now);
     }
 
-    /// It could not be stored: the caller still has it.
-    pub(super) fn first_not_stored(&mut self, id: ChatId, now: Now) {
+    /// It could not be stored, or nothing may be: the caller still has it.
+    pub(super) fn first_not_stored(&mut self, id: ChatId, why: Option<Refusal>, now: Now) {
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
@@ -311,12 +314,16 @@ impl Service {
         if let Some(Fate::Storing(message, size)) = transit.map(|transit| transit.fate) {
             self.end_storing(&message, size, now);
         }
-        let status = match (cancelled, self.settings.deferral) {
-            (true, _) => 487,
-            (false, true) => 503,
-            (false, false) => 480,
+        let rejection = match why {
+            _ if cancelled => refusal(487),
+            // Row 15 of cpm-facts §6.
+            Some(Refusal::TooLarge | Refusal::OverQuota) => {
+                refusal(403).with_warning(SIZE_EXCEEDED)
+            }
+            Some(_) => refusal(503),
+            None => refusal(480),
         };
-        self.refuse_chat(id, &refusal(status), now);
+        self.refuse_chat(id, &rejection, now);
     }
 
     /// Nothing is owed for the first message any more.
@@ -360,7 +367,7 @@ impl Service {
             first.then = Then::Refuse(status);
         }
         if let Some(leg) = self.take_leg(id, Side::Callee) {
-            self.hang_up(leg, None, now);
+            self.hang_up(leg, &Reason::Completed, now);
             self.store_first(id, now);
         }
         true
@@ -373,8 +380,7 @@ impl Service {
             return false;
         }
         if let Some(leg) = self.take_leg(id, Side::Callee) {
-            let reason = "SIP;cause=480;text=\"Bearer unavailable\"";
-            self.hang_up(leg, Some(reason), now);
+            self.hang_up(leg, &Reason::BearerLost, now);
             self.store_first(id, now);
         }
         true

@@ -49,7 +49,7 @@ impl SessionService {
 
     /// Whoever only sends does not chat.
     fn of_shape(offer: &SessionDescription) -> Self {
-        let direction = offer.usable().map(|(_, media)| media.direction);
+        let direction = offer.usable().next().map(|(_, media)| media.direction);
         match direction {
             Some(Direction::SendOnly) => Self::Large,
             _ => Self::Chat,

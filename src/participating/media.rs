@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use crate::clock::{Instant, Now};
 use crate::msrp::connection_queue::{ConnectionQueue, QueueLimits};
 use crate::msrp::event::SessionEvent;
+use crate::msrp::fingerprint::Fingerprint;
 use crate::msrp::frame::FrameEvent;
 use crate::msrp::incoming::IncomingLimits;
 use crate::msrp::negotiation::{self, Agreement, Local, Role, SdpRefusal};
@@ -46,12 +48,21 @@ pub enum MediaUse {
 pub enum MediaAction {
     /// Write octets.
     Send(ConnectionId, Bytes),
-    /// Open a connection.
-    Connect(AttemptId, SocketAddr),
+    /// Open a connection; over TLS to this peer, if one is given.
+    Connect(AttemptId, SocketAddr, Option<SecurePeer>),
     /// Look up a name.
     Resolve(AttemptId, String, u16),
     /// Close a connection once its octets are written.
     Close(ConnectionId),
+}
+
+/// How the peer of a TLS connection is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecurePeer {
+    /// The host in its path: its certificate has to name it, unless there is a fingerprint.
+    pub name: String,
+    /// What its certificate hashes to.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// One of our MSRP listeners as peers see it.
@@ -63,11 +74,19 @@ pub struct MediaListener {
     pub host: String,
     /// The port in our paths.
     pub port: u16,
+    /// Whether it speaks TLS.
+    pub secure: bool,
 }
 
 /// Bounds and times.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct MediaSettings {
+    /// `a=fingerprint` of our certificate.
+    pub fingerprint: Option<Arc<str>>,
+    /// Whether we offer sessions over TLS.
+    pub offers_tls: bool,
+    /// Whether we do CEMA (RFC 6714).
+    pub cema: bool,
     /// Octets of a chunk we send.
     pub chunk: usize,
     /// Largest message taken, in octets.
@@ -94,14 +113,21 @@ pub(super) struct Entry {
     pub(super) bind_by: Option<Instant>,
     /// Pieces of frames from a peer that was faster than its answer to our offer.
     pub(super) early: Vec<(ConnectionId, FrameEvent)>,
+    /// Who the peer is, for a session over TLS that is agreed on.
+    pub(super) peer: Option<SecurePeer>,
 }
 
 #[derive(Debug)]
 pub(super) struct Description {
+    /// Which way both sides let payload go, from our side.
+    pub(super) agreed: Direction,
     accept: Vec<String>,
     wrapped: Vec<String>,
     direction: Direction,
     number: u64,
+    version: u64,
+    /// As it was written last: with the same text goes the same version (RFC 4975 §8.4).
+    text: String,
 }
 
 #[derive(Debug)]
@@ -122,6 +148,8 @@ pub struct Media {
     pub(super) entries: BTreeMap<MediaId, Entry>,
     pub(super) by_session: HashMap<String, MediaId, foldhash::fast::RandomState>,
     pub(super) connections: BTreeMap<ConnectionId, Connection>,
+    /// Connections over TLS, and the certificates that their peers showed.
+    pub(super) certificates: BTreeMap<ConnectionId, Option<Bytes>>,
     pub(super) attempts: BTreeMap<AttemptId, MediaId>,
     pub(super) events: VecDeque<(MediaId, MediaUse, SessionEvent)>,
     pub(super) actions: VecDeque<MediaAction>,
@@ -140,6 +168,7 @@ impl Media {
             entries: BTreeMap::new(),
             by_session: HashMap::default(),
             connections: BTreeMap::new(),
+            certificates: BTreeMap::new(),
             attempts: BTreeMap::new(),
             events: VecDeque::new(),
             actions: VecDeque::new(),
@@ -167,9 +196,40 @@ impl Media {
         self.entries.len() < self.settings.sessions
     }
 
-    /// Prepares a session towards a peer at `remote`; `None` when there is no room for one.
+    /// Prepares a session that we offer to a peer at `remote`, as the configuration says; `None` when
+    /// there is no room for one.
     pub fn open(
         &mut self,
+        usage: MediaUse,
+        remote: IpAddr,
+        direction: Direction,
+        tokens: &mut Tokens,
+    ) -> Option<MediaId> {
+        self.open_over(self.offers_tls(), usage, remote, direction, tokens)
+    }
+
+    /// Whether we offer TLS.
+    pub fn offers_tls(&self) -> bool {
+        self.settings.offers_tls && self.listeners.iter().any(|listener| listener.secure)
+    }
+
+    /// Whether an offer is answered over TLS: by the first of its sections that a listener of ours
+    /// speaks.
+    pub fn answers_tls(&self, offer: &SessionDescription) -> Result<bool, SdpRefusal> {
+        let spoken = |secure| self.listeners.iter().any(|it| it.secure == secure);
+        let sections: Vec<bool> = offer.usable().map(|(_, media)| media.secure).collect();
+        let found = sections.iter().find(|secure| spoken(**secure)).copied();
+        found.ok_or(if sections.is_empty() {
+            SdpRefusal::NO_MSRP
+        } else {
+            SdpRefusal::NO_TLS
+        })
+    }
+
+    /// Prepares a session with or without TLS.
+    pub fn open_over(
+        &mut self,
+        secure: bool,
         usage: MediaUse,
         remote: IpAddr,
         direction: Direction,
@@ -179,15 +239,18 @@ impl Media {
             return None;
         }
         let same_family = |listener: &&MediaListener| listener.bound.is_ipv4() == remote.is_ipv4();
-        let listener = self
-            .listeners
-            .iter()
-            .find(same_family)
-            .or(self.listeners.first())?;
+        let fitting = || self.listeners.iter().filter(|it| it.secure == secure);
+        let listener = fitting().find(same_family).or(fitting().next())?;
         let session_id = new_session_id(self.shard, tokens);
-        let uri = MsrpUri::of_session(&listener.host, listener.port, &session_id).ok()?;
+        let of_session = if secure {
+            MsrpUri::of_secure_session
+        } else {
+            MsrpUri::of_session
+        };
+        let uri = of_session(&listener.host, listener.port, &session_id).ok()?;
         self.last += 1;
         let id = MediaId(self.last);
+        let number = tokens.number() >> 2;
         let owned = |types: &[&str]| types.iter().map(|each| (*each).to_owned()).collect();
         let entry = Entry {
             usage,
@@ -196,11 +259,15 @@ impl Media {
                 accept: owned(&ACCEPT_TYPES),
                 wrapped: owned(&ACCEPT_WRAPPED),
                 direction,
-                number: tokens.number() >> 2,
+                number,
+                version: number,
+                text: String::new(),
+                agreed: direction,
             },
             session: None,
             bind_by: None,
             early: Vec::new(),
+            peer: None,
         };
         self.entries.insert(id, entry);
         self.by_session.insert(session_id, id);
@@ -216,11 +283,12 @@ impl Media {
     }
 
     /// Our offer.
-    pub fn offer(&self, id: MediaId) -> String {
-        let entry = self.entries.get(&id);
-        entry.map_or_else(String::new, |entry| {
-            entry.describe(self.settings.message, negotiation::offer)
-        })
+    pub fn offer(&mut self, id: MediaId) -> String {
+        let most = &self.settings;
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return String::new();
+        };
+        entry.write(most, negotiation::offer)
     }
 
     /// Our answer to an offer; the session stands from then on.
@@ -230,11 +298,11 @@ impl Media {
         offer: &SessionDescription,
         now: Now,
     ) -> Result<String, SdpRefusal> {
-        let Some(entry) = self.entries.get(&id) else {
+        let most = &self.settings;
+        let Some(entry) = self.entries.get_mut(&id) else {
             return Ok(String::new());
         };
-        let most = self.settings.message;
-        let (text, agreement) = entry.describe(most, |local| negotiation::answer(offer, local))?;
+        let (text, agreement) = entry.write_answer(most, offer)?;
         self.begin(id, agreement, now);
         Ok(text)
     }
@@ -249,7 +317,7 @@ impl Media {
         let Some(entry) = self.entries.get(&id) else {
             return Ok(Direction::Inactive);
         };
-        let most = self.settings.message;
+        let most = &self.settings;
         let agreement = entry.describe(most, |local| negotiation::accept_answer(local, answer))?;
         let direction = agreement.direction;
         self.begin(id, agreement, now);
@@ -257,14 +325,16 @@ impl Media {
     }
 
     fn begin(&mut self, id: MediaId, agreement: Agreement, now: Now) {
-        let settings = self.settings;
+        let settings = self.settings.clone();
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
         if entry.session.is_some() {
             return;
         }
-        let peer = agreement.peer.first().clone();
+        let (host, port) = agreement.meets_at.clone();
+        entry.peer = secure_peer(&entry.uri, &agreement);
+        entry.description.agreed = agreement.direction;
         entry.bind_by = Some(now.instant + settings.bind_within);
         entry.session = Some(Session::new(SessionConfig {
             local: entry.uri.clone(),
@@ -284,8 +354,14 @@ impl Media {
             self.take_frame(id, connection, event);
         }
         if agreement.role == Role::Active {
-            self.connect(id, peer.host(), peer.port().unwrap_or(2855));
+            self.connect(id, &host, port);
         }
+    }
+
+    /// Whether the peer takes user payload at the moment (RFC 4975 §8.9).
+    pub fn may_send(&self, id: MediaId) -> bool {
+        let entry = self.entries.get(&id);
+        entry.is_none_or(|entry| entry.description.agreed.sends())
     }
 
     /// The machine of a session; whoever asks may make it say something.
@@ -339,7 +415,7 @@ impl Media {
         }
     }
 
-    fn drain_session(&mut self, id: MediaId) {
+    pub(super) fn drain_session(&mut self, id: MediaId) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
@@ -410,8 +486,20 @@ impl Media {
     }
 }
 
+/// Who the peer of a session over TLS has to be.
+pub(super) fn secure_peer(own: &MsrpUri, agreement: &Agreement) -> Option<SecurePeer> {
+    own.is_secure().then(|| SecurePeer {
+        name: agreement.peer.first().host().to_owned(),
+        fingerprint: agreement.fingerprint.clone(),
+    })
+}
+
 impl Entry {
-    fn describe<T>(&self, max_size: u64, write: impl FnOnce(&Local<'_>) -> T) -> T {
+    pub(super) fn describe<T>(
+        &self,
+        most: &MediaSettings,
+        write: impl FnOnce(&Local<'_>) -> T,
+    ) -> T {
         let accept: Vec<&str> = self.description.accept.iter().map(String::as_str).collect();
         let wrapped: Vec<&str> = self
             .description
@@ -424,9 +512,38 @@ impl Entry {
             accept_types: &accept,
             accept_wrapped_types: &wrapped,
             direction: self.description.direction,
-            max_size: Some(max_size),
+            max_size: Some(most.message),
+            fingerprint: most.fingerprint.as_deref(),
+            cema: most.cema,
             session: self.description.number,
-            version: self.description.number,
+            version: self.description.version,
         })
+    }
+
+    /// A description that differs from the one before gets the next version (RFC 3264 §8).
+    pub(super) fn write(
+        &mut self,
+        most: &MediaSettings,
+        write: impl Fn(&Local<'_>) -> String,
+    ) -> String {
+        let mut text = self.describe(most, &write);
+        if !self.description.text.is_empty() && self.description.text != text {
+            self.description.version += 1;
+            text = self.describe(most, &write);
+        }
+        self.description.text.clone_from(&text);
+        text
+    }
+
+    pub(super) fn write_answer(
+        &mut self,
+        most: &MediaSettings,
+        offer: &SessionDescription,
+    ) -> Result<(String, Agreement), SdpRefusal> {
+        let (_, agreement) = self.describe(most, |local| negotiation::answer(offer, local))?;
+        let text = self.write(most, |local| {
+            negotiation::answer(offer, local).map_or_else(|_| String::new(), |(text, _)| text)
+        });
+        Ok((text, agreement))
     }
 }

@@ -4,11 +4,15 @@ use crate::clock::Now;
 use crate::msrp::connection_queue::{ConnectionQueue, QueueLimits};
 use crate::msrp::event::SessionEvent;
 use crate::msrp::frame::FrameEvent;
+use crate::msrp::session::Session;
 use crate::msrp::uri::session_id_in;
 use crate::msrp::writer;
-use crate::participating::media::{AttemptId, Connection, Media, MediaAction, MediaId, MediaUse};
+use crate::participating::media::{
+    AttemptId, Connection, Media, MediaAction, MediaId, MediaUse, SecurePeer,
+};
 use crate::sip::transport::flow::ConnectionId;
 use crate::token::Tokens;
+use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,7 +27,7 @@ impl Media {
         self.attempts.insert(attempt, id);
         let host = host.trim_start_matches('[').trim_end_matches(']');
         self.actions.push_back(match host.parse::<IpAddr>() {
-            Ok(ip) => MediaAction::Connect(attempt, SocketAddr::new(ip, port)),
+            Ok(ip) => MediaAction::Connect(attempt, SocketAddr::new(ip, port), self.secure(id)),
             Err(_) => MediaAction::Resolve(attempt, host.to_owned(), port),
         });
     }
@@ -31,11 +35,39 @@ impl Media {
     /// A name was looked up.
     pub fn handle_resolved(&mut self, attempt: AttemptId, addresses: &[SocketAddr]) {
         match addresses.first() {
-            Some(address) => self
-                .actions
-                .push_back(MediaAction::Connect(attempt, *address)),
+            Some(address) => {
+                let id = self.attempts.get(&attempt);
+                let peer = id.and_then(|id| self.secure(*id));
+                self.actions
+                    .push_back(MediaAction::Connect(attempt, *address, peer));
+            }
             None => self.handle_unreachable(attempt),
         }
+    }
+
+    fn secure(&self, id: MediaId) -> Option<SecurePeer> {
+        self.entries.get(&id)?.peer.clone()
+    }
+
+    /// A connection speaks TLS, and its peer showed this certificate, in DER.
+    pub fn handle_secured(&mut self, connection: ConnectionId, certificate: Option<Bytes>) {
+        self.certificates.insert(connection, certificate);
+    }
+
+    /// RFC 4975 §14.4: a session over TLS takes no connection but one whose peer is the one described.
+    fn is_trusted(&self, id: MediaId, connection: ConnectionId) -> bool {
+        let Some(entry) = self.entries.get(&id) else {
+            return true;
+        };
+        let own = entry.session.as_ref().and_then(Session::connection);
+        if own == Some(connection) || !entry.uri.is_secure() {
+            return true;
+        }
+        let Some(certificate) = self.certificates.get(&connection) else {
+            return false;
+        };
+        let wanted = entry.peer.as_ref().and_then(|it| it.fingerprint.as_ref());
+        wanted.is_none_or(|wanted| certificate.as_ref().is_some_and(|it| wanted.matches(it)))
     }
 
     /// A connection stands.
@@ -91,6 +123,7 @@ impl Media {
 
     /// A connection has ended, and so have its sessions.
     pub fn handle_lost(&mut self, connection: ConnectionId) {
+        self.certificates.remove(&connection);
         let Some(lost) = self.connections.remove(&connection) else {
             return;
         };
@@ -158,6 +191,11 @@ impl Media {
     }
 
     pub(super) fn take_frame(&mut self, id: MediaId, connection: ConnectionId, event: FrameEvent) {
+        if !self.is_trusted(id, connection) {
+            tracing::warn!("an MSRP peer is not who the session is with; its connection is closed");
+            self.actions.push_back(MediaAction::Close(connection));
+            return;
+        }
         if let Some(session) = self.session(id) {
             session.handle_frame(connection, event);
             if session.connection() == Some(connection) {

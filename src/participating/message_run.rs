@@ -11,9 +11,7 @@ use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::sip::message::Message;
 use crate::sip::transaction::table::Kind;
-use crate::store::request::{
-    BodySource, DeferredMessage, Held, Refusal, Seq, Settlement, StoreEvent,
-};
+use crate::store::request::{BodySource, DeferredMessage, Held, Refusal, Seq, StoreEvent};
 
 /// Octets asked for at a time when a long body is read back.
 const PIECE: usize = 256 * 1024;
@@ -185,7 +183,7 @@ impl Service {
         }
     }
 
-    /// A message that the store lost track of is left out; a damaged one counts as failed.
+    /// A message that the store lost track of is left out; a damaged one has been ended by `handle_ruined`.
     pub(super) fn skip_unread_message(
         &mut self,
         id: DeliveryId,
@@ -203,7 +201,7 @@ impl Service {
             .map(|d| (d.user.clone(), d.key.clone()));
         match (held, key, refusal) {
             (Some(held), Some((user, key)), Refusal::Unknown | Refusal::Damaged) => {
-                self.take_out(&user, &key, held.seq, Settlement::Failed);
+                self.leave_out(&user, &key, held.seq);
                 self.take_next_message(id, now);
             }
             _ => self.end_delivery(id, RunEnd::Parked, now),

@@ -8,6 +8,7 @@ use crate::participating::forward::has_privacy_id;
 use crate::participating::privacy::ANONYMOUS;
 use crate::registrar::Profile;
 use crate::sip::reply::RequestBuilder;
+use crate::sip::session_timer::Field;
 use crate::store::request::{DeferredMessage, MessageKind};
 use crate::token::Tokens;
 
@@ -16,8 +17,11 @@ pub(super) const SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.";
 /// The same as it stands in a feature tag.
 const SERVICE_ESCAPED: &str = "urn%3Aurn-7%3A3gpp-service.ims.icsi.";
 
+/// The user part of the participating function's own address.
+pub const FUNCTION: &str = "pf";
+
 /// What the participating function says it understands.
-pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, UPDATE";
+pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, UPDATE, PRACK";
 
 /// The author as the recipient may see him.
 pub fn shown_author(message: &DeferredMessage) -> &str {
@@ -52,7 +56,8 @@ pub fn message(
 ) -> Bytes {
     let call = CallNames::new(domain, tokens);
     let mut request = begin("MESSAGE", message, target, via, &call);
-    if target.profile != Profile::MessageOnly && message.kind != MessageKind::Notification {
+    let is_cpm = target.states_service || target.profile != Profile::MessageOnly;
+    if is_cpm && message.kind != MessageKind::Notification {
         let service = "oma.cpm.deferred";
         request = request
             .header("P-Asserted-Service", &format!("{SERVICE}{service}"))
@@ -61,8 +66,11 @@ pub fn message(
     if !is_private(message) {
         request = request.header("P-Asserted-Identity", &format!("<sip:{}>", message.author));
     }
+    // RFC 3428 §4: Expires counts from Date, so that the two together say when it ends.
+    let validity = message.expires_at.0.saturating_sub(message.accepted_at.0) / 1000;
     request
         .header("Date", &date::sip(message.accepted_at))
+        .header("Expires", &validity.to_string())
         .body(&message.content_type, body)
         .build()
 }
@@ -101,14 +109,14 @@ impl CallNames {
 pub struct Replay<'a> {
     /// The oldest message of the run.
     pub message: &'a DeferredMessage,
+    /// The end of the service identifier.
+    pub service: &'a str,
     /// The device.
     pub target: &'a Target,
     /// Our Via.
     pub via: &'a str,
     /// Call-ID, tag and CSeq.
     pub call: &'a CallNames,
-    /// The session interval the device wants, in seconds (RFC 4028 §7.3).
-    pub interval: Option<u32>,
     /// Our URI inside the dialog.
     pub contact: &'a str,
     /// The home domain.
@@ -117,6 +125,8 @@ pub struct Replay<'a> {
     pub content_type: &'a str,
     /// The session description, alone or with the first message.
     pub body: &'a [u8],
+    /// Session-Expires and Min-SE.
+    pub timer: &'a [Field],
 }
 
 /// The INVITE of a replay: the store-and-forward identity asserts it for RCS contacts, and the author
@@ -124,11 +134,11 @@ pub struct Replay<'a> {
 pub fn invite(replay: &Replay<'_>) -> Bytes {
     let Replay {
         message,
+        service,
         target,
         domain,
         ..
     } = *replay;
-    let service = "oma.cpm.session";
     // An RCS-e client takes a plain description from the store-and-forward identity for a push of
     // notifications and drops the text in it; without its marks it is an ordinary chat.
     let is_marked =
@@ -152,16 +162,13 @@ pub fn invite(replay: &Replay<'_>) -> Bytes {
     if target.profile == Profile::RcsE {
         request = request.header("Accept-Contact", "*;+g.oma.sip-im");
     }
-    // The device refreshes: we end the session long before we would have to.
-    if let Some(interval) = replay.interval {
-        request = request
-            .header("Session-Expires", &format!("{interval};refresher=uas"))
-            .header("Min-SE", &interval.to_string());
+    for (name, value) in replay.timer {
+        request = request.header(name, value);
     }
     request
         .header("Date", &date::sip(message.accepted_at))
         .header("Allow", ALLOW)
-        .header("Supported", "timer")
+        .header("Supported", "timer, 100rel")
         .body(replay.content_type, replay.body)
         .build()
 }

@@ -9,7 +9,7 @@ use crate::participating::admission::{Admission, UNAVAILABLE};
 use crate::participating::arrival::{self, Content, ConversationHeaders};
 use crate::participating::contacts::Target;
 use crate::participating::deferral::{Condition, DeviceAnswers, Form, Stored, verdict};
-use crate::participating::receipts::Receipt;
+use crate::participating::receipts::{MessageRef, Notice, Receipt};
 use crate::participating::revocation;
 use crate::participating::served_user::ServedUser;
 use crate::participating::service::{Service, Usage, Waiter};
@@ -22,7 +22,7 @@ use crate::sip::splice::Edit;
 use crate::sip::transaction::table::{Kind, ServerId};
 use crate::sip::transport::flow::Flow;
 use crate::sip::warning;
-use crate::store::request::{Body, DeferredMessage, Seq, Settlement, StoreRequest};
+use crate::store::request::{Body, DeferredMessage, Refusal, Seq, Settlement, StoreRequest};
 
 /// Names a MESSAGE under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,8 +36,6 @@ pub struct Pager {
     author: Identity,
     recipient: Identity,
     content: Content,
-    /// What it reports, if it is a notification: claimed, and given back if it is refused.
-    receipt: Option<Receipt>,
     answered: bool,
     branches: usize,
     /// Its conversation header fields, if we had to give it some.
@@ -80,8 +78,13 @@ impl Service {
         recipient: Identity,
         now: Now,
     ) {
-        let content = match self.read_message(&request) {
-            Ok(content) => content,
+        let read = self.read_message(&request).and_then(|content| {
+            let receipt = content.is_notification;
+            let receipt = receipt.then(|| read_receipt(&request, &author, &recipient));
+            Ok((content, receipt.transpose()?))
+        });
+        let (content, receipt) = match read {
+            Ok(read) => read,
             Err(rejection) => return self.reject(&request, server, &rejection, now),
         };
         let (request, generated) = match self.prepared(&request, &author, &recipient) {
@@ -108,24 +111,7 @@ impl Service {
                 return self.handle_revocation(request, server, parties, revoked, now);
             }
         }
-        let receipt = content
-            .is_notification
-            .then(|| Receipt::read(request.body(), &recipient, &author))
-            .flatten();
-        if let Some(receipt) = &receipt {
-            self.note_receipt(receipt);
-        }
-        if receipt
-            .as_ref()
-            .is_some_and(|receipt| !self.receipts.claim(receipt, now))
-        {
-            tracing::debug!(%author, "a second notification of one kind ends here");
-            let octets = self.reply(&request, 200, "OK", None).build();
-            return self.sip.respond(server, 200, octets, now);
-        }
-        let targets = self.message_targets(&recipient, Some(&request));
-        let pass = !targets.is_empty() && self.may_pass(&request, &author, &recipient);
-        let absent = self.absence(&recipient);
+        self.expect_receipts_of(&request, &content, &author, &recipient, now);
         let id = PagerId(self.next_number());
         let pager = Pager {
             request,
@@ -134,7 +120,6 @@ impl Service {
             recipient,
             content,
             generated,
-            receipt,
             answered: false,
             branches: 0,
             ways: Vec::new(),
@@ -142,10 +127,69 @@ impl Service {
             keeping: Keeping::No,
         };
         self.pagers.insert(id, pager);
-        if pass {
+        match receipt {
+            Some(receipt) => self.take_receipt(id, receipt, now),
+            None => self.start_pager(id, now),
+        }
+    }
+
+    /// To the devices, or into custody.
+    pub(super) fn start_pager(&mut self, id: PagerId, now: Now) {
+        let Some(pager) = self.pagers.get(&id) else {
+            return;
+        };
+        let (author, recipient) = (pager.author.clone(), pager.recipient.clone());
+        let is_receipt = pager.content.is_notification;
+        let request = pager.request.clone();
+        let targets = self.message_targets(&recipient, Some(&request));
+        let user = self.users.get(&recipient);
+        let in_order = !is_receipt || user.is_none_or(|user| user.may_pass_receipt(&author));
+        let free = in_order && self.may_pass(&request, &author, &recipient);
+        if free && !targets.is_empty() {
             self.fork_message(id, &targets, now);
         } else {
+            let absent = self.absence(&recipient);
             self.decide(id, absent, now);
+        }
+    }
+
+    /// Whether the author has had no answer yet.
+    pub(super) fn is_unanswered(&self, id: PagerId) -> bool {
+        self.pagers.get(&id).is_some_and(|pager| !pager.answered)
+    }
+
+    /// 202 for what has been taken before.
+    pub(super) fn accept_without_effect(&mut self, id: PagerId, now: Now) {
+        if let Some(pager) = self.pagers.remove(&id) {
+            self.accepted(&pager.request, pager.server, None, now);
+        }
+    }
+
+    /// 503 for what there is no room for.
+    pub(super) fn refuse_overloaded(&mut self, id: PagerId, now: Now) {
+        if let Some(pager) = self.pagers.remove(&id) {
+            self.overloaded(&pager.request, pager.server, now);
+        }
+    }
+
+    /// A message that asks for receipts is made known before a device can have it.
+    fn expect_receipts_of(
+        &mut self,
+        request: &Message,
+        content: &Content,
+        author: &Identity,
+        recipient: &Identity,
+        now: Now,
+    ) {
+        if let (false, Some(id)) = (content.dispositions.is_empty(), &content.message_id) {
+            let message = MessageRef {
+                author: author.clone(),
+                recipient: recipient.clone(),
+                message_id: id.as_str().into(),
+            };
+            let expires = arrival::expiry(request, self.settings.lifetimes, now);
+            let is_private = super::forward::wants_privacy(request);
+            self.expect_receipts(message, expires, is_private);
         }
     }
 
@@ -217,7 +261,7 @@ impl Service {
         false
     }
 
-    fn read_message(&self, request: &Message) -> Result<Content, Rejection> {
+    pub(super) fn read_message(&self, request: &Message) -> Result<Content, Rejection> {
         if request.body().len() as u64 > self.settings.largest_message {
             let too_large = Rejection::new(413, "Request Entity Too Large");
             return Err(too_large.with_warning(warning::TOO_LARGE));
@@ -231,7 +275,10 @@ impl Service {
         if is_coded && arrival::is_type(content_type, crate::cpim::MEDIA_TYPE) {
             return Err(Rejection::new(415, "Unsupported Media Type"));
         }
-        Content::read(content_type, request.body())
+        let mut content = Content::read(content_type, request.body())?;
+        let disposition = request.header(HeaderName::ContentDisposition);
+        content.is_notification |= crate::imdn::is_aggregate(content_type, disposition);
+        Ok(content)
     }
 
     /// A message never overtakes one that is being stored or replayed (decision 3).
@@ -327,6 +374,7 @@ impl Service {
             let octets = pager.answer_of(response);
             self.sip
                 .respond(pager.server, response.status(), octets, now);
+            self.receipt_taken(id);
         }
         let Some(pager) = self.pagers.get_mut(&id) else {
             return;
@@ -387,9 +435,7 @@ impl Service {
             return self.unavailable(id, now);
         };
         let (server, status, octets) = (pager.server, best.status(), pager.answer_of(best));
-        if let Some(pager) = self.pagers.remove(&id) {
-            self.give_receipt_back(&pager);
-        }
+        self.pagers.remove(&id);
         self.sip.respond(server, status, octets, now);
     }
 
@@ -422,7 +468,6 @@ impl Service {
                 pager.keeping = Keeping::Storing(message);
             }
         } else if let Some(pager) = self.pagers.remove(&id) {
-            self.give_receipt_back(&pager);
             self.overloaded(&pager.request, pager.server, now);
         }
     }
@@ -441,6 +486,7 @@ impl Service {
                 self.recent.add(message.duplicate_key, seq, now);
                 let ids = (message.conversation.as_str(), message.contribution.as_str());
                 self.accepted(&request, server, Some(ids), now);
+                self.receipt_taken(id);
                 self.tell_stored(&message, now);
                 if waits {
                     let key = arrival::conversation_key(&message);
@@ -466,7 +512,7 @@ impl Service {
     }
 
     /// The store could not take it: the author keeps the message.
-    pub(super) fn handle_pager_not_stored(&mut self, id: PagerId, now: Now) {
+    pub(super) fn handle_pager_not_stored(&mut self, id: PagerId, refusal: Refusal, now: Now) {
         let Some(pager) = self.pagers.get_mut(&id) else {
             return;
         };
@@ -474,13 +520,9 @@ impl Service {
         if let Keeping::Storing(message) | Keeping::Superseded(message) = keeping {
             let answered = std::mem::replace(&mut pager.answered, true);
             let (request, server) = (pager.request.clone(), pager.server);
-            let receipt = pager.receipt.take();
             self.end_storing(&message, BodySize::of_whole(request.body()), now);
             if !answered {
-                if let Some(receipt) = receipt {
-                    self.receipts.give_back(&receipt);
-                }
-                self.overloaded(&request, server, now);
+                self.not_stored(&request, server, refusal, now);
             }
         }
         self.branch_ended(id, now);
@@ -521,6 +563,7 @@ impl Service {
             let waits = |pager: &Pager| !pager.answered && matches!(pager.keeping, Keeping::No);
             if self.pagers.get(&id).is_some_and(waits) {
                 self.decide(id, Condition::Unreachable, now);
+                self.after_pager(id, now);
             }
         }
     }
@@ -529,17 +572,9 @@ impl Service {
         self.refuse(id, &Rejection::new(480, "Temporarily Unavailable"), now);
     }
 
-    fn refuse(&mut self, id: PagerId, rejection: &Rejection, now: Now) {
+    pub(super) fn refuse(&mut self, id: PagerId, rejection: &Rejection, now: Now) {
         if let Some(pager) = self.pagers.remove(&id) {
-            self.give_receipt_back(&pager);
             self.reject(&pager.request, pager.server, rejection, now);
-        }
-    }
-
-    /// A notification that its author did not get may come again.
-    fn give_receipt_back(&mut self, pager: &Pager) {
-        if let Some(receipt) = &pager.receipt {
-            self.receipts.give_back(receipt);
         }
     }
 
@@ -557,6 +592,24 @@ impl Service {
         });
         Body::Spooled { spool, length }
     }
+}
+
+/// What a MESSAGE with a disposition notification says; a malformed one is refused (cpm-facts §11).
+pub(super) fn read_receipt(
+    request: &Message,
+    author: &Identity,
+    recipient: &Identity,
+) -> Result<Receipt, Rejection> {
+    let content_type = request.header(HeaderName::ContentType).unwrap_or_default();
+    let disposition = request.header(HeaderName::ContentDisposition);
+    let notices = Notice::read(content_type, disposition, request.body())
+        .map_err(|_| Rejection::new(400, "Malformed message/imdn+xml"))?;
+    Ok(Receipt {
+        author: recipient.clone(),
+        speaker: author.clone(),
+        own: false,
+        notices,
+    })
 }
 
 fn pager_was_tried(pager: Option<Pager>) -> bool {

@@ -13,9 +13,10 @@ use crate::msrp::sdp::{Direction, SessionDescription};
 use crate::participating::callee;
 use crate::participating::contacts::Target;
 use crate::participating::delivery::{Delivery, DeliveryBy, DeliveryId};
-use crate::participating::dialogs::{DialogKey, DialogUse};
+use crate::participating::dialogs::DialogUse;
 use crate::participating::large::SessionService;
-use crate::participating::media::{MediaId, MediaUse};
+use crate::participating::leg::{Leg, Unacknowledged};
+use crate::participating::media::MediaUse;
 use crate::participating::outgoing;
 use crate::participating::served_user::{RunEnd, RunId};
 use crate::participating::service::{Service, Usage};
@@ -25,6 +26,7 @@ use crate::sip::dialog::Dialog;
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::rejection::Rejection;
 use crate::sip::reply;
+use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction::ServerId;
 use crate::sip::transaction::table::Kind;
 use crate::sip::transport::flow::Flow;
@@ -101,11 +103,10 @@ pub(super) struct Pulled {
     queue: VecDeque<Held>,
     /// Of each message that was lent, its conversation.
     keys: BTreeMap<Seq, ConversationKey>,
-    server: ServerId,
 }
 
 impl Pulled {
-    fn new(runs: Vec<RunId>, queue: VecDeque<Held>, server: ServerId) -> Self {
+    fn new(runs: Vec<RunId>, queue: VecDeque<Held>) -> Self {
         let keys = queue
             .iter()
             .map(|held| (held.seq, held.conversation.clone()));
@@ -113,7 +114,6 @@ impl Pulled {
             keys: keys.collect(),
             runs,
             queue,
-            server,
         }
     }
 
@@ -140,7 +140,7 @@ impl Service {
         if open + self.deliveries.len() >= self.settings.most_under_way || self.draining {
             return self.overloaded(&fetch.invite, fetch.server, now);
         }
-        let receives = fetch.offer.usable();
+        let receives = fetch.offer.usable().next();
         if !receives.is_some_and(|(_, media)| media.direction.receives()) {
             let unable = Rejection::new(488, "Not Acceptable Here");
             return self.reject(&fetch.invite, fetch.server, &unable, now);
@@ -185,7 +185,7 @@ impl Service {
             targets: Vec::new(),
             target: 0,
             copies_for: None,
-            pulled: Some(Pulled::new(runs, queue, fetch.server)),
+            pulled: Some(Pulled::new(runs, queue)),
             carrier: DeliveryBy::Session(Box::default()),
         };
         tracing::debug!(%user, wanted = ?fetch.wanted, "a fetch begins");
@@ -204,13 +204,26 @@ impl Service {
             offer,
             ..
         } = fetch;
-        let remote = flow.remote.ip();
-        let opened = self.media.open(
-            MediaUse::Replay(id),
-            remote,
-            Direction::SendOnly,
-            &mut self.tokens,
-        );
+        let mut timer = SessionTimer::new(self.settings.timer);
+        let fields = match timer.answer(invite, now.instant) {
+            Ok(fields) => fields,
+            Err(too_small) => {
+                self.interval_too_small(invite, *server, too_small, now);
+                return false;
+            }
+        };
+        let secure = match self.media.answers_tls(offer) {
+            Ok(secure) => secure,
+            Err(refusal) => {
+                self.reject_description(invite, *server, refusal, now);
+                return false;
+            }
+        };
+        let (media_use, remote) = (MediaUse::Replay(id), flow.remote.ip());
+        let (direction, tokens) = (Direction::SendOnly, &mut self.tokens);
+        let opened = self
+            .media
+            .open_over(secure, media_use, remote, direction, tokens);
         let Some(media) = opened else {
             self.overloaded(invite, *server, now);
             return false;
@@ -234,54 +247,44 @@ impl Service {
         };
         let advertised = self.sip.advertised(flow);
         let contact = callee::contact(&self.settings, advertised, flow, SessionService::Chat);
-        let octets = reply::response(invite, 200, "OK", Some(&tag))
+        let mut reply = reply::response(invite, 200, "OK", Some(&tag))
             .header("Contact", &contact)
             .header("Allow", outgoing::ALLOW)
-            .body("application/sdp", sdp.as_bytes())
-            .build();
-        self.hold_fetch(id, dialog, media, *flow);
+            .header("Supported", "timer");
+        for (name, value) in &fields {
+            reply = reply.header(name, value);
+        }
+        let octets = reply.body("application/sdp", sdp.as_bytes()).build();
+        let mut leg = Leg::new(dialog, *flow, media, timer);
+        leg.learn_methods(invite);
+        leg.unacknowledged = Some(Unacknowledged {
+            server: *server,
+            cseq: invite.cseq().map(|cseq| cseq.number).unwrap_or_default(),
+            offered: false,
+        });
+        self.hold_fetch(id, leg);
         self.sip.respond(*server, 200, octets, now);
         true
     }
 
-    fn hold_fetch(&mut self, id: DeliveryId, dialog: Dialog, media: MediaId, flow: Flow) {
-        let key = DialogKey::of(&dialog);
-        self.dialogs.insert(key.clone(), DialogUse::Replay(id));
+    fn hold_fetch(&mut self, id: DeliveryId, leg: Leg) {
+        self.dialogs.insert(leg.key.clone(), DialogUse::Replay(id));
         if let Some(run) = self.session_run(id) {
             *run = SessionRun {
-                phase: Phase::Waiting,
-                flow: Some(flow),
-                media: Some(media),
-                dialog: Some((dialog, key)),
+                phase: Phase::Answering,
+                flow: Some(leg.flow),
+                media: Some(leg.media),
+                leg: Some(leg),
                 ..SessionRun::default()
             };
         }
     }
 
-    /// The ACK of the 200: now the messages go out.
+    /// The ACK of the 200 to a fetch: now the messages go out.
     pub(super) fn fetch_acknowledged(&mut self, id: DeliveryId, now: Now) {
-        let is_fetch = self
-            .deliveries
-            .get(&id)
-            .is_some_and(|it| it.pulled.is_some());
-        let waits = |run: &mut SessionRun| run.phase == Phase::Waiting;
-        if is_fetch && self.session_run(id).is_some_and(waits) {
-            self.begin_sending(id, now);
-        }
-    }
-
-    /// Nobody acknowledged the 200: what was lent waits on.
-    pub(super) fn fetch_unacknowledged(&mut self, server: ServerId, now: Now) {
-        let own = |delivery: &Delivery| {
-            let pulled = delivery.pulled.as_ref();
-            pulled.is_some_and(|pulled| pulled.server == server)
-        };
-        let mut all = self.deliveries.iter();
-        let found = all.find(|(_, delivery)| own(delivery)).map(|(id, _)| *id);
-        let Some(id) = found else { return };
-        let waits = |run: &mut SessionRun| run.phase == Phase::Waiting;
+        let waits = |run: &mut SessionRun| run.phase == Phase::Answering;
         if self.session_run(id).is_some_and(waits) {
-            self.end_session_run(id, RunEnd::Parked, now);
+            self.begin_sending(id, now);
         }
     }
 

@@ -1,15 +1,14 @@
 //! What a device sends inside a replay: notifications are routed, chat content is refused, BYE ends it.
 
 use crate::clock::Now;
+use crate::cpim;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::Content;
 use crate::participating::delivery::DeliveryId;
-use crate::participating::internal::InternalMessage;
+use crate::participating::receipt_lane::Asker;
+use crate::participating::receipts::{Notice, Receipt};
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::Service;
-use crate::sip::message::{Message, Method};
-use crate::sip::rejection::Rejection;
-use crate::sip::transaction::table::ServerId;
 use crate::store::request::{Body, DeferredMessage, MessageKind};
 use bytes::Bytes;
 
@@ -40,100 +39,82 @@ impl Service {
         let Some(run) = self.session_run(id) else {
             return;
         };
-        let media = run.media;
         let octets = run
             .inbound
             .take()
             .filter(|(own, _)| *own == message)
             .map(|(_, octets)| octets);
         let octets = octets.unwrap_or_default();
-        let is_notification =
-            Content::read("message/cpim", &octets).is_ok_and(|content| content.is_notification);
-        if let Some(session) = media.and_then(|media| self.media.session(media)) {
-            session.settle(message, if is_notification { 200 } else { 403 });
-        }
-        if is_notification {
-            self.route_notification(id, octets, now);
+        let content = Content::read(cpim::MEDIA_TYPE, &octets).ok();
+        let Some(content) = content.filter(|content| content.is_notification) else {
+            return self.settle_inbound(id, message, 403);
+        };
+        match Notice::read(cpim::MEDIA_TYPE, None, &octets) {
+            Ok(notices) => self.route_notification(id, message, content, notices, octets, now),
+            Err(_) => self.settle_inbound(id, message, 400),
         }
     }
 
-    /// The notification goes to the author like one that came by MESSAGE.
-    fn route_notification(&mut self, id: DeliveryId, octets: Vec<u8>, now: Now) {
+    /// Answers what a device sent inside a replay, if the session still stands.
+    pub(super) fn settle_inbound(&mut self, id: DeliveryId, message: InboundId, status: u16) {
+        let media = self.session_run(id).and_then(|run| run.media);
+        if let Some(session) = media.and_then(|media| self.media.session(media)) {
+            session.settle(message, status);
+        }
+    }
+
+    /// The notification goes to the author like one that came by MESSAGE; the device is answered when
+    /// it is durable.
+    fn route_notification(
+        &mut self,
+        id: DeliveryId,
+        inbound: InboundId,
+        content: Content,
+        notices: Vec<Notice>,
+        octets: Vec<u8>,
+        now: Now,
+    ) {
         let Some(delivery) = self.deliveries.get(&id) else {
             return;
         };
         let (user, key) = (delivery.user.clone(), delivery.key.clone());
         if !self.is_local(&key.author) {
-            return;
+            return self.settle_inbound(id, inbound, 403);
         }
-        let content = Content::read("message/cpim", &octets).unwrap_or_default();
         let message_id = content.message_id.unwrap_or_else(|| self.tokens.token());
         let notification = DeferredMessage {
             from: format!("<sip:{user}>"),
             to: format!("<sip:{}>", key.author),
-            recipient: key.author,
+            recipient: key.author.clone(),
             kind: MessageKind::Notification,
             conversation: key.conversation.to_string(),
             contribution: self.tokens.token(),
             in_reply_to: None,
             headers: Vec::new(),
-            content_type: "message/cpim".to_owned(),
+            content_type: cpim::MEDIA_TYPE.to_owned(),
             duplicate_key: 0,
-            author: user,
+            author: user.clone(),
             message_id,
             date_time: content.date_time,
             dispositions: crate::imdn::Dispositions::default(),
             accepted_at: now.wall,
-            expires_at: now.wall.plus(self.settings.lifetimes.default),
+            expires_at: now.wall.plus(self.settings.lifetimes.receipts),
         };
-        self.forward(InternalMessage::Accept {
-            message: Box::new(notification),
-            body: Body::Inline(octets.into()),
-            origin: None,
-        });
+        let receipt = Receipt {
+            author: key.author,
+            speaker: user,
+            own: false,
+            notices,
+        };
+        let body = Body::Inline(octets.into());
+        self.hand_receipt(receipt, notification, body, Asker::Replay(id, inbound));
     }
 
-    /// A request inside the replay's dialog.
-    pub(super) fn handle_replay_request(
-        &mut self,
-        id: DeliveryId,
-        request: &Message,
-        server: ServerId,
-        now: Now,
-    ) {
-        let Some((dialog, _)) = self.session_run(id).and_then(|run| run.dialog.as_mut()) else {
-            return self.reject(
-                request,
-                server,
-                &Rejection::new(481, "Call Does Not Exist"),
-                now,
-            );
-        };
-        if let Err(rejection) = dialog.check_cseq(request) {
-            return self.reject(request, server, &rejection, now);
+    /// The device hung up: what it has not confirmed stays.
+    pub(super) fn handle_replay_bye(&mut self, id: DeliveryId, now: Now) {
+        if let Some(leg) = self.session_run(id).and_then(|run| run.leg.take()) {
+            self.dialogs.remove(&leg.key);
         }
-        match request.method() {
-            Method::Bye => {
-                let reply = self.reply(request, 200, "OK", None).build();
-                self.sip.respond(server, 200, reply, now);
-                if let Some(run) = self.session_run(id)
-                    && let Some((_, key)) = run.dialog.take()
-                {
-                    self.dialogs.remove(&key);
-                }
-                self.end_session_run(id, RunEnd::Parked, now);
-            }
-            Method::Options | Method::Info | Method::Update => {
-                let reply = self.reply(request, 200, "OK", None).build();
-                self.sip.respond(server, 200, reply, now);
-            }
-            Method::Invite => self.reject(
-                request,
-                server,
-                &Rejection::new(488, "Not Acceptable Here"),
-                now,
-            ),
-            _ => self.not_allowed(request, server, now),
-        }
+        self.end_session_run(id, RunEnd::Parked, now);
     }
 }

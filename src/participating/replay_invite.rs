@@ -7,23 +7,22 @@ use crate::msrp::sdp::Direction;
 use crate::multipart::NewPart;
 use crate::participating::callee;
 use crate::participating::delivery::{Delivery, DeliveryBy, DeliveryId};
-use crate::participating::dialogs::{DialogKey, DialogUse};
+use crate::participating::dialogs::DialogUse;
+use crate::participating::leg::Leg;
 use crate::participating::media::MediaUse;
 use crate::participating::outgoing::{self, CallNames};
+use crate::participating::provisional::EarlyDialogs;
+use crate::participating::reason::Reason;
 use crate::participating::replay_table::{ReplayAnswer, Step, Tried, next_step};
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Usage};
 use crate::participating::session_run::{Phase, Sending};
 use crate::registrar::Profile;
 use crate::sip::dialog::{Dialog, DialogId};
-use crate::sip::message::{HeaderName, Message};
+use crate::sip::message::Message;
+use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction::table::Kind;
 use crate::sip::transport::flow::Flow;
-
-/// The longest session interval a device may want of us.
-const LONGEST_INTERVAL: u32 = 86_400;
-/// The shortest, "90 seconds" (RFC 4028 §4).
-const SHORTEST_INTERVAL: u32 = 90;
 
 impl Service {
     /// Calls the present device; without room for that the run ends, to begin again soon.
@@ -63,8 +62,8 @@ impl Service {
         let media = self
             .media
             .open(media_use, remote, Direction::SendOnly, &mut self.tokens)?;
-        let (is_altered, call, interval) = match &delivery.carrier {
-            DeliveryBy::Session(run) => (run.tried.altered, run.call.clone(), run.interval),
+        let (is_altered, call, standalone) = match &delivery.carrier {
+            DeliveryBy::Session(run) => (run.tried.altered, run.call.clone(), run.standalone),
             DeliveryBy::Message(_) => return None,
         };
         // The second offer promises the least that any client takes.
@@ -90,20 +89,29 @@ impl Service {
             None => CallNames::new(domain, &mut self.tokens),
         };
         run.call = Some(call.clone());
+        let timer = run.timer;
+        let timer = timer.unwrap_or_else(|| SessionTimer::new(self.settings.timer));
+        run.timer = Some(timer);
         let first = run.sending.front_mut()?;
         let boundary = self.tokens.token();
-        let in_parts = target.profile == Profile::RcsE && !is_altered;
+        let in_parts = target.profile == Profile::RcsE && !is_altered && !standalone;
+        let service = if standalone {
+            target.large_service
+        } else {
+            "oma.cpm.session"
+        };
         let (content_type, body) = invite_body(first, in_parts, &sdp, &boundary);
         let what = outgoing::Replay {
             message: &first.message,
+            service,
             target: &target,
             via: &via.value,
             call: &call,
-            interval,
             contact: &contact,
             domain,
             content_type: &content_type,
             body: &body,
+            timer: &timer.offer(),
         };
         let octets = outgoing::invite(&what);
         run.invite = crate::sip::wire::parse(octets.clone()).ok();
@@ -136,22 +144,18 @@ impl Service {
             ReplayAnswer::Keep => {
                 tracing::warn!(status = response.status(), reason, "a replay is refused");
             }
-            ReplayAnswer::LongerInterval => self.lengthen_interval(id, response),
+            ReplayAnswer::LongerInterval => {
+                let run = self.session_run(id);
+                if let Some(timer) = run.and_then(|run| run.timer.as_mut()) {
+                    timer.refused(response);
+                }
+            }
+            ReplayAnswer::Wait if response.status() > 100 => {
+                return self.acknowledge_ringing(&Usage::Delivery(id), response, now);
+            }
             _ => {}
         }
         self.replay_refused(id, answer, now);
-    }
-
-    /// RFC 4028 §7.4: Min-SE has "the largest value among all Min-SE header field values returned in
-    /// all 422 responses".
-    fn lengthen_interval(&mut self, id: DeliveryId, response: &Message) {
-        let wanted = response.header(HeaderName::MinSe);
-        let wanted = wanted.and_then(|value| value.split(';').next()?.trim().parse().ok());
-        let wanted = wanted.unwrap_or(SHORTEST_INTERVAL);
-        if let Some(run) = self.session_run(id) {
-            let largest = run.interval.map_or(wanted, |before| before.max(wanted));
-            run.interval = Some(largest.clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL));
-        }
     }
 
     fn replay_accepted(&mut self, id: DeliveryId, response: &Message, from: Flow, now: Now) {
@@ -159,8 +163,8 @@ impl Service {
             return;
         };
         // Of a forked INVITE the first 2xx is taken, and every other one ended (RFC 3261 §13.2.2.4).
-        if let (Some((dialog, _)), Some(ack), Some(flow)) = (&run.dialog, &run.ack, run.flow) {
-            let is_ours = DialogId::of_response(response).is_some_and(|it| it == dialog.id);
+        if let (Some(leg), Some(ack), Some(flow)) = (&run.leg, &run.ack, run.flow) {
+            let is_ours = DialogId::of_response(response).is_some_and(|it| it == leg.dialog.id);
             let ack = ack.clone();
             return match is_ours {
                 true => self.sip.send_ack(ack, flow),
@@ -172,18 +176,23 @@ impl Service {
             return self.end_late_dialog(response, from, now);
         };
         let phase = run.phase;
-        let Ok(dialog) = Dialog::as_uac(&invite, response) else {
+        let Ok(mut dialog) = Dialog::as_uac(&invite, response) else {
             return self.end_session_run(id, RunEnd::Parked, now);
         };
         let via = self.sip.via(&flow, None, &mut self.tokens);
         let ack = dialog.ack(dialog.local_cseq, &via.value).build();
         self.sip.send_ack(ack.clone(), flow);
-        let key = DialogKey::of(&dialog);
-        self.dialogs.insert(key.clone(), DialogUse::Replay(id));
+        let timer = SessionTimer::new(self.settings.timer);
         if let Some(run) = self.session_run(id) {
+            run.early.carry_on(&mut dialog);
+            let mut leg = Leg::new(dialog, flow, media, run.timer.unwrap_or(timer));
+            leg.learn_methods(response);
+            leg.timer.accepted(response, now.instant);
             run.ack = Some(ack);
-            run.dialog = Some((dialog, key));
             run.rings_until = None;
+            let key = leg.key.clone();
+            run.leg = Some(leg);
+            self.dialogs.insert(key, DialogUse::Replay(id));
         }
         let answer = callee::description(response);
         let accepted = answer.and_then(|answer| self.media.accept(media, &answer, now).ok());
@@ -216,7 +225,7 @@ impl Service {
             Step::NextDevice(tried) => {
                 delivery.target += 1;
                 run.call = None;
-                run.interval = None;
+                run.timer = None;
                 self.call_again(id, tried, now);
             }
             Step::Again(tried) => self.call_again(id, tried, now),
@@ -236,6 +245,7 @@ impl Service {
         };
         run.tried = tried;
         run.client = None;
+        run.early = EarlyDialogs::default();
         run.resumes_at = None;
         let media = run.media.take();
         if let Some(first) = run.sending.front_mut() {
@@ -262,6 +272,7 @@ impl Service {
             .map(|(id, _)| *id)
             .collect();
         late.sort();
+        self.end_held_replays(now);
         for id in late {
             let Some(run) = self.session_run(id) else {
                 continue;
@@ -278,11 +289,31 @@ impl Service {
                         self.sip.cancel(client, now);
                     }
                 }
-                Phase::Reading | Phase::Waiting | Phase::Live | Phase::Cancelling => {
+                Phase::Reading
+                | Phase::Waiting
+                | Phase::Answering
+                | Phase::Live
+                | Phase::Cancelling => {
                     run.is_starved = false;
                     self.pump_replay(id, now);
                 }
             }
+        }
+    }
+
+    fn end_held_replays(&mut self, now: Now) {
+        let idle = self.settings.idle;
+        let held = |delivery: &Delivery| delivery.session().and_then(|run| run.held_since);
+        let late = |since: Instant| since + idle <= now.instant;
+        let mut over: Vec<DeliveryId> = self
+            .deliveries
+            .iter()
+            .filter(|(_, delivery)| held(delivery).is_some_and(late))
+            .map(|(id, _)| *id)
+            .collect();
+        over.sort();
+        for id in over {
+            self.break_replay(id, &Reason::Completed, now);
         }
     }
 }

@@ -32,6 +32,8 @@ pub enum Carrier {
     Message,
     /// An MSRP session the participating function opens with `a=sendonly`.
     Session,
+    /// The same for one standalone message alone (cpm-facts §4, large mode).
+    Standalone,
 }
 
 /// What the user's devices can take at the moment.
@@ -41,6 +43,10 @@ pub struct Reach {
     pub session: bool,
     /// The largest body some contact takes by MESSAGE, in octets; `None`: none does.
     pub message: Option<u64>,
+    /// Some contact takes a standalone message in an MSRP session of its own.
+    pub standalone: bool,
+    /// A larger standalone message leaves in such a session rather than by MESSAGE.
+    pub switch_over: u64,
 }
 
 /// How a run ended.
@@ -84,6 +90,21 @@ pub enum UserAction {
     },
 }
 
+/// Where one message stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The machine has not loaded it.
+    Unheard,
+    /// Its turn has not come.
+    InLine,
+    /// A run has it.
+    Running,
+    /// No device takes it, of this kind and size.
+    Incapable,
+    /// Refused or broken, until then; without a time, until the next registration.
+    Parked(Option<Instant>),
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Loading {
     /// The store may hold messages; it is asked once the user has a device.
@@ -101,6 +122,8 @@ struct Run {
     /// Of which device it carries the copies.
     copies_for: Option<u64>,
     claim: Claim,
+    /// It has been given a message.
+    begun: bool,
     triggered_again: bool,
     /// The user fetches: what it carries is settled in any order.
     is_pull: bool,
@@ -175,6 +198,38 @@ impl ServedUser {
                 || conversation.is_empty()
                 || self.is_at_rest(conversation)
         })
+    }
+
+    /// Whether a new receipt of this sender may go straight to a device, as far as his earlier ones go:
+    /// none is held, not even in another conversation or in one that is parked.
+    pub fn may_pass_receipt(&self, sender: &Identity) -> bool {
+        let of_sender = self
+            .conversations
+            .iter()
+            .filter(|(key, _)| key.author == *sender);
+        self.loading == Loading::Complete
+            && of_sender
+                .map(|(_, conversation)| conversation)
+                .all(|conversation| {
+                    conversation.storing == 0 && conversation.first_receipt().is_none()
+                })
+    }
+
+    /// Whether the whole queue has been read, so that what is not known here is not held.
+    pub fn has_all(&self) -> bool {
+        self.loading == Loading::Complete
+    }
+
+    /// The held message of this author with this `imdn.Message-ID`.
+    pub fn find_held(&self, author: &Identity, message_id: &str) -> Option<(ConversationKey, Seq)> {
+        let of_author = self
+            .conversations
+            .iter()
+            .filter(|(key, _)| key.author == *author);
+        let mut held = of_author
+            .flat_map(|(key, conversation)| conversation.held.iter().map(move |held| (key, held)));
+        let (key, held) = held.find(|(_, held)| *held.message_id == *message_id)?;
+        Some((key.clone(), held.seq))
     }
 
     /// Whether nothing is left to decide, so that the machine can be forgotten. Messages that wait
@@ -324,6 +379,7 @@ impl ServedUser {
                 carrier: Carrier::Session,
                 copies_for: None,
                 claim: Claim::None,
+                begun: true,
                 triggered_again: false,
                 is_pull: true,
             };
@@ -423,26 +479,85 @@ impl ServedUser {
 
     /// The next message of a run, oldest first; `None` when the run has nothing more to carry.
     pub fn next_message(&mut self, run: RunId) -> Option<Held> {
-        let run = self.runs.get(&run)?;
-        let carrier = run.carrier;
-        let conversation = self.conversations.get_mut(&run.key)?;
-        if let Some(device) = run.copies_for {
-            let devices = self.copies.as_ref()?;
-            let to = devices.iter().find(|each| each.device == device)?;
-            return next_copy_of_run(conversation, to, carrier);
-        }
+        let Run {
+            key,
+            carrier,
+            begun,
+            copies_for,
+            ..
+        } = self.runs.get(&run)?;
+        let (key, carrier, begun) = (key.clone(), *carrier, *begun);
+        let held = match *copies_for {
+            Some(device) => self.next_copy_of(&key, device, carrier, begun)?,
+            None => self.next_held_of(&key, carrier, begun)?,
+        };
+        self.runs.get_mut(&run)?.begun = true;
+        Some(held)
+    }
+
+    /// The next message of a conversation for a run that is for the first device that takes it.
+    fn next_held_of(
+        &mut self,
+        key: &ConversationKey,
+        carrier: Carrier,
+        begun: bool,
+    ) -> Option<Held> {
+        let reach = self.reach?;
+        let conversation = self.conversations.get(key)?;
         let held = conversation.held.get(conversation.handed)?;
+        if begun && self.must_yield(carrier, held, reach) {
+            return None;
+        }
         if !conversation.may_leave(held) {
             return None;
         }
-        if choose_carrier(held, self.reach?, conversation.session_refused) != Some(carrier) {
+        if choose_carrier(held, reach, conversation.session_refused) != Some(carrier) {
             return None;
         }
         if self.pull && !leaves_by_itself(held) {
             return None;
         }
-        conversation.handed += 1;
-        Some(held.clone())
+        let held = held.clone();
+        self.conversations.get_mut(key)?.handed += 1;
+        Some(held)
+    }
+
+    /// The next message of a conversation that a device lacks.
+    fn next_copy_of(
+        &mut self,
+        key: &ConversationKey,
+        device: u64,
+        carrier: Carrier,
+        begun: bool,
+    ) -> Option<Held> {
+        if begun && carrier == Carrier::Standalone {
+            return None;
+        }
+        let devices = self.copies.as_ref()?;
+        let to = devices.iter().find(|each| each.device == device)?;
+        next_copy_of_run(self.conversations.get_mut(key)?, to, carrier)
+    }
+
+    /// Whether a run that has carried something ends before `next`: a large message is alone in its
+    /// session, and of the messages that leave by MESSAGE, one at a time (RFC 3428 §8), the oldest of
+    /// all conversations is next.
+    fn must_yield(&self, carrier: Carrier, next: &Held, reach: Reach) -> bool {
+        let leaves_by_message = |key: &ConversationKey| {
+            self.conversations.get(key).is_some_and(|conversation| {
+                conversation.held.front().is_some_and(|held| {
+                    let way = choose_carrier(held, reach, conversation.session_refused);
+                    conversation.may_leave(held) && way == Some(Carrier::Message)
+                })
+            })
+        };
+        match carrier {
+            Carrier::Session => false,
+            Carrier::Standalone => true,
+            Carrier::Message => {
+                let mut older = self.ready.range(..next.seq);
+                older.any(|(_, key)| leaves_by_message(key))
+            }
+        }
     }
 
     /// Whether some stored message is still out with devices that have not answered.
@@ -504,6 +619,49 @@ impl ServedUser {
         let conversation = self.conversations.get(key);
         let mut held = conversation.into_iter().flat_map(|each| &each.held);
         held.any(|held| held.seq == seq && !held.marks.is_empty())
+    }
+
+    /// Where a message stands.
+    pub fn standing(&self, key: &ConversationKey, seq: Seq) -> Standing {
+        let Some(conversation) = self.conversations.get(key) else {
+            return Standing::Unheard;
+        };
+        let position = conversation.held.iter().position(|held| held.seq == seq);
+        let held = position.and_then(|position| conversation.held.get(position));
+        let (Some(position), Some(held)) = (position, held) else {
+            return Standing::Unheard;
+        };
+        let incapable = |reach| choose_carrier(held, reach, conversation.session_refused).is_none();
+        match conversation.state {
+            State::Running(_) if position < conversation.handed => Standing::Running,
+            _ if self.reach.is_some_and(incapable) => Standing::Incapable,
+            State::Parked { until } => Standing::Parked(until),
+            State::Short { .. } | State::Ready | State::Running(_) => Standing::InLine,
+        }
+    }
+
+    /// How often a conversation was offered in vain since it was last delivered or registered for.
+    pub fn attempts(&self, key: &ConversationKey) -> usize {
+        let conversation = self.conversations.get(key);
+        conversation.map_or(0, |conversation| conversation.attempt)
+    }
+
+    /// The operator wants a parked conversation offered now.
+    pub fn handle_retry(&mut self, key: &ConversationKey, now: Now) {
+        if let Some(conversation) = self.conversations.get_mut(key)
+            && let State::Parked { .. } | State::Short { .. } = conversation.state
+        {
+            conversation.session_refused = false;
+            conversation.obstacles = Obstacles::default();
+            make_ready(&mut self.ready, key, conversation);
+        }
+        self.start_runs(now);
+    }
+
+    /// Whether a message is out with a delivery, or with a device that was tried before it was kept.
+    pub fn is_out(&self, key: &ConversationKey, seq: Seq) -> bool {
+        let conversation = self.conversations.get(key);
+        self.is_in_flight(key, seq) || conversation.is_some_and(|c| c.trying.contains(&seq))
     }
 
     /// A message left custody: a device confirmed it, it expired or was taken back.
@@ -667,17 +825,13 @@ impl ServedUser {
 
     /// The oldest ready conversations that there is room for.
     fn startable(&self, reach: Reach) -> Vec<(Seq, ConversationKey)> {
-        let running = |carrier| {
-            self.runs
-                .values()
-                .filter(|run| run.carrier == carrier)
-                .count()
-        };
+        let by_message = |run: &&Run| run.carrier == Carrier::Message;
+        let running = self.runs.values().filter(by_message).count();
         let mut sessions = self
             .policy
             .per_user
-            .saturating_sub(running(Carrier::Session));
-        let mut messages = 1usize.saturating_sub(running(Carrier::Message));
+            .saturating_sub(self.runs.len() - running);
+        let mut messages = 1usize.saturating_sub(running);
         let mut chosen = Vec::new();
         for (seq, key) in &self.ready {
             if sessions == 0 && messages == 0 {
@@ -693,7 +847,7 @@ impl ServedUser {
             };
             let carrier = self.way_of(conversation, reach).map(|(_, carrier)| carrier);
             let room = match carrier {
-                Some(Carrier::Session) => &mut sessions,
+                Some(Carrier::Session | Carrier::Standalone) => &mut sessions,
                 Some(Carrier::Message) => &mut messages,
                 None => &mut 1,
             };
@@ -730,7 +884,11 @@ impl ServedUser {
                     park(conversation, &self.policy.retry, now);
                 }
                 Some(_) => {}
-                None => conversation.state = State::Parked { until: None },
+                None => {
+                    tracing::info!(author = %key.author,
+                        "kept: no device takes a message of this form and size");
+                    conversation.state = State::Parked { until: None };
+                }
             };
         };
         let run = RunId(self.next_run);
@@ -742,6 +900,7 @@ impl ServedUser {
             carrier,
             copies_for: device,
             claim: Claim::None,
+            begun: false,
             triggered_again: false,
             is_pull: false,
         };
@@ -787,10 +946,13 @@ mod tests {
     use super::*;
     use crate::clock::UnixMillis;
     use crate::identity::Identity;
+    use crate::store::request::MessageKind;
 
     const BOTH: Reach = Reach {
         session: true,
-        message: Some(1300),
+        message: Some(60_000),
+        standalone: true,
+        switch_over: 1300,
     };
 
     fn key(author: &str) -> ConversationKey {
@@ -840,6 +1002,161 @@ mod tests {
         std::iter::from_fn(|| user.next_message(run))
             .map(|held| held.seq.0)
             .collect()
+    }
+
+    /// A user with these devices, each of which gets copies.
+    fn copying(devices: &[(u64, Reach)]) -> ServedUser {
+        let mut user = user();
+        let devices = devices.iter().map(|(device, reach)| DeviceReach {
+            device: *device,
+            reach: *reach,
+        });
+        user.set_copies(Some(devices.collect()));
+        user
+    }
+
+    /// The device, conversation and messages of each run, all of them confirmed.
+    fn copied(user: &mut ServedUser) -> Vec<(u64, Vec<u64>)> {
+        let mut all = Vec::new();
+        while let Some(action) = user.poll_action() {
+            let UserAction::Start {
+                run, key, device, ..
+            } = action
+            else {
+                continue;
+            };
+            let device = device.expect("it is for one device");
+            let seqs = take_all(user, run);
+            for seq in &seqs {
+                user.handle_marked(&key, Seq(*seq), device);
+            }
+            all.push((device, seqs));
+            user.handle_run_ended(run, RunEnd::Done, Now::default());
+        }
+        all
+    }
+
+    #[test]
+    fn each_device_gets_each_message_once() {
+        let now = Now::default();
+        let mut user = copying(&[(7, BOTH), (8, BOTH)]);
+        for seq in 1..=2 {
+            let held = held(seq, "alice", MessageKind::Chat);
+            user.handle_stored(held, false, false, now);
+        }
+        user.handle_reach(BOTH, now);
+        assert_eq!(copied(&mut user), [(7, vec![1, 2]), (8, vec![1, 2])]);
+        assert!(user.is_idle(), "all that is there have all");
+        assert!(!user.holds_nothing(), "others may come");
+        assert!(user.may_pass(&key("alice")));
+        user.handle_reach(BOTH, now);
+        assert!(copied(&mut user).is_empty());
+        user.handle_stored(held(3, "alice", MessageKind::Chat), false, false, now);
+        assert_eq!(copied(&mut user), [(7, vec![3]), (8, vec![3])]);
+    }
+
+    #[test]
+    fn a_device_passes_over_what_it_cannot_take() {
+        let now = Now::default();
+        let small = Reach {
+            session: false,
+            standalone: false,
+            message: Some(100),
+            ..BOTH
+        };
+        let mut user = copying(&[(7, small)]);
+        let mut large = held(1, "alice", MessageKind::Pager);
+        large.length = 101;
+        user.handle_stored(large, false, false, now);
+        user.handle_stored(held(2, "alice", MessageKind::Pager), false, false, now);
+        user.handle_reach(BOTH, now);
+        assert_eq!(copied(&mut user), [(7, vec![2])]);
+    }
+
+    #[test]
+    fn a_device_that_refuses_waits_while_the_others_get_theirs() {
+        let mut now = Now::default();
+        let mut user = copying(&[(7, BOTH), (8, BOTH)]);
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, now);
+        user.handle_reach(BOTH, now);
+        let Some(UserAction::Start { run, .. }) = user.poll_action() else {
+            panic!("a run");
+        };
+        assert_eq!(take_all(&mut user, run), [1]);
+        user.handle_run_ended(run, RunEnd::Parked, now);
+        assert_eq!(copied(&mut user), [(8, vec![1])]);
+        now.instant = user.next_deadline().expect("a retry step");
+        user.handle_timeout(now);
+        assert_eq!(copied(&mut user), [(7, vec![1])]);
+    }
+
+    #[test]
+    fn a_device_has_so_many_sessions_and_the_next_waits_for_its_turn() {
+        let now = Now::default();
+        let mut user = user();
+        user.policy.per_device = 1;
+        for (seq, author) in [(1, "alice"), (2, "carol")] {
+            let held = held(seq, author, MessageKind::Chat);
+            user.handle_stored(held, false, false, now);
+        }
+        user.handle_reach(BOTH, now);
+        let runs = started(&mut user);
+        assert!(user.claim_device(runs[0].0, 7, DeliveryId(1)));
+        assert!(!user.claim_device(runs[1].0, 7, DeliveryId(2)));
+        assert!(
+            user.claim_device(runs[0].0, 7, DeliveryId(1)),
+            "it is its own"
+        );
+        assert_eq!(user.poll_action(), None);
+        assert!(user.claim_device(runs[0].0, 8, DeliveryId(1)));
+        let resume = UserAction::Resume {
+            delivery: DeliveryId(2),
+        };
+        assert_eq!(user.poll_action(), Some(resume));
+        assert!(user.claim_device(runs[1].0, 7, DeliveryId(2)));
+    }
+
+    #[test]
+    fn receipts_leave_in_their_order_across_conversations() {
+        let mut user = user();
+        let receipt = |seq, conversation: &str| {
+            let mut held = held(seq, "bob", MessageKind::Notification);
+            held.conversation.conversation = conversation.into();
+            held
+        };
+        user.handle_storing(&receipt(1, "c1").conversation, false);
+        assert!(!user.may_pass_receipt(&key("bob").author));
+        for held in [receipt(1, "c1"), receipt(2, "c2"), receipt(3, "c1")] {
+            user.handle_stored(held, false, false, Now::default());
+        }
+        assert!(!user.may_pass_receipt(&key("bob").author));
+        assert!(user.may_pass_receipt(&key("carol").author));
+        user.handle_reach(BOTH, Now::default());
+        let mut order = Vec::new();
+        while let Some((run, _, _)) = started(&mut user).pop() {
+            while let Some(held) = user.next_message(run) {
+                user.handle_settled(&held.conversation, held.seq);
+                order.push(held.seq.0);
+            }
+            user.handle_run_ended(run, RunEnd::Done, Now::default());
+        }
+        assert_eq!(order, [1, 2, 3]);
+        assert!(user.may_pass_receipt(&key("bob").author));
+    }
+
+    #[test]
+    fn a_held_message_is_found_by_its_author_and_identifier() {
+        let mut user = user();
+        user.handle_stored(
+            held(1, "alice", MessageKind::Chat),
+            false,
+            false,
+            Now::default(),
+        );
+        let (alice, bob) = (key("alice").author, key("bob").author);
+        assert_eq!(user.find_held(&alice, "m1"), Some((key("alice"), Seq(1))));
+        assert_eq!(user.find_held(&bob, "m1"), None);
+        assert_eq!(user.find_held(&alice, "m2"), None);
     }
 
     #[test]
@@ -1058,6 +1375,8 @@ mod tests {
         let small = Reach {
             session: false,
             message: Some(10),
+            standalone: false,
+            switch_over: 10,
         };
         user.handle_reach(small, Now::default());
         assert!(started(&mut user).is_empty());

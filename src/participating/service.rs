@@ -15,20 +15,25 @@ use crate::metrics::ShardMetrics;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::Lifetimes;
 use crate::participating::chat::{Chat, ChatId, Side};
+use crate::participating::confirmed::Search;
 use crate::participating::custody::Custody;
 use crate::participating::delivery::{Delivery, DeliveryId};
+use crate::participating::dialogs::{DialogUse, Dialogs};
 use crate::participating::expiry::ExpiryClock;
+use crate::participating::hidden::HiddenAuthors;
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{Media, MediaAction, MediaId};
 use crate::participating::next_hop::Unresolved;
+use crate::participating::operator::{Answer, Question, Ticket};
 use crate::participating::pager::{Pager, PagerId};
-use crate::participating::receipts::{Receipt, Receipts};
+use crate::participating::receipt_lane::{ReceiptDesk, StoringReceipt};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{ReplayPolicy, ServedUser};
 use crate::participating::spool::BodySize;
 use crate::registrar::{Directory, Registrar};
 use crate::sip::endpoint::Endpoint;
-use crate::store::request::{Body, DeferredMessage, MessageKind, Seq, StoreRequest};
+use crate::sip::session_timer;
+use crate::store::request::{Body, DeferredMessage, Seq, StoreRequest};
 use crate::token::Tokens;
 
 /// What the participating function goes by; fixed while the server runs.
@@ -54,10 +59,18 @@ pub struct Settings {
     pub custody_after: Duration,
     /// An MSRP session without traffic ends after this (decision 17).
     pub idle: Duration,
+    /// What we want of session timers (RFC 4028).
+    pub timer: session_timer::Policy,
+    /// Timer T1.
+    pub t1: Duration,
     /// The largest body of a SIP MESSAGE, in octets.
     pub largest_message: u64,
+    /// A kept standalone message over this many octets leaves in a session of its own.
+    pub switch_over: u64,
     /// Chat sessions, deliveries, relayed requests and MESSAGEs under way, each.
     pub most_under_way: usize,
+    /// Messages whose receipts are kept track of.
+    pub most_receipts: usize,
 }
 
 /// Which of our doings a SIP answer belongs to.
@@ -71,6 +84,8 @@ pub enum Usage {
     Chat(ChatId, usize),
     /// A relayed request's branch.
     Relay(RelayId, usize),
+    /// A request inside a dialog of ours, by its CSeq number.
+    Leg(DialogUse, u32),
     /// Nobody waits: a BYE, say.
     Nobody,
 }
@@ -90,8 +105,20 @@ pub enum Waiter {
     Delivery(DeliveryId, Seq),
     /// What has expired.
     Due,
+    /// What the operator asked.
+    Operator(Ticket, Question),
+    /// Of a full queue that makes room: the oldest message that may go.
+    Oldest(Identity),
+    /// The message that goes, and whether some device has got it.
+    Evicted(Identity, Seq, bool),
+    /// A message that stood in line for that room, until then at most.
+    InLine(Identity, Box<Waiter>, Instant),
     /// A message accepted from another part or shard.
     Internal(Box<DeferredMessage>, BodySize, Option<Origin>),
+    /// A receipt for an author of this shard.
+    Receipt(Box<StoringReceipt>),
+    /// A message that its recipient has confirmed is looked for.
+    Search(Box<Search>),
 }
 
 /// See the module's text.
@@ -110,6 +137,8 @@ pub struct Service {
     pub(super) waiting: HashSet<Identity, foldhash::fast::RandomState>,
     pub(super) pagers: HashMap<PagerId, Pager, foldhash::fast::RandomState>,
     pub(super) pager_deadlines: VecDeque<(Instant, PagerId)>,
+    pub(super) receipts: ReceiptDesk,
+    pub(super) hidden: HiddenAuthors,
     pub(super) chats: HashMap<ChatId, Chat, foldhash::fast::RandomState>,
     /// Chats whose INVITE carries a message; some may be over.
     pub(super) firsts: Vec<ChatId>,
@@ -118,7 +147,7 @@ pub struct Service {
     /// Requests that wait for the address of their next hop, and the names to be looked up.
     pub(super) look_ups: HashMap<u64, Unresolved, foldhash::fast::RandomState>,
     pub(super) questions: VecDeque<(u64, String, u16)>,
-    pub(super) dialogs: super::dialogs::Dialogs,
+    pub(super) dialogs: Dialogs,
     pub(super) user_deadlines: BTreeSet<(Instant, Identity)>,
     pub(super) postponed_loads: VecDeque<(Identity, Option<Seq>)>,
     /// Users whose machines have something to say, once what runs now is done.
@@ -127,12 +156,18 @@ pub struct Service {
     pub(super) next_expiry: Instant,
     pub(super) next_sweep: Instant,
     pub(super) due_in_flight: HashMap<(Identity, Seq), Box<DeferredMessage>>,
-    /// Expired messages on their way out of the store; with a time, once they have been settled.
+    /// Undelivered messages on their way out of the store; with a time, once they have been settled.
     pub(super) expiring: HashMap<(Identity, Seq), Option<Instant>>,
-    /// Expired messages whose authors are being told, by the number of the question.
-    pub(super) telling: HashMap<u64, (Identity, Seq)>,
+    /// Those whose authors are being told, by the number of the question.
+    pub(super) telling: HashMap<u64, super::disposition::Leaving>,
+    /// Those whose authors could not be told: they are told again.
+    pub(super) untold: Vec<super::disposition::Leaving>,
+    /// Messages that wait for room in full queues.
+    pub(super) crowds: super::eviction::Crowds,
     pub(super) forwards: VecDeque<(u16, Box<InternalMessage>)>,
     pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId)>,
+    /// What was said about this shard's users to other shards' chats.
+    pub(super) grants: super::grants::Grants,
     /// Sessions of legs that hung up while something of theirs was being stored.
     pub(super) parted: Vec<(ChatId, Side, MediaId)>,
     /// Chunks that arrived and may not have ended their message.
@@ -149,10 +184,10 @@ pub struct Service {
     /// What was dropped and is still to be answered.
     pub(super) silences: super::admission::Silences,
     pub(super) recent: super::recent::RecentlyAccepted,
-    /// Which notifications the authors of this shard have heard.
-    pub(super) receipts: Receipts,
     pub(super) last_number: u64,
     pub(super) draining: bool,
+    /// To the operator.
+    pub(super) answers: VecDeque<(Ticket, Answer)>,
 }
 
 /// What a service is built from.
@@ -186,6 +221,8 @@ impl Service {
         for (key, seq) in parts.recent {
             recent.add(key, seq, now);
         }
+        let most = parts.settings.most_receipts;
+        let (receipts, hidden) = (ReceiptDesk::new(most), HiddenAuthors::new(most));
         Self {
             settings: parts.settings,
             metrics: parts.metrics,
@@ -199,13 +236,15 @@ impl Service {
             waiting: parts.waiting.into_iter().collect(),
             pagers: HashMap::default(),
             pager_deadlines: VecDeque::new(),
+            receipts,
+            hidden,
             chats: HashMap::default(),
             firsts: Vec::new(),
             deliveries: HashMap::default(),
             relays: HashMap::default(),
             look_ups: HashMap::default(),
             questions: VecDeque::new(),
-            dialogs: super::dialogs::Dialogs::default(),
+            dialogs: Dialogs::default(),
             user_deadlines: BTreeSet::new(),
             postponed_loads: VecDeque::new(),
             restless: VecDeque::new(),
@@ -215,8 +254,11 @@ impl Service {
             due_in_flight: HashMap::default(),
             expiring: HashMap::default(),
             telling: HashMap::default(),
+            untold: Vec::new(),
+            crowds: HashMap::default(),
             forwards: VecDeque::new(),
             foreign: HashMap::default(),
+            grants: super::grants::Grants::default(),
             parted: Vec::new(),
             chunks_to_settle: Vec::new(),
             time: now.instant,
@@ -225,9 +267,9 @@ impl Service {
             attempts: super::admission::Attempts::default(),
             silences: super::admission::Silences::new(),
             recent,
-            receipts: Receipts::default(),
             last_number: 0,
             draining: false,
+            answers: VecDeque::new(),
         }
     }
 
@@ -275,21 +317,28 @@ impl Service {
     /// A message from another shard, or from another part of this one.
     pub fn handle_internal(&mut self, message: InternalMessage, now: Now) {
         match message {
-            InternalMessage::Confirmed {
-                recipient,
-                author,
-                message_id,
-            } => self.handle_confirmed(&recipient, &author, &message_id, now),
             InternalMessage::Accept {
                 message,
                 body,
                 origin,
             } => self.accept(message, body, origin, now),
+            InternalMessage::MayPass { user, key, chat } => self.give_grant(user, key, chat),
+            InternalMessage::Pass { number, may_pass } => self.handle_pass(number, may_pass),
+            InternalMessage::PassOver { user, chat } => self.take_grant_back(&user, chat),
             InternalMessage::Accepted { number, durable } => {
                 if !self.handle_author_told(number, durable, now) {
                     self.handle_accepted(number, durable, now);
                 }
             }
+            InternalMessage::Sent(sent) => self.handle_sent(&sent, now),
+            InternalMessage::Unnamed(sent) => self.hidden.sent(&sent, now.wall),
+            InternalMessage::Receipt(handed) => self.handle_handed_receipt(handed, now),
+            InternalMessage::Ask(receipt, origin) => self.handle_ask(receipt, origin, now),
+            InternalMessage::TakenBack(receipt) => self.receipts.table.not_heard(&receipt),
+            InternalMessage::Receipted { number, outcome } => {
+                self.handle_receipted(number, outcome, now);
+            }
+            InternalMessage::Confirmed(message) => self.handle_confirmed(*message, now),
         }
         self.run_restless(now);
     }
@@ -301,27 +350,11 @@ impl Service {
         origin: Option<Origin>,
         now: Now,
     ) {
-        if origin.is_none() && self.was_reported(&message, &body, now) {
-            return tracing::debug!(author = %message.author, "a second notification ends here");
-        }
         let waiter = Waiter::Internal(message.clone(), BodySize::of(&body), origin);
         if !self.begin_custody(&message, body, waiter, now) {
             tracing::warn!(recipient = %message.recipient, "no room to accept a message");
             self.answer_origin(origin, false);
         }
-    }
-
-    /// Whether this is a notification of a device that tells its author nothing new.
-    fn was_reported(&mut self, message: &DeferredMessage, body: &Body, now: Now) -> bool {
-        let Body::Inline(octets) = body else {
-            return false;
-        };
-        // What we say ourselves, a failure for instance, no device can have said before.
-        let is_ours = message.author == Identity::new("pf", &self.settings.domain);
-        let receipt = (message.kind == MessageKind::Notification && !is_ours)
-            .then(|| Receipt::read(octets, &message.recipient, &message.author))
-            .flatten();
-        receipt.is_some_and(|receipt| !self.receipts.claim(&receipt, now))
     }
 
     pub(super) fn answer_origin(&mut self, origin: Option<Origin>, durable: bool) {

@@ -22,8 +22,10 @@ impl Service {
         self.draining
             && self.pagers.is_empty()
             && self.silences.is_empty()
+            && self.receipts.under_way() == 0
             && self.chats.is_empty()
             && self.deliveries.is_empty()
+            && self.crowds.is_empty()
             && self.custody.open() == 0
     }
 
@@ -81,6 +83,8 @@ impl Service {
         self.run_media(now);
         self.handle_chat_timeouts(now);
         self.handle_replay_timeouts(now);
+        self.handle_leg_timeouts(now);
+        self.handle_provisional_timeouts(now);
         self.handle_relay_timeouts(now);
     }
 
@@ -106,6 +110,8 @@ impl Service {
         }
         self.next_expiry = now.instant + EXPIRY_INTERVAL;
         self.forget_expired(now);
+        self.tell_again(now);
+        self.handle_line_timeouts(now);
         let time = Now {
             wall: self.expiry.read(now),
             ..now

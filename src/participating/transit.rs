@@ -7,12 +7,18 @@ use bytes::Bytes;
 
 use crate::clock::Instant;
 use crate::msrp::event::{ChunkId, OutboundId};
+use crate::participating::arrival::Content;
+use crate::participating::receipts::Receipt;
 use crate::participating::spool::{BodySize, Spool};
 use crate::store::request::{DeferredMessage, SpoolId, StoreRequest};
 
 /// What decides how a message may end.
 #[derive(Debug)]
 pub(super) enum Fate {
+    /// Short enough to be read before it goes anywhere: it may be a receipt.
+    Unread,
+    /// A receipt: its author's shard says whether it goes on.
+    Asking,
     /// It goes to the other side as it arrives.
     Live(OutboundId),
     /// The other side has it; only a REPORT may follow.
@@ -27,6 +33,12 @@ pub(super) enum Fate {
 #[derive(Debug)]
 pub(super) struct Transit {
     pub content_type: String,
+    /// Whether its sender wants a REPORT.
+    pub success_report: bool,
+    /// How long it will be, if its sender says.
+    pub total: Option<u64>,
+    /// A receipt that was found fit to go to the author.
+    pub receipt: Option<Box<Receipt>>,
     pub fate: Fate,
     /// Its recipient wants nothing of it: its octets are not kept.
     pub discarded: bool,
@@ -50,13 +62,16 @@ pub(super) struct Transit {
 }
 
 /// Octets of the envelope that are kept for a look.
-const HEAD: usize = 16 * 1024;
+pub(super) const HEAD: usize = 16 * 1024;
 
 impl Transit {
     /// Nothing has arrived yet.
     pub fn new(content_type: String, fate: Fate, deadline: Instant) -> Self {
         Self {
             content_type,
+            success_report: false,
+            total: None,
+            receipt: None,
             fate,
             discarded: false,
             cleared: true,
@@ -104,8 +119,14 @@ impl Transit {
     pub fn outbound(&self) -> Option<OutboundId> {
         match self.fate {
             Fate::Live(out) | Fate::Confirmed(out) => Some(out),
-            Fate::Custody | Fate::Storing(..) => None,
+            Fate::Unread | Fate::Asking | Fate::Custody | Fate::Storing(..) => None,
         }
+    }
+
+    /// Whether it is a disposition notification, as far as one can see yet.
+    pub fn is_notification(&self) -> bool {
+        let content = Content::read(&self.content_type, &self.head);
+        content.is_ok_and(|content| content.is_notification)
     }
 
     /// Whether the other side may still take it.

@@ -6,6 +6,7 @@ use crate::config::CopyTo;
 use crate::identity::Identity;
 use crate::participating::arrival;
 use crate::participating::contacts::Target;
+use crate::participating::custody::Retained;
 use crate::participating::delivery::Way;
 use crate::participating::served_user::{DeviceReach, Reach, ServedUser, UserAction};
 use crate::participating::service::{Service, Waiter};
@@ -45,6 +46,7 @@ impl Service {
             }
         }
         self.forget_if_idle(identity);
+        self.review_grants(identity);
     }
 
     fn forget_if_idle(&mut self, identity: &Identity) {
@@ -92,8 +94,17 @@ impl Service {
         more: bool,
         now: Now,
     ) {
+        // What is on its way out is still in the store.
+        let is_leaving = |held: &&Held| self.expiring.contains_key(&(identity.clone(), held.seq));
+        let leaving: Vec<_> = match self.expiring.is_empty() {
+            true => Vec::new(),
+            false => held.iter().filter(is_leaving).cloned().collect(),
+        };
         if let Some(user) = self.users.get_mut(identity) {
             user.handle_loaded(held, more, now);
+            for held in leaving {
+                user.handle_settled(&held.conversation, held.seq);
+            }
             self.serve_revocations(identity, now);
             self.serve_fetches(identity, now);
             self.announce_waiting(identity, now);
@@ -120,13 +131,34 @@ impl Service {
     /// What the user's devices can take at the moment; `None` when there is none.
     pub(super) fn reach(&self, identity: &Identity) -> Option<Reach> {
         let session = !self.session_targets(identity).is_empty();
+        let large = self.large_targets(identity, None);
+        let standalone = !large.is_empty();
+        let switch_over = self.settings.switch_over;
         let targets = self.message_targets(identity, None);
+        let Some(first) = targets.first() else {
+            let message = None;
+            return (session || standalone).then_some(Reach {
+                session,
+                message,
+                standalone,
+                switch_over,
+            });
+        };
         // A device by a stream, if there is one: it takes what none by datagram takes.
         let message = targets
             .iter()
             .map(|target| self.largest_by_message(target))
             .max();
-        (session || message.is_some()).then_some(Reach { session, message })
+        // RFC 3428 §8 bounds what goes over paths without congestion control. A stream carries more,
+        // unless a device says itself that it takes large messages in sessions.
+        let states_large = large.iter().any(|target| target.states_large);
+        let is_safe = first.flow.transport.is_reliable() && !states_large;
+        Some(Reach {
+            session,
+            message,
+            standalone,
+            switch_over: message.filter(|_| is_safe).unwrap_or(switch_over),
+        })
     }
 
     /// Begins to store a message for a user of this shard; false when there is no credit.
@@ -138,15 +170,23 @@ impl Service {
         now: Now,
     ) -> bool {
         let is_long = BodySize::of(&body).is_spooled;
-        if self
-            .custody
-            .put(Box::new(message.clone()), body, waiter, now)
-            .is_err()
-        {
+        let bounds = self.bounds_for(message);
+        let message_of_ours = Box::new(message.clone());
+        let begun = if self.is_crowded(message) {
+            let message = message_of_ours;
+            self.stand_in_line(waiter, Retained { message, body }, now)
+        } else {
+            let custody = &mut self.custody;
+            custody
+                .put(message_of_ours, body, bounds, waiter, now)
+                .is_ok()
+        };
+        if !begun {
             return false;
         }
         let key = arrival::conversation_key(message);
         self.user(&message.recipient).handle_storing(&key, is_long);
+        self.review_grants(&message.recipient);
         self.give_reach(&message.recipient, now);
         true
     }
@@ -174,26 +214,31 @@ impl Service {
 
     /// What each of the user's devices takes.
     fn devices(&self, identity: &Identity) -> Vec<DeviceReach> {
-        let by_session = self.session_targets(identity);
         let by_message = self.message_targets(identity, None);
-        let takes_session = |device| by_session.iter().any(|it: &Target| it.device == device);
-        let mut devices: Vec<DeviceReach> = by_message
-            .iter()
-            .map(|target| DeviceReach {
-                device: target.device,
-                reach: Reach {
-                    session: takes_session(target.device),
-                    message: Some(self.largest_by_message(target)),
-                },
-            })
-            .collect();
-        for target in &by_session {
-            if !devices.iter().any(|it| it.device == target.device) {
-                let (session, message) = (true, None);
-                let reach = Reach { session, message };
-                let device = target.device;
-                devices.push(DeviceReach { device, reach });
+        let by_session = self.session_targets(identity);
+        let large = self.large_targets(identity, None);
+        let mut devices: Vec<DeviceReach> = Vec::new();
+        for Target { device, .. } in by_message.iter().chain(&by_session).chain(&large) {
+            if devices.iter().any(|known| known.device == *device) {
+                continue;
             }
+            let is_it = |target: &&Target| target.device == *device;
+            let taken = by_message.iter().find(is_it);
+            let standalone = large.iter().find(is_it);
+            let message = taken.map(|target| self.largest_by_message(target));
+            let is_safe = taken.is_some_and(|target| target.flow.transport.is_reliable())
+                && !standalone.is_some_and(|target| target.states_large);
+            devices.push(DeviceReach {
+                device: *device,
+                reach: Reach {
+                    session: by_session.iter().any(|target| target.device == *device),
+                    message,
+                    standalone: standalone.is_some(),
+                    switch_over: message
+                        .filter(|_| is_safe)
+                        .unwrap_or(self.settings.switch_over),
+                },
+            });
         }
         devices
     }

@@ -110,6 +110,22 @@ impl Capability {
         }
     }
 
+    /// Whether it says itself that it takes large standalone messages.
+    pub fn states_large(&self) -> bool {
+        self.msrp && (self.largemsg || self.deferred)
+    }
+
+    /// The service by which a kept standalone message is offered to it in a session: `deferred`, unless
+    /// it states only `largemsg`, or is one of RCS-e, which knows sessions alone (cpm-facts §2, §7.1).
+    pub fn large_service(&self) -> &'static str {
+        match self.profile {
+            _ if self.deferred => "oma.cpm.deferred",
+            _ if self.largemsg => "oma.cpm.largemsg",
+            Profile::RcsE => "oma.cpm.session",
+            _ => "oma.cpm.deferred",
+        }
+    }
+
     /// Whether a standalone message can be offered to it in an MSRP session of its own.
     pub fn takes_large(&self) -> bool {
         self.msrp

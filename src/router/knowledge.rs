@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::dialog_end::{DialogEnd, RouteKey};
 use crate::identity::{Identity, shard_of};
 use crate::participating::callee;
+use crate::participating::outgoing::FUNCTION;
 use crate::participating::pull::DEFERRED;
 use crate::registrar::{Directory, Resolved};
 use crate::sip::digest::Digest;
@@ -93,7 +94,7 @@ impl Knowledge {
     /// Whether what a request to this address is about belongs to its sender: what waits for him, or a
     /// message he got from somebody who hides.
     fn is_about_sender(&self, uri: &Uri<'_>) -> bool {
-        self.is_deferred(uri)
+        self.is_deferred(uri) || uri.host().eq_ignore_ascii_case("anonymous.invalid")
     }
 
     /// Whether a URI is the address at which users fetch what waits for them.
@@ -137,6 +138,13 @@ impl Knowledge {
             Resolved::Unknown => Destination::Unknown,
             Resolved::Foreign => Destination::Foreign,
         }
+    }
+
+    /// Whether a URI names the participating function: the server, or what our own receipts come from.
+    pub(super) fn is_function(&self, uri: &Uri<'_>) -> bool {
+        let is_home = uri.host().eq_ignore_ascii_case(self.directory.domain());
+        matches!(self.destination(uri), Destination::Server)
+            || (is_home && uri.user() == Some(FUNCTION))
     }
 
     pub(super) fn is_us(&self, uri: &Uri<'_>) -> bool {

@@ -29,6 +29,12 @@ pub struct Addresses {
     pub sip: Vec<(Transport, SocketAddr)>,
     /// By index into `[msrp] listen`.
     pub msrp: Vec<SocketAddr>,
+    /// By index into `[admin] listen`.
+    pub admin: Vec<SocketAddr>,
+    /// Which of those speak TLS.
+    pub msrps: Vec<usize>,
+    /// The hash of our certificate, as session descriptions tell it (RFC 8122).
+    pub fingerprint: Option<String>,
 }
 
 impl Addresses {
@@ -63,15 +69,25 @@ fn in_brackets(host: &str) -> String {
 }
 
 impl fmt::Display for Addresses {
-    /// As in the `ready` line: `sip=udp://127.0.0.1:5060,tcp://127.0.0.1:5060 msrp=tcp://...`.
+    /// As in the `ready` line: `sip=udp://127.0.0.1:5060,tcp://... msrp=tcp://... admin=tcp://...`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sip: Vec<_> = (self.sip.iter())
             .map(|(transport, address)| format!("{transport}://{address}"))
             .collect();
-        let msrp: Vec<_> = (self.msrp.iter())
+        let msrp: Vec<_> = (self.msrp.iter().enumerate())
+            .map(|(index, address)| match self.msrps.contains(&index) {
+                true => format!("tls://{address}"),
+                false => format!("tcp://{address}"),
+            })
+            .collect();
+        write!(f, "sip={} msrp={}", sip.join(","), msrp.join(","))?;
+        if self.admin.is_empty() {
+            return Ok(());
+        }
+        let admin: Vec<_> = (self.admin.iter())
             .map(|address| format!("tcp://{address}"))
             .collect();
-        write!(f, "sip={} msrp={}", sip.join(","), msrp.join(","))
+        write!(f, " admin={}", admin.join(","))
     }
 }
 
@@ -82,6 +98,8 @@ pub(super) struct Sockets {
     sip: Vec<Vec<SipSocket>>,
     /// By listener, then by shard.
     msrp: Vec<Vec<TcpListener>>,
+    /// By listener.
+    pub(super) admin: Vec<TcpListener>,
 }
 
 impl Sockets {
@@ -90,6 +108,7 @@ impl Sockets {
             addresses: Addresses::default(),
             sip: Vec::new(),
             msrp: Vec::new(),
+            admin: Vec::new(),
         };
         for listener in &config.sip.listen {
             let blame = |error| BindError {
@@ -100,12 +119,12 @@ impl Sockets {
             let address = listener.address;
             let (transport, bound, address) = match listener.protocol {
                 Protocol::Udp => bind_udp(address, shards).map_err(blame)?,
-                Protocol::Tcp => bind_tcp(address, shards).map_err(blame)?,
+                Protocol::Tcp | Protocol::Tls => bind_tcp(address, shards).map_err(blame)?,
             };
             sockets.addresses.sip.push((transport, address));
             sockets.sip.push(bound);
         }
-        for listener in &config.msrp.listen {
+        for (index, listener) in config.msrp.listen.iter().enumerate() {
             let blame = |error| BindError {
                 key: "msrp.listen",
                 listener: *listener,
@@ -114,8 +133,23 @@ impl Sockets {
             let bound = bind::tcp(listener.address, shards).map_err(blame)?;
             let address = bound.first().map(TcpListener::local_addr).transpose();
             let address = address.map_err(blame)?.unwrap_or(listener.address);
+            if listener.protocol == Protocol::Tls {
+                sockets.addresses.msrps.push(index);
+            }
             sockets.addresses.msrp.push(address);
             sockets.msrp.push(bound);
+        }
+        for listener in &config.admin.listen {
+            let blame = |error| BindError {
+                key: "admin.listen",
+                listener: *listener,
+                error,
+            };
+            for socket in bind::tcp(listener.address, 1).map_err(blame)? {
+                let address = socket.local_addr().map_err(blame)?;
+                sockets.addresses.admin.push(address);
+                sockets.admin.push(socket);
+            }
         }
         Ok(sockets)
     }
@@ -135,9 +169,10 @@ impl Sockets {
                 supply.sip.push(socket);
             }
         }
-        for listener in self.msrp {
+        for (index, listener) in self.msrp.into_iter().enumerate() {
+            let secure = self.addresses.msrps.contains(&index);
             for (socket, supply) in listener.into_iter().zip(&mut supplies) {
-                supply.msrp.push(socket);
+                supply.msrp.push((socket, secure));
             }
         }
         supplies

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::msrp::{listener as msrp, reader};
+use crate::net::tls::Tls;
 use crate::resolve;
 use crate::shard::assembly::Settings;
 use crate::shard::inbox::Sizes;
 use crate::sip::transport::tcp;
 use crate::store::StoreConfig;
+use crate::store::request::Quota;
 
 /// RFC 3261 §18.4 leaves it open; a peer that cannot be reached in this time counts as gone.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -39,7 +41,7 @@ pub(super) fn sizes(config: &Config) -> Sizes {
 }
 
 /// The bounds of the shells.
-pub(super) fn shells(config: &Config) -> Settings {
+pub(super) fn shells(config: &Config, tls: Option<Tls>) -> Settings {
     let limits = &config.limits;
     let queue = limits.connection_backlog.as_usize();
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
@@ -63,6 +65,7 @@ pub(super) fn shells(config: &Config) -> Settings {
         connections: count(limits.connections),
         connections_per_address: count(limits.connections_per_address),
         resolver: resolve::Settings::default(),
+        tls,
     }
 }
 
@@ -72,6 +75,10 @@ pub(super) fn store(config: &Config) -> StoreConfig {
         segment_bytes: config.store.segment_size.get(),
         reserve_bytes: config.store.reserve.get(),
         credits: usize::try_from(config.store.credits).unwrap_or(usize::MAX),
+        quota: Quota {
+            messages: config.deferral.max_messages.into(),
+            octets: config.deferral.max_total_size.get(),
+        },
         ..StoreConfig::new(&config.data_dir)
     }
 }

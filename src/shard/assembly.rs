@@ -12,17 +12,19 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::core_trait::ShardCore;
 use super::inbox::{Inbox, Lanes, Sizes, inbox};
+use super::operator_desk::Desk;
 use super::port::Input;
 use super::store_queue::StoreGate;
 use super::thread::{self, Common, Own, SipSocket};
 use crate::metrics::Metrics;
 use crate::msrp::listener as msrp;
 use crate::net::accept::Gate;
+use crate::net::tls::Tls;
 use crate::resolve::{self, Resolver};
 use crate::sip::transport::tcp;
 
 /// Bounds of the shells.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Of SIP connections.
     pub sip: tcp::Settings,
@@ -34,6 +36,8 @@ pub struct Settings {
     pub connections_per_address: usize,
     /// Of the resolver.
     pub resolver: resolve::Settings,
+    /// Our certificate for MSRP over TLS.
+    pub tls: Option<Tls>,
 }
 
 /// The inboxes of all shards.
@@ -41,6 +45,8 @@ pub struct Settings {
 pub struct Inboxes {
     /// By shard, the sending ends.
     pub lanes: Arc<[Lanes]>,
+    /// Where the operator asks.
+    pub desk: Arc<Desk>,
     inboxes: Vec<Inbox>,
 }
 
@@ -49,8 +55,8 @@ pub struct Inboxes {
 pub struct Supplies<G> {
     /// Its socket of each SIP listener.
     pub sip: Vec<SipSocket>,
-    /// Its socket of each MSRP listener.
-    pub msrp: Vec<std::net::TcpListener>,
+    /// Its socket of each MSRP listener, and whether it speaks TLS.
+    pub msrp: Vec<(std::net::TcpListener, bool)>,
     /// Its access to the store.
     pub store: G,
 }
@@ -69,8 +75,10 @@ impl Inboxes {
     /// For `shards` shards.
     pub fn new(shards: u16, sizes: Sizes) -> Self {
         let (lanes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| inbox(sizes)).unzip();
+        let lanes: Arc<[Lanes]> = lanes.into();
         Self {
-            lanes: lanes.into(),
+            desk: Arc::new(Desk::new(Arc::clone(&lanes))),
+            lanes,
             inboxes,
         }
     }
@@ -100,8 +108,10 @@ impl Shards {
             gate: Gate::new(settings.connections, settings.connections_per_address),
             sip_settings: settings.sip,
             msrp_settings: settings.msrp,
+            tls: settings.tls,
             resolver: Resolver::new(settings.resolver),
             helper: helper.clone(),
+            operator: inboxes.desk,
             drained,
             stop: stopped,
         };
@@ -139,6 +149,19 @@ impl Shards {
     /// The runtime that waits for signals and look-ups.
     pub fn helper(&self) -> &Handle {
         &self.helper
+    }
+
+    /// What tells every shard to take no new work; nobody waits for the end.
+    pub fn begin_drain(&self) -> Box<dyn Fn() + Send + Sync> {
+        let (lanes, helper) = (Arc::clone(&self.lanes), self.helper.clone());
+        Box::new(move || {
+            let lanes = Arc::clone(&lanes);
+            helper.spawn(async move {
+                for lanes in lanes.iter() {
+                    let _ = lanes.notices.send(Input::Drain).await;
+                }
+            });
+        })
     }
 
     /// Tells every shard to take no new work and waits until all have drained, at most `limit`;

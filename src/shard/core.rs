@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock::{Instant, Now, UnixMillis};
-use crate::config::Config;
+use crate::config::{Config, MsrpOffer};
 use crate::participating::arrival::Lifetimes;
 use crate::participating::census::Census;
 use crate::participating::custody::Custody;
 use crate::participating::media::{AttemptId, Media, MediaAction, MediaListener, MediaSettings};
+use crate::participating::operator::Question;
 use crate::participating::served_user::{ReplayPolicy, RetrySchedule};
 use crate::participating::service::{Parts, Service, Settings};
 use crate::registrar::{Policy, Registrar};
@@ -19,6 +20,7 @@ use crate::shard::core_trait::ShardCore;
 use crate::shard::port::{Action, Attempt, Input};
 use crate::sip::endpoint::{Endpoint, Listener};
 use crate::sip::message::Message;
+use crate::sip::session_timer;
 use crate::sip::transaction::{TimerConfig, TransactionTable};
 use crate::store::request::Seq;
 use crate::token::Tokens;
@@ -92,11 +94,13 @@ impl Core {
         loop {
             self.service.run_media(now);
             let before = self.actions.len();
-            while let Some((flow, octets)) = self.service.poll_transmit(now) {
-                self.actions.push_back(Action::SendSip { flow, octets });
-            }
+            // First to the other shards: what one of them must know of a message before its recipient
+            // can answer it.
             while let Some((shard, message)) = self.service.poll_forward(now) {
                 self.actions.push_back(Action::Forward { shard, message });
+            }
+            while let Some((flow, octets)) = self.service.poll_transmit(now) {
+                self.actions.push_back(Action::SendSip { flow, octets });
             }
             while let Some((number, host, port)) = self.service.poll_question() {
                 let attempt = Attempt(HOP + number);
@@ -108,6 +112,9 @@ impl Core {
             }
             while let Some(action) = self.service.poll_media() {
                 self.actions.push_back(media_action(action));
+            }
+            while let Some((ticket, answer)) = self.service.poll_answer() {
+                self.actions.push_back(Action::Answer { ticket, answer });
             }
             while let Some(request) = self.service.poll_store() {
                 self.actions.push_back(Action::Store(request));
@@ -131,6 +138,10 @@ impl ShardCore for Core {
             Input::Sip { flow, message } => self.router.handle(service, message, flow, now),
             Input::FlowLost { flow } => service.handle_flow_lost(flow, now),
             Input::Msrp { connection, event } => service.media.handle_frame(connection, event),
+            Input::MsrpSecured {
+                connection,
+                certificate,
+            } => service.media.handle_secured(connection, certificate),
             Input::MsrpConnected {
                 attempt,
                 connection,
@@ -150,6 +161,12 @@ impl ShardCore for Core {
                     .handle_resolved(AttemptId(attempt.0), &addresses),
             },
             Input::Internal(message) => service.handle_internal(*message, now),
+            Input::Operator { ticket, question } => {
+                if let Question::Directory(directory) = &*question {
+                    self.router.set_directory(Arc::clone(directory));
+                }
+                service.handle_question(ticket, *question, now);
+            }
             Input::Drain => service.drain(now),
         }
         self.collect();
@@ -177,9 +194,10 @@ impl ShardCore for Core {
 fn media_action(action: MediaAction) -> Action {
     match action {
         MediaAction::Send(connection, octets) => Action::SendMsrp { connection, octets },
-        MediaAction::Connect(attempt, remote) => Action::ConnectMsrp {
+        MediaAction::Connect(attempt, remote, secure) => Action::ConnectMsrp {
             attempt: Attempt(attempt.0),
             remote,
+            secure,
         },
         MediaAction::Resolve(attempt, host, port) => Action::Resolve {
             attempt: Attempt(attempt.0),
@@ -202,6 +220,7 @@ fn settings(context: &CoreContext) -> Settings {
         lifetimes: Lifetimes {
             default: deferral.lifetime.duration(),
             maximum: deferral.max_lifetime.duration(),
+            receipts: deferral.receipt_window.duration(),
         },
         replays: ReplayPolicy {
             retry: RetrySchedule::new(&retry),
@@ -212,8 +231,15 @@ fn settings(context: &CoreContext) -> Settings {
         ring: deferral.ring_timeout.duration(),
         custody_after: deferral.custody_after.duration(),
         idle: config.msrp.idle_timeout.duration(),
+        timer: session_timer::Policy {
+            expires: config.sip.session_expires.duration(),
+            min_se: config.sip.min_se.duration(),
+        },
+        t1: config.sip.t1.duration(),
         largest_message: config.sip.max_message_size.get(),
+        switch_over: config.deferral.switchover_size.get(),
         most_under_way: config.limits.sessions as usize,
+        most_receipts: config.limits.receipts as usize,
     }
 }
 
@@ -241,6 +267,9 @@ fn media(context: &CoreContext) -> Media {
         message: config.msrp.max_message_size.get(),
         sessions: config.limits.sessions as usize,
         bind_within: config.msrp.binding_timeout.duration(),
+        fingerprint: context.addresses.fingerprint.as_deref().map(Arc::from),
+        offers_tls: config.msrp.offer == MsrpOffer::Tls,
+        cema: config.msrp.cema,
     };
     let listeners = context.addresses.msrp.iter().enumerate();
     let listeners = listeners.map(|(index, bound)| {
@@ -249,6 +278,7 @@ fn media(context: &CoreContext) -> Media {
             bound: *bound,
             host,
             port,
+            secure: config.msrp.is_secure(index),
         }
     });
     Media::new(context.shard, settings, listeners.collect())

@@ -1,5 +1,6 @@
 //! From a shard's connections to the inbox of the shard concerned.
 
+use bytes::Bytes;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -74,6 +75,14 @@ impl<C: ShardCore + 'static> msrp::listener::Deliver for Deliverer<C> {
             let written = Input::MsrpWritten { connection, octets };
             let _ = lanes.notices.send(written).await;
         }
+    }
+
+    async fn secured(&self, shard: u16, connection: ConnectionId, certificate: Option<Bytes>) {
+        let secured = Input::MsrpSecured {
+            connection,
+            certificate,
+        };
+        self.work(shard, secured).await;
     }
 
     async fn lost(&self, shard: u16, connection: ConnectionId) {

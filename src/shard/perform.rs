@@ -11,7 +11,10 @@ use super::port::{Action, Attempt, Input};
 use super::shell::Shell;
 use super::store_queue::StoreGate;
 use crate::clock::Now;
+use crate::msrp::listener as msrp;
 use crate::net::ConnectionId;
+use crate::net::tls::Check;
+use crate::participating::media::SecurePeer;
 use crate::sip::transport::flow::{Flow, Transport};
 use crate::store::request::StoreRequest;
 
@@ -37,7 +40,11 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             let Some(action) = action else { return };
             match action {
                 Action::SendSip { flow, octets } => self.send_sip(flow, octets),
-                Action::ConnectMsrp { attempt, remote } => self.connect_msrp(attempt, remote),
+                Action::ConnectMsrp {
+                    attempt,
+                    remote,
+                    secure,
+                } => self.connect_msrp(attempt, remote, secure),
                 Action::SendMsrp { connection, octets } => self.send_msrp(connection, octets),
                 Action::CloseMsrp { connection } => self.msrp.close(connection),
                 Action::Store(request) => self.ask_store(request),
@@ -49,6 +56,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
                 Action::Forward { shard, message } => {
                     self.forward(shard, Input::Internal(message));
                 }
+                Action::Answer { ticket, answer } => self.operator.answer(ticket, answer),
                 // Nobody waits if the server was told to stop at once.
                 Action::Drained => drop(self.drained.send(self.shard)),
             }
@@ -77,8 +85,14 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         }
     }
 
-    fn connect_msrp(&mut self, attempt: Attempt, remote: SocketAddr) {
-        let Some(writer) = self.msrp.connect(remote) else {
+    fn connect_msrp(&mut self, attempt: Attempt, remote: SocketAddr, secure: Option<SecurePeer>) {
+        let secure = secure.map(|peer| msrp::SecurePeer {
+            name: peer.name,
+            check: peer.fingerprint.map(|fingerprint| -> Check {
+                Arc::new(move |certificate| fingerprint.matches(certificate))
+            }),
+        });
+        let Some(writer) = self.msrp.connect(remote, secure) else {
             self.local.push_back(Input::MsrpUnreachable { attempt });
             return;
         };

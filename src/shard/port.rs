@@ -7,6 +7,7 @@ use bytes::Bytes;
 use std::net::SocketAddr;
 
 use crate::msrp::frame::FrameEvent;
+use crate::participating::operator::{Answer, Question, Ticket};
 use crate::sip::message::Message;
 use crate::sip::transport::flow::{ConnectionId, Flow};
 use crate::store::request::{StoreEvent, StoreRequest};
@@ -40,6 +41,13 @@ pub enum Input {
         connection: ConnectionId,
         /// Which piece.
         event: FrameEvent,
+    },
+    /// An MSRP connection speaks TLS; told to a shard before the first frame from it.
+    MsrpSecured {
+        /// Which.
+        connection: ConnectionId,
+        /// The certificate that the peer showed, in DER.
+        certificate: Option<Bytes>,
     },
     /// An MSRP connection attempt succeeded.
     MsrpConnected {
@@ -76,6 +84,13 @@ pub enum Input {
     },
     /// A message for a user of this shard from another shard (a disposition notification, say).
     Internal(Box<crate::participating::internal::InternalMessage>),
+    /// The operator asks; answered by `Action::Answer`.
+    Operator {
+        /// Returned with the answer.
+        ticket: Ticket,
+        /// What.
+        question: Box<Question>,
+    },
     /// No new work from here on; running replays may end.
     Drain,
 }
@@ -97,6 +112,8 @@ pub enum Action {
         attempt: Attempt,
         /// Where to.
         remote: SocketAddr,
+        /// To whom, over TLS.
+        secure: Option<crate::participating::media::SecurePeer>,
     },
     /// Write octets to an MSRP connection; answered by `MsrpWritten`.
     SendMsrp {
@@ -128,6 +145,13 @@ pub enum Action {
         shard: u16,
         /// What.
         message: Box<crate::participating::internal::InternalMessage>,
+    },
+    /// Tell the operator.
+    Answer {
+        /// Of `Input::Operator`.
+        ticket: Ticket,
+        /// What.
+        answer: Answer,
     },
     /// Everything that had to end before a stop has ended.
     Drained,

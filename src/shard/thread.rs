@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -15,6 +15,7 @@ use super::alarm::Alarm;
 use super::core_trait::ShardCore;
 use super::deliver::Deliverer;
 use super::inbox::{Inbox, Lanes};
+use super::operator_desk::Desk;
 use super::outbox::Outbox;
 use super::shell::Shell;
 use super::store_queue::{StoreGate, StoreQueue};
@@ -22,6 +23,7 @@ use crate::metrics::ShardMetrics;
 use crate::msrp::listener::{self as msrp, MsrpTransport};
 use crate::net::accept::Gate;
 use crate::net::registry::Registry;
+use crate::net::tls::Tls;
 use crate::resolve::Resolver;
 use crate::sip::transport::tcp::{self, Remote, TcpTransport};
 use crate::sip::transport::udp::UdpTransport;
@@ -48,7 +50,9 @@ pub struct Common {
     /// The SIP connections of all shards.
     pub sip: Arc<Registry<Remote>>,
     /// The MSRP connections of all shards.
-    pub msrp: Arc<Registry<SocketAddr>>,
+    pub msrp: Arc<Registry<msrp::Key>>,
+    /// Our certificate for MSRP over TLS.
+    pub tls: Option<Tls>,
     /// The number of all connections.
     pub gate: Gate,
     /// Bounds of SIP connections.
@@ -59,6 +63,8 @@ pub struct Common {
     pub resolver: Resolver,
     /// Where look-ups run.
     pub helper: tokio::runtime::Handle,
+    /// Hears the answers to the operator's questions.
+    pub operator: Arc<Desk>,
     /// Hears when a shard has drained.
     pub drained: mpsc::UnboundedSender<u16>,
     /// Becomes `true` when the shards have to end.
@@ -75,7 +81,7 @@ pub struct Own<G> {
     /// By SIP listener.
     pub sip: Vec<SipSocket>,
     /// By MSRP listener.
-    pub msrp: Vec<TcpListener>,
+    pub msrp: Vec<(TcpListener, bool)>,
     /// Its access to the store.
     pub store: G,
     /// What it counts into.
@@ -161,6 +167,7 @@ fn build<C: ShardCore + 'static, G: StoreGate>(
         helper: common.helper,
         look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
         local: VecDeque::new(),
+        operator: common.operator,
         drained: common.drained,
         stop: common.stop,
         metrics: own.metrics,
@@ -208,7 +215,7 @@ fn build_sip<C: ShardCore + 'static>(
 
 fn build_msrp<C: ShardCore + 'static>(
     common: &Common,
-    sockets: Vec<TcpListener>,
+    sockets: Vec<(TcpListener, bool)>,
     shard: u16,
     deliver: Deliverer<C>,
 ) -> io::Result<MsrpTransport<Deliverer<C>>> {
@@ -216,13 +223,14 @@ fn build_msrp<C: ShardCore + 'static>(
         shard,
         shards: u16::try_from(common.lanes.len()).unwrap_or(u16::MAX),
         settings: common.msrp_settings,
+        tls: common.tls.clone(),
         registry: Arc::clone(&common.msrp),
         gate: common.gate.clone(),
         metrics: Arc::clone(&deliver.metrics),
         deliver,
     });
-    for socket in sockets {
-        transport.listen(socket)?;
+    for (socket, secure) in sockets {
+        transport.listen(socket, secure)?;
     }
     Ok(transport)
 }

@@ -8,11 +8,12 @@ use std::sync::mpsc::Sender;
 
 use super::answer::{APPEND_COST, Desk};
 use super::body::BodyJob;
+use super::body_put::Arriving;
 use super::log::{LogJob, Put};
 use super::reader::{ReadJob, What};
 use super::record::RecordBody;
 use super::request::{
-    Body, BodySource, DOCUMENT_LIMIT, DeferredMessage, Refusal, StoreRequest, StoreToken,
+    Body, BodySource, DOCUMENT_LIMIT, DeferredMessage, Quota, Refusal, StoreRequest, StoreToken,
 };
 use super::shared::Shared;
 use super::spool::BUFFER;
@@ -67,7 +68,8 @@ impl StoreClient {
                 token,
                 message,
                 body,
-            } => self.put(token, message, body),
+                quota,
+            } => self.put(token, message, body, quota),
             // Behind the Put wherever that is: the body thread passes it on.
             StoreRequest::Abandon { token } => {
                 self.body(BodyJob::Forward(LogJob::Abandon { shard, token }));
@@ -177,7 +179,7 @@ impl StoreClient {
         }
     }
 
-    fn put(&self, token: StoreToken, message: Box<DeferredMessage>, body: Body) {
+    fn put(&self, token: StoreToken, message: Box<DeferredMessage>, body: Body, quota: Quota) {
         let shard = self.shard;
         let seq = self.shared.next_seq();
         let cost = cost(&message, &body);
@@ -188,17 +190,21 @@ impl StoreClient {
                 seq,
                 message,
                 body: RecordBody::Inline(octets),
+                quota,
                 cost,
                 spool: None,
             })),
-            body => self.body(BodyJob::Put {
-                shard,
-                token,
-                seq,
-                message,
-                body,
-                cost,
-            }),
+            body => {
+                let arriving = Arriving {
+                    shard,
+                    token,
+                    seq,
+                    message,
+                    quota,
+                    cost,
+                };
+                self.body(BodyJob::Put(arriving, body));
+            }
         }
     }
 

@@ -15,6 +15,7 @@ use super::footer::{About, Line};
 use super::index::BindingEntry;
 use super::log::{Copied, Copy, LogJob};
 use super::manifest::Place;
+use super::reader;
 use super::record::{BindingRecord, Kind, MarksRecord, MessageRecord, SettledRecord};
 use super::segment::{Segment, Unreadable};
 use super::shared::Shared;
@@ -214,13 +215,14 @@ impl Keeper {
             Ok(Copied::Settled(record)) => Copied::Settled(self.now_for(record, from.segment)),
             Ok(what) => what,
             Err(Unreadable::Damaged) => {
-                self.shared.damages.report(segment, from.range());
                 if let About::Message { seq, recipient, .. } = &line.about {
-                    let mut index = self.shared.index();
-                    if let Some(taken) = index.take(recipient, *seq) {
-                        index.release(&taken);
-                    }
+                    let head = reader::salvage(segment, from, recipient, *seq);
+                    let shared = &self.shared;
+                    shared.ruined(recipient, *seq, segment, from.range(), head);
+                    // Its shard has to settle it first.
+                    return Err(Stop::Refused);
                 }
+                self.shared.damages.report(segment, from.range());
                 return Ok(None);
             }
             Err(Unreadable::Failed(error)) => return Err(error.into()),

@@ -17,7 +17,7 @@ use super::files::{DiskFiles, Files};
 use super::log::{Log, LogJob, Onward};
 use super::reader::{self, ReadJob, What};
 use super::recover;
-use super::request::{Seq, StoreEvent, StoreToken, Usage};
+use super::request::{Quota, Seq, StoreEvent, StoreToken, Usage};
 use super::shared::Shared;
 use crate::clock::{self, UnixMillis};
 use crate::identity::Identity;
@@ -37,6 +37,8 @@ pub struct StoreConfig {
     pub put_octets: usize,
     /// Octets of appends that a shard may have waiting.
     pub append_octets: usize,
+    /// What may wait in all.
+    pub quota: Quota,
     /// The time of the start; decides which duplicate keys still matter.
     pub now: UnixMillis,
 }
@@ -51,6 +53,7 @@ impl StoreConfig {
             credits: 1024,
             put_octets: 16 * 1024 * 1024,
             append_octets: 8 * 1024 * 1024,
+            quota: Quota::NONE,
             now: clock::now().wall,
         }
     }
@@ -167,7 +170,7 @@ pub type Answers = Vec<Box<dyn Fn(StoreEvent) + Send + Sync>>;
 
 /// The running store.
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     log: Sender<LogJob>,
     body: Sender<BodyJob>,
     reader: Sender<ReadJob>,
@@ -226,7 +229,8 @@ impl Store {
         lock: Box<dyn Send + Sync>,
     ) -> Result<Self, StoreError> {
         let next_seq = found.recovered.next_seq.0;
-        let shared = Arc::new(Shared::new(found.index, desks, next_seq, found.damages));
+        let shared = Shared::new(found.index, desks, next_seq, found.damages, config.quota);
+        let shared = Arc::new(shared);
         let (log, log_jobs) = mpsc::channel();
         let (body, body_jobs) = mpsc::channel();
         let (reader, read_jobs) = mpsc::channel();

@@ -98,6 +98,21 @@ impl About {
         }
     }
 
+    /// Of a damaged record of a message, if the damage is in the body.
+    pub(super) fn salvaged(payload: &[u8]) -> Option<Self> {
+        let (seq, generation, message) = record::head_of(payload)?;
+        Some(Self::Message {
+            seq,
+            generation,
+            recipient: message.recipient,
+            accepted_at: message.accepted_at,
+            expires_at: message.expires_at,
+            duplicate_key: message.duplicate_key,
+            length: payload.len() as u64,
+            shares: Box::default(),
+        })
+    }
+
     /// Of a record as it was read; `None` if it makes no sense.
     pub(super) fn read(kind: Kind, payload: &Bytes) -> Option<Self> {
         Some(match kind {

@@ -55,6 +55,11 @@ impl Holdings {
         }
     }
 
+    /// How much waits for a user.
+    pub(super) fn of(&self, user: &Identity) -> Usage {
+        self.users.get(user).copied().unwrap_or_default()
+    }
+
     /// How much waits in all.
     pub(super) fn total(&self) -> Usage {
         self.total

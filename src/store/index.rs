@@ -10,7 +10,7 @@
 //! away. That it misses nothing is seen at a start, by a sum over all entries; and while running a
 //! segment is dropped only if as many messages were moved out of it as the log says it held.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 
@@ -54,6 +54,8 @@ pub(super) struct Index {
     pub(super) bodies: Segments,
     pub(super) holdings: Holdings,
     pub(super) marks: Marks,
+    /// Messages that are damaged and whose shards know it.
+    ruined: HashSet<Seq, RandomState>,
     /// Messages with an older record in further segments: a copy was made and the original is still
     /// there. A settlement must outlive all of them.
     pub(super) twice: HashMap<Seq, Vec<u64>, RandomState>,
@@ -72,6 +74,7 @@ impl Index {
             bodies: Segments::default(),
             holdings: Holdings::default(),
             marks: Marks::default(),
+            ruined: HashSet::default(),
             twice: HashMap::default(),
             due_from: HashMap::default(),
         }
@@ -114,7 +117,21 @@ impl Index {
             usage.leaving += 1;
         }
         let marks = self.marks.remove(seq);
+        if self.ruined.remove(&seq) {
+            self.log.unpin(entry.place);
+        }
         Some(Taken { entry, marks })
+    }
+
+    /// A message turned out to be damaged: the shard to be told, if that is news. Until it is settled
+    /// its segment stays.
+    pub(super) fn ruin(&mut self, recipient: &Identity, seq: Seq) -> Option<u16> {
+        let entry = self.entry(recipient, seq)?;
+        let is_news = self.ruined.insert(seq);
+        if is_news {
+            self.log.pin(entry.place);
+        }
+        is_news.then(|| (self.placement)(recipient))
     }
 
     /// It is durable that a message left, so its record and body may go. Not before: a power cut

@@ -20,7 +20,7 @@ use super::reader::{ReadJob, What};
 use super::record::{
     self, BindingRecord, Kind, MarksRecord, MessageRecord, RecordBody, SettledRecord,
 };
-use super::request::{DeferredMessage, Refusal, Seq, Settlement, StoreToken};
+use super::request::{DeferredMessage, Quota, Refusal, Seq, Settlement, StoreToken};
 use super::reserve::Reserve;
 use super::shared::Shared;
 use crate::clock::{self, Instant};
@@ -40,6 +40,7 @@ pub(super) struct Put {
     pub(super) seq: Seq,
     pub(super) message: Box<DeferredMessage>,
     pub(super) body: RecordBody,
+    pub(super) quota: Quota,
     /// Octets to give back to the shard's desk.
     pub(super) cost: usize,
     /// The body thread's name for the spool, to be told the outcome.
@@ -307,6 +308,9 @@ impl Log {
         if self.shared.is_poisoned() {
             return self.refuse(&put, Refusal::Poisoned);
         }
+        if let Err(refusal) = self.make_count(&put) {
+            return self.refuse(&put, refusal);
+        }
         let record = MessageRecord {
             seq: put.seq,
             generation: 0,
@@ -314,11 +318,28 @@ impl Log {
             body: put.body.clone(),
         };
         let about = About::message(&record);
-        let length = record.body.length();
-        let recipient = &record.message.recipient;
-        self.shared.index().holdings.add(recipient, length);
         self.add(Kind::Message, record.encode(), about, Effect::Stored(put));
         self.write_within(Duration::ZERO);
+    }
+
+    /// Counts a message among those that wait, unless there is no room for it.
+    fn make_count(&self, put: &Put) -> Result<(), Refusal> {
+        let (recipient, kind) = (&put.message.recipient, put.message.kind);
+        let octets = put.body.length();
+        let mut index = self.shared.index();
+        let quota = put.quota.of_kind(kind);
+        if octets > quota.octets {
+            return Err(Refusal::TooLarge);
+        }
+        if !quota.has_room(index.holdings.of(recipient), octets) {
+            return Err(Refusal::OverQuota);
+        }
+        let total = self.shared.quota.of_kind(kind);
+        if !total.has_room(index.holdings.total(), octets) {
+            return Err(Refusal::Full);
+        }
+        index.holdings.add(recipient, octets);
+        Ok(())
     }
 
     fn abandon(&mut self, shard: u16, token: StoreToken) {
@@ -453,9 +474,12 @@ impl Log {
             Copied::Message(record) => {
                 let mut index = self.shared.index();
                 let entry = index.entry(&record.message.recipient, record.seq);
-                if entry.is_none_or(|entry| entry.place != copy.from)
-                    || !self.moving.insert(record.seq)
-                {
+                if entry.is_none_or(|entry| entry.place != copy.from) {
+                    return;
+                }
+                if !self.moving.insert(record.seq) {
+                    // It is being rewritten: until that is durable its old record is needed.
+                    let _ = verdict.send(Verdict::Failed);
                     return;
                 }
                 (Kind::Message, record.encode(), About::message(record))

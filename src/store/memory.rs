@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::request::{
-    Body, BodySource, ConversationKey, DOCUMENT_LIMIT, DeferredMessage, Held, MARKS_LIMIT, Refusal,
-    Seq, SpoolId, StoreEvent, StoreRequest, StoreToken, Usage,
+    Body, BodySource, ConversationKey, DOCUMENT_LIMIT, DeferredMessage, Held, MARKS_LIMIT, Quota,
+    Refusal, Seq, SpoolId, StoreEvent, StoreRequest, StoreToken, Usage,
 };
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
@@ -149,7 +149,8 @@ impl MemoryStore {
                 token,
                 message,
                 body,
-            } => self.put(token, *message, body),
+                quota,
+            } => self.put(token, *message, body, quota),
             StoreRequest::Abandon { token } => self.abandon(token),
             StoreRequest::Settle { recipient, seq, .. } => self.settle(recipient, seq),
             StoreRequest::Append {
@@ -228,8 +229,16 @@ impl MemoryStore {
         }
     }
 
-    fn put(&mut self, token: StoreToken, message: DeferredMessage, body: Body) {
+    fn put(&mut self, token: StoreToken, message: DeferredMessage, body: Body, quota: Quota) {
         if let Some(refusal) = self.refusal {
+            let refused = StoreEvent::Refused { token, refusal };
+            return self.events.push_back(refused);
+        }
+        let octets = match &body {
+            Body::Inline(octets) => octets.len() as u64,
+            Body::Spooled { length, .. } => *length,
+        };
+        if let Some(refusal) = self.over_quota(&message, octets, quota) {
             let refused = StoreEvent::Refused { token, refusal };
             return self.events.push_back(refused);
         }
@@ -248,6 +257,27 @@ impl MemoryStore {
         self.waiting.push_back((token, seq, message, body));
         if !self.held {
             self.commit();
+        }
+    }
+
+    /// What waits and what is being written count alike.
+    fn over_quota(&self, message: &DeferredMessage, octets: u64, quota: Quota) -> Option<Refusal> {
+        let quota = quota.of_kind(message.kind);
+        let mut used = Usage::default();
+        let durable = self.durable.values().map(|(message, body)| (message, body));
+        let waiting = self
+            .waiting
+            .iter()
+            .map(|(_, _, message, body)| (message, body));
+        for (other, body) in durable.chain(waiting) {
+            if other.recipient == message.recipient {
+                used.messages += 1;
+                used.octets += body.len() as u64;
+            }
+        }
+        match octets > quota.octets {
+            true => Some(Refusal::TooLarge),
+            false => (!quota.has_room(used, octets)).then_some(Refusal::OverQuota),
         }
     }
 

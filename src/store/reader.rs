@@ -7,8 +7,10 @@ use bytes::Bytes;
 use super::log::{LogJob, Rewrite};
 use super::manifest::{Extent, Manifest, Piece, Place};
 use super::manifests::Manifests;
-use super::record::{Kind, MessageRecord, PIECE_HEADER, RecordBody};
-use super::request::{ConversationKey, Held, Refusal, Seq, StoreEvent, StoreToken};
+use super::record::{self, Kind, MessageRecord, PIECE_HEADER, RecordBody};
+use super::request::{
+    ConversationKey, DeferredMessage, Held, Refusal, Seq, StoreEvent, StoreToken,
+};
 use super::segment::{Segment, Unreadable};
 use super::shared::Shared;
 use super::spool::{IN_MEMORY, Spool};
@@ -220,7 +222,7 @@ fn record_of(shared: &Shared, recipient: &Identity, seq: Seq) -> Result<MessageR
     current(shared, recipient, seq).map(|(_, record)| record)
 }
 
-/// The record of a message in custody and its place. A damaged one is reported and seen no more.
+/// The record of a message in custody and its place. A damaged one is reported.
 pub(super) fn current(
     shared: &Shared,
     recipient: &Identity,
@@ -237,11 +239,8 @@ pub(super) fn current(
             Ok((place, record))
         }
         Ok(_) | Err(Unreadable::Damaged) => {
-            shared.damages.report(&segment, place.range());
-            let mut index = shared.index();
-            if let Some(taken) = index.take(recipient, seq) {
-                index.release(&taken);
-            }
+            let head = salvage(&segment, place, recipient, seq);
+            shared.ruined(recipient, seq, &segment, place.range(), head);
             Err(Refusal::Damaged)
         }
         Err(Unreadable::Failed(error)) => {
@@ -249,6 +248,18 @@ pub(super) fn current(
             Err(Refusal::Damaged)
         }
     }
+}
+
+/// What a damaged record still says for certain of its message.
+pub(super) fn salvage(
+    segment: &Segment,
+    place: Place,
+    recipient: &Identity,
+    seq: Seq,
+) -> Option<DeferredMessage> {
+    let payload = segment.read_raw(place.position, place.length).ok()?;
+    let (found, _, message) = record::head_of(&payload)?;
+    (found == seq && message.recipient == *recipient).then_some(message)
 }
 
 /// Reads and checks a message's record.
@@ -294,13 +305,29 @@ fn read_body(
             let segments = extents.map(|extent| index.bodies.segment(extent.place.segment));
             segments.flatten().collect::<Vec<_>>()
         };
-        return read_extents(&manifest, offset, length, |place| {
+        let octets = read_extents(&manifest, offset, length, |place| {
             let mut open = segments.iter();
             let segment = open.find(|segment| segment.number == place.segment);
             read_piece(shared, segment.ok_or(Refusal::Damaged)?, place)
         });
+        if octets.is_err() {
+            ruined_body(shared, recipient, seq);
+        }
+        return octets;
     }
     Err(Refusal::Damaged)
+}
+
+/// A piece of a body is damaged, the record that says where it lies is not.
+fn ruined_body(shared: &Shared, recipient: &Identity, seq: Seq) {
+    let Ok((place, record)) = current(shared, recipient, seq) else {
+        return;
+    };
+    let segment = shared.index().log.segment(place.segment);
+    if let Some(segment) = segment {
+        let message = Some(record.message);
+        shared.ruined(recipient, seq, &segment, place.range(), message);
+    }
 }
 
 fn part(octets: &Bytes, offset: u64, length: usize) -> Bytes {

@@ -225,6 +225,18 @@ impl MessageRecord {
     }
 }
 
+/// What a damaged record still says of its message, if the damage is behind that.
+pub(super) fn head_of(payload: &[u8]) -> Option<(Seq, u32, DeferredMessage)> {
+    let mut from = Decoder(payload);
+    let seq = Seq(from.u64()?);
+    let generation = from.u32()?;
+    let message = decode_message(&mut from)?;
+    let head = payload.get(..payload.len() - from.0.len())?;
+    let has_checksum = matches!(from.u8()?, 2 | 3);
+    let sound = has_checksum && from.u32()? == crc32c::crc32c(head);
+    sound.then_some((seq, generation, message))
+}
+
 /// Octets of a message's payload before its recipient.
 const BEFORE_RECIPIENT: usize = 46;
 
@@ -480,6 +492,24 @@ pub(super) mod tests {
             };
             let payload = Bytes::from(record.encode());
             assert_eq!(MessageRecord::decode(&payload), Some(record));
+        }
+    }
+
+    #[test]
+    fn a_record_damaged_in_its_body_still_says_whose_it_was_and_one_damaged_before_that_does_not() {
+        let record = MessageRecord {
+            seq: Seq(7),
+            generation: 3,
+            message: message("bob", 9),
+            body: RecordBody::Inline(Bytes::from_static(b"body")),
+        };
+        let mut payload = record.encode();
+        let body = payload.len() - b"body".len();
+        for at in 0..payload.len() {
+            payload[at] ^= 4;
+            let head = (at >= body).then(|| (Seq(7), 3, record.message.clone()));
+            assert_eq!(head_of(&payload), head, "octet {at}");
+            payload[at] ^= 4;
         }
     }
 

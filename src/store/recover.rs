@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::append::{Appender, Folder};
 use super::deferred::{Recovered, StoreConfig, StoreError};
 use super::files::{self, File, Files};
-use super::footer::{About, Line};
+use super::footer::Line;
 use super::index::Index;
 use super::rebuild::Shelf;
 use super::reserve::Reserve;
@@ -269,18 +269,10 @@ fn read_log(
     segment.file.drop_cache();
     let mut lines = Vec::new();
     let mut unclear = Vec::new();
-    let scan = segment.scan(|position, header, payload| {
-        let Ok(length) = u32::try_from(header.record_length()) else {
-            return;
-        };
-        match About::read(header.kind, &payload) {
-            Some(about) => lines.push(Line {
-                position,
-                length,
-                about,
-            }),
-            None => unclear.push(position..position + u64::from(length)),
-        }
+    let scan = segment.scan(|found| match found.line() {
+        Some(line) => lines.push(line),
+        None if found.sound => unclear.push(found.range()),
+        None => {}
     })?;
     for range in scan.damaged.iter().chain(&unclear) {
         damages.report(segment, range.clone());

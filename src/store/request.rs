@@ -132,6 +132,41 @@ pub struct Held {
     pub marks: Box<[u64]>,
 }
 
+/// How much may wait. A disposition notification may go beyond by a quarter: an author must hear what
+/// became of his messages even when others have filled his queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Messages.
+    pub messages: u64,
+    /// Octets of their bodies.
+    pub octets: u64,
+}
+
+impl Quota {
+    /// No bound.
+    pub const NONE: Self = Self {
+        messages: u64::MAX,
+        octets: u64::MAX,
+    };
+
+    /// What holds for a message of this kind.
+    pub fn of_kind(self, kind: MessageKind) -> Self {
+        match kind {
+            // At least a few short ones, whatever the bound.
+            MessageKind::Notification => Self {
+                messages: self.messages.saturating_add((self.messages / 4).max(4)),
+                octets: self.octets.saturating_add((self.octets / 4).max(16_384)),
+            },
+            MessageKind::Pager | MessageKind::Large | MessageKind::Chat => self,
+        }
+    }
+
+    /// Whether a message of so many octets fits beside what waits.
+    pub fn has_room(self, used: Usage, octets: u64) -> bool {
+        used.messages < self.messages && used.octets.saturating_add(octets) <= self.octets
+    }
+}
+
 /// Octets of one document, and of its key, at most.
 pub const DOCUMENT_LIMIT: usize = 64 * 1024;
 
@@ -159,6 +194,9 @@ pub enum StoreRequest {
         message: Box<DeferredMessage>,
         /// Its body.
         body: Body,
+        /// What may wait for its recipient; counted in the order of the requests, so it is never
+        /// exceeded.
+        quota: Quota,
     },
     /// The shard gave up waiting for this `Put`: if it was or will be written, a cancelling record
     /// follows it, so that it is never delivered.
@@ -324,7 +362,7 @@ pub enum BodySource {
 /// Why a request could not be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No room on the disk, or over a limit: try again later.
+    /// No room on the disk, or as much waits as may wait in all: try again later.
     #[error("no room in the store")]
     Full,
     /// A sync failed; nothing is acknowledged until a restart.
@@ -336,9 +374,12 @@ pub enum Refusal {
     /// The record is damaged on disk; it was set aside and reported.
     #[error("damaged on disk")]
     Damaged,
-    /// The document has more octets than one may have.
+    /// The message or document alone has more octets than may be kept.
     #[error("too large")]
     TooLarge,
+    /// As much waits for the recipient as may.
+    #[error("the recipient's queue is full")]
+    OverQuota,
 }
 
 /// What a shard hears.
@@ -410,6 +451,16 @@ pub enum StoreEvent {
         users: Vec<(Identity, Usage)>,
         /// Whether more come after the last of these.
         more: bool,
+    },
+    /// A message in custody turned out to be damaged on disk. Told once, not asked for; it stays until it
+    /// is settled, but is not loaded any more.
+    Ruined {
+        /// Whose.
+        recipient: Identity,
+        /// Which.
+        seq: Seq,
+        /// The message, if that much of it can be trusted.
+        message: Option<Box<DeferredMessage>>,
     },
     /// Expired messages.
     Due {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::coding::{Decoder, Encoder};
 use super::files::{File, Files};
-use super::footer::{self, Line};
+use super::footer::{self, About, Line};
 use super::record::{HEADER, Header, Kind, MARKER, Seal};
 
 /// The format that this code writes and the newest it reads.
@@ -24,6 +24,8 @@ pub(super) const START: u64 = 2 * COPY as u64;
 const MAGIC: [u8; 8] = *b"restante";
 const TRAILER: usize = 24;
 const WINDOW: usize = 256 * 1024;
+/// Damaged messages in a row of which a scan keeps the octets.
+const HARMED: usize = 64;
 
 /// What a segment's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,35 @@ pub(super) struct Scan {
     pub(super) damaged: Vec<Range<u64>>,
     /// What lies behind the last sound record and is not zero.
     pub(super) tail: Option<Range<u64>>,
+}
+
+/// A record that a scan came by.
+pub(super) struct Found {
+    pub(super) position: u64,
+    pub(super) header: Header,
+    pub(super) payload: Bytes,
+    /// Its payload is what was written.
+    pub(super) sound: bool,
+}
+
+impl Found {
+    /// What it is about; of a damaged message as much as can be trusted.
+    pub(super) fn line(&self) -> Option<Line> {
+        let about = match self.sound {
+            true => About::read(self.header.kind, &self.payload),
+            false => About::salvaged(&self.payload),
+        };
+        Some(Line {
+            position: self.position,
+            length: u32::try_from(self.header.record_length()).ok()?,
+            about: about?,
+        })
+    }
+
+    /// Its octets.
+    pub(super) fn range(&self) -> Range<u64> {
+        self.position..self.position + self.header.record_length()
+    }
 }
 
 /// Why a record could not be read.
@@ -134,27 +165,45 @@ impl Segment {
         Ok((header.kind, payload))
     }
 
-    /// Shows every sound record to `visit`, in order.
-    pub(super) fn scan(
-        &self,
-        mut visit: impl FnMut(u64, Header, Bytes),
-    ) -> Result<Scan, io::Error> {
+    /// The octets of a record's payload as they are, sound or not.
+    pub(super) fn read_raw(&self, position: u64, length: u32) -> io::Result<Bytes> {
+        let mut octets = vec![0; length as usize];
+        let count = self.file.read_at(&mut octets, position)?;
+        octets.truncate(count);
+        Ok(Bytes::from(octets).split_off(HEADER.min(count)))
+    }
+
+    /// Shows every sound record to `visit`, in order; and those between them that are damaged behind
+    /// their header, if they hold messages. What follows the last sound one was never acknowledged.
+    pub(super) fn scan(&self, mut visit: impl FnMut(Found)) -> Result<Scan, io::Error> {
         let mut window = Window::new(&*self.file)?;
         let mut scan = Scan {
             end: START,
             ..Scan::default()
         };
         let mut position = START;
+        let mut harmed = Vec::new();
         while let Some((found, header)) = self.next_header(&mut window, position)? {
             let payload = window.slice(found + HEADER as u64, header.length as usize)?;
             let sound = payload.len() == header.length as usize && header.fits(payload);
+            let payload = Bytes::copy_from_slice(payload);
+            let record = Found {
+                position: found,
+                header,
+                payload,
+                sound,
+            };
             if sound {
-                let payload = Bytes::copy_from_slice(payload);
                 if scan.end < found {
                     scan.damaged.push(scan.end..found);
                 }
-                visit(found, header, payload);
+                for unsound in harmed.drain(..) {
+                    visit(unsound);
+                }
+                visit(record);
                 scan.end = found + header.record_length();
+            } else if header.kind == Kind::Message && harmed.len() < HARMED {
+                harmed.push(record);
             }
             position = found + header.record_length();
         }

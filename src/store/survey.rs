@@ -12,7 +12,6 @@ use foldhash::fast::RandomState;
 use super::footer::{About, Line};
 use super::manifest::Place;
 use super::recent::Entry;
-use super::record::Kind;
 use super::request::Seq;
 use super::segment::{self, Read, Segment};
 use crate::clock::UnixMillis;
@@ -143,19 +142,7 @@ impl Segment {
             return Ok(lines);
         }
         let mut lines = Vec::new();
-        self.scan(|position, header, payload| {
-            if header.kind == Kind::Footer {
-                return;
-            }
-            let length = u32::try_from(header.record_length());
-            if let (Some(about), Ok(length)) = (About::read(header.kind, &payload), length) {
-                lines.push(Line {
-                    position,
-                    length,
-                    about,
-                });
-            }
-        })?;
+        self.scan(|found| lines.extend(found.line()))?;
         Ok(lines)
     }
 }

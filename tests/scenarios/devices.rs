@@ -75,8 +75,9 @@ fn a_second_200_is_acknowledged_and_ended() {
         tablet.registers()?;
         let call = alice.invites("bob")?;
         let on_phone = phone.expect_invite()?;
-        // It answers before it hears of the CANCEL: its 200 crosses it.
+        // Its 200 crosses the CANCEL.
         let on_tablet = tablet.expect_invite()?;
+        on_tablet.picks_up();
         let theirs = on_phone.answers(Setup::Active, "sendrecv")?;
         let ours = call.expect_accepted()?;
         on_tablet.accepts_with_body("application/sdp", &on_tablet.offer())?;
@@ -313,5 +314,31 @@ fn a_run_that_moves_to_another_device_frees_its_place() {
         phone.expect_invite()?.refuses(503);
         takes_replay(&phone, &["carol"])?;
         takes_replay(&tablet, &["alice"])
+    });
+}
+
+#[test]
+fn copies_that_a_device_has_got_make_room_without_a_failure() {
+    let small = every().with("users", "max_messages = 2");
+    on_every_shard_count(&small, |stage| {
+        let (alice, phone) = (stage.agent("alice")?, stage.agent("bob")?);
+        alice.registers()?;
+        for text in ["one", "two"] {
+            let asked = alice.envelope("bob", text).asking("negative-delivery");
+            alice.sends_envelope("bob", &asked)?.expect_status(202)?;
+        }
+        let third = alice
+            .sends_message("bob", "three")?
+            .final_answer(restante::demo::PATIENCE)?;
+        stage.observe(third.status() >= 300, "what nobody has got makes no room")?;
+        phone.registers()?;
+        phone.expect_text("one")?;
+        phone.expect_text("two")?;
+        phone.unregisters()?;
+        alice.sends_message("bob", "four")?.expect_status(202)?;
+        alice.expect_no("MESSAGE")?;
+        phone.registers()?;
+        phone.expect_text("four")?;
+        phone.expect_no("MESSAGE")
     });
 }

@@ -187,6 +187,28 @@ fn row_13_a_text_the_device_refuses_is_refused_and_not_kept() {
 }
 
 #[test]
+fn row_15_a_text_over_the_recipients_quota_is_refused_with_a_warning() {
+    let full = Configuration::open().with("users", "max_messages = 1");
+    on_every_shard_count(&full, |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        alice
+            .sends_message("bob", "the only one")?
+            .expect_status(202)?;
+        let call = alice.invites_saying("bob", &alice.envelope("bob", "one more"), false)?;
+        let answer = call.expect_status(403)?;
+        stage.observe(
+            answer
+                .header_or_empty("Warning")
+                .contains("133 Size exceeded"),
+            "the Warning says why",
+        )?;
+        bob.registers()?;
+        bob.expect_text("the only one")?;
+        bob.expect_no("INVITE")
+    });
+}
+
+#[test]
 fn an_invite_repeated_after_a_restart_is_one_message() {
     on_every_shard_count(&Configuration::open(), |stage| {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);

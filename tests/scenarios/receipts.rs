@@ -1,7 +1,7 @@
 //! Disposition notifications (RFC 5438): to the author, kept if the author is away, never of
 //! themselves.
 
-use restante::demo::{Disposition, Draft, PAGER_TAG, fresh};
+use restante::demo::{Disposition, Draft, PAGER_TAG, Reaction, fresh};
 
 use crate::support::{Configuration, on_every_shard_count};
 
@@ -107,5 +107,36 @@ fn two_devices_report_a_delivery_and_the_author_hears_of_it_once() {
         alice.expect_notification("delivered", &asked.message_id)?;
         alice.expect_notification("displayed", &asked.message_id)?;
         alice.expect_no("MESSAGE")
+    });
+}
+
+#[test]
+fn a_second_receipt_is_answered_as_the_first_one_is() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent("alice")?;
+        let (phone, tablet) = (stage.agent("bob")?, stage.agent("bob")?);
+        for agent in [&alice, &phone, &tablet] {
+            agent.registers()?;
+        }
+        let asked = alice
+            .envelope("bob", "hello")
+            .asking("positive-delivery, display");
+        alice.sends_envelope("bob", &asked)?.expect_2xx()?;
+        for (disposition, status) in [(Disposition::Delivered, 200), (Disposition::Displayed, 603)]
+        {
+            alice.reacts_to_messages(Reaction::StaySilent);
+            let first = phone.sends_envelope("alice", &asked.notification(disposition))?;
+            let at_alice = alice.expect_message()?;
+            let second = tablet.sends_envelope("alice", &asked.notification(disposition))?;
+            tablet.asks_options()?;
+            at_alice.answers(status);
+            first.expect_status(status)?;
+            second.expect_status(if status == 200 { 200 } else { 503 })?;
+        }
+        // What she refused she may be told again.
+        alice.reacts_to_messages(Reaction::Answer(200));
+        tablet.notifies(&asked, Disposition::Displayed)?;
+        alice.expect_notification("displayed", &asked.message_id)?;
+        Ok(())
     });
 }

@@ -366,14 +366,14 @@ fn row_422_the_interval_that_is_wanted_is_offered() {
         writes_while_bob_is_away(&alice, &["one"])?;
         bob.registers()?;
         bob.expect_invite()?
-            .refuses_with(422, &[("Min-SE", "1200".to_owned())]);
+            .refuses_with(422, &[("Min-SE", "3600".to_owned())]);
         let call = bob.expect_invite()?;
         stage.observe(
-            call.text().header("Min-SE") == Some("1200")
+            call.text().header("Min-SE") == Some("3600")
                 && call
                     .text()
                     .header_or_empty("Session-Expires")
-                    .starts_with("1200"),
+                    .starts_with("3600"),
             "the second INVITE has the interval of the 422",
         )?;
         let replay = call.answers_recvonly(Setup::Active)?;

@@ -35,6 +35,7 @@ struct Counts {
     calls: AtomicUsize,
     struck: AtomicUsize,
     added: AtomicUsize,
+    fresh: AtomicUsize,
 }
 
 impl FaultyFiles {
@@ -52,6 +53,11 @@ impl FaultyFiles {
     /// Messages written to a table.
     pub fn added(&self) -> usize {
         self.counts.added.load(Ordering::SeqCst)
+    }
+
+    /// Tables begun anew.
+    pub fn fresh(&self) -> usize {
+        self.counts.fresh.load(Ordering::SeqCst)
     }
 
     /// True for the n-th of what is counted.
@@ -120,6 +126,9 @@ impl Files for FaultyFiles {
     }
 
     fn table(&self, data_dir: &Path, fresh: bool) -> io::Result<Box<dyn Table>> {
+        if fresh {
+            self.counts.fresh.fetch_add(1, Ordering::SeqCst);
+        }
         self.call()?;
         Ok(Box::new(FaultyTable {
             table: DiskFiles.table(data_dir, fresh)?,

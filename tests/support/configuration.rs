@@ -11,6 +11,7 @@ pub struct Configuration {
     sections: BTreeMap<&'static str, Vec<String>>,
     accounts: Vec<String>,
     host: &'static str,
+    tls: bool,
 }
 
 impl Configuration {
@@ -20,6 +21,7 @@ impl Configuration {
             sections: BTreeMap::new(),
             accounts: Vec::new(),
             host: "127.0.0.1",
+            tls: false,
         }
         .with("registrar", "authentication = \"none\"")
     }
@@ -53,6 +55,7 @@ impl Configuration {
             sections: BTreeMap::new(),
             accounts: users.into_iter().map(account).collect(),
             host: "127.0.0.1",
+            tls: false,
         }
         .with("registrar", "authentication = \"digest\"")
     }
@@ -60,6 +63,12 @@ impl Configuration {
     /// All listeners on the loopback address of IPv6.
     pub fn on_ipv6(mut self) -> Self {
         self.host = "[::1]";
+        self
+    }
+
+    /// A listener for MSRP over TLS beside the other.
+    pub fn with_tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -108,8 +117,16 @@ impl Configuration {
         let host = self.host;
         let sip = format!("listen = [\"udp://{host}:{{sip_udp}}\", \"tcp://{host}:{{sip_tcp}}\"]");
         sections.entry("sip").or_default().push(sip);
-        let msrp = format!("listen = [\"tcp://{host}:{{msrp}}\"]");
+        let tls = match self.tls {
+            true => format!(", \"tls://{host}:0\""),
+            false => String::new(),
+        };
+        let msrp = format!("listen = [\"tcp://{host}:{{msrp}}\"{tls}]");
         sections.entry("msrp").or_default().push(msrp);
+        let admin = sections.entry("admin").or_default();
+        if !admin.iter().any(|line| line.starts_with("listen")) {
+            admin.push(format!("listen = [\"tcp://{host}:0\"]"));
+        }
         let mut text = String::new();
         for (section, lines) in &sections {
             if !section.is_empty() {

@@ -179,6 +179,7 @@ impl World {
                 (Transport::Tcp, server(5060)),
             ],
             msrp: vec![server(2855)],
+            ..Addresses::default()
         };
         let mut config = Config::default();
         if faults.credits > 0 {
@@ -229,7 +230,6 @@ impl World {
             store_at: [start.instant; 2],
             sip_at: BTreeMap::new(),
         };
-        world.ledger.is_cramped = faults.credits > 0 || faults.transactions > 0;
         world.boot();
         world
     }

@@ -17,6 +17,7 @@ use super::tcp::{Deliver, Remote, Shared};
 use crate::clock::{Instant, now};
 use crate::net::accept::Place;
 use crate::net::conversation::{Origin, converse};
+use crate::net::stream::Stream;
 use crate::net::writer::{WriteQueue, Writer};
 use crate::sip::stream::{Framed, StreamFramer};
 use crate::sip::wire::{self, WireError};
@@ -73,8 +74,9 @@ impl<D: Deliver> Connection<D> {
     pub async fn run(self, stream: TcpStream, mut queue: WriteQueue, place: Place) {
         self.shared.metrics.sip_connections.rise();
         let stall = self.shared.settings.stall;
+        let stream = Stream::Plain(stream);
         let read = async {
-            let stop = self.read(&stream).await;
+            let stop = self.read(stream.tcp()).await;
             tracing::debug!(remote = %self.remote.address, %stop, "connection ends");
         };
         let written = async |_, _| ();

@@ -172,6 +172,8 @@ impl Agent {
     /// Registers, refreshes or, with 0, unregisters.
     pub fn register(&mut self, expires: u32, sight: &mut Sight<'_>) {
         self.register_cseq += 1;
+        // Until it is answered nobody knows whether the server has heard it.
+        self.registered = false;
         let branch = self.branch();
         let tags = if self.takes_sessions {
             format!(";{SESSION_TAG}")
@@ -300,7 +302,7 @@ impl Agent {
         &mut self,
         octets: &[u8],
         begun: Instant,
-        in_own_call: bool,
+        in_call: bool,
         sight: &mut Sight<'_>,
     ) {
         let now = sight.now.instant;
@@ -324,7 +326,7 @@ impl Agent {
                     octets,
                     begun,
                     at: now,
-                    in_own_call,
+                    unregistered_in_call: in_call && !self.registered,
                 };
                 sight.ledger.received(id, self.index, &delivery);
             }

@@ -42,8 +42,6 @@ pub struct Call {
     /// Messages still to be sent, and whether they can be.
     pub queue: VecDeque<usize>,
     pub sends: bool,
-    /// This device has sent the INVITE.
-    pub(super) is_own: bool,
     pub(super) unanswered: BTreeMap<String, usize>,
     pub(super) chunks_left: BTreeMap<usize, usize>,
     pub(super) failed: BTreeSet<usize>,
@@ -70,7 +68,6 @@ impl Call {
             bound: false,
             queue: VecDeque::new(),
             sends: true,
-            is_own: false,
             unanswered: BTreeMap::new(),
             chunks_left: BTreeMap::new(),
             failed: BTreeSet::new(),
@@ -120,7 +117,6 @@ impl Agent {
             sdp.len()
         );
         let mut call = Call::new(State::Inviting, &call_id, session);
-        call.is_own = true;
         call.peer = Some(peer);
         call.conversation = conversation.to_owned();
         call.local = format!("<{from}>;tag=i{number}");

@@ -194,6 +194,8 @@ pub fn shard_of_answer(event: &StoreEvent) -> u16 {
         | StoreEvent::Changed { token }
         | StoreEvent::Users { token, .. }
         | StoreEvent::Due { token, .. } => token.0,
+        // This disk damages nothing.
+        StoreEvent::Ruined { .. } => 0,
     };
     (number >> 48) as u16
 }

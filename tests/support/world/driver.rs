@@ -82,7 +82,8 @@ impl World {
     /// Tells the author of a message that came that it was seen.
     fn write_receipt(&mut self, user: usize) {
         let seen = |entry: &Entry| {
-            entry.recipient == user && entry.received_at.is_some() && !entry.is_notification
+            let is_message = !entry.is_notification && !entry.has_receipt;
+            entry.recipient == user && entry.received_at.is_some() && is_message
         };
         let Some(about) = self
             .ledger
@@ -92,6 +93,7 @@ impl World {
         else {
             return;
         };
+        self.ledger.entries[about].has_receipt = true;
         let entry = &self.ledger.entries[about];
         let (author, conversation) = (entry.author, entry.conversation.clone());
         let message = Envelope::read(&entry.body).expect("it has an envelope");
@@ -163,6 +165,7 @@ impl World {
             content,
             message_id: is_enveloped.then_some(envelope.message_id),
             is_notification: false,
+            has_receipt: false,
             asks_failure,
             sent_at: self.now.instant,
             expires: None,

@@ -21,6 +21,8 @@ pub struct Entry {
     /// `imdn.Message-ID`, if it has one.
     pub message_id: Option<String>,
     pub is_notification: bool,
+    /// Its recipient has told its author that he saw it; once more would be answered and dropped.
+    pub has_receipt: bool,
     /// It asked to hear of its failure.
     pub asks_failure: bool,
     pub sent_at: Instant,
@@ -44,7 +46,7 @@ pub struct Delivery<'a> {
     pub begun: Instant,
     pub at: Instant,
     /// In a session that the recipient has opened.
-    pub in_own_call: bool,
+    pub unregistered_in_call: bool,
 }
 
 /// See the module's text.
@@ -54,8 +56,6 @@ pub struct Ledger {
     pub faults: Vec<String>,
     /// When a recipient's devices, links or the server last misbehaved.
     pub disturbed: BTreeMap<usize, Instant>,
-    /// The server lacks room: its own shortages park replays, and what is parked blocks nothing.
-    pub is_cramped: bool,
     /// The last things that happened, for a fault's story.
     story: std::collections::VecDeque<String>,
 }
@@ -115,7 +115,7 @@ impl Ledger {
             octets,
             begun,
             at: now,
-            in_own_call,
+            unregistered_in_call,
         } = *delivery;
         let entry = &mut self.entries[id];
         let mut faults = Vec::new();
@@ -130,8 +130,8 @@ impl Ledger {
         }
         let first = entry.received_at.is_none();
         entry.received_at.get_or_insert(now);
-        // Who calls others is there for them, registered or not: what was kept meanwhile waits on.
-        if first && !in_own_call && !self.is_cramped {
+        // Who talks without being registered is there for that call: what was kept meanwhile waits on.
+        if first && !unregistered_in_call {
             faults.extend(self.overtaken(id));
         }
         for fault in faults {

@@ -133,8 +133,7 @@ impl Agent {
             _ => None,
         };
         if let Some(((octets, begun), call_id)) = done {
-            let is_own = self.calls.get(&number).is_some_and(|call| call.is_own);
-            self.take_message(&octets, begun, is_own, sight);
+            self.take_message(&octets, begun, true, sight);
             packet.confirms = sight.ledger.find(&octets);
             packet.begun = begun;
             packet.call_id = Some(call_id);

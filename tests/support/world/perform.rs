@@ -21,7 +21,9 @@ impl World {
         while let Some(action) = self.cores[usize::from(shard)].poll_action() {
             match action {
                 Action::SendSip { flow, octets } => self.sip_to_agent(shard, flow, octets),
-                Action::ConnectMsrp { attempt, remote } => {
+                Action::ConnectMsrp {
+                    attempt, remote, ..
+                } => {
                     let wait = self.some_delay();
                     let input = match self.line_to(remote, shard) {
                         Some(connection) => Input::MsrpConnected {
@@ -48,6 +50,8 @@ impl World {
                     let wait = Duration::from_micros(self.rng.random_range(1..500));
                     self.input_after(wait, shard, internal(message));
                 }
+                // Nobody asks as an operator in this world.
+                Action::Answer { .. } => {}
                 Action::Drained => {}
             }
         }

@@ -1,0 +1,102 @@
+//! The octets of a connection, with or without TLS: read and written at the same time by one task.
+
+use bytes::{Buf, Bytes, BytesMut};
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+use super::tls::TlsStream;
+
+/// Entries written with one system call at most.
+pub(super) const VECTOR: usize = 64;
+
+/// See the module's text.
+#[derive(Debug)]
+pub enum Stream {
+    /// As they come.
+    Plain(TcpStream),
+    /// Over TLS.
+    Secure(Box<TlsStream>),
+}
+
+impl Stream {
+    /// The socket below.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Secure(stream) => stream.tcp(),
+        }
+    }
+
+    /// Waits for octets and appends them; 0 at their end. It may return without any new ones, then
+    /// with `WouldBlock`.
+    pub async fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => {
+                stream.readable().await?;
+                stream.try_read_buf(buffer)
+            }
+            Self::Secure(stream) => stream.read(buffer).await,
+        }
+    }
+
+    /// Writes everything; fails when the peer takes nothing for `stall`.
+    pub async fn write_all(&self, batch: &mut VecDeque<Bytes>, stall: Duration) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => write_plain(stream, batch, stall).await,
+            Self::Secure(stream) => {
+                while let Some(octets) = batch.pop_front() {
+                    stream.write_all(&octets, stall).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Nothing more will be written.
+    pub fn end(&self) -> io::Result<()> {
+        if let Self::Secure(stream) = self {
+            stream.say_goodbye();
+        }
+        socket2::SockRef::from(self.tcp()).shutdown(Shutdown::Write)
+    }
+}
+
+async fn write_plain(
+    stream: &TcpStream,
+    batch: &mut VecDeque<Bytes>,
+    stall: Duration,
+) -> io::Result<()> {
+    while !batch.is_empty() {
+        match try_write(stream, batch) {
+            Ok(written) => advance(batch, written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let writable = tokio::time::timeout(stall, stream.writable()).await;
+                writable.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn try_write(stream: &TcpStream, batch: &VecDeque<Bytes>) -> io::Result<usize> {
+    let slices: SmallVec<[IoSlice<'_>; VECTOR]> =
+        batch.iter().map(|octets| IoSlice::new(octets)).collect();
+    stream.try_write_vectored(&slices)
+}
+
+fn advance(batch: &mut VecDeque<Bytes>, mut written: usize) {
+    while let Some(front) = batch.front_mut() {
+        if written < front.len() {
+            front.advance(written);
+            return;
+        }
+        written -= front.len();
+        batch.pop_front();
+    }
+}

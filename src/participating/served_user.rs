@@ -1540,7 +1540,7 @@ mod tests {
         }
         let (_, rest) = user
             .begin_pull(&Wanted::Messages(vec!["m3".into()]))
-            .map_or_else(|| (Vec::new(), VecDeque::new()), |lent| lent);
+            .unwrap_or_default();
         assert!(rest.is_empty(), "a run has it again");
         assert_eq!(started(&mut user).len(), 2);
     }

@@ -33,3 +33,4 @@ mod standalone;
 mod torture;
 mod transports;
 mod warnings;
+mod whole_service;

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use restante::cli::{Arguments, Command};
+use restante::cli::{Arguments, Command, DemoArguments};
 use restante::config::Config;
 use restante::demo;
 use restante::server::{CoreContext, Server};
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             Ok(config) => serve(config),
             Err(error) => fail(&error, MISCONFIGURED),
         },
-        Command::Demo => demo::run(),
+        Command::Demo(arguments) => play(arguments),
     }
 }
 
@@ -38,6 +38,15 @@ fn serve(config: Config) -> ExitCode {
     match Server::run(config, core) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+fn play(arguments: DemoArguments) -> ExitCode {
+    let part = arguments.part();
+    match (arguments.elsewhere(), part) {
+        (None, _) => demo::run(),
+        (Some(elsewhere), None) => demo::run_against(elsewhere),
+        (Some(elsewhere), Some(part)) => demo::run_part(elsewhere, part),
     }
 }
 

@@ -221,9 +221,11 @@ impl Service {
     fn invite_device(&mut self, id: ChatId, target: &Target, now: Now) {
         let media_use = MediaUse::Chat(id, Side::Callee);
         let remote = target.flow.remote.ip();
+        let known_as = self.sip.advertised(&target.flow);
+        let direction = Direction::SendRecv;
         let opened = self
             .media
-            .open(media_use, remote, Direction::SendRecv, &mut self.tokens);
+            .open(media_use, remote, known_as, direction, &mut self.tokens);
         let (Some(media), Some(chat)) = (opened, self.chats.get(&id)) else {
             return;
         };

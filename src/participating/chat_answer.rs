@@ -160,10 +160,12 @@ impl Service {
     ) -> Result<(MediaId, String), Option<SdpRefusal>> {
         let chat = self.chats.get(&id).ok_or(None)?;
         let (remote, offer) = (chat.flow.remote.ip(), chat.offer.clone());
+        let known_as = self.sip.advertised(&chat.flow);
         let media_use = MediaUse::Chat(id, Side::Caller);
+        let direction = Direction::SendRecv;
         let opened = self
             .media
-            .open(media_use, remote, Direction::SendRecv, &mut self.tokens);
+            .open(media_use, remote, known_as, direction, &mut self.tokens);
         let media = opened.ok_or(None)?;
         match self.media.answer(media, &offer, now) {
             Ok(text) => Ok((media, text)),

@@ -31,9 +31,11 @@ impl Service {
         let flow = target.flow;
         let remote = flow.remote.ip();
         let media_use = MediaUse::Replay(id);
+        let known_as = self.sip.advertised(&flow);
+        let direction = Direction::SendOnly;
         let media = self
             .media
-            .open(media_use, remote, Direction::SendOnly, &mut self.tokens)?;
+            .open(media_use, remote, known_as, direction, &mut self.tokens)?;
         self.media
             .offer_types(media, vec!["message/cpim".into()], vec!["*".into()]);
         let sdp = self.media.offer(media);

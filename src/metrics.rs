@@ -152,6 +152,16 @@ metrics! {
         "MSRP connections closed because of a malformed frame.";
     refused_overload: Counter, "restante_sip_refused_total", r#"reason="overload""#,
         "Requests answered 503 because too much was under way or could not be stored.";
+    refused_quota: Counter, "restante_messages_refused_total", r#"reason="quota""#,
+        "Messages not kept because as much waited for their recipient as may.";
+    messages_evicted: Counter, "restante_messages_ended_total", r#"reason="evicted""#,
+        "Kept messages that left undelivered.";
+    messages_expired: Counter, "restante_messages_ended_total", r#"reason="expired""#,
+        "Kept messages that left undelivered.";
+    messages_damaged: Counter, "restante_messages_ended_total", r#"reason="damaged""#,
+        "Kept messages that left undelivered.";
+    receipts_dropped: Counter, "restante_receipts_dropped_total", "",
+        "Receipts not kept because their author's queue was full even for receipts.";
     refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,
         "Requests answered 503 because the transaction table was full.";
     malformed_responses: Counter, "restante_sip_responses_dropped_total", "",

@@ -41,7 +41,7 @@ const OWN_METHODS: &str = "OPTIONS, REGISTER";
 const METHODS: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, MESSAGE, UPDATE, PRACK, INFO, \
                        SUBSCRIBE, NOTIFY, REFER, PUBLISH";
 /// Extensions a chat INVITE may require.
-const CHAT_EXTENSIONS: [&str; 1] = ["timer"];
+const CHAT_EXTENSIONS: [&str; 2] = ["timer", "100rel"];
 
 /// Sends every request of a shard where it belongs.
 pub struct Router {
@@ -251,10 +251,6 @@ impl Router {
         now: Now,
     ) {
         match chat_offer(&request) {
-            Some(_) if callee::carries_message(&request) => {
-                let whole = Rejection::new(415, "Unsupported Media Type");
-                service.reject(&request, server, &whole, now);
-            }
             Some(offer) => {
                 if let Some(tags) = unsupported_requirements(&request, &CHAT_EXTENSIONS) {
                     return service.bad_extension(&request, server, &tags, now);
@@ -317,7 +313,7 @@ impl Router {
                 "Accept",
                 "application/sdp, message/cpim, multipart/mixed, text/plain",
             )
-            .header("Supported", "path, timer, gruu");
+            .header("Supported", "path, timer, gruu, 100rel");
         service.respond(server, 200, reply.build(), now);
     }
 

@@ -3,6 +3,7 @@
 //! Start: listeners, store, shards, then the `ready` line. End: drain within the time allowed, shards,
 //! store; so what a peer was promised is durable before the process goes.
 
+use bytes::Bytes;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,6 +81,8 @@ pub struct CoreContext {
     pub metrics: Arc<ShardMetrics>,
     /// The bindings of this shard's users.
     pub bindings: Vec<RecoveredBinding>,
+    /// All documents of the operator's, by name: the accounts made while running, say.
+    pub documents: Vec<(Box<str>, Bytes)>,
     /// Messages this shard's users were sent shortly before the start.
     pub duplicate_keys: Vec<DuplicateKey>,
     /// This shard's users for whom messages wait.
@@ -203,6 +206,7 @@ fn contexts(
                 .filter(|binding| own(&binding.user))
                 .cloned()
                 .collect(),
+            documents: recovered.documents.clone(),
             duplicate_keys: duplicate_keys
                 .filter(|key| own(&key.recipient))
                 .cloned()

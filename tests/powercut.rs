@@ -13,7 +13,7 @@ use std::sync::Arc;
 use cut::view::Harm;
 use cut::{CutFiles, Mutant};
 use desk::{Desk, LARGE, body, message, octets};
-use restante::store::request::{Body, Seq, Settlement, SpoolId, StoreEvent, StoreRequest};
+use restante::store::request::{Body, Quota, Seq, Settlement, SpoolId, StoreEvent, StoreRequest};
 use restante::store::{StoreConfig, ViewFound};
 
 const ROOT: &str = "/cut";
@@ -72,6 +72,7 @@ fn run(seed: u64, mutant: Mutant) -> (CutFiles, Owed) {
             token,
             message,
             body,
+            quota: Quota::NONE,
         });
         waiting.insert(token, (user, number, owed.settled.clone()));
         while waiting.len() as u64 > dice.below(6) {

@@ -422,7 +422,7 @@ fn messages_between_shards_arrive_in_order_even_when_there_are_many() {
                     assert_eq!(shard, 1);
                     Some(*number)
                 }
-                InternalMessage::Accept { .. } => None,
+                _ => None,
             },
             _ => None,
         });

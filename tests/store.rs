@@ -13,7 +13,7 @@ use desk::{Desk, LARGE, body, config, message, name, octets};
 use restante::clock::UnixMillis;
 use restante::store::files::DiskFiles;
 use restante::store::request::{
-    Body, BodySource, Refusal, Settlement, SpoolId, StoreEvent, StoreRequest, StoreToken,
+    Body, BodySource, Quota, Refusal, Settlement, SpoolId, StoreEvent, StoreRequest, StoreToken,
 };
 use restante::store::{Health, StoreError};
 
@@ -122,13 +122,13 @@ fn a_folder_of_a_later_version_is_refused_and_left_alone() {
     let path = segments(folder.path(), "log").remove(0);
     let mut octets = std::fs::read(&path).expect("read");
     for copy in [0, 40] {
-        octets[copy + 8] = 2;
+        octets[copy + 8] = 3;
         let crc = crc32c::crc32c(&octets[copy..copy + 36]).to_le_bytes();
         octets[copy + 36..copy + 40].copy_from_slice(&crc);
     }
     std::fs::write(&path, &octets).expect("written");
     let refused = Desk::try_open(&config(folder.path()), Arc::new(DiskFiles)).map(|_| ());
-    assert!(matches!(refused, Err(StoreError::Newer { format: 2, .. })));
+    assert!(matches!(refused, Err(StoreError::Newer { format: 3, .. })));
     assert_eq!(std::fs::read(&path).expect("read"), octets);
 }
 
@@ -198,6 +198,7 @@ fn an_abandoned_put_is_never_delivered() {
             token,
             message,
             body,
+            quota: Quota::NONE,
         });
         desk.ask(StoreRequest::Abandon { token });
         assert!(matches!(
@@ -284,6 +285,7 @@ fn put(token: StoreToken, number: u64) -> StoreRequest {
         token,
         message: Box::new(message("bob", number)),
         body: Body::Inline(body(number)),
+        quota: Quota::NONE,
     }
 }
 

@@ -16,7 +16,7 @@ use desk::{Desk, LARGE, body, config, message, octets};
 use faulty::{Fault, FaultyFiles};
 use restante::clock::UnixMillis;
 use restante::store::files::{DiskFiles, Files};
-use restante::store::request::{Body, Seq, Settlement, StoreEvent, StoreRequest};
+use restante::store::request::{Body, Quota, Seq, Settlement, StoreEvent, StoreRequest};
 use restante::store::{StoreConfig, ViewFound};
 use view::{Contents, Harm};
 
@@ -51,6 +51,7 @@ fn store_many(desk: &mut Desk, numbers: std::ops::Range<u64>, user: impl Fn(u64)
             token,
             message: Box::new(message(&user(number), number)),
             body: Body::Inline(body(number)),
+            quota: Quota::NONE,
         });
         waiting += 1;
         while waiting > 500 {

@@ -21,7 +21,20 @@ pub(super) fn check(config: &Config) -> Checked {
     deferral(config)?;
     store(config)?;
     limits(config)?;
+    clients(config)?;
     accounts(config)
+}
+
+fn clients(config: &Config) -> Checked {
+    for (index, client) in config.client.iter().enumerate() {
+        let length = client.user_agent.len();
+        rule(
+            (1..=255).contains(&length),
+            &format!("client[{index}].user_agent"),
+            || "not allowed; allowed: 1 to 255 octets".to_owned(),
+        )?;
+    }
+    Ok(())
 }
 
 pub(super) fn rule(holds: bool, key: &str, problem: impl FnOnce() -> String) -> Checked {
@@ -149,6 +162,9 @@ fn sip(config: &Config) -> Checked {
     between("sip.t1", sip.t1, Period::millis(1), minute)?;
     between("sip.t2", sip.t2, sip.t1, minute)?;
     between("sip.t4", sip.t4, Period::millis(1), minute)?;
+    let (floor, day) = (Period::seconds(90), Period::seconds(86_400));
+    between("sip.min_se", sip.min_se, floor, day)?;
+    between("sip.session_expires", sip.session_expires, sip.min_se, day)?;
     let (least, most) = (Size::octets(1_300), Size::mib(64));
     size_between("sip.max_message_size", sip.max_message_size, least, most)?;
     at_least_one("sip.max_transactions", sip.max_transactions)

@@ -13,6 +13,14 @@ const ABOUT: &str = "\
 # Durations are written \"500ms\", \"30s\", \"1h30m\", \"7d\"; sizes \"64 KiB\", \"100 MB\".
 ";
 
+const CLIENTS: &str = "\
+# How devices of one make are spoken to, whatever tags they register, a table each; the first whose
+# text is part of the User-Agent of the REGISTER holds, and an account's own profile wins over it.
+# [[client]]
+# user_agent = \"OldPhone/\"
+# profile = \"rcs-e\"                # rcs, rcs-e, cpm (chat without marks), message (no chat)
+";
+
 const ACCOUNTS: &str = "\
 # The users of the domain, a table each; needed when authentication = \"digest\".
 # [[account]]
@@ -38,9 +46,16 @@ impl Config {
         for (key, comment) in Self::KEYS {
             match written.get(*key) {
                 Some(Value::Table(table)) => write_section(&mut out, key, comment, table),
-                Some(_) if *key == "account" => {}
+                Some(_) if ["account", "client"].contains(key) => {}
                 Some(value) => write_key(&mut out, key, comment, value),
                 None => {}
+            }
+        }
+        out.push('\n');
+        out.push_str(CLIENTS);
+        if let Some(Value::Array(clients)) = written.get("client") {
+            for client in clients.iter().filter_map(Value::as_table) {
+                put(&mut out, format_args!("\n[[client]]\n{client}"));
             }
         }
         out.push('\n');
@@ -141,6 +156,15 @@ mod tests {
         assert!(text.contains("user = \"bob\"\npassword = \"********\"\n"));
         assert!(!text.contains("hunter2"));
         assert!(!text.contains("0123456789abcdef"));
+    }
+
+    #[test]
+    fn rules_for_clients_read_back_as_they_were() {
+        let text = "[[client]]\nuser_agent = \"Old\"\nprofile = \"rcs-e\"\n";
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(config.client.len(), 1);
+        let again: Config = toml::from_str(&config.document()).unwrap();
+        assert_eq!(again, config);
     }
 
     #[test]

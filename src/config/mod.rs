@@ -23,5 +23,5 @@ pub use schema::{
     UserSettings, WhenFull,
 };
 pub use secret::{Ha1, Secret};
-pub use user::{EffectiveSettings, SenderRule, SettingsOverrides};
+pub use user::{ClientRule, EffectiveSettings, SenderRule, SettingsOverrides};
 pub use values::{Period, Size};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::address::{HostPort, Listener, Protocol};
 use super::secret::{Ha1, Secret};
-use super::user::SettingsOverrides;
+use super::user::{ClientRule, SettingsOverrides};
 use super::values::{Period, Size};
 
 /// Declares a section: a struct whose defaults and comments the documentation is made from.
@@ -99,6 +99,8 @@ section! {
         limits: Limits = Limits::default();
         /// What is told on stderr.
         log: Log = Log::default();
+        /// How devices of one make are spoken to; an account's own `profile` wins.
+        client: Vec<ClientRule> = Vec::new();
         /// The users of the domain.
         account: Vec<Account> = Vec::new();
     }
@@ -120,6 +122,10 @@ section! {
         t2: Period = Period::seconds(4);
         /// Timer T4, how long a message stays in the network.
         t4: Period = Period::seconds(5);
+        /// Session interval asked for when the server invites; the peer may choose who refreshes (RFC 4028).
+        session_expires: Period = Period::seconds(1_800);
+        /// Shortest session interval taken; a shorter one is answered 422.
+        min_se: Period = Period::seconds(90);
         /// Largest SIP message taken over TCP; a larger one is answered 513.
         max_message_size: Size = Size::kib(256);
         /// Transactions a shard keeps at once, finished ones that absorb retransmissions included.
@@ -182,6 +188,10 @@ section! {
         lifetime: Period = Period::seconds(7 * 86_400);
         /// How long a message is kept at most, whatever its sender says.
         max_lifetime: Period = Period::seconds(30 * 86_400);
+        /// Messages that may wait for all users together; beyond it new ones are answered 503.
+        max_messages: u32 = 10_000_000;
+        /// Octets that may wait for all users together; beyond it new messages are answered 503.
+        max_total_size: Size = Size::mib(1_048_576);
         /// Pauses between attempts to deliver; the last one repeats until the message expires.
         retry: Vec<Period> = vec![
             Period::seconds(30),
@@ -193,6 +203,12 @@ section! {
         answer_within: Period = Period::seconds(4);
         /// How long a device may ring before a replay is cancelled.
         ring_timeout: Period = Period::seconds(70);
+        /// Replays in sessions that one device gets at the same time.
+        replays_per_device: u16 = 2;
+        /// Replays in sessions that one user gets at the same time, on all devices.
+        replays_per_user: u16 = 4;
+        /// A kept standalone message over this leaves in an MSRP session of its own (INVITE), up to it as a MESSAGE (RFC 3428 §8). Over TCP to a device that does not state large messages, MESSAGE carries any size.
+        switchover_size: Size = Size::octets(1_300);
         /// A live chat peer that confirms nothing for this long is taken as gone; below the sender's own 30s.
         custody_after: Period = Period::seconds(10);
     }

@@ -18,6 +18,16 @@ pub struct SenderRule {
     pub action: IncomingRule,
 }
 
+/// In which dialect the devices of one make are spoken to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientRule {
+    /// A part of the User-Agent they register with; letters of either case are the same.
+    pub user_agent: String,
+    /// How they are spoken to, whatever tags they register.
+    pub profile: ClientProfile,
+}
+
 /// What an account says about itself; what it leaves out comes from `[users]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

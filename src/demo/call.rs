@@ -16,10 +16,11 @@ use super::wire::Transport;
 
 /// An INVITE this agent sent.
 pub struct OutgoingCall<'a> {
-    agent: &'a UserAgent,
-    peer: String,
-    request: SentRequest<'a>,
-    end: MsrpEnd,
+    pub(super) agent: &'a UserAgent,
+    pub(super) peer: String,
+    pub(super) request: SentRequest<'a>,
+    pub(super) end: MsrpEnd,
+    pub(super) sdp: String,
 }
 
 /// An INVITE this agent got.
@@ -30,9 +31,11 @@ pub struct IncomingCall<'a> {
 
 /// An accepted session with its MSRP connection.
 pub struct Chat<'a> {
-    agent: &'a UserAgent,
+    pub(super) agent: &'a UserAgent,
     peer: String,
     dialog: Dialog,
+    /// Its own session description.
+    pub own_sdp: String,
     /// The other side's session description.
     pub sdp: String,
     /// The MSRP session.
@@ -71,6 +74,7 @@ impl UserAgent {
             peer: self.uri_of(to),
             request,
             end,
+            sdp,
         })
     }
 
@@ -127,6 +131,18 @@ impl<'a> OutgoingCall<'a> {
         }
     }
 
+    /// No final answer comes within `patience`.
+    pub fn expect_no_answer(&mut self, patience: Duration) -> Result<(), Failure> {
+        while let Some(answer) = self.request.next_answer(patience) {
+            if answer.status() >= 200 {
+                let step = format!("it was answered {}", answer.start_line());
+                return Err(self.agent.failure(step));
+            }
+            self.request.keep_provisional(answer);
+        }
+        Ok(())
+    }
+
     /// The INVITE is refused with this status.
     pub fn expect_status(self, status: u16) -> Result<SipText, Failure> {
         self.request.expect_status(status)
@@ -174,6 +190,7 @@ impl<'a> OutgoingCall<'a> {
             agent: self.agent,
             peer: self.peer,
             dialog,
+            own_sdp: self.sdp,
             sdp,
             msrp,
         })
@@ -196,9 +213,35 @@ impl<'a> IncomingCall<'a> {
         self.request.answers(180);
     }
 
+    /// Rings, and wants to know that it was heard (RFC 3262).
+    pub fn rings_reliably(&self, rseq: u32) {
+        let contact = format!("<{}>;{SESSION_TAG}", self.request.agent.contact_uri());
+        let headers = [
+            ("Contact", contact),
+            ("Require", "100rel".to_owned()),
+            ("RSeq", rseq.to_string()),
+        ];
+        self.request.answers_with(180, &headers, &[]);
+    }
+
     /// Refuses with this status.
     pub fn refuses(&self, status: u16) {
         self.request.answers(status);
+    }
+
+    /// Refuses with this status and these header fields.
+    pub fn refuses_with(&self, status: u16, headers: &[(&str, String)]) {
+        self.request.answers_with(status, headers, &[]);
+    }
+
+    /// Accepts with a 200 whose body is this, and brings no MSRP up.
+    pub fn accepts_with_body(&self, content_type: &str, body: &str) -> Result<(), Failure> {
+        let contact = format!("<{}>;{SESSION_TAG}", self.request.agent.contact_uri());
+        let headers = [
+            ("Contact", contact),
+            ("Content-Type", content_type.to_owned()),
+        ];
+        self.answers_until_acknowledged(&headers, body.as_bytes())
     }
 
     /// The caller gives up; 487 was sent.
@@ -246,6 +289,7 @@ impl<'a> IncomingCall<'a> {
                 target: invite.contact_uri().to_owned(),
                 routes: invite.values("Record-Route"),
             },
+            own_sdp: sdp,
             sdp: offer,
             msrp,
         })
@@ -294,14 +338,27 @@ impl Chat<'_> {
 
     /// Ends the session and expects 200.
     pub fn hangs_up(self) -> Result<(), Failure> {
-        let mut draft = Draft::new("BYE", &self.dialog.target)
+        self.hangs_up_saying("").map(|_| ())
+    }
+
+    /// Sends BYE, with a Reason if there is one; the MSRP connection stays.
+    pub fn hangs_up_saying(&self, reason: &str) -> Result<SipText, Failure> {
+        let draft = self.draft("BYE");
+        let draft = match reason {
+            "" => draft,
+            reason => draft.header("Reason", reason),
+        };
+        self.agent.sends(draft)?.expect_status(200)
+    }
+
+    /// A request inside its dialog.
+    pub fn draft(&self, method: &str) -> Draft {
+        let draft = Draft::new(method, &self.dialog.target)
             .from_value(&self.dialog.local)
             .to_value(&self.dialog.remote)
             .call_id(&self.dialog.call_id);
-        for route in &self.dialog.routes {
-            draft = draft.header("Route", route);
-        }
-        self.agent.sends(draft)?.expect_status(200).map(|_| ())
+        let routes = self.dialog.routes.iter();
+        routes.fold(draft, |draft, route| draft.header("Route", route))
     }
 
     /// The other side ends the session; 200 was sent.

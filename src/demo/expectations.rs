@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::envelope::Envelope;
 use super::exchange::IncomingRequest;
 use super::failure::Failure;
+use super::sip_text::SipText;
 use super::user_agent::{PATIENCE, UserAgent};
 
 /// How long an agent that expects nothing listens after its round trip to the server.
@@ -27,6 +28,15 @@ impl UserAgent {
             .take(patience, |(request, _)| request.method() == Some(method))
             .map(|(text, route)| IncomingRequest::new(self, text, route))
             .ok_or_else(|| self.failure(format!("{} got no {method}", self.line.name)))
+    }
+
+    /// An answer of this status that nobody else waits for.
+    pub fn expect_answer(&self, status: u16) -> Result<SipText, Failure> {
+        let found = self
+            .line
+            .responses
+            .take(PATIENCE, |answer| answer.status() == status);
+        found.ok_or_else(|| self.failure(format!("{} got no {status}", self.line.name)))
     }
 
     /// The next MESSAGE; it was answered as the reaction says.

@@ -155,8 +155,20 @@ impl UserAgent {
         self.registers_for(0)
     }
 
+    /// Registers with this Contact value and calls itself so (RFC 3261 §20.41).
+    pub fn registers_as(&self, user_agent: &str, contact: &str) -> Result<SipText, Failure> {
+        let draft = self
+            .register_draft(contact)
+            .header("User-Agent", user_agent);
+        self.sends(draft)?.expect_status(200)
+    }
+
     /// Sends a REGISTER with this Contact value; an empty one only asks.
     pub fn sends_register(&self, contact: &str) -> Result<SentRequest<'_>, Failure> {
+        self.sends(self.register_draft(contact))
+    }
+
+    fn register_draft(&self, contact: &str) -> Draft {
         let mut draft = Draft::new("REGISTER", &format!("sip:{}", self.settings.domain))
             .to_value(&format!("<{}>", self.uri()))
             .call_id(&self.registration)
@@ -164,7 +176,7 @@ impl UserAgent {
         if !contact.is_empty() {
             draft = draft.header("Contact", contact);
         }
-        self.sends(draft)
+        draft
     }
 
     /// Its Contact value with the feature tags of its profile.
@@ -176,6 +188,11 @@ impl UserAgent {
             Profile::RcsE => format!("<{uri}>;+sip.instance=\"{instance}\";+g.oma.sip-im"),
             Profile::Plain => format!("<{uri}>"),
         }
+    }
+
+    /// Its `+sip.instance`, with its brackets.
+    pub(super) fn instance(&self) -> &str {
+        &self.instance
     }
 
     /// Sends a text in pager mode.

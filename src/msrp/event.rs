@@ -8,6 +8,11 @@ use super::frame::{ByteRange, FailureReport};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InboundId(pub(super) u64);
 
+impl InboundId {
+    /// A message that came by another way than a session.
+    pub const OUTSIDE: Self = Self(u64::MAX);
+}
+
 /// A message we send. Never reused within a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OutboundId(pub(super) u64);

@@ -222,8 +222,18 @@ impl Incoming {
     /// Where the chunk belongs, from 0.
     fn start_of(&self, fields: &SendFields<'_>, known: Option<InboundId>) -> Result<u64, u16> {
         let Some(range) = fields.byte_range else {
-            // Only the first chunk may leave the range out (RFC 4975 §7.1.1).
-            return if known.is_none() { Ok(0) } else { Err(400) };
+            // Only the first chunk may leave the range out (RFC 4975 §7.1.1): a new message, or one
+            // that is here already and comes again.
+            let begins = |id| {
+                self.messages
+                    .get(&id)
+                    .is_none_or(|inbound| inbound.complete)
+            };
+            return if known.is_none_or(begins) {
+                Ok(0)
+            } else {
+                Err(400)
+            };
         };
         let start = range.start - 1;
         let furthest = range.total.unwrap_or(start).max(start);

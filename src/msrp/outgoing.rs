@@ -198,6 +198,29 @@ impl Outgoing {
         self.launch(frame.freeze(), transaction, None, FailureReport::Yes, out);
     }
 
+    /// Another connection: every message that is not known to have arrived is sent again from its
+    /// first octet, under its Message-ID (RFC 4975 §5.4).
+    pub(super) fn restart(&mut self, to: Route<'_>, tokens: &mut Tokens, out: &mut Outbox) {
+        self.in_flight.clear();
+        self.quiet.clear();
+        let mut empty = Vec::new();
+        for (id, message) in self.messages.iter_mut().filter(|(_, m)| !m.delivered) {
+            message.held.clear();
+            message.supplied = 0;
+            message.chunked = 0;
+            message.ended = false;
+            message.in_flight = 0;
+            message.confirmed = 0;
+            message.reported = RangeSet::default();
+            if message.total == Some(0) {
+                empty.push(*id);
+            }
+        }
+        for id in empty {
+            self.cut(id, to, tokens, out);
+        }
+    }
+
     /// Messages with room for octets, oldest first.
     pub(super) fn wants(&self) -> impl Iterator<Item = Want> {
         let room = self.in_flight.len() < self.limits.window;

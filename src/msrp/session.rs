@@ -124,6 +124,28 @@ impl<C: Copy + Eq + Debug> Session<C> {
         self.incoming.set_accept_types(accept_types);
     }
 
+    /// The peer's path.
+    pub fn remote(&self) -> &MsrpPath {
+        &self.remote
+    }
+
+    /// Descriptions exchanged anew gave this session other paths (RFC 4975 §5.4, §8.4): it leaves its
+    /// connection, which comes back, and waits for another. What is not known to have arrived is asked
+    /// for and sent again under its Message-ID; what was still arriving counts as given up.
+    pub fn rebind(&mut self, local: MsrpUri, remote: MsrpPath, tokens: &mut Tokens) -> Option<C> {
+        let left = self.connection();
+        self.state = State::Unbound;
+        self.outbox.clear_frames();
+        self.taken.clear();
+        self.to_path = remote.to_string();
+        self.local = local;
+        self.remote = remote;
+        self.incoming.restart(&mut self.outbox);
+        let (to, outgoing, outbox) = self.sending();
+        outgoing.restart(to, tokens, outbox);
+        left
+    }
+
     /// A connection has ended; if it is ours, so has the session (RFC 4975 §5.4).
     pub fn handle_connection_lost(&mut self, connection: C) {
         if self.connection() == Some(connection) {

@@ -1300,3 +1300,68 @@ fn a_response_to_nothing_is_ignored() {
     assert!(bob.told().is_empty());
     assert!(!bob.session.is_bound());
 }
+
+const ALICE_AGAIN: &str = "msrp://alice.example:7779/3.alice;tcp";
+const BOB_AGAIN: &str = "msrp://bob.example:8888/6.bob;tcp";
+
+impl Bob {
+    fn rebinds(&mut self) -> Option<u8> {
+        let (local, remote) = (MsrpUri::parse(BOB_AGAIN), MsrpPath::parse(ALICE_AGAIN));
+        self.session
+            .rebind(local.unwrap(), remote.unwrap(), &mut self.tokens)
+    }
+}
+
+#[test]
+fn what_was_not_confirmed_is_sent_again_on_another_connection_under_its_message_id() {
+    let mut bob = Bob::new();
+    bob.session.handle_connected(LINK, false, &mut bob.tokens);
+    let body = Bytes::from_static(b"hello");
+    let first = bob.session.send(message(Some(5)), &mut bob.tokens);
+    bob.session.supply(first, &body, &mut bob.tokens);
+    let (_, sent) = bob.writes().remove(0);
+    let message_id = |frame: &str| {
+        let mut lines = frame.lines();
+        let line = lines.find(|line| line.starts_with("Message-ID: "));
+        line.unwrap().to_owned()
+    };
+    assert_eq!(bob.rebinds(), Some(LINK));
+    assert_eq!(bob.session.wants(), None, "it has no connection yet");
+    bob.session.handle_connected(2, false, &mut bob.tokens);
+    let want = bob.session.wants().unwrap();
+    assert_eq!((want.message, want.offset, want.max), (first, 0, 5));
+    bob.session.supply(first, &body, &mut bob.tokens);
+    let (connection, again) = bob.writes().remove(0);
+    assert_eq!(connection, 2);
+    assert!(again.contains(&format!(
+        "To-Path: {ALICE_AGAIN}\r\nFrom-Path: {BOB_AGAIN}\r\n"
+    )));
+    assert_eq!(message_id(&again), message_id(&sent));
+}
+
+#[test]
+fn what_had_arrived_is_answered_when_it_comes_again_on_another_connection() {
+    let mut bob = Bob::new();
+    bob.receives_send("tid1", "Message-ID: whole\r\n", "abc", '$');
+    bob.receives_send(
+        "tid2",
+        "Message-ID: half\r\nByte-Range: 1-*/6\r\n",
+        "abc",
+        '+',
+    );
+    let (arrived, _) = done(&bob.told()).unwrap();
+    bob.rebinds();
+    assert!(aborted(&bob.told()).is_some(), "the half one is given up");
+    let again = |fields: &str, tid: &str| {
+        format!(
+            "MSRP {tid} SEND\r\nTo-Path: {BOB_AGAIN}\r\nFrom-Path: {ALICE_AGAIN}\r\n{fields}\
+             Content-Type: text/plain\r\n\r\nabc\r\n-------{tid}$\r\n"
+        )
+    };
+    bob.receives_on(2, again("Message-ID: whole\r\n", "tid3").as_bytes());
+    assert_eq!(done(&bob.told()), None, "it is a repetition");
+    bob.session.settle(arrived, 200);
+    bob.receives_on(2, again("Message-ID: half\r\n", "tid4").as_bytes());
+    assert!(done(&bob.told()).is_some());
+    assert_eq!(bob.says(), ["MSRP tid3 200 OK"]);
+}

@@ -6,7 +6,6 @@ use crate::clock::Now;
 use crate::identity::Identity;
 use crate::msrp::negotiation::SdpRefusal;
 use crate::participating::callee;
-use crate::participating::dialogs::DialogUse;
 use crate::participating::outgoing::ALLOW;
 use crate::participating::service::Service;
 use crate::registrar::{Binding, Directory, Registered, Registration};
@@ -15,12 +14,18 @@ use crate::sip::digest::{Challenger, Digest};
 use crate::sip::message::{Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::sip::reply::{self, ResponseBuilder, warning};
+use crate::sip::session_timer::TooSmall;
 use crate::sip::transaction::{RequestOutcome, ServerId, reply_flow};
 use crate::sip::transport::flow::{Flow, Transport};
+use crate::store::request::Refusal;
 use crate::uri::{Uri, equivalent};
 
 /// Seconds after which a sender may try again when we have too much to do.
 const RETRY_AFTER: &str = "2";
+/// Seconds after which there may be room in a recipient's queue again.
+const RETRY_AFTER_FULL: &str = "300";
+/// The warning of a message that is over a quota (cpm-facts §11).
+const SIZE_EXCEEDED: &str = "133 Size exceeded";
 
 impl Service {
     /// A response being written; our tag is added where none is given.
@@ -91,6 +96,30 @@ impl Service {
         );
     }
 
+    /// The store has not taken a message. Over the recipient's quota it is 413, as cpm-facts §6 row 15
+    /// says, with the warning of §11; a full queue may have room later (RFC 3261 §21.4.11), a message
+    /// larger than the whole quota never has. Anything else is 503.
+    pub(super) fn not_stored(
+        &mut self,
+        request: &Message,
+        server: ServerId,
+        refusal: Refusal,
+        now: Now,
+    ) {
+        let retry_after = match refusal {
+            Refusal::TooLarge => None,
+            Refusal::OverQuota => Some(RETRY_AFTER_FULL),
+            _ => return self.overloaded(request, server, now),
+        };
+        let text = warning(399, &self.settings.domain, SIZE_EXCEEDED);
+        let reply = self.reply(request, 413, "Request Entity Too Large", None);
+        let mut reply = reply.header("Warning", &text);
+        if let Some(seconds) = retry_after {
+            reply = reply.header("Retry-After", seconds);
+        }
+        self.sip.respond(server, 413, reply.build(), now);
+    }
+
     /// The method is known and not for this.
     pub fn not_allowed(&mut self, request: &Message, server: ServerId, now: Now) {
         self.reject(
@@ -106,6 +135,19 @@ impl Service {
         let reply = self.reply(request, 420, "Bad Extension", None);
         let octets = reply.header("Unsupported", tags).build();
         self.sip.respond(server, 420, octets, now);
+    }
+
+    /// The session interval that was asked for is too short (RFC 4028 §6).
+    pub(super) fn interval_too_small(
+        &mut self,
+        request: &Message,
+        server: ServerId,
+        TooSmall(least): TooSmall,
+        now: Now,
+    ) {
+        let reply = self.reply(request, 422, "Session Interval Too Small", None);
+        let octets = reply.header("Min-SE", &least.as_secs().to_string()).build();
+        self.sip.respond(server, 422, octets, now);
     }
 
     /// No session can come of a description.
@@ -238,12 +280,7 @@ impl Service {
             return false;
         };
         match self.dialogs.find(&id.call_id, &id.local_tag) {
-            Some(DialogUse::Chat(chat, side)) => {
-                self.handle_chat_request(chat, side, request, server, now)
-            }
-            Some(DialogUse::Replay(delivery)) => {
-                self.handle_replay_request(delivery, request, server, now)
-            }
+            Some(usage) => self.handle_leg_request(usage, request, server, now),
             None if self.is_ours(request) => {
                 self.reject(
                     request,
@@ -270,8 +307,7 @@ impl Service {
             return false;
         };
         match self.dialogs.find(&id.call_id, &id.local_tag) {
-            Some(DialogUse::Chat(chat, side)) => self.handle_chat_ack(chat, side, now),
-            Some(DialogUse::Replay(_)) => {}
+            Some(usage) => self.handle_leg_ack(usage, ack, now),
             None => return false,
         }
         true

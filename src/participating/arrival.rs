@@ -180,6 +180,7 @@ pub fn held(seq: Seq, message: &DeferredMessage, length: u64) -> Held {
         message_id: message.message_id.as_str().into(),
         length,
         expires_at: message.expires_at,
+        marks: Box::default(),
     }
 }
 
@@ -273,7 +274,7 @@ pub fn chat_duplicate_key(message: &ChatMessage<'_>) -> u128 {
 
 /// The first 128 bits of a SHA-256 over length-prefixed parts: stable over restarts, and not to be
 /// forged into somebody else's key.
-fn fold128(parts: &[&[u8]]) -> u128 {
+pub(super) fn fold128(parts: &[&[u8]]) -> u128 {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
     for part in parts {

@@ -11,7 +11,9 @@ use crate::msrp::event::{EndReason, InboundId, OutboundId, SessionEvent};
 use crate::msrp::frame::FailureReport;
 use crate::msrp::outgoing::OutboundMessage;
 use crate::participating::chat::{ChatId, ChatState, Side};
+use crate::participating::first_message::FIRST;
 use crate::participating::media::MediaId;
+use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Waiter};
 use crate::participating::transit::{Fate, Transit};
 use crate::store::request::{BodySource, StoreRequest};
@@ -62,15 +64,18 @@ impl Service {
             SessionEvent::MessageDone { message, length } => {
                 self.complete(id, side, message, length, now)
             }
-            SessionEvent::MessageAborted { message, .. } => self.abort_transit(id, side, message),
+            SessionEvent::MessageAborted { message, .. } => {
+                self.abort_transit(id, side, message);
+            }
             SessionEvent::Progress { message, confirmed } => {
                 self.handle_progress(id, side, message, confirmed, now);
             }
             SessionEvent::Delivered { message } => self.handle_delivered(id, side, message, now),
             SessionEvent::Refused { message, status } => {
-                self.handle_refused_by_peer(id, side, message, status)
+                self.handle_refused_by_peer(id, side, message, status, now);
+                self.end_if_settled(id, now);
             }
-            SessionEvent::TimedOut { .. } => self.break_leg(id, side, now),
+            SessionEvent::TimedOut { .. } => self.break_leg(id, side, &Reason::TimedOut, now),
             SessionEvent::Report {
                 message,
                 status,
@@ -89,7 +94,12 @@ impl Service {
 
     fn handle_leg_ended(&mut self, id: ChatId, side: Side, reason: EndReason, now: Now) {
         tracing::debug!(?side, ?reason, "an MSRP leg of a chat is lost");
-        self.break_leg(id, side, now);
+        let reason = match reason {
+            EndReason::ConnectionLost | EndReason::Elsewhere => Reason::BearerLost,
+            EndReason::Unknown => Reason::Gone,
+            EndReason::Silent => Reason::TimedOut,
+        };
+        self.break_leg(id, side, &reason, now);
     }
 
     pub(super) fn transit(
@@ -102,7 +112,12 @@ impl Service {
     }
 
     pub(super) fn media_of(&self, id: ChatId, side: Side) -> Option<MediaId> {
-        self.chats.get(&id)?.leg(side).map(|leg| leg.media)
+        let standing = self.chats.get(&id)?.leg(side).map(|leg| leg.media);
+        let mut parted = self.parted.iter();
+        standing.or_else(|| {
+            let found = parted.find(|(chat, own, _)| (*chat, *own) == (id, side));
+            found.map(|(_, _, media)| *media)
+        })
     }
 
     #[expect(
@@ -181,6 +196,7 @@ impl Service {
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
+        let peer = chat.leg(side.other()).map(|leg| leg.media);
         let Some(transit) = chat.transits.get_mut(&(side, message)) else {
             return;
         };
@@ -188,8 +204,8 @@ impl Service {
         for request in requests {
             custody.tell(request);
         }
-        let out = transit.outbound();
-        let peer = chat.leg(side.other()).map(|leg| leg.media);
+        let taken = |peer: &MediaId| self.media.may_send(*peer) || transit.is_notification();
+        let (out, peer) = (transit.outbound(), peer.filter(taken));
         if let (Some(out), Some(peer)) = (out, peer)
             && let Some(session) = self.media.session(peer)
         {
@@ -211,11 +227,9 @@ impl Service {
             if !self.media.has_room_for(media) {
                 return;
             }
-            let wanted = self
-                .media
-                .session(media)
-                .and_then(|session| session.wants());
-            let Some(want) = wanted else { return };
+            let Some(want) = self.next_wanted(id, side, media) else {
+                return;
+            };
             if !self.supply(id, side, want.message, want.offset, want.max, now) {
                 return;
             }
@@ -370,7 +384,11 @@ impl Service {
             session.settle(inbound, 200);
         }
         self.forget_confirmed(id);
+        if inbound == FIRST {
+            self.first_delivered(id, now);
+        }
         self.pump(id, side, now);
+        self.end_if_settled(id, now);
     }
 
     /// Confirmed messages are remembered for their REPORT, the latest few of them.
@@ -392,10 +410,20 @@ impl Service {
     }
 
     /// Row 13 of cpm-facts §6: what the device refuses is refused to the author, and not kept.
-    fn handle_refused_by_peer(&mut self, id: ChatId, side: Side, out: OutboundId, status: u16) {
+    fn handle_refused_by_peer(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        out: OutboundId,
+        status: u16,
+        now: Now,
+    ) {
         let Some((from, inbound)) = self.source_of(id, side, out) else {
             return;
         };
+        if inbound == FIRST {
+            return self.first_refused(id, status, now);
+        }
         self.end_transit(id, from, inbound, status);
     }
 

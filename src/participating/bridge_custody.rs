@@ -4,7 +4,9 @@ use crate::clock::Now;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::{self, Content};
 use crate::participating::chat::{ChatId, Side};
+use crate::participating::first_message::FIRST;
 use crate::participating::internal::{InternalMessage, Origin};
+use crate::participating::large::SessionService;
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
 use crate::participating::transit::Fate;
@@ -95,6 +97,9 @@ impl Service {
 
     /// Takes a complete message into custody for the person on the other side.
     pub(super) fn store_transit(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+        if inbound == FIRST {
+            return self.store_first(id, now);
+        }
         let message = match self.kept_message(id, side, inbound, now) {
             Ok(Some(message)) => Box::new(message),
             Ok(None) => return self.end_transit(id, side, inbound, 200),
@@ -131,7 +136,7 @@ impl Service {
     }
 
     /// The message as it is kept; `None` for what is never kept: somebody is typing.
-    fn kept_message(
+    pub(super) fn kept_message(
         &mut self,
         id: ChatId,
         side: Side,
@@ -169,10 +174,10 @@ impl Service {
             author,
             from,
             to,
-            kind: if content.is_notification {
-                MessageKind::Notification
-            } else {
-                MessageKind::Chat
+            kind: match chat.service {
+                _ if content.is_notification => MessageKind::Notification,
+                SessionService::Large => MessageKind::Large,
+                SessionService::Chat => MessageKind::Chat,
             },
             conversation: chat.ids.conversation.clone(),
             contribution: chat.ids.contribution.clone(),
@@ -196,6 +201,9 @@ impl Service {
         seq: Seq,
         now: Now,
     ) {
+        if inbound == FIRST {
+            return self.first_stored(id, seq, now);
+        }
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };
@@ -225,6 +233,9 @@ impl Service {
         inbound: InboundId,
         now: Now,
     ) {
+        if inbound == FIRST {
+            return self.first_not_stored(id, now);
+        }
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };

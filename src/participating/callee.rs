@@ -1,23 +1,21 @@
 //! What the recipient's side of a chat looks like from the outside: our Contact, the INVITE to a
 //! device, its refusal as the caller sees it.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 
 use crate::msrp::sdp::SessionDescription;
 use crate::participating::chat::Chat;
 use crate::participating::contacts::Target;
 use crate::participating::forward::wants_privacy;
-use crate::participating::outgoing::{self, service_tag};
+use crate::participating::large::SessionService;
+use crate::participating::outgoing::{self, SERVICE, service_tag};
 use crate::participating::service::Settings;
 use crate::sip::message::{HeaderName, Message};
+use crate::sip::rejection::Rejection;
 use crate::sip::reply::{self, RequestBuilder};
+use crate::sip::session_timer::Field;
 use crate::sip::transport::flow::{Flow, Transport};
 use crate::token::Tokens;
-
-/// The shortest session interval (RFC 4028 §5).
-const MIN_SE: Duration = Duration::from_secs(90);
 
 /// The user part of our Contact: it names the shard, so that requests in a dialog find it.
 pub fn contact_user(shard: u16) -> String {
@@ -42,20 +40,30 @@ pub(super) fn contact_uri(settings: &Settings, advertised: &str, flow: &Flow) ->
 }
 
 /// Our Contact.
-pub(super) fn contact(settings: &Settings, advertised: &str, flow: &Flow) -> String {
+pub(super) fn contact(
+    settings: &Settings,
+    advertised: &str,
+    flow: &Flow,
+    service: SessionService,
+) -> String {
     let uri = contact_uri(settings, advertised, flow);
-    format!("<{uri}>;{}", service_tag("oma.cpm.session"))
+    format!("<{uri}>;{}", service_tag(service.name()))
 }
 
 /// The INVITE of a chat to one of the recipient's devices.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what an INVITE is made of, each named once"
+)]
 pub(super) fn invite(
     chat: &Chat,
     target: &Target,
     via: &str,
     contact: &str,
     local_tag: &str,
-    sdp: &str,
+    body: (&str, &[u8]),
     call_id: &str,
+    timer: &[Field],
 ) -> Bytes {
     let caller = &chat.invite;
     let value =
@@ -89,9 +97,10 @@ pub(super) fn invite(
     if !wants_privacy(caller) {
         invite = invite.header("P-Asserted-Identity", &format!("<sip:{}>", chat.caller));
     }
-    let service = caller.header(HeaderName::PPreferredService);
-    let service = service.unwrap_or("urn:urn-7:3gpp-service.ims.icsi.oma.cpm.session");
-    invite = invite.header("P-Asserted-Service", service);
+    let own = format!("{SERVICE}{}", chat.service.name());
+    let preferred = caller.header(HeaderName::PPreferredService);
+    let preferred = preferred.filter(|_| chat.service == SessionService::Chat);
+    invite = invite.header("P-Asserted-Service", preferred.unwrap_or(&own));
     for (id, name) in [
         (HeaderName::AcceptContact, "Accept-Contact"),
         (HeaderName::Subject, "Subject"),
@@ -101,10 +110,13 @@ pub(super) fn invite(
             invite = invite.header(name, value);
         }
     }
+    for (name, value) in timer {
+        invite = invite.header(name, value);
+    }
     invite
         .header("Allow", outgoing::ALLOW)
-        .header("Supported", "timer")
-        .body("application/sdp", sdp.as_bytes())
+        .header("Supported", "timer, 100rel")
+        .body(body.0, body.1)
         .build()
 }
 
@@ -137,26 +149,15 @@ pub fn description(message: &Message) -> Option<SessionDescription> {
     SessionDescription::parse(message.body().get(sdp.body.clone())?).ok()
 }
 
-/// Whether an INVITE carries a message beside its session description: it is not taken, and must not
-/// be lost.
-pub fn carries_message(invite: &Message) -> bool {
-    let Some(content_type) = invite.header(HeaderName::ContentType) else {
-        return false;
-    };
-    let parts = crate::multipart::parts(content_type, invite.body());
-    parts.is_ok_and(|parts| parts.iter().any(|part| part.media_type() == "message/cpim"))
-}
-
-/// The session interval the peer asks for, if it refreshes the session itself (RFC 4028 §9).
-pub(super) fn session_interval(request: &Message) -> Option<Duration> {
-    let value = request.header(HeaderName::SessionExpires)?;
-    let (seconds, parameters) = value.split_once(';').unwrap_or((value, ""));
-    let by_us = parameters
-        .replace(' ', "")
-        .to_ascii_lowercase()
-        .contains("refresher=uas");
-    let interval = Duration::from_secs(seconds.trim().parse().ok()?);
-    (!by_us).then(|| interval.max(MIN_SE))
+/// The offer in a request inside a dialog: 415 for what is no session description, 400 for one that
+/// cannot be read.
+pub(super) fn offer_in(request: &Message) -> Result<SessionDescription, Rejection> {
+    let content_type = request.header(HeaderName::ContentType).unwrap_or_default();
+    let media_type = crate::multipart::media_type(content_type);
+    if media_type != "application/sdp" && !media_type.starts_with("multipart/") {
+        return Err(Rejection::new(415, "Unsupported Media Type"));
+    }
+    description(request).ok_or(Rejection::new(400, "Malformed Session Description"))
 }
 
 /// A new Call-ID.

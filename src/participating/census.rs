@@ -92,7 +92,7 @@ impl Service {
             media_connections: self.media.connections(),
             store_requests: self.custody.open(),
             foreign: self.foreign.len(),
-            expiring: self.expiring.len() + self.telling.len(),
+            expiring: self.expiring.len() + self.telling.len() + self.untold.len(),
             parted: self.parted.len(),
         }
     }

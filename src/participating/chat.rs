@@ -5,27 +5,34 @@
 //! Nobody at home, or the device's leg lost: the author's leg goes on and everything he sends is
 //! taken into custody (cpm-facts §6).
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
 use crate::msrp::event::InboundId;
-use crate::msrp::sdp::{Direction, SessionDescription};
+use crate::msrp::sdp::SessionDescription;
 use crate::participating::arrival::ConversationHeaders;
 use crate::participating::callee;
 use crate::participating::contacts::Target;
-use crate::participating::deferral::{self, Deferral, Outcome};
+use crate::participating::deferral::{Answer, Condition, DeviceAnswers, Form, Stored, verdict};
 use crate::participating::dialogs::DialogKey;
+use crate::participating::first_message::{First, FirstMessage, Then};
+use crate::participating::large::SessionService;
+use crate::participating::leg::Leg;
 use crate::participating::media::{MediaId, MediaUse};
+use crate::participating::provisional::EarlyDialogs;
+use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Usage};
 use crate::participating::transit::Transit;
+use crate::registrar::Profile;
 use crate::sip::dialog::Dialog;
 use crate::sip::endpoint::Via;
 use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
+use crate::sip::reliable::ReliableSender;
+use crate::sip::reply;
+use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction::table::{ClientId, Kind, ServerId};
 use crate::sip::transport::flow::Flow;
 use crate::store::request::ConversationKey;
@@ -58,23 +65,14 @@ impl Side {
 pub(super) enum ChatState {
     /// The recipient's devices ring.
     Inviting,
+    /// The message inside the INVITE is on its way to a device or to the disk; the caller waits.
+    Settling,
     /// Both legs stand.
     Live,
     /// Only the caller's leg stands; what he sends is kept.
     Custody,
     /// Both ends have been told; what is being stored is waited for.
     Ending,
-}
-
-/// One leg that stands.
-#[derive(Debug)]
-pub(super) struct Leg {
-    pub dialog: Dialog,
-    pub key: DialogKey,
-    pub flow: Flow,
-    pub media: MediaId,
-    /// Our session description, repeated when the session is refreshed.
-    pub description: String,
 }
 
 /// An INVITE to one of the recipient's devices.
@@ -84,8 +82,11 @@ pub(super) struct Branch {
     pub flow: Flow,
     pub media: MediaId,
     pub request: Message,
-    pub description: String,
+    pub timer: SessionTimer,
+    pub early: EarlyDialogs,
     pub ended: bool,
+    /// Its INVITE carries the first message.
+    pub carries_first: bool,
     /// The ACK of its 2xx, sent again with each repetition of the 2xx.
     pub ack: Option<Bytes>,
 }
@@ -97,6 +98,7 @@ pub struct Chat {
     pub(super) server: ServerId,
     pub(super) flow: Flow,
     pub(super) offer: SessionDescription,
+    pub(super) service: SessionService,
     pub(super) ids: ConversationHeaders,
     pub(super) caller: Identity,
     pub(super) callee: Identity,
@@ -106,14 +108,18 @@ pub struct Chat {
     pub(super) caller_leg: Option<Leg>,
     pub(super) callee_leg: Option<Leg>,
     pub(super) branches: Vec<Branch>,
-    pub(super) best: Option<Message>,
+    pub(super) answers: DeviceAnswers,
+    /// The message inside the INVITE, until it is safe.
+    pub(super) first: Option<First>,
     pub(super) rings_until: Option<Instant>,
     pub(super) quiet_since: Instant,
+    /// What the legs that still stand hear at the end.
+    pub(super) ends_because: Reason,
     pub(super) transits: BTreeMap<(Side, InboundId), Transit>,
-    pub(super) acknowledged: bool,
-    /// RFC 4028: the caller must refresh before then.
-    pub(super) expires: Option<Instant>,
-    pub(super) interval: Option<Duration>,
+    /// His dialog, from the first ringing of a device to our answer.
+    pub(super) early: Option<Dialog>,
+    /// Provisional responses to a caller who requires them to be reliable.
+    pub(super) reliable: Option<ReliableSender>,
 }
 
 impl Chat {
@@ -122,6 +128,15 @@ impl Chat {
         ConversationKey {
             author: self.person(side).clone(),
             conversation: self.ids.conversation.as_str().into(),
+        }
+    }
+
+    /// Its column in the deferral table.
+    pub(super) fn form(&self) -> Form {
+        match (self.service, &self.first) {
+            (SessionService::Large, _) => Form::Large,
+            (SessionService::Chat, Some(_)) => Form::ChatWithText,
+            (SessionService::Chat, None) => Form::Chat,
         }
     }
 
@@ -163,8 +178,22 @@ impl Service {
             Ok(ids) => ids,
             Err(rejection) => return self.reject(&invite, server, &rejection, now),
         };
+        let service = SessionService::of(&invite, &offer);
+        // What stands beside the description of a large message are its CPIM headers, not a message.
+        let first = match service {
+            SessionService::Chat => FirstMessage::read(&invite),
+            SessionService::Large => Ok(None),
+        };
+        let first = match first {
+            Ok(first) => first,
+            Err(rejection) => return self.reject(&invite, server, &rejection, now),
+        };
         if self.chats.len() >= self.settings.most_under_way || self.draining {
             return self.overloaded(&invite, server, now);
+        }
+        let mut timer = SessionTimer::new(self.settings.timer);
+        if let Err(too_small) = timer.answer(&invite, now.instant) {
+            return self.interval_too_small(&invite, server, too_small, now);
         }
         let id = ChatId(self.next_number());
         let chat = Chat {
@@ -172,6 +201,7 @@ impl Service {
             server,
             flow,
             offer,
+            service,
             ids,
             caller,
             callee,
@@ -180,13 +210,14 @@ impl Service {
             caller_leg: None,
             callee_leg: None,
             branches: Vec::new(),
-            best: None,
+            answers: DeviceAnswers::default(),
+            first: None,
             rings_until: None,
             quiet_since: now.instant,
+            ends_because: Reason::Completed,
             transits: BTreeMap::new(),
-            acknowledged: false,
-            expires: None,
-            interval: None,
+            early: None,
+            reliable: None,
         };
         let trying = self.reply(&chat.invite, 100, "Trying", None).build();
         self.sip.respond(server, 100, trying, now);
@@ -195,12 +226,19 @@ impl Service {
             .users
             .get(&chat.callee)
             .is_none_or(|user| user.may_pass(&key));
-        let targets = self.session_targets_for(&chat.callee, &chat.invite);
+        let targets = match service {
+            SessionService::Chat => self.session_targets_for(&chat.callee, &chat.invite),
+            SessionService::Large => self.large_targets(&chat.callee, Some(&chat.invite)),
+        };
+        let absent = self.absence(&chat.callee);
         self.chats.insert(id, chat);
+        if let Some(first) = first {
+            self.take_first(id, first, now);
+        }
         if free && !targets.is_empty() {
             self.fork_invite(id, &targets, now);
         } else {
-            self.without_device(id, Outcome::NoContact, now);
+            self.without_device(id, absent, now);
         }
     }
 
@@ -214,19 +252,25 @@ impl Service {
         };
         chat.rings_until = Some(ring);
         if chat.branches.iter().all(|branch| branch.ended) {
-            self.without_device(id, Outcome::NoAnswer, now);
+            self.without_device(id, Condition::Unreachable, now);
         }
     }
 
     fn invite_device(&mut self, id: ChatId, target: &Target, now: Now) {
+        if let Some(chat) = self.chats.get_mut(&id) {
+            chat.answers.tried(target.profile);
+        }
         let media_use = MediaUse::Chat(id, Side::Callee);
         let remote = target.flow.remote.ip();
         let known_as = self.sip.advertised(&target.flow);
-        let direction = Direction::SendRecv;
+        let Some(chat) = self.chats.get(&id) else {
+            return;
+        };
+        let direction = chat.service.to_device();
         let opened = self
             .media
             .open(media_use, remote, known_as, direction, &mut self.tokens);
-        let (Some(media), Some(chat)) = (opened, self.chats.get(&id)) else {
+        let Some(media) = opened else {
             return;
         };
         if let Some((_, offered)) = chat.offer.usable() {
@@ -237,19 +281,34 @@ impl Service {
             self.media.offer_types(media, accept, wrapped);
         }
         let description = self.media.offer(media);
+        // RCS-e devices take the first message inside the INVITE (cpm-facts §7.2).
+        let first = chat
+            .first
+            .as_ref()
+            .filter(|first| target.profile == Profile::RcsE && !first.confirmed);
+        let carries_first = first.is_some();
+        let (content_type, body) = match first {
+            Some(first) => first.message.beside(&description, &self.tokens.token()),
+            None => (
+                "application/sdp".to_owned(),
+                description.as_bytes().to_vec(),
+            ),
+        };
         let via: Via = self.sip.via(&target.flow, None, &mut self.tokens);
         let local_tag = self.tokens.token();
         let call_id = callee::call_id(&self.settings.domain, &mut self.tokens);
         let advertised = self.sip.advertised(&target.flow);
-        let contact = callee::contact(&self.settings, advertised, &target.flow);
+        let contact = callee::contact(&self.settings, advertised, &target.flow, chat.service);
+        let timer = SessionTimer::new(self.settings.timer);
         let octets = callee::invite(
             chat,
             target,
             &via.value,
             &contact,
             &local_tag,
-            &description,
+            (&content_type, &body),
             &call_id,
+            &timer.offer(),
         );
         let Ok(request) = crate::sip::wire::parse(octets.clone()) else {
             return self.media.close(media);
@@ -268,7 +327,9 @@ impl Service {
                 flow: target.flow,
                 media,
                 request,
-                description,
+                carries_first,
+                timer,
+                early: EarlyDialogs::default(),
                 ack: None,
             });
         }
@@ -289,17 +350,15 @@ impl Service {
         }
         match status {
             ..=100 => {}
-            101..200 => self.ringing(id, &response, now),
+            101..200 => {
+                self.acknowledge_ringing(&Usage::Chat(id, index), &response, now);
+                self.ring_caller(id, &response, now);
+            }
             200..300 => self.device_answered(id, index, &response, now),
+            422 if self.invite_longer(id, index, &response, now) => {}
             _ => {
                 if let Some(chat) = self.chats.get_mut(&id) {
-                    let better = chat
-                        .best
-                        .as_ref()
-                        .is_none_or(|best| status < best.status() || status >= 600);
-                    if better {
-                        chat.best = Some(response);
-                    }
+                    chat.answers.refused(response);
                 }
                 self.branch_over(id, index, now);
             }
@@ -308,19 +367,42 @@ impl Service {
 
     /// A device gave no answer.
     pub(super) fn handle_chat_silence(&mut self, id: ChatId, index: usize, now: Now) {
+        if let Some(chat) = self.chats.get_mut(&id) {
+            chat.answers.silent();
+        }
         self.branch_over(id, index, now);
     }
 
-    fn ringing(&mut self, id: ChatId, response: &Message, now: Now) {
-        let Some(chat) = self.chats.get(&id) else {
-            return;
+    /// The device wants a longer session interval (RFC 4028 §7.3): it is invited again with that.
+    fn invite_longer(&mut self, id: ChatId, index: usize, response: &Message, now: Now) -> bool {
+        let branch = self.chats.get_mut(&id);
+        let branch = branch.and_then(|chat| chat.branches.get_mut(index));
+        let Some(branch) = branch else {
+            return false;
         };
-        if chat.state != ChatState::Inviting {
-            return;
+        if !branch.timer.refused(response) {
+            return false;
         }
-        let (status, reason) = (response.status(), response.reason());
-        let reply = crate::sip::reply::response(&chat.invite, status, reason, Some(&chat.tag));
-        self.sip.respond(chat.server, status, reply.build(), now);
+        let flow = branch.flow;
+        let via = self.sip.via(&flow, None, &mut self.tokens);
+        let octets = reply::repeated(&branch.request, &via.value, &branch.timer.offer());
+        let Ok(request) = crate::sip::wire::parse(octets.clone()) else {
+            return false;
+        };
+        branch.request = request;
+        let usage = Usage::Chat(id, index);
+        let sent = self
+            .sip
+            .send(Kind::Invite, via, octets, flow, usage, now)
+            .ok();
+        if let Some(branch) = self
+            .chats
+            .get_mut(&id)
+            .and_then(|chat| chat.branches.get_mut(index))
+        {
+            branch.client = sent;
+        }
+        sent.is_some()
     }
 
     pub(super) fn branch_over(&mut self, id: ChatId, index: usize, now: Now) {
@@ -336,43 +418,42 @@ impl Service {
         let media = branch.media;
         let all = chat.branches.iter().all(|branch| branch.ended);
         let inviting = chat.state == ChatState::Inviting;
-        let outcome = match &chat.best {
-            Some(best) => Outcome::Status(best.status()),
-            None => Outcome::NoAnswer,
-        };
+        let condition = chat.answers.condition(chat.form());
         self.media.close(media);
         if all && inviting {
-            self.without_device(id, outcome, now);
+            self.without_device(id, condition, now);
         }
     }
 
     /// No device took the session: by the table, we do, or the caller hears why not.
-    pub(super) fn without_device(&mut self, id: ChatId, outcome: Outcome, now: Now) {
+    pub(super) fn without_device(&mut self, id: ChatId, condition: Condition, now: Now) {
         let Some(chat) = self.chats.get(&id) else {
             return;
         };
-        let keep = deferral::of_chat(outcome) == Deferral::Keep;
-        if keep && self.settings.deferral && self.custody.has_room() {
-            if let Some(chat) = self.chats.get_mut(&id) {
-                chat.state = ChatState::Custody;
-            }
-            return self.answer_caller(id, now);
-        }
-        let rejection = match (&chat.best, keep, self.settings.deferral) {
-            (_, true, true) => Rejection::new(503, "Service Unavailable"),
-            (Some(best), false, _) => {
+        let verdict = verdict(condition, chat.form());
+        match (verdict.stored, verdict.answer, chat.answers.best()) {
+            (Stored::Nothing, _, Some(best)) => {
                 let (status, octets) = (best.status(), callee::refusal(chat, best));
                 self.sip.respond(chat.server, status, octets, now);
-                self.chats.remove(&id);
-                return;
+                self.drop_first(id);
+                self.forget_chat(id);
             }
-            _ => Rejection::new(480, "Temporarily Unavailable"),
-        };
-        self.refuse_chat(id, &rejection, now);
+            (Stored::Nothing, ..) => {
+                self.refuse_chat(id, &Rejection::new(488, "Not Acceptable Here"), now);
+            }
+            _ if !self.settings.deferral => {
+                self.refuse_chat(id, &Rejection::new(480, "Temporarily Unavailable"), now);
+            }
+            (Stored::Text, Answer::Status(status), _) => {
+                self.keep_first(id, Then::Refuse(status), now);
+            }
+            _ => self.keep_first(id, Then::TakeSession, now),
+        }
     }
 
     pub(super) fn refuse_chat(&mut self, id: ChatId, rejection: &Rejection, now: Now) {
-        if let Some(chat) = self.chats.remove(&id) {
+        self.drop_first(id);
+        if let Some(chat) = self.forget_chat(id) {
             for branch in &chat.branches {
                 self.media.close(branch.media);
             }
@@ -382,21 +463,46 @@ impl Service {
 
     /// The caller took the INVITE back before it was answered.
     pub fn handle_chat_cancel(&mut self, server: ServerId, now: Now) -> bool {
+        let waits = |chat: &Chat| matches!(chat.state, ChatState::Inviting | ChatState::Settling);
         let found = self
             .chats
             .iter()
-            .find(|(_, chat)| chat.server == server && chat.state == ChatState::Inviting)
+            .find(|(_, chat)| chat.server == server && waits(chat))
             .map(|(id, _)| *id);
         let Some(id) = found else { return false };
-        self.cancel_branches(id, None, now);
-        self.refuse_chat(id, &Rejection::new(487, "Request Terminated"), now);
+        self.take_back(id, now);
         true
     }
 
+    /// The caller wants no answer to his INVITE any more.
+    pub(super) fn take_back(&mut self, id: ChatId, now: Now) {
+        let Some(form) = self.chats.get(&id).map(Chat::form) else {
+            return;
+        };
+        if self.refuse_when_safe(id, 487, now) {
+            return;
+        }
+        self.cancel_branches(id, None, now);
+        if verdict(Condition::Cancelled, form).stored == Stored::Text && self.settings.deferral {
+            self.keep_first(id, Then::Refuse(487), now);
+        } else {
+            self.refuse_chat(id, &Rejection::new(487, "Request Terminated"), now);
+        }
+    }
+
+    /// The chat is over, and with it the dialog that may have begun with its ringing.
+    pub(super) fn forget_chat(&mut self, id: ChatId) -> Option<Chat> {
+        let chat = self.chats.remove(&id)?;
+        if let Some(early) = &chat.early {
+            self.dialogs.remove(&DialogKey::of(early));
+        }
+        Some(chat)
+    }
+
     /// Ends a leg with BYE.
-    pub(super) fn hang_up(&mut self, mut leg: Leg, reason: Option<&str>, now: Now) {
+    pub(super) fn hang_up(&mut self, mut leg: Leg, reason: &Reason, now: Now) {
         self.dialogs.remove(&leg.key);
         self.media.close(leg.media);
-        self.send_bye(&mut leg.dialog, leg.flow, reason, now);
+        self.send_bye(&mut leg.dialog, leg.flow, Some(reason), now);
     }
 }

@@ -2,16 +2,18 @@
 
 use crate::clock::Now;
 use crate::msrp::negotiation::SdpRefusal;
-use crate::msrp::sdp::Direction;
-use crate::participating::chat::{Chat, ChatId, ChatState, Leg, Side};
-use crate::participating::deferral::Outcome;
-use crate::participating::dialogs::{DialogKey, DialogUse};
+use crate::participating::chat::{Chat, ChatId, ChatState, Side};
+use crate::participating::deferral::Condition;
+use crate::participating::dialogs::DialogUse;
+use crate::participating::leg::{Leg, Unacknowledged};
 use crate::participating::media::{MediaId, MediaUse};
+use crate::participating::reason::Reason;
 use crate::participating::service::Service;
 use crate::participating::{callee, outgoing};
 use crate::sip::dialog::Dialog;
 use crate::sip::message::{Message, Method};
 use crate::sip::rejection::Rejection;
+use crate::sip::session_timer::{Field, SessionTimer};
 use crate::sip::transaction::table::ClientId;
 use crate::sip::transport::flow::Flow;
 
@@ -35,35 +37,30 @@ impl Service {
             let (ack, flow) = (ack.clone(), branch.flow);
             return self.sip.send_ack(ack, flow);
         }
-        let Ok(dialog) = Dialog::as_uac(&branch.request, response) else {
+        let Ok(mut dialog) = Dialog::as_uac(&branch.request, response) else {
             return self.branch_over(id, index, now);
         };
-        let (flow, media) = (branch.flow, branch.media);
+        let (flow, media, carried) = (branch.flow, branch.media, branch.carries_first);
         let via = self.sip.via(&flow, None, &mut self.tokens);
         let ack = dialog.ack(dialog.local_cseq, &via.value).build();
         branch.ack = Some(ack.clone());
         branch.ended = true;
-        let description = branch.description.clone();
+        branch.early.carry_on(&mut dialog);
+        let mut leg = Leg::new(dialog, flow, media, branch.timer);
+        leg.learn_methods(response);
+        leg.timer.accepted(response, now.instant);
         self.sip.send_ack(ack, flow);
-        let key = DialogKey::of(&dialog);
-        let leg = Leg {
-            dialog,
-            key,
-            flow,
-            media,
-            description,
-        };
         if self
             .chats
             .get(&id)
             .is_none_or(|chat| chat.state != ChatState::Inviting)
         {
-            return self.hang_up(leg, None, now);
+            return self.hang_up(leg, &Reason::Completed, now);
         }
         let answer = callee::description(response);
         let accepted = answer.is_some_and(|answer| self.media.accept(media, &answer, now).is_ok());
         if !accepted {
-            self.hang_up(leg, Some("SIP;cause=488;text=\"Not Acceptable Here\""), now);
+            self.hang_up(leg, &Reason::NotAcceptable, now);
             return self.branch_answer_unusable(id, now);
         }
         self.dialogs
@@ -73,7 +70,9 @@ impl Service {
             chat.state = ChatState::Live;
         }
         self.cancel_branches(id, Some(index), now);
-        self.answer_caller(id, now);
+        if !self.send_first(id, carried, now) {
+            self.answer_caller(id, now);
+        }
     }
 
     /// Nobody took the call in time: the branches are cancelled and the caller served without them.
@@ -84,16 +83,17 @@ impl Service {
                 branch.ended = true;
             }
         }
-        self.without_device(id, Outcome::NoAnswer, now);
+        self.without_device(id, Condition::Unreachable, now);
     }
 
     fn branch_answer_unusable(&mut self, id: ChatId, now: Now) {
-        let all = self
-            .chats
-            .get(&id)
-            .is_some_and(|chat| chat.branches.iter().all(|b| b.ended));
-        if all {
-            self.without_device(id, Outcome::Status(488), now);
+        let Some(chat) = self.chats.get_mut(&id) else {
+            return;
+        };
+        chat.answers.unusable();
+        let condition = chat.answers.condition(chat.form());
+        if chat.branches.iter().all(|branch| branch.ended) {
+            self.without_device(id, condition, now);
         }
     }
 
@@ -126,29 +126,36 @@ impl Service {
         let Some(chat) = self.chats.get_mut(&id) else {
             return self.media.close(media);
         };
-        let Ok(dialog) = Dialog::as_uas(&chat.invite, 200, &chat.tag) else {
+        let Ok(mut dialog) = Dialog::as_uas(&chat.invite, 200, &chat.tag) else {
             self.media.close(media);
             return self.refuse_chat(id, &Rejection::new(400, "Missing Contact"), now);
         };
         let (flow, server) = (chat.flow, chat.server);
-        let contact = callee::contact(&self.settings, self.sip.advertised(&flow), &flow);
-        chat.interval = callee::session_interval(&chat.invite);
-        chat.expires = chat.interval.map(|interval| now.instant + interval);
+        let advertised = self.sip.advertised(&flow);
+        let contact = callee::contact(&self.settings, advertised, &flow, chat.service);
+        let mut timer = SessionTimer::new(self.settings.timer);
+        let fields = timer.answer(&chat.invite, now.instant).unwrap_or_default();
         chat.quiet_since = now.instant;
-        let reply = answer_head(chat, &contact);
+        let reply = answer_head(chat, &contact, &fields);
         let octets = reply
             .body("application/sdp", description.as_bytes())
             .build();
-        let key = DialogKey::of(&dialog);
-        self.dialogs
-            .insert(key.clone(), DialogUse::Chat(id, Side::Caller));
-        chat.caller_leg = Some(Leg {
-            dialog,
-            key,
-            flow,
-            media,
-            description,
+        if let Some(early) = chat.early.take() {
+            dialog.remote_cseq = early.remote_cseq;
+        }
+        if let Some(reliable) = &mut chat.reliable {
+            reliable.stop();
+        }
+        let mut leg = Leg::new(dialog, flow, media, timer);
+        leg.learn_methods(&chat.invite);
+        leg.unacknowledged = Some(Unacknowledged {
+            server,
+            cseq: chat.invite.cseq().map_or(0, |cseq| cseq.number),
+            offered: false,
         });
+        self.dialogs
+            .insert(leg.key.clone(), DialogUse::Chat(id, Side::Caller));
+        chat.caller_leg = Some(leg);
         self.sip.respond(server, 200, octets, now);
     }
 
@@ -162,7 +169,7 @@ impl Service {
         let (remote, offer) = (chat.flow.remote.ip(), chat.offer.clone());
         let known_as = self.sip.advertised(&chat.flow);
         let media_use = MediaUse::Chat(id, Side::Caller);
-        let direction = Direction::SendRecv;
+        let direction = chat.service.from_author();
         let opened = self
             .media
             .open(media_use, remote, known_as, direction, &mut self.tokens);
@@ -179,9 +186,9 @@ impl Service {
     /// No session can come of the offer (or there is no room for one): the caller hears why.
     fn refuse_description(&mut self, id: ChatId, refusal: Option<SdpRefusal>, now: Now) {
         if let Some(leg) = self.take_leg(id, Side::Callee) {
-            self.hang_up(leg, None, now);
+            self.hang_up(leg, &Reason::NotAcceptable, now);
         }
-        let Some(chat) = self.chats.remove(&id) else {
+        let Some(chat) = self.forget_chat(id) else {
             return;
         };
         for branch in &chat.branches {
@@ -210,17 +217,13 @@ impl Service {
     }
 }
 
-fn answer_head(chat: &Chat, contact: &str) -> crate::sip::reply::ResponseBuilder {
+fn answer_head(chat: &Chat, contact: &str, fields: &[Field]) -> crate::sip::reply::ResponseBuilder {
     let reply = crate::sip::reply::response(&chat.invite, 200, "OK", Some(&chat.tag))
         .header("Contact", contact)
         .header("Allow", outgoing::ALLOW)
+        .header("Supported", "timer, 100rel")
         .header("Conversation-ID", &chat.ids.conversation)
         .header("Contribution-ID", &chat.ids.contribution);
-    match chat.interval {
-        Some(interval) => reply.header("Require", "timer").header(
-            "Session-Expires",
-            &format!("{};refresher=uac", interval.as_secs()),
-        ),
-        None => reply,
-    }
+    let all = fields.iter();
+    all.fold(reply, |reply, (name, value)| reply.header(name, value))
 }

@@ -1,120 +1,39 @@
 //! How a chat ends: BYE from either side, a lost leg, silence, a session interval that ran out.
 
 use crate::clock::{Instant, Now};
-use crate::participating::chat::{ChatId, ChatState, Leg, Side};
+use crate::msrp::event::InboundId;
+use crate::participating::chat::{ChatId, ChatState, Side};
+use crate::participating::leg::Leg;
+use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Usage};
-use crate::participating::transit::Fate;
+use crate::participating::transit::{Fate, Transit};
 use crate::sip::dialog::Dialog;
-use crate::sip::message::{Message, Method};
 use crate::sip::rejection::Rejection;
-use crate::sip::transaction::table::{Kind, ServerId};
+use crate::sip::transaction::table::Kind;
 use crate::sip::transport::flow::Flow;
 use crate::store::request::StoreRequest;
 
-/// What handsets read as a normal end (cpm-facts §5).
-const COMPLETED: &str = "SIP;cause=200;text=\"Call completed\"";
-
 impl Service {
-    /// A request inside one of the chat's dialogs.
-    pub(super) fn handle_chat_request(
-        &mut self,
-        id: ChatId,
-        side: Side,
-        request: &Message,
-        server: ServerId,
-        now: Now,
-    ) {
-        let Some(chat) = self.chats.get_mut(&id) else {
-            return self.reject(
-                request,
-                server,
-                &Rejection::new(481, "Call Does Not Exist"),
-                now,
-            );
-        };
-        chat.quiet_since = now.instant;
-        let leg = match side {
-            Side::Caller => chat.caller_leg.as_mut(),
-            Side::Callee => chat.callee_leg.as_mut(),
-        };
-        let Some(leg) = leg else {
-            return self.reject(
-                request,
-                server,
-                &Rejection::new(481, "Call Does Not Exist"),
-                now,
-            );
-        };
-        if let Err(rejection) = leg.dialog.check_cseq(request) {
-            return self.reject(request, server, &rejection, now);
-        }
-        match request.method() {
-            Method::Bye => {
-                let reply = self.reply(request, 200, "OK", None).build();
-                self.sip.respond(server, 200, reply, now);
-                self.handle_bye(id, side, now);
-            }
-            Method::Invite | Method::Update => self.refresh_chat(id, side, request, server, now),
-            Method::Info | Method::Options => {
-                let reply = self.reply(request, 200, "OK", None).build();
-                self.sip.respond(server, 200, reply, now);
-            }
-            // Nobody would get it: a message of a chat goes over MSRP.
-            Method::Message => {
-                let refused = Rejection::new(488, "Not Acceptable Here");
-                self.reject(request, server, &refused, now);
-            }
-            _ => self.not_allowed(request, server, now),
-        }
-    }
-
-    /// A session refresh (RFC 4028 §7.4): the description stays as it was.
-    fn refresh_chat(
-        &mut self,
-        id: ChatId,
-        side: Side,
-        request: &Message,
-        server: ServerId,
-        now: Now,
-    ) {
-        let Some(chat) = self.chats.get_mut(&id) else {
+    /// One side hung up: what it has not confirmed is kept, then the other side is told. What it has
+    /// sent goes on to the other side first.
+    pub(super) fn handle_bye(&mut self, id: ChatId, side: Side, reason: Reason, now: Now) {
+        if self.refuse_when_safe(id, 486, now) {
             return;
-        };
-        let interval = super::callee::session_interval(request).or(chat.interval);
-        chat.expires = interval.map(|interval| now.instant + interval);
-        let leg = match side {
-            Side::Caller => chat.caller_leg.as_mut(),
-            Side::Callee => chat.callee_leg.as_mut(),
-        };
-        let Some(leg) = leg else { return };
-        leg.dialog.refresh_target(request);
-        let (flow, description) = (leg.flow, leg.description.clone());
-        let contact = super::callee::contact(&self.settings, self.sip.advertised(&flow), &flow);
-        let mut reply = self
-            .reply(request, 200, "OK", None)
-            .header("Contact", &contact);
-        if let Some(interval) = interval {
-            reply = reply.header("Require", "timer").header(
-                "Session-Expires",
-                &format!("{};refresher=uac", interval.as_secs()),
-            );
         }
-        if request.method() == Method::Invite || !request.body().is_empty() {
-            reply = reply.body("application/sdp", description.as_bytes());
-        }
-        self.sip.respond(server, 200, reply.build(), now);
-    }
-
-    /// One side hung up: what it has not confirmed is kept, then the other side is told.
-    fn handle_bye(&mut self, id: ChatId, side: Side, now: Now) {
         let leg = self.take_leg(id, side);
         if let Some(leg) = leg {
             self.dialogs.remove(&leg.key);
             self.keep_unconfirmed(id, side, now);
             self.parted.push((id, side, leg.media));
         }
+        let keeps = self.settings.deferral;
         if let Some(chat) = self.chats.get_mut(&id) {
-            chat.state = ChatState::Ending;
+            // What the device has not confirmed of a large message is collected (cpm-facts §6 row 12).
+            chat.state = match side {
+                Side::Callee if keeps && chat.collects() => ChatState::Custody,
+                _ => ChatState::Ending,
+            };
+            chat.ends_because = reason;
         }
         self.end_if_settled(id, now);
     }
@@ -128,12 +47,15 @@ impl Service {
     }
 
     /// A leg is lost. The caller's goes on in custody; without the caller the chat is over.
-    pub(super) fn break_leg(&mut self, id: ChatId, side: Side, now: Now) {
+    pub(super) fn break_leg(&mut self, id: ChatId, side: Side, reason: &Reason, now: Now) {
+        if self.first_leg_lost(id, now) {
+            return;
+        }
         let Some(leg) = self.take_leg(id, side) else {
             return;
         };
         self.keep_unconfirmed(id, side, now);
-        self.hang_up(leg, Some("SIP;cause=480;text=\"Bearer unavailable\""), now);
+        self.hang_up(leg, reason, now);
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
@@ -181,19 +103,24 @@ impl Service {
         }
     }
 
-    /// Ends what is left of a chat that is ending, once nothing of it is on its way to the disk.
+    /// Ends what is left of a chat that is ending, once nothing of it is on its way: to the disk, or to
+    /// a side that is still there.
     pub(super) fn end_if_settled(&mut self, id: ChatId, now: Now) {
         let Some(chat) = self.chats.get(&id) else {
             return;
         };
-        let storing = |fate: &Fate| matches!(fate, Fate::Storing(..));
-        let busy = chat.transits.values().any(|transit| storing(&transit.fate));
-        if chat.state != ChatState::Ending || busy {
+        let busy = |((from, _), transit): (&(Side, InboundId), &Transit)| match transit.fate {
+            Fate::Storing(..) => true,
+            Fate::Live(_) => transit.complete.is_some() && chat.leg(from.other()).is_some(),
+            Fate::Custody | Fate::Confirmed(_) => false,
+        };
+        if chat.state != ChatState::Ending || chat.transits.iter().any(busy) {
             return;
         }
+        let reason = chat.ends_because.clone();
         for side in [Side::Caller, Side::Callee] {
             if let Some(leg) = self.take_leg(id, side) {
-                self.hang_up(leg, Some(COMPLETED), now);
+                self.hang_up(leg, &reason, now);
             }
         }
         let parted: Vec<_> = self
@@ -204,7 +131,7 @@ impl Service {
             self.media.close(media);
         }
         self.cancel_branches(id, None, now);
-        let Some(chat) = self.chats.remove(&id) else {
+        let Some(chat) = self.forget_chat(id) else {
             return;
         };
         // What never became complete is of no use to anybody.
@@ -219,13 +146,13 @@ impl Service {
         &mut self,
         dialog: &mut Dialog,
         flow: Flow,
-        reason: Option<&str>,
+        reason: Option<&Reason>,
         now: Now,
     ) {
         let via = self.sip.via(&flow, None, &mut self.tokens);
         let mut bye = dialog.next_request("BYE", &via.value);
         if let Some(reason) = reason {
-            bye = bye.header("Reason", reason);
+            bye = bye.header("Reason", reason.value());
         }
         let octets = bye.build();
         if self
@@ -234,30 +161,6 @@ impl Service {
             .is_err()
         {
             tracing::warn!("no room to send a BYE");
-        }
-    }
-
-    /// The ACK of our 2xx came.
-    pub(super) fn handle_chat_ack(&mut self, id: ChatId, side: Side, now: Now) {
-        if let Some(chat) = self.chats.get_mut(&id)
-            && side == Side::Caller
-        {
-            chat.acknowledged = true;
-            let server = chat.server;
-            self.sip.acknowledged(server, now);
-        }
-    }
-
-    /// Our 2xx was never acknowledged (RFC 3261 §13.3.1.4): the session ends.
-    pub(super) fn handle_chat_unacknowledged(&mut self, server: ServerId, now: Now) {
-        let waits = |chat: &&super::chat::Chat| chat.server == server && !chat.acknowledged;
-        let found = self
-            .chats
-            .iter()
-            .find(|(_, chat)| waits(chat))
-            .map(|(id, _)| *id);
-        if let Some(id) = found {
-            self.break_leg(id, Side::Caller, now);
         }
     }
 
@@ -270,6 +173,9 @@ impl Service {
                 .chats
                 .get(&id)
                 .is_some_and(|chat| chat.state == ChatState::Inviting);
+            if self.refuse_when_safe(id, 503, now) {
+                continue;
+            }
             if inviting {
                 self.cancel_branches(id, None, now);
                 self.refuse_chat(id, &Rejection::new(503, "Service Unavailable"), now);
@@ -308,15 +214,16 @@ impl Service {
             chat.rings_until = None;
             return self.stop_ringing(id, now);
         }
+        self.keep_held(id, now);
         if let Some(side) = self.silent_side(id, now) {
             tracing::debug!(?side, "a device confirms nothing; its leg counts as lost");
-            return self.break_leg(id, side, now);
+            return self.break_leg(id, side, &Reason::TimedOut, now);
         }
         let idle = self.settings.idle;
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
-        if chat.over_at(idle) > now.instant {
+        if chat.state == ChatState::Ending || chat.quiet_since + idle > now.instant {
             return;
         }
         chat.state = ChatState::Ending;
@@ -355,27 +262,21 @@ impl Service {
 }
 
 impl super::chat::Chat {
-    /// When it ends for want of traffic, or of a refresh.
-    fn over_at(&self, idle: std::time::Duration) -> Instant {
-        let quiet = self.quiet_since + idle;
-        self.expires.map_or(quiet, |expires| expires.min(quiet))
-    }
-
     /// The next point in time at which something is due.
     fn deadline(&self, idle: std::time::Duration) -> Option<Instant> {
         match self.state {
             ChatState::Inviting => self.rings_until,
-            ChatState::Ending => None,
-            ChatState::Live | ChatState::Custody => {
-                let live = self.transits.values().filter(|transit| transit.is_live());
+            ChatState::Ending => self.live_deadline(),
+            ChatState::Settling | ChatState::Live | ChatState::Custody => {
                 let quiet = self.quiet_since + idle;
-                let earliest = live.map(|transit| transit.deadline).min();
-                earliest
-                    .into_iter()
-                    .chain(self.expires)
-                    .chain([quiet])
-                    .min()
+                self.live_deadline().into_iter().chain([quiet]).min()
             }
         }
+    }
+
+    /// When the other side must have confirmed more of what is on its way.
+    fn live_deadline(&self) -> Option<Instant> {
+        let live = self.transits.values().filter(|transit| transit.is_live());
+        live.map(|transit| transit.deadline).min()
     }
 }

@@ -1,8 +1,9 @@
 //! Which of a user's devices a request goes to.
 
 use crate::identity::Identity;
+use crate::participating::deferral::Condition;
 use crate::participating::service::Service;
-use crate::registrar::{Binding, BindingKey, Preferences, Profile};
+use crate::registrar::{Binding, BindingKey, Capability, Preferences, Profile};
 use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
 use crate::sip::transport::flow::Flow;
@@ -22,17 +23,26 @@ pub struct Target {
     pub path: Vec<String>,
     /// In which dialect it is spoken to.
     pub profile: Profile,
+    /// Whether it states a messaging service.
+    pub states_service: bool,
+    /// Whether it states a service for large standalone messages.
+    pub states_large: bool,
+    /// The service such a message is offered to it by.
+    pub large_service: &'static str,
     /// Its binding, to be forgotten when the device is gone.
     pub binding: Option<BindingKey>,
 }
 
 impl Target {
-    fn of(binding: &Binding) -> Self {
+    fn of((binding, capability): &(&Binding, Capability)) -> Self {
         Self {
             uri: binding.uri().to_owned(),
             flow: binding.flow(),
             path: binding.path().to_vec(),
-            profile: binding.capability().profile,
+            profile: capability.profile,
+            states_service: capability.states_service(),
+            states_large: capability.states_large(),
+            large_service: capability.large_service(),
             binding: Some(binding.key().clone()),
         }
     }
@@ -44,34 +54,53 @@ impl Target {
             flow,
             path: Vec::new(),
             profile: Profile::MessageOnly,
+            states_service: false,
+            states_large: false,
+            large_service: "",
             binding: None,
         }
     }
 }
 
 impl Service {
+    /// Which row holds when there is no device for a request to go to.
+    pub(super) fn absence(&self, user: &Identity) -> Condition {
+        if self.registrar.reachable(user, self.time).is_empty() {
+            Condition::NoContact
+        } else {
+            Condition::NoCapableContact
+        }
+    }
+
     /// The contacts of a user that take SIP MESSAGE, best first.
     pub(super) fn message_targets(
         &self,
         user: &Identity,
         request: Option<&Message>,
     ) -> Vec<Target> {
-        self.targets(user, request, |binding| binding.capability().message)
-            .unwrap_or_default()
+        self.targets(user, request, |binding, capability| {
+            capability.message && !binding.is_paused()
+        })
+        .unwrap_or_default()
     }
 
     /// The contacts of a user that a replay or a chat can be offered to, best first.
     pub(super) fn session_targets(&self, user: &Identity) -> Vec<Target> {
-        self.targets(user, None, |binding| binding.capability().takes_chat())
-            .unwrap_or_default()
+        self.targets(user, None, takes_chat).unwrap_or_default()
     }
 
     /// The contacts a chat INVITE can go to.
     pub(super) fn session_targets_for(&self, user: &Identity, invite: &Message) -> Vec<Target> {
-        self.targets(user, Some(invite), |binding| {
-            binding.capability().takes_chat()
-        })
-        .unwrap_or_default()
+        self.targets(user, Some(invite), takes_chat)
+            .unwrap_or_default()
+    }
+
+    /// The contacts that take a standalone message in an MSRP session of its own: those first that say
+    /// so themselves.
+    pub(super) fn large_targets(&self, user: &Identity, invite: Option<&Message>) -> Vec<Target> {
+        let mut targets = self.targets(user, invite, takes_large).unwrap_or_default();
+        targets.sort_by_key(|target| !target.states_large);
+        targets
     }
 
     /// The contacts any other request goes to by the caller's preferences (RFC 3841); 480 when stated
@@ -81,39 +110,43 @@ impl Service {
         user: &Identity,
         request: &Message,
     ) -> Result<Vec<Target>, Rejection> {
-        self.targets(user, Some(request), |_| true)
+        self.targets(user, Some(request), |_, _| true)
     }
 
     fn targets(
         &self,
         user: &Identity,
         request: Option<&Message>,
-        fits: impl Fn(&Binding) -> bool,
+        fits: impl Fn(&Binding, &Capability) -> bool,
     ) -> Result<Vec<Target>, Rejection> {
         if let Some(device) = request.and_then(|request| self.device_named(user, request)) {
-            return Ok(device
-                .filter(|it| fits(it))
-                .map(Target::of)
-                .into_iter()
-                .collect());
+            let device = device.map(|binding| (binding, self.capability_of(user, binding)));
+            let fitting = device.filter(|(binding, capability)| fits(binding, capability));
+            return Ok(fitting.iter().map(Target::of).collect());
         }
-        let reachable = self.registrar.reachable(user, self.time);
-        let reachable: Vec<&Binding> = reachable
-            .into_iter()
-            .filter(|binding| fits(binding))
+        let reachable = self.registrar.reachable(user, self.time).into_iter();
+        let reachable: Vec<(&Binding, Capability)> = reachable
+            .map(|binding| (binding, self.capability_of(user, binding)))
+            .filter(|(binding, capability)| fits(binding, capability))
             .collect();
         let (Some(request), 2..) = (request, reachable.len()) else {
-            return Ok(reachable.into_iter().map(Target::of).collect());
+            return Ok(reachable.iter().map(Target::of).collect());
         };
         let preferences = Preferences::of(request)?;
         let contacts = reachable
             .iter()
-            .map(|binding| (binding.features(), binding.q()));
+            .map(|(binding, _)| (binding.features(), binding.q()));
         let ordered = preferences.order(contacts)?;
         let chosen = ordered
             .iter()
             .filter_map(|target| reachable.get(target.index));
-        Ok(chosen.map(|binding| Target::of(binding)).collect())
+        Ok(chosen.map(Target::of).collect())
+    }
+
+    /// What a device takes, by its tags or by what the configuration says of it.
+    fn capability_of(&self, user: &Identity, binding: &Binding) -> Capability {
+        let forced = self.directory.forced_profile(user, binding.user_agent());
+        binding.capability().spoken_to_as(forced)
     }
 
     /// The one device that a GRUU in the Request-URI means, if it can be reached; `None` if the
@@ -139,4 +172,12 @@ impl Service {
             }
         }
     }
+}
+
+fn takes_chat(binding: &Binding, capability: &Capability) -> bool {
+    capability.takes_chat() && !binding.is_paused()
+}
+
+fn takes_large(binding: &Binding, capability: &Capability) -> bool {
+    capability.takes_large() && !binding.is_paused()
 }

@@ -8,6 +8,11 @@ use crate::clock::{Instant, Now};
 use crate::participating::served_user::{Carrier, Reach, RunId};
 use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
 
+/// How soon a run that we had no room for is begun again.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(500);
+/// How often in a row, before it waits for the next retry step like a refused one.
+const MOST_SHORTAGES: u8 = 20;
+
 /// The waiting times before a parked run is tried again; the last one repeats.
 #[derive(Clone, Debug)]
 pub struct RetrySchedule(Arc<[Duration]>);
@@ -27,7 +32,13 @@ impl RetrySchedule {
 pub(super) enum State {
     Ready,
     Running(RunId),
-    Parked { until: Option<Instant> },
+    Parked {
+        until: Option<Instant>,
+    },
+    /// We had no room for the run: it begins soon, and nothing younger passes.
+    Short {
+        until: Instant,
+    },
 }
 
 #[derive(Debug)]
@@ -43,6 +54,8 @@ pub(super) struct Conversation {
     pub(super) registered_meanwhile: bool,
     pub(super) state: State,
     pub(super) attempt: usize,
+    /// How often in a row there was no room.
+    pub(super) shortages: u8,
     pub(super) session_refused: bool,
 }
 
@@ -57,6 +70,7 @@ impl Conversation {
             registered_meanwhile: false,
             state: State::Ready,
             attempt: 0,
+            shortages: 0,
             session_refused: false,
         }
     }
@@ -82,14 +96,34 @@ impl Conversation {
         self.storing_long == 0 && !older
     }
 
+    /// When it is offered again by itself.
+    pub(super) fn waits_until(&self) -> Option<Instant> {
+        match self.state {
+            State::Parked { until } => until,
+            State::Short { until } => Some(until),
+            State::Ready | State::Running(_) => None,
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.storing == 0 && !matches!(self.state, State::Running(_))
     }
 }
 
+/// Our own shortage is not the device's refusal: order is kept for the while that it lasts.
+pub(super) fn pause(conversation: &mut Conversation, retry: &RetrySchedule, now: Now) {
+    if conversation.shortages >= MOST_SHORTAGES {
+        return park(conversation, retry, now);
+    }
+    conversation.shortages += 1;
+    let until = now.instant + SHORTAGE_PAUSE;
+    conversation.state = State::Short { until };
+}
+
 pub(super) fn park(conversation: &mut Conversation, retry: &RetrySchedule, now: Now) {
     let wait = retry.wait(conversation.attempt);
     conversation.attempt += 1;
+    conversation.shortages = 0;
     let until = wait.map(|wait| now.instant + wait);
     conversation.state = State::Parked { until };
 }
@@ -105,16 +139,97 @@ pub(super) fn make_ready(
     }
 }
 
-/// Pager messages leave as MESSAGE, chat over MSRP; what the devices cannot take leaves the other
-/// way if it fits.
+/// Pager messages leave as MESSAGE, large ones in a session of their own, and each the other way if it
+/// is over or under the switch-over size; chat leaves over MSRP. What no device takes by its own way
+/// leaves by the other if it fits.
 pub(super) fn choose_carrier(held: &Held, reach: Reach, session_refused: bool) -> Option<Carrier> {
     let fits = reach.message.is_some_and(|largest| held.length <= largest);
+    let is_small = fits && held.length <= reach.switch_over;
     let session = reach.session && !session_refused;
+    let standalone = reach.standalone && !session_refused;
     match held.kind {
-        MessageKind::Pager | MessageKind::Notification if fits => Some(Carrier::Message),
-        MessageKind::Pager | MessageKind::Notification if session => Some(Carrier::Session),
-        MessageKind::Chat | MessageKind::Large if session => Some(Carrier::Session),
-        MessageKind::Chat | MessageKind::Large if fits => Some(Carrier::Message),
+        MessageKind::Pager if is_small => Some(Carrier::Message),
+        MessageKind::Pager if standalone => Some(Carrier::Standalone),
+        MessageKind::Pager if fits => Some(Carrier::Message),
+        MessageKind::Notification if fits => Some(Carrier::Message),
+        MessageKind::Notification if session => Some(Carrier::Session),
+        MessageKind::Chat if session => Some(Carrier::Session),
+        MessageKind::Chat if fits => Some(Carrier::Message),
+        MessageKind::Large if standalone => Some(Carrier::Standalone),
+        MessageKind::Large if is_small => Some(Carrier::Message),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixMillis;
+    use crate::identity::Identity;
+
+    /// By which way a message of this kind and length leaves, with and without devices that take
+    /// sessions, and after they refused one.
+    fn ways(kind: MessageKind, length: u64) -> [Option<Carrier>; 3] {
+        let held = Held {
+            seq: Seq(1),
+            kind,
+            conversation: ConversationKey {
+                author: Identity::new("alice", "im.test"),
+                conversation: "c".into(),
+            },
+            message_id: "m".into(),
+            length,
+            expires_at: UnixMillis(u64::MAX),
+            marks: Box::default(),
+        };
+        let phone = Reach {
+            session: true,
+            message: Some(60_000),
+            standalone: true,
+            switch_over: 1300,
+        };
+        let plain = Reach {
+            session: false,
+            standalone: false,
+            ..phone
+        };
+        let chosen = |reach, refused| choose_carrier(&held, reach, refused);
+        [
+            chosen(phone, false),
+            chosen(plain, false),
+            chosen(phone, true),
+        ]
+    }
+
+    #[test]
+    fn a_standalone_message_leaves_by_its_size_whichever_way_it_came() {
+        use Carrier::{Message, Standalone};
+        let small = [Some(Message); 3];
+        assert_eq!(ways(MessageKind::Pager, 1300), small);
+        let large = [Some(Standalone), Some(Message), Some(Message)];
+        assert_eq!(ways(MessageKind::Pager, 1301), large);
+        assert_eq!(
+            ways(MessageKind::Pager, 70_000),
+            [Some(Standalone), None, None]
+        );
+    }
+
+    #[test]
+    fn a_large_message_leaves_by_message_only_where_no_session_is_taken_and_it_is_small() {
+        use Carrier::{Message, Standalone};
+        let small = [Some(Standalone), Some(Message), Some(Message)];
+        assert_eq!(ways(MessageKind::Large, 1300), small);
+        assert_eq!(
+            ways(MessageKind::Large, 1301),
+            [Some(Standalone), None, None]
+        );
+    }
+
+    #[test]
+    fn chat_leaves_in_a_session_whatever_its_size_and_by_message_where_none_is_taken() {
+        use Carrier::{Message, Session};
+        let all = [Some(Session), Some(Message), Some(Message)];
+        assert_eq!(ways(MessageKind::Chat, 10), all);
+        assert_eq!(ways(MessageKind::Chat, 10_000), all);
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
 use crate::store::request::{
-    Body, BodySource, DeferredMessage, Refusal, Seq, SpoolId, StoreEvent, StoreRequest, StoreToken,
+    Body, BodySource, DeferredMessage, Quota, Refusal, Seq, SpoolId, StoreEvent, StoreRequest,
+    StoreToken,
 };
 
 /// The answer to a waiting `W`.
@@ -24,6 +25,28 @@ pub enum CustodyEvent<W> {
     Answer(W, StoreEvent),
     /// Appended octets left the store's queue.
     Appended(SpoolId, usize),
+    /// The recipient's queue is full, and the message was asked to make room: here it is again.
+    Crowded(W, Retained),
+    /// A message in custody is damaged; what is known of it.
+    Ruined(Identity, Seq, Option<Box<DeferredMessage>>),
+}
+
+/// A message that must be put again if its recipient's queue was full.
+#[derive(Clone, Debug)]
+pub struct Retained {
+    /// The message.
+    pub message: Box<DeferredMessage>,
+    /// Its body.
+    pub body: Body,
+}
+
+/// How much may wait for a recipient, and what happens then.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How much.
+    pub quota: Quota,
+    /// The message comes back as [`CustodyEvent::Crowded`] instead of being refused.
+    pub makes_room: bool,
 }
 
 /// Requests under way, with `W` saying who waits.
@@ -38,6 +61,7 @@ pub struct Custody<W> {
     deadlines: VecDeque<(Instant, StoreToken)>,
     /// Bodies that lie in a spool until their `Put` is answered.
     spools: HashMap<StoreToken, SpoolId, foldhash::fast::RandomState>,
+    retained: HashMap<StoreToken, Retained, foldhash::fast::RandomState>,
     requests: VecDeque<StoreRequest>,
 }
 
@@ -54,8 +78,14 @@ impl<W> Custody<W> {
             waiting: HashMap::default(),
             deadlines: VecDeque::new(),
             spools: HashMap::default(),
+            retained: HashMap::default(),
             requests: VecDeque::new(),
         }
+    }
+
+    /// How long a write may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Whether new work that must be stored can begin.
@@ -80,6 +110,7 @@ impl<W> Custody<W> {
         &mut self,
         message: Box<DeferredMessage>,
         body: Body,
+        bounds: Bounds,
         waiter: W,
         now: Now,
     ) -> Result<(), W> {
@@ -98,10 +129,15 @@ impl<W> Custody<W> {
         if let Some(spool) = spool {
             self.spools.insert(token, spool);
         }
+        if bounds.makes_room {
+            let (message, body) = (message.clone(), body.clone());
+            self.retained.insert(token, Retained { message, body });
+        }
         self.requests.push_back(StoreRequest::Put {
             token,
             message,
             body,
+            quota: bounds.quota,
         });
         Ok(())
     }
@@ -184,18 +220,36 @@ impl<W> Custody<W> {
 
     /// Finds who waited for an answer; `None` if nobody does any more.
     pub fn handle_event(&mut self, event: StoreEvent) -> Option<CustodyEvent<W>> {
-        let token = match &event {
+        let token = match event {
             StoreEvent::Appended { spool, length } => {
-                return Some(CustodyEvent::Appended(*spool, *length));
+                return Some(CustodyEvent::Appended(spool, length));
             }
+            StoreEvent::Ruined {
+                recipient,
+                seq,
+                message,
+            } => return Some(CustodyEvent::Ruined(recipient, seq, message)),
             StoreEvent::Stored { token, .. }
             | StoreEvent::Refused { token, .. }
             | StoreEvent::Loaded { token, .. }
             | StoreEvent::Fetched { token, .. }
             | StoreEvent::Piece { token, .. }
             | StoreEvent::Synced { token }
-            | StoreEvent::Due { token, .. } => *token,
+            | StoreEvent::Changed { token }
+            | StoreEvent::Users { token, .. }
+            | StoreEvent::Due { token, .. } => token,
         };
+        let retained = self.retained.remove(&token);
+        let is_crowded = matches!(event, StoreEvent::Refused { refusal, .. }
+            if refusal == Refusal::OverQuota);
+        if is_crowded
+            && let Some(retained) = retained
+            && let Some(waiter) = self.waiting.remove(&token)
+        {
+            // Its spool is still there.
+            self.spools.remove(&token);
+            return Some(CustodyEvent::Crowded(waiter, retained));
+        }
         match &event {
             StoreEvent::Refused { .. } => self.drop_spool(token),
             _ => drop(self.spools.remove(&token)),
@@ -223,6 +277,7 @@ impl<W> Custody<W> {
             self.deadlines.pop_front();
             if let Some(waiter) = self.waiting.remove(&token) {
                 self.requests.push_back(StoreRequest::Abandon { token });
+                self.retained.remove(&token);
                 self.drop_spool(token);
                 late.push(waiter);
             }

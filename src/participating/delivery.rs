@@ -6,6 +6,7 @@ use crate::clock::Now;
 use crate::identity::Identity;
 use crate::participating::contacts::Target;
 use crate::participating::message_run::MessageRun;
+use crate::participating::replay_table::ReplayAnswer;
 use crate::participating::served_user::{Carrier, RunEnd, RunId};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::session_run::SessionRun;
@@ -40,26 +41,13 @@ pub(super) enum DeliveryBy {
     Session(Box<SessionRun>),
 }
 
-/// What a device's refusal means for a replay (cpm-facts §7.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReplayAnswer {
-    /// This device cannot be reached: the next one may.
-    NextDevice,
-    /// The user does not want these now.
-    Park,
-    /// The user declined: not before the next registration.
-    Decline,
-    /// The device takes nothing of this form: the other carrier, or keep.
-    OtherWay,
-}
-
-/// The replay table of cpm-facts §7.3, rows 480 to 606.
-pub(super) fn replay_answer(status: u16) -> ReplayAnswer {
-    match status {
-        408 | 430 | 500 | 503 | 504 | 404 | 410 => ReplayAnswer::NextDevice,
-        415 | 488 | 606 => ReplayAnswer::OtherWay,
-        600 | 603 => ReplayAnswer::Decline,
-        _ => ReplayAnswer::Park,
+impl Delivery {
+    /// The part that goes over MSRP, if it does.
+    pub(super) fn session(&self) -> Option<&SessionRun> {
+        match &self.carrier {
+            DeliveryBy::Session(run) => Some(run),
+            DeliveryBy::Message(_) => None,
+        }
     }
 }
 
@@ -76,18 +64,22 @@ impl Service {
         let targets = match carrier {
             Carrier::Message => self.message_targets(user, None),
             Carrier::Session => self.session_targets(user),
+            Carrier::Standalone => self.large_targets(user, None),
         };
-        if targets.is_empty()
-            || self.draining
-            || self.deliveries.len() >= self.settings.most_under_way
-        {
+        if targets.is_empty() || self.draining {
             return self.end_run(user, run, RunEnd::Parked, now);
+        }
+        if self.deliveries.len() >= self.settings.most_under_way {
+            return self.end_run(user, run, RunEnd::Shortage, now);
         }
         tracing::debug!(%user, author = %key.author, ?carrier, "replay begins");
         let id = DeliveryId(self.next_number());
         let by = match carrier {
             Carrier::Message => DeliveryBy::Message(MessageRun::default()),
-            Carrier::Session => DeliveryBy::Session(Box::default()),
+            Carrier::Session | Carrier::Standalone => DeliveryBy::Session(Box::new(SessionRun {
+                standalone: carrier == Carrier::Standalone,
+                ..SessionRun::default()
+            })),
         };
         let delivery = Delivery {
             user: user.clone(),
@@ -100,7 +92,7 @@ impl Service {
         self.deliveries.insert(id, delivery);
         match carrier {
             Carrier::Message => self.take_next_message(id, now),
-            Carrier::Session => self.begin_session_run(id, now),
+            Carrier::Session | Carrier::Standalone => self.begin_session_run(id, now),
         }
     }
 
@@ -111,7 +103,7 @@ impl Service {
         user.next_message(delivery.run)
     }
 
-    /// Reads a message of the run; without a credit the run is parked.
+    /// Reads a message of the run; false without a credit.
     pub(super) fn fetch_of_run(&mut self, id: DeliveryId, seq: Seq, now: Now) -> bool {
         let Some(delivery) = self.deliveries.get(&id) else {
             return false;
@@ -141,6 +133,11 @@ impl Service {
         settlement: Settlement,
     ) {
         self.settle(user, seq, settlement);
+        self.leave_out(user, key, seq);
+    }
+
+    /// A message that the store cannot give is not part of the queue any more.
+    pub(super) fn leave_out(&mut self, user: &Identity, key: &ConversationKey, seq: Seq) {
         self.forget_due(user, seq);
         if let Some(machine) = self.users.get_mut(user) {
             machine.handle_settled(key, seq);
@@ -174,19 +171,18 @@ impl Service {
     ) {
         match self.deliveries.get(&id).map(|delivery| &delivery.carrier) {
             Some(DeliveryBy::Message(_)) => self.handle_run_message_response(id, response, now),
-            Some(DeliveryBy::Session(_)) => self.handle_replay_response(id, response, now),
+            Some(DeliveryBy::Session(_)) => self.handle_replay_response(id, response, flow, now),
             None => self.end_late_dialog(response, flow, now),
         }
     }
 
-    /// A device that answers 404 or 410 is gone, and its binding with it.
-    pub(super) fn forget_gone_device(&mut self, id: DeliveryId, status: u16) {
+    /// A device that is gone takes its binding with it.
+    pub(super) fn forget_gone_device(&mut self, id: DeliveryId) {
         let Some(delivery) = self.deliveries.get(&id) else {
             return;
         };
         let user = delivery.user.clone();
-        let target = delivery.targets.get(delivery.target).cloned();
-        if let (404 | 410, Some(target)) = (status, target) {
+        if let Some(target) = delivery.targets.get(delivery.target).cloned() {
             self.forget_device(&user, &target);
         }
     }
@@ -239,25 +235,5 @@ impl Service {
             Some(DeliveryBy::Session(_)) => self.skip_unread_chat(id, seq, refusal, now),
             None => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_replay_table_of_cpm_facts() {
-        assert_eq!(replay_answer(480), ReplayAnswer::Park);
-        assert_eq!(replay_answer(486), ReplayAnswer::Park);
-        assert_eq!(replay_answer(600), ReplayAnswer::Decline);
-        assert_eq!(replay_answer(603), ReplayAnswer::Decline);
-        for status in [404, 408, 410, 430, 503, 504] {
-            assert_eq!(replay_answer(status), ReplayAnswer::NextDevice, "{status}");
-        }
-        for status in [415, 488, 606] {
-            assert_eq!(replay_answer(status), ReplayAnswer::OtherWay, "{status}");
-        }
-        assert_eq!(replay_answer(400), ReplayAnswer::Park);
     }
 }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use crate::participating::chat::{ChatId, Side};
 use crate::participating::delivery::DeliveryId;
+use crate::participating::large::SessionService;
+use crate::participating::service::Service;
 use crate::sip::dialog::Dialog;
 
 /// A dialog of ours: its Call-ID and our own tag (RFC 3261 §12).
@@ -26,12 +28,25 @@ impl DialogKey {
 }
 
 /// What the dialog carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DialogUse {
     /// One side of a chat.
     Chat(ChatId, Side),
     /// A replay.
     Replay(DeliveryId),
+}
+
+impl Service {
+    /// What the session of this dialog is for; a replay is one of chat to its device.
+    pub(super) fn session_service(&self, usage: DialogUse) -> SessionService {
+        match usage {
+            DialogUse::Chat(id, _) => self
+                .chats
+                .get(&id)
+                .map_or(SessionService::Chat, |chat| chat.service),
+            DialogUse::Replay(_) => SessionService::Chat,
+        }
+    }
 }
 
 /// All dialogs of a shard in which we are the user agent.

@@ -9,7 +9,15 @@ use crate::identity::Identity;
 use crate::imdn::{DispositionNotification, Dispositions, Kind, Status};
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::service::Service;
-use crate::store::request::{Body, DeferredMessage, MessageKind, Seq, Settlement};
+use crate::store::request::{Body, DeferredMessage, MessageKind, Refusal, Seq, Settlement};
+
+/// A message that leaves undelivered, while its author is being told.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    seq: Seq,
+    message: Box<DeferredMessage>,
+    settlement: Settlement,
+}
 
 /// How long a message can still be named as due after it was settled: the readers of the store do not
 /// wait for its log.
@@ -41,7 +49,7 @@ impl Service {
         if !self.is_notifiable(about) {
             return;
         }
-        let function = Identity::new("pf", &self.settings.domain);
+        let function = self.function();
         let message_id = self.tokens.token();
         let date_time = cpim::format_date_time(now.wall);
         let about_date_time = about.date_time.clone();
@@ -125,10 +133,42 @@ impl Service {
         }
     }
 
-    /// An author who asked for it hears `failed`; only once that is durable does the message leave
-    /// the store, so that it never vanishes without a word.
     fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, now: Now) {
         tracing::info!(recipient = %message.recipient, seq = seq.0, "a kept message expired");
+        self.metrics.messages_expired.count();
+        self.end_undelivered(seq, message, Settlement::Expired, now);
+    }
+
+    /// A kept message turned out to be damaged: its author hears so as far as it is known who he is.
+    pub(super) fn handle_ruined(
+        &mut self,
+        user: &Identity,
+        seq: Seq,
+        message: Option<Box<DeferredMessage>>,
+        now: Now,
+    ) {
+        self.metrics.messages_damaged.count();
+        self.forget_due(user, seq);
+        if let Some(message) = message {
+            tracing::error!(recipient = %user, author = %message.author, seq = seq.0,
+                "a kept message is damaged and cannot be delivered");
+            self.end_undelivered(seq, message, Settlement::Failed, now);
+        } else {
+            tracing::error!(recipient = %user, seq = seq.0,
+                "a kept message is damaged, and so is its author's name: nobody can be told");
+            self.leave(user, seq, Settlement::Failed, now);
+        }
+    }
+
+    /// An author who asked for it hears `failed`; only once that is durable does the message leave
+    /// the store, so that it never vanishes without a word.
+    pub(super) fn end_undelivered(
+        &mut self,
+        seq: Seq,
+        message: Box<DeferredMessage>,
+        settlement: Settlement,
+        now: Now,
+    ) {
         let recipient = message.recipient.clone();
         let key = super::arrival::conversation_key(&message);
         if let Some(machine) = self.users.get_mut(&recipient) {
@@ -141,32 +181,68 @@ impl Service {
                 number,
             };
             self.notify_author(&message, Kind::Delivery, Status::Failed, Some(origin), now);
-            self.telling.insert(number, (recipient.clone(), seq));
+            let leaving = Leaving {
+                seq,
+                message,
+                settlement,
+            };
+            self.telling.insert(number, leaving);
             self.expiring.insert((recipient.clone(), seq), None);
         } else {
-            self.end_expired(&recipient, seq, now);
+            self.leave(&recipient, seq, settlement, now);
         }
         self.run_user_later(&recipient);
     }
 
-    /// The author's shard has, or has not, taken the notification that a message expired. If not, the
-    /// message is found due again. False if the number names something else.
+    /// The author's shard has, or has not, taken the notification that a message ended. If not, an
+    /// expired message is found due again, and the author of another is told again. False if the number names something else.
     pub(super) fn handle_author_told(&mut self, number: u64, durable: bool, now: Now) -> bool {
-        let Some((recipient, seq)) = self.telling.remove(&number) else {
+        let Some(leaving) = self.telling.remove(&number) else {
             return false;
         };
+        let recipient = leaving.message.recipient.clone();
         if durable {
-            self.end_expired(&recipient, seq, now);
+            self.leave(&recipient, leaving.seq, leaving.settlement, now);
+        } else if leaving.settlement == Settlement::Expired {
+            self.expiring.remove(&(recipient, leaving.seq));
         } else {
-            self.expiring.remove(&(recipient, seq));
+            self.untold.push(leaving);
         }
         true
     }
 
-    fn end_expired(&mut self, recipient: &Identity, seq: Seq, now: Now) {
-        self.settle(recipient, seq, Settlement::Expired);
+    fn leave(&mut self, recipient: &Identity, seq: Seq, settlement: Settlement, now: Now) {
+        self.settle(recipient, seq, settlement);
         let until = now.instant + SETTLES_WITHIN;
         self.expiring.insert((recipient.clone(), seq), Some(until));
+        if settlement == Settlement::Evicted {
+            self.handle_room_made(recipient, now);
+        }
+    }
+
+    /// Tells authors again who could not be told before.
+    pub(super) fn tell_again(&mut self, now: Now) {
+        for leaving in std::mem::take(&mut self.untold) {
+            self.end_undelivered(leaving.seq, leaving.message, leaving.settlement, now);
+        }
+    }
+
+    /// A receipt of our own for an author whose queue is full even for receipts is dropped: if it were
+    /// waited for, the message it speaks of would never leave. False if it is something else.
+    pub(super) fn drop_own_receipt(&self, message: &DeferredMessage, refusal: Refusal) -> bool {
+        let is_ours =
+            message.kind == MessageKind::Notification && message.author == self.function();
+        let is_dropped = is_ours && refusal == Refusal::OverQuota;
+        if is_dropped {
+            tracing::warn!(author = %message.recipient, "no room for a receipt among those he never fetched");
+            self.metrics.receipts_dropped.count();
+        }
+        is_dropped
+    }
+
+    /// Who our own notifications are from.
+    fn function(&self) -> Identity {
+        Identity::new("pf", &self.settings.domain)
     }
 
     /// Forgets expired messages that the store no longer names as due.

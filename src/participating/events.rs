@@ -22,6 +22,10 @@ impl Service {
             CustodyEvent::Refused(waiter, refusal) => self.handle_refused(waiter, refusal, now),
             CustodyEvent::Answer(waiter, answer) => self.handle_read(waiter, answer, now),
             CustodyEvent::Appended(_, _) => {}
+            CustodyEvent::Crowded(waiter, retained) => self.handle_crowded(waiter, retained, now),
+            CustodyEvent::Ruined(user, seq, message) => {
+                self.handle_ruined(&user, seq, message, now);
+            }
         }
         self.resume_loads(now);
         self.run_restless(now);
@@ -37,13 +41,26 @@ impl Service {
                 self.answer_origin(origin, true);
                 self.hold(&message, seq, size, false, now);
             }
-            Waiter::Chunk(..) | Waiter::Load(..) | Waiter::Delivery(..) | Waiter::Due => {}
+            Waiter::InLine(user, waiter, _) => {
+                self.handle_stored(*waiter, seq, now);
+                self.put_next_in_line(&user, now);
+            }
+            Waiter::Chunk(..)
+            | Waiter::Load(..)
+            | Waiter::Delivery(..)
+            | Waiter::Due
+            | Waiter::Oldest(_)
+            | Waiter::Evicted(..) => {}
         }
     }
 
     pub(super) fn handle_refused(&mut self, waiter: Waiter, refusal: Refusal, now: Now) {
+        let is_over = matches!(refusal, Refusal::OverQuota | Refusal::TooLarge);
+        if is_over && !matches!(waiter, Waiter::InLine(..)) {
+            self.metrics.refused_quota.count();
+        }
         match waiter {
-            Waiter::Pager(id) => self.handle_pager_not_stored(id, now),
+            Waiter::Pager(id) => self.handle_pager_not_stored(id, refusal, now),
             Waiter::Transit(chat, side, number) => {
                 self.handle_transit_not_stored(chat, side, number, now)
             }
@@ -52,10 +69,18 @@ impl Service {
             }
             Waiter::Delivery(id, seq) => self.handle_delivery_unread(id, seq, refusal, now),
             Waiter::Internal(message, size, origin) => {
-                self.answer_origin(origin, false);
+                let is_dropped = self.drop_own_receipt(&message, refusal);
+                self.answer_origin(origin, is_dropped);
                 self.end_storing(&message, size, now);
             }
             Waiter::Load(identity, after) => self.postponed_loads.push_back((identity, after)),
+            Waiter::Oldest(user) | Waiter::Evicted(user, _) => {
+                self.handle_not_evicted(&user, refusal, now);
+            }
+            Waiter::InLine(user, waiter, _) => {
+                self.handle_refused(*waiter, refusal, now);
+                self.put_next_in_line(&user, now);
+            }
             Waiter::Due => {}
         }
     }
@@ -65,6 +90,10 @@ impl Service {
             (Waiter::Load(user, _), StoreEvent::Loaded { held, more, .. }) => {
                 self.handle_loaded(&user, held, more, now);
             }
+            (Waiter::Oldest(user), StoreEvent::Loaded { held, .. }) => {
+                self.handle_oldest(&user, &held, now);
+            }
+            (Waiter::Evicted(user, seq), answer) => self.handle_evicted(&user, seq, answer, now),
             (Waiter::Due, StoreEvent::Due { due, .. }) => self.handle_due(due, now),
             (Waiter::Delivery(id, seq), answer) => self.handle_delivery_read(id, seq, answer, now),
             (Waiter::Chunk(chat, side, number), StoreEvent::Synced { .. }) => {
@@ -89,7 +118,7 @@ impl Service {
                 EndpointEvent::TimedOut(usage) => self.handle_silence(usage, false, now),
                 EndpointEvent::Unreachable(usage) => self.handle_silence(usage, true, now),
                 EndpointEvent::ServerGone(server, GoneReason::NoAck) => {
-                    self.handle_chat_unacknowledged(server, now);
+                    self.handle_unacknowledged(server, now);
                 }
                 EndpointEvent::ServerGone(..) => {}
             }
@@ -103,6 +132,7 @@ impl Service {
             Usage::Delivery(id) => self.handle_delivery_response(id, &response, flow, now),
             Usage::Chat(id, branch) => self.handle_chat_response(id, branch, response, flow, now),
             Usage::Relay(id, branch) => self.handle_relay_response(id, branch, &response, now),
+            Usage::Leg(leg, cseq) => self.handle_leg_response(leg, cseq, &response, flow, now),
             Usage::Nobody => {}
         }
     }
@@ -113,6 +143,7 @@ impl Service {
             Usage::Delivery(id) => self.handle_delivery_silence(id, now),
             Usage::Chat(id, branch) => self.handle_chat_silence(id, branch, now),
             Usage::Relay(id, branch) => self.handle_relay_silence(id, branch, unreachable, now),
+            Usage::Leg(leg, cseq) => self.handle_leg_silence(leg, cseq, now),
             Usage::Nobody => {}
         }
     }

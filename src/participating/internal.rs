@@ -1,5 +1,6 @@
 //! What one shard tells another: a message for one of its users, and what became of it.
 
+use crate::identity::Identity;
 use crate::store::request::{Body, DeferredMessage};
 
 /// Travels between shards through their inboxes.
@@ -13,6 +14,15 @@ pub enum InternalMessage {
         body: Body,
         /// Who waits for [`InternalMessage::Accepted`]; `None` for notifications we make ourselves.
         origin: Option<Origin>,
+    },
+    /// A device of a user of the receiving shard has this message: no copy of it is owed.
+    Confirmed {
+        /// Whose device.
+        recipient: Identity,
+        /// Who wrote the message.
+        author: Identity,
+        /// Its `imdn.Message-ID`.
+        message_id: String,
     },
     /// The answer to an `Accept` that named an origin.
     Accepted {

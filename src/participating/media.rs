@@ -98,10 +98,15 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 pub(super) struct Description {
+    /// Which way both sides let payload go, from our side.
+    pub(super) agreed: Direction,
     accept: Vec<String>,
     wrapped: Vec<String>,
     direction: Direction,
     number: u64,
+    version: u64,
+    /// As it was written last: with the same text goes the same version (RFC 4975 §8.4).
+    text: String,
 }
 
 #[derive(Debug)]
@@ -185,6 +190,7 @@ impl Media {
         let uri = MsrpUri::of_session(&listener.host, listener.port, &session_id).ok()?;
         self.last += 1;
         let id = MediaId(self.last);
+        let number = tokens.number() >> 2;
         let owned = |types: &[&str]| types.iter().map(|each| (*each).to_owned()).collect();
         let entry = Entry {
             usage,
@@ -193,7 +199,10 @@ impl Media {
                 accept: owned(&ACCEPT_TYPES),
                 wrapped: owned(&ACCEPT_WRAPPED),
                 direction,
-                number: tokens.number() >> 2,
+                number,
+                version: number,
+                text: String::new(),
+                agreed: direction,
             },
             session: None,
             bind_by: None,
@@ -226,11 +235,12 @@ impl Media {
     }
 
     /// Our offer.
-    pub fn offer(&self, id: MediaId) -> String {
-        let entry = self.entries.get(&id);
-        entry.map_or_else(String::new, |entry| {
-            entry.describe(self.settings.message, negotiation::offer)
-        })
+    pub fn offer(&mut self, id: MediaId) -> String {
+        let most = self.settings.message;
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return String::new();
+        };
+        entry.write(most, negotiation::offer)
     }
 
     /// Our answer to an offer; the session stands from then on.
@@ -240,11 +250,11 @@ impl Media {
         offer: &SessionDescription,
         now: Now,
     ) -> Result<String, SdpRefusal> {
-        let Some(entry) = self.entries.get(&id) else {
+        let most = self.settings.message;
+        let Some(entry) = self.entries.get_mut(&id) else {
             return Ok(String::new());
         };
-        let most = self.settings.message;
-        let (text, agreement) = entry.describe(most, |local| negotiation::answer(offer, local))?;
+        let (text, agreement) = entry.write_answer(most, offer)?;
         self.begin(id, agreement, now);
         Ok(text)
     }
@@ -275,6 +285,7 @@ impl Media {
             return;
         }
         let peer = agreement.peer.first().clone();
+        entry.description.agreed = agreement.direction;
         entry.bind_by = Some(now.instant + settings.bind_within);
         entry.session = Some(Session::new(SessionConfig {
             local: entry.uri.clone(),
@@ -296,6 +307,12 @@ impl Media {
         if agreement.role == Role::Active {
             self.connect(id, peer.host(), peer.port().unwrap_or(2855));
         }
+    }
+
+    /// Whether the peer takes user payload at the moment (RFC 4975 §8.9).
+    pub fn may_send(&self, id: MediaId) -> bool {
+        let entry = self.entries.get(&id);
+        entry.is_none_or(|entry| entry.description.agreed.sends())
     }
 
     /// The machine of a session; whoever asks may make it say something.
@@ -349,7 +366,7 @@ impl Media {
         }
     }
 
-    fn drain_session(&mut self, id: MediaId) {
+    pub(super) fn drain_session(&mut self, id: MediaId) {
         let Some(entry) = self.entries.get_mut(&id) else {
             return;
         };
@@ -421,7 +438,7 @@ impl Media {
 }
 
 impl Entry {
-    fn describe<T>(&self, max_size: u64, write: impl FnOnce(&Local<'_>) -> T) -> T {
+    pub(super) fn describe<T>(&self, max_size: u64, write: impl FnOnce(&Local<'_>) -> T) -> T {
         let accept: Vec<&str> = self.description.accept.iter().map(String::as_str).collect();
         let wrapped: Vec<&str> = self
             .description
@@ -436,8 +453,31 @@ impl Entry {
             direction: self.description.direction,
             max_size: Some(max_size),
             session: self.description.number,
-            version: self.description.number,
+            version: self.description.version,
         })
+    }
+
+    /// A description that differs from the one before gets the next version (RFC 3264 §8).
+    pub(super) fn write(&mut self, most: u64, write: impl Fn(&Local<'_>) -> String) -> String {
+        let mut text = self.describe(most, &write);
+        if !self.description.text.is_empty() && self.description.text != text {
+            self.description.version += 1;
+            text = self.describe(most, &write);
+        }
+        self.description.text.clone_from(&text);
+        text
+    }
+
+    pub(super) fn write_answer(
+        &mut self,
+        most: u64,
+        offer: &SessionDescription,
+    ) -> Result<(String, Agreement), SdpRefusal> {
+        let (_, agreement) = self.describe(most, |local| negotiation::answer(offer, local))?;
+        let text = self.write(most, |local| {
+            negotiation::answer(offer, local).map_or_else(|_| String::new(), |(text, _)| text)
+        });
+        Ok((text, agreement))
     }
 }
 

@@ -4,15 +4,14 @@
 use bytes::{Bytes, BytesMut};
 
 use crate::clock::Now;
-use crate::participating::delivery::{DeliveryBy, DeliveryId, ReplayAnswer, replay_answer};
+use crate::participating::delivery::{DeliveryBy, DeliveryId};
 use crate::participating::outgoing;
+use crate::participating::replay_table::ReplayAnswer;
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::sip::message::Message;
 use crate::sip::transaction::table::Kind;
-use crate::store::request::{
-    BodySource, DeferredMessage, Held, Refusal, Seq, Settlement, StoreEvent,
-};
+use crate::store::request::{BodySource, DeferredMessage, Held, Refusal, Seq, StoreEvent};
 
 /// Octets asked for at a time when a long body is read back.
 const PIECE: usize = 256 * 1024;
@@ -53,7 +52,7 @@ impl Service {
             };
         }
         if !self.fetch_of_run(id, seq, now) {
-            self.end_delivery(id, RunEnd::Parked, now);
+            self.end_delivery(id, RunEnd::Shortage, now);
         }
     }
 
@@ -111,7 +110,7 @@ impl Service {
             .read(source, offset, PIECE, waiter, now)
             .is_err()
         {
-            self.end_delivery(id, RunEnd::Parked, now);
+            self.end_delivery(id, RunEnd::Shortage, now);
         }
     }
 
@@ -138,7 +137,7 @@ impl Service {
             .send(Kind::NonInvite, via, octets, flow, usage, now)
             .is_err()
         {
-            self.end_delivery(id, RunEnd::Parked, now);
+            self.end_delivery(id, RunEnd::Shortage, now);
         }
     }
 
@@ -158,29 +157,33 @@ impl Service {
                 }
                 self.take_next_message(id, now);
             }
-            status => {
-                self.forget_gone_device(id, status);
-                self.message_refused(id, replay_answer(status), now);
-            }
+            status => self.message_refused(id, ReplayAnswer::of(status), now),
         }
     }
 
     /// The device did not take the message.
     pub(super) fn message_refused(&mut self, id: DeliveryId, answer: ReplayAnswer, now: Now) {
+        if answer == ReplayAnswer::Gone {
+            self.forget_gone_device(id);
+        }
         let Some(delivery) = self.deliveries.get_mut(&id) else {
             return;
         };
         match answer {
-            ReplayAnswer::NextDevice if delivery.target + 1 < delivery.targets.len() => {
+            ReplayAnswer::NextDevice | ReplayAnswer::Gone
+                if delivery.target + 1 < delivery.targets.len() =>
+            {
                 delivery.target += 1;
                 self.send_message_of_run(id, now);
             }
-            ReplayAnswer::Decline => self.end_delivery(id, RunEnd::Declined, now),
+            ReplayAnswer::Decline | ReplayAnswer::Keep => {
+                self.end_delivery(id, RunEnd::Declined, now)
+            }
             _ => self.end_delivery(id, RunEnd::Parked, now),
         }
     }
 
-    /// A message that the store lost track of is left out; a damaged one counts as failed.
+    /// A message that the store lost track of is left out; a damaged one has been ended by `handle_ruined`.
     pub(super) fn skip_unread_message(
         &mut self,
         id: DeliveryId,
@@ -198,7 +201,7 @@ impl Service {
             .map(|d| (d.user.clone(), d.key.clone()));
         match (held, key, refusal) {
             (Some(held), Some((user, key)), Refusal::Unknown | Refusal::Damaged) => {
-                self.take_out(&user, &key, held.seq, Settlement::Failed);
+                self.leave_out(&user, &key, held.seq);
                 self.take_next_message(id, now);
             }
             _ => self.end_delivery(id, RunEnd::Parked, now),

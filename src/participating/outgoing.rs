@@ -7,18 +7,19 @@ use crate::participating::contacts::Target;
 use crate::participating::forward::has_privacy_id;
 use crate::registrar::Profile;
 use crate::sip::reply::RequestBuilder;
+use crate::sip::session_timer::Field;
 use crate::store::request::{DeferredMessage, MessageKind};
 use crate::token::Tokens;
 
 /// The prefix of the CPM service identifiers (cpm-facts §2).
-const SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.";
+pub(super) const SERVICE: &str = "urn:urn-7:3gpp-service.ims.icsi.";
 /// The same as it stands in a feature tag.
 const SERVICE_ESCAPED: &str = "urn%3Aurn-7%3A3gpp-service.ims.icsi.";
 /// Whom an author who asked for privacy is shown as (RFC 3323 §4.1.1.3).
 const ANONYMOUS: &str = "\"Anonymous\" <sip:anonymous@anonymous.invalid>";
 
 /// What the participating function says it understands.
-pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, UPDATE";
+pub const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, UPDATE, PRACK";
 
 /// The author as the recipient may see him.
 pub fn shown_author(message: &DeferredMessage) -> &str {
@@ -51,8 +52,10 @@ pub fn message(
     domain: &str,
     tokens: &mut Tokens,
 ) -> Bytes {
-    let mut request = begin("MESSAGE", message, target, via, domain, tokens);
-    if target.profile != Profile::MessageOnly && message.kind != MessageKind::Notification {
+    let call = CallNames::new(domain, tokens);
+    let mut request = begin("MESSAGE", message, target, via, &call);
+    let is_cpm = target.states_service || target.profile != Profile::MessageOnly;
+    if is_cpm && message.kind != MessageKind::Notification {
         let service = "oma.cpm.deferred";
         request = request
             .header("P-Asserted-Service", &format!("{SERVICE}{service}"))
@@ -61,10 +64,42 @@ pub fn message(
     if !is_private(message) {
         request = request.header("P-Asserted-Identity", &format!("<sip:{}>", message.author));
     }
+    // RFC 3428 §4: Expires counts from Date, so that the two together say when it ends.
+    let validity = message.expires_at.0.saturating_sub(message.accepted_at.0) / 1000;
     request
         .header("Date", &date::sip(message.accepted_at))
+        .header("Expires", &validity.to_string())
         .body(&message.content_type, body)
         .build()
+}
+
+/// What repeated INVITEs to one device have in common: "the same value of the Call-ID, To, and From of
+/// the previous request, but the CSeq should contain a new sequence number that is one higher"
+/// (RFC 3261 §8.1.3.5).
+#[derive(Clone, Debug)]
+pub struct CallNames {
+    call_id: String,
+    tag: String,
+    cseq: u32,
+}
+
+impl CallNames {
+    /// Of a first request.
+    pub fn new(domain: &str, tokens: &mut Tokens) -> Self {
+        Self {
+            tag: tokens.token(),
+            call_id: format!("{}@{domain}", tokens.token()),
+            cseq: 1,
+        }
+    }
+
+    /// Of the request after it.
+    pub fn next(self) -> Self {
+        Self {
+            cseq: self.cseq.saturating_add(1),
+            ..self
+        }
+    }
 }
 
 /// What the INVITE of a replay is made of.
@@ -72,10 +107,14 @@ pub fn message(
 pub struct Replay<'a> {
     /// The oldest message of the run.
     pub message: &'a DeferredMessage,
+    /// The end of the service identifier.
+    pub service: &'a str,
     /// The device.
     pub target: &'a Target,
     /// Our Via.
     pub via: &'a str,
+    /// Call-ID, tag and CSeq.
+    pub call: &'a CallNames,
     /// Our URI inside the dialog.
     pub contact: &'a str,
     /// The home domain.
@@ -84,39 +123,50 @@ pub struct Replay<'a> {
     pub content_type: &'a str,
     /// The session description, alone or with the first message.
     pub body: &'a [u8],
+    /// Session-Expires and Min-SE.
+    pub timer: &'a [Field],
 }
 
 /// The INVITE of a replay: the store-and-forward identity asserts it for RCS contacts, and the author
 /// is always in From and Referred-By.
-pub fn invite(replay: &Replay<'_>, tokens: &mut Tokens) -> Bytes {
+pub fn invite(replay: &Replay<'_>) -> Bytes {
     let Replay {
         message,
+        service,
         target,
         domain,
         ..
     } = *replay;
-    let service = "oma.cpm.session";
+    // An RCS-e client takes a plain description from the store-and-forward identity for a push of
+    // notifications and drops the text in it; without its marks it is an ordinary chat.
+    let is_marked =
+        target.profile != Profile::RcsE || replay.content_type.starts_with("multipart/");
     let asserted = match target.profile {
-        Profile::Rcs | Profile::RcsE => format!("<sip:rcse-standfw@{domain}>"),
-        Profile::Cpm | Profile::MessageOnly if is_private(message) => format!("<sip:{domain}>"),
-        Profile::Cpm | Profile::MessageOnly => format!("<sip:{}>", message.author),
+        Profile::Rcs | Profile::RcsE if is_marked => format!("<sip:rcse-standfw@{domain}>"),
+        _ if is_private(message) => format!("<sip:{domain}>"),
+        _ => format!("<sip:{}>", message.author),
     };
-    let mut request = begin("INVITE", message, target, replay.via, domain, tokens)
+    let mut request = begin("INVITE", message, target, replay.via, replay.call)
         .header(
             "Contact",
             &format!("<{}>;{}", replay.contact, service_tag(service)),
         )
         .header("P-Asserted-Identity", &asserted)
-        .header("Referred-By", shown_author(message))
         .header("P-Asserted-Service", &format!("{SERVICE}{service}"))
         .header("Accept-Contact", &format!("*;{}", service_tag(service)));
+    if is_marked {
+        request = request.header("Referred-By", shown_author(message));
+    }
     if target.profile == Profile::RcsE {
         request = request.header("Accept-Contact", "*;+g.oma.sip-im");
+    }
+    for (name, value) in replay.timer {
+        request = request.header(name, value);
     }
     request
         .header("Date", &date::sip(message.accepted_at))
         .header("Allow", ALLOW)
-        .header("Supported", "timer")
+        .header("Supported", "timer, 100rel")
         .body(replay.content_type, replay.body)
         .build()
 }
@@ -126,10 +176,9 @@ fn begin(
     message: &DeferredMessage,
     target: &Target,
     via: &str,
-    domain: &str,
-    tokens: &mut Tokens,
+    call: &CallNames,
 ) -> RequestBuilder {
-    let tag = tokens.token();
+    let CallNames { call_id, tag, cseq } = call;
     let mut request = RequestBuilder::new(method, &target.uri)
         .header("Via", via)
         .header("Max-Forwards", "70");
@@ -139,8 +188,8 @@ fn begin(
     request = request
         .header("From", &format!("{};tag={tag}", shown_author(message)))
         .header("To", &message.to)
-        .header("Call-ID", &format!("{}@{domain}", tokens.token()))
-        .header("CSeq", &format!("1 {method}"))
+        .header("Call-ID", call_id)
+        .header("CSeq", &format!("{cseq} {method}"))
         .header("Conversation-ID", &message.conversation)
         .header("Contribution-ID", &message.contribution);
     if let Some(in_reply_to) = &message.in_reply_to {

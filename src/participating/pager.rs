@@ -7,7 +7,8 @@ use crate::clock::Now;
 use crate::identity::Identity;
 use crate::participating::arrival::{self, Content};
 use crate::participating::contacts::Target;
-use crate::participating::deferral::{self, Deferral, Outcome};
+use crate::participating::deferral::{Condition, DeviceAnswers, Form, Stored, verdict};
+use crate::participating::receipts::Receipt;
 use crate::participating::served_user::ServedUser;
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::participating::spool::BodySize;
@@ -17,7 +18,7 @@ use crate::sip::rejection::Rejection;
 use crate::sip::splice::Edit;
 use crate::sip::transaction::table::{Kind, ServerId};
 use crate::sip::transport::flow::Flow;
-use crate::store::request::{Body, DeferredMessage, Seq, Settlement, StoreRequest};
+use crate::store::request::{Body, DeferredMessage, Refusal, Seq, Settlement, StoreRequest};
 
 /// Names a MESSAGE under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,11 +32,13 @@ pub struct Pager {
     author: Identity,
     recipient: Identity,
     content: Content,
+    /// What it reports, if it is a notification: claimed, and given back if it is refused.
+    receipt: Option<Receipt>,
     answered: bool,
     branches: usize,
     /// The flows those branches went over.
     ways: Vec<Flow>,
-    best: Option<Message>,
+    answers: DeviceAnswers,
     keeping: Keeping,
 }
 
@@ -70,8 +73,24 @@ impl Service {
             tracing::debug!(seq = seq.0, "a MESSAGE kept before a restart came again");
             return self.accepted(&request, server, None, now);
         }
+        let receipt = content
+            .is_notification
+            .then(|| Receipt::read(request.body(), &recipient, &author))
+            .flatten();
+        if let Some(receipt) = &receipt {
+            self.note_receipt(receipt);
+        }
+        if receipt
+            .as_ref()
+            .is_some_and(|receipt| !self.receipts.claim(receipt, now))
+        {
+            tracing::debug!(%author, "a second notification of one kind ends here");
+            let octets = self.reply(&request, 200, "OK", None).build();
+            return self.sip.respond(server, 200, octets, now);
+        }
         let targets = self.message_targets(&recipient, Some(&request));
         let pass = !targets.is_empty() && self.may_pass(&request, &author, &recipient);
+        let absent = self.absence(&recipient);
         let id = PagerId(self.next_number());
         let pager = Pager {
             request,
@@ -79,17 +98,18 @@ impl Service {
             author,
             recipient,
             content,
+            receipt,
             answered: false,
             branches: 0,
             ways: Vec::new(),
-            best: None,
+            answers: DeviceAnswers::default(),
             keeping: Keeping::No,
         };
         self.pagers.insert(id, pager);
         if pass {
             self.fork_message(id, &targets, now);
         } else {
-            self.keep(id, Outcome::NoContact, now);
+            self.decide(id, absent, now);
         }
     }
 
@@ -130,9 +150,16 @@ impl Service {
             let sent = self
                 .sip
                 .send(Kind::NonInvite, via, octets, target.flow, usage, now);
-            if let (Ok(_), Some(pager)) = (sent, self.pagers.get_mut(&id)) {
-                pager.branches += 1;
-                pager.ways.push(target.flow);
+            let Some(pager) = self.pagers.get_mut(&id) else {
+                return;
+            };
+            pager.answers.tried(target.profile);
+            match sent {
+                Ok(_) => {
+                    pager.branches += 1;
+                    pager.ways.push(target.flow);
+                }
+                Err(_) => pager.answers.silent(),
             }
         }
         if self
@@ -140,7 +167,7 @@ impl Service {
             .get(&id)
             .is_some_and(|pager| pager.branches == 0)
         {
-            self.keep(id, Outcome::NoAnswer, now);
+            self.decide(id, Condition::Unreachable, now);
         }
     }
 
@@ -157,13 +184,7 @@ impl Service {
         if status < 300 {
             self.message_taken(id, &response, now);
         } else {
-            let better = pager
-                .best
-                .as_ref()
-                .is_none_or(|best| rank(status) < rank(best.status()));
-            if better {
-                pager.best = Some(response);
-            }
+            pager.answers.refused(response);
         }
         self.branch_ended(id, now);
     }
@@ -172,6 +193,7 @@ impl Service {
     pub(super) fn handle_pager_silence(&mut self, id: PagerId, now: Now) {
         if let Some(pager) = self.pagers.get_mut(&id) {
             pager.branches = pager.branches.saturating_sub(1);
+            pager.answers.silent();
         }
         self.branch_ended(id, now);
     }
@@ -219,11 +241,8 @@ impl Service {
             }
             Keeping::No => {
                 pager.keeping = Keeping::No;
-                let outcome = match &pager.best {
-                    Some(best) => Outcome::Status(best.status()),
-                    None => Outcome::NoAnswer,
-                };
-                self.decide(id, outcome, now);
+                let condition = pager.answers.condition(Form::Pager);
+                self.decide(id, condition, now);
             }
             Keeping::Stored(seq, message) => {
                 let size = BodySize::of_whole(pager.request.body());
@@ -237,22 +256,26 @@ impl Service {
         }
     }
 
-    fn decide(&mut self, id: PagerId, outcome: Outcome, now: Now) {
-        match deferral::of_message(outcome) {
-            Deferral::Keep => self.keep(id, outcome, now),
-            Deferral::Relay => {
-                let Some(pager) = self.pagers.remove(&id) else {
-                    return;
-                };
-                let Some(best) = pager.best else { return };
-                let status = best.status();
-                self.sip.respond(pager.server, status, upstream(&best), now);
-            }
+    /// The devices have had their say, or there is none: the table says what follows.
+    fn decide(&mut self, id: PagerId, condition: Condition, now: Now) {
+        if verdict(condition, Form::Pager).stored == Stored::Message {
+            return self.keep(id, condition, now);
         }
+        let Some(pager) = self.pagers.get(&id) else {
+            return;
+        };
+        let Some(best) = pager.answers.best() else {
+            return self.unavailable(id, now);
+        };
+        let (server, status, octets) = (pager.server, best.status(), upstream(best));
+        if let Some(pager) = self.pagers.remove(&id) {
+            self.give_receipt_back(&pager);
+        }
+        self.sip.respond(server, status, octets, now);
     }
 
     /// Begins custody, or refuses when nothing may be kept.
-    fn keep(&mut self, id: PagerId, outcome: Outcome, now: Now) {
+    fn keep(&mut self, id: PagerId, condition: Condition, now: Now) {
         let Some(pager) = self.pagers.get(&id) else {
             return;
         };
@@ -274,13 +297,13 @@ impl Service {
             Err(rejection) => return self.refuse(id, &rejection, now),
         };
         let body = self.custody_body(pager.request.body().clone());
-        let tried = outcome != Outcome::NoContact;
-        tracing::debug!(recipient = %message.recipient, tried, "keeping a MESSAGE");
+        tracing::debug!(recipient = %message.recipient, ?condition, "keeping a MESSAGE");
         if self.begin_custody(&message, body, Waiter::Pager(id), now) {
             if let Some(pager) = self.pagers.get_mut(&id) {
                 pager.keeping = Keeping::Storing(message);
             }
         } else if let Some(pager) = self.pagers.remove(&id) {
+            self.give_receipt_back(&pager);
             self.overloaded(&pager.request, pager.server, now);
         }
     }
@@ -324,7 +347,7 @@ impl Service {
     }
 
     /// The store could not take it: the author keeps the message.
-    pub(super) fn handle_pager_not_stored(&mut self, id: PagerId, now: Now) {
+    pub(super) fn handle_pager_not_stored(&mut self, id: PagerId, refusal: Refusal, now: Now) {
         let Some(pager) = self.pagers.get_mut(&id) else {
             return;
         };
@@ -332,9 +355,13 @@ impl Service {
         if let Keeping::Storing(message) | Keeping::Superseded(message) = keeping {
             let answered = std::mem::replace(&mut pager.answered, true);
             let (request, server) = (pager.request.clone(), pager.server);
+            let receipt = pager.receipt.take();
             self.end_storing(&message, BodySize::of_whole(request.body()), now);
             if !answered {
-                self.overloaded(&request, server, now);
+                if let Some(receipt) = receipt {
+                    self.receipts.give_back(&receipt);
+                }
+                self.not_stored(&request, server, refusal, now);
             }
         }
         self.branch_ended(id, now);
@@ -374,7 +401,7 @@ impl Service {
             self.pager_deadlines.pop_front();
             let waits = |pager: &Pager| !pager.answered && matches!(pager.keeping, Keeping::No);
             if self.pagers.get(&id).is_some_and(waits) {
-                self.keep(id, Outcome::NoAnswer, now);
+                self.decide(id, Condition::Unreachable, now);
             }
         }
     }
@@ -385,7 +412,15 @@ impl Service {
 
     fn refuse(&mut self, id: PagerId, rejection: &Rejection, now: Now) {
         if let Some(pager) = self.pagers.remove(&id) {
+            self.give_receipt_back(&pager);
             self.reject(&pager.request, pager.server, rejection, now);
+        }
+    }
+
+    /// A notification that its author did not get may come again.
+    fn give_receipt_back(&mut self, pager: &Pager) {
+        if let Some(receipt) = &pager.receipt {
+            self.receipts.give_back(receipt);
         }
     }
 
@@ -406,15 +441,7 @@ impl Service {
 }
 
 fn pager_was_tried(pager: Option<Pager>) -> bool {
-    pager.is_some_and(|pager| pager.best.is_some())
-}
-
-/// Which refusal tells the author most: the user's own no, then the lowest class (RFC 3261 §16.7).
-fn rank(status: u16) -> (u8, u16) {
-    match status {
-        600.. => (0, status),
-        _ => (1, status),
-    }
+    pager.is_some_and(|pager| pager.answers.is_answered())
 }
 
 /// The request as it goes to a device (RFC 3261 §16.6): identity headers are ours to assert.

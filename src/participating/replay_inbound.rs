@@ -7,9 +7,6 @@ use crate::participating::delivery::DeliveryId;
 use crate::participating::internal::InternalMessage;
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::Service;
-use crate::sip::message::{Message, Method};
-use crate::sip::rejection::Rejection;
-use crate::sip::transaction::table::ServerId;
 use crate::store::request::{Body, DeferredMessage, MessageKind};
 use bytes::Bytes;
 
@@ -93,47 +90,11 @@ impl Service {
         });
     }
 
-    /// A request inside the replay's dialog.
-    pub(super) fn handle_replay_request(
-        &mut self,
-        id: DeliveryId,
-        request: &Message,
-        server: ServerId,
-        now: Now,
-    ) {
-        let Some((dialog, _)) = self.session_run(id).and_then(|run| run.dialog.as_mut()) else {
-            return self.reject(
-                request,
-                server,
-                &Rejection::new(481, "Call Does Not Exist"),
-                now,
-            );
-        };
-        if let Err(rejection) = dialog.check_cseq(request) {
-            return self.reject(request, server, &rejection, now);
+    /// The device hung up: what it has not confirmed stays.
+    pub(super) fn handle_replay_bye(&mut self, id: DeliveryId, now: Now) {
+        if let Some(leg) = self.session_run(id).and_then(|run| run.leg.take()) {
+            self.dialogs.remove(&leg.key);
         }
-        match request.method() {
-            Method::Bye => {
-                let reply = self.reply(request, 200, "OK", None).build();
-                self.sip.respond(server, 200, reply, now);
-                if let Some(run) = self.session_run(id)
-                    && let Some((_, key)) = run.dialog.take()
-                {
-                    self.dialogs.remove(&key);
-                }
-                self.end_session_run(id, RunEnd::Parked, now);
-            }
-            Method::Options | Method::Info | Method::Update => {
-                let reply = self.reply(request, 200, "OK", None).build();
-                self.sip.respond(server, 200, reply, now);
-            }
-            Method::Invite => self.reject(
-                request,
-                server,
-                &Rejection::new(488, "Not Acceptable Here"),
-                now,
-            ),
-            _ => self.not_allowed(request, server, now),
-        }
+        self.end_session_run(id, RunEnd::Parked, now);
     }
 }

@@ -6,6 +6,7 @@ use crate::msrp::frame::FailureReport;
 use crate::msrp::outgoing::OutboundMessage;
 use crate::participating::delivery::{DeliveryBy, DeliveryId};
 use crate::participating::media::MediaId;
+use crate::participating::reason::Reason;
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Waiter};
 use crate::participating::session_run::Sending;
@@ -43,13 +44,13 @@ impl Service {
         self.pump_replay(id, now);
     }
 
-    /// Supplies the session with as many octets as it takes.
+    /// Supplies the session with as many octets as it takes; with none while the device holds it.
     pub(super) fn pump_replay(&mut self, id: DeliveryId, now: Now) {
         loop {
             let Some(media) = self.session_run(id).and_then(|run| run.media) else {
                 return;
             };
-            if !self.media.has_room_for(media) {
+            if !self.media.has_room_for(media) || !self.media.may_send(media) {
                 return;
             }
             let wanted = self
@@ -60,6 +61,17 @@ impl Service {
             if !self.supply_replay(id, media, want.message, want.offset, want.max, now) {
                 return;
             }
+        }
+    }
+
+    /// A device that takes nothing for a while may do so for as long as a session may be idle.
+    pub(super) fn note_hold(&mut self, id: DeliveryId, now: Now) {
+        let Some(media) = self.session_run(id).and_then(|run| run.media) else {
+            return;
+        };
+        let held = !self.media.may_send(media);
+        if let Some(run) = self.session_run(id) {
+            run.held_since = held.then(|| run.held_since.unwrap_or(now.instant));
         }
     }
 
@@ -103,6 +115,7 @@ impl Service {
         let asked = self.custody.read(source, at, PIECE, waiter, now);
         if asked.is_err() {
             sending.reading = false;
+            run.is_starved = true;
         }
         false
     }
@@ -138,9 +151,8 @@ impl Service {
                 tracing::info!(status, "a device refused a message of a replay");
                 self.end_session_run(id, RunEnd::Parked, now);
             }
-            SessionEvent::TimedOut { .. } | SessionEvent::Ended { .. } => {
-                self.end_session_run(id, RunEnd::Parked, now);
-            }
+            SessionEvent::TimedOut { .. } => self.break_replay(id, &Reason::TimedOut, now),
+            SessionEvent::Ended { .. } => self.break_replay(id, &Reason::BearerLost, now),
             SessionEvent::MessageBegun { message, .. } => {
                 if let Some(run) = self.session_run(id) {
                     run.inbound = Some((message, Vec::new()));

@@ -9,8 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::clock::{Instant, Now};
+use crate::identity::Identity;
 pub use crate::participating::conversation::RetrySchedule;
-use crate::participating::conversation::{Conversation, State, choose_carrier, make_ready, park};
+use crate::participating::conversation::{
+    Conversation, State, choose_carrier, make_ready, park, pause,
+};
 use crate::store::request::{ConversationKey, Held, Seq};
 
 /// Names one run of one user.
@@ -24,6 +27,8 @@ pub enum Carrier {
     Message,
     /// An MSRP session the participating function opens with `a=sendonly`.
     Session,
+    /// The same for one standalone message alone (cpm-facts §4, large mode).
+    Standalone,
 }
 
 /// What the user's devices can take at the moment.
@@ -33,6 +38,10 @@ pub struct Reach {
     pub session: bool,
     /// The largest body some contact takes by MESSAGE, in octets; `None`: none does.
     pub message: Option<u64>,
+    /// Some contact takes a standalone message in an MSRP session of its own.
+    pub standalone: bool,
+    /// A larger standalone message leaves in such a session rather than by MESSAGE.
+    pub switch_over: u64,
 }
 
 /// How a run ended.
@@ -42,6 +51,8 @@ pub enum RunEnd {
     Done,
     /// Refused or broken: try again at the next registration or retry.
     Parked,
+    /// We had no room: soon again, before anything younger.
+    Shortage,
     /// Declined for good: not before the next registration.
     Declined,
     /// The device takes no session like this: use the other carrier.
@@ -84,6 +95,8 @@ enum Loading {
 struct Run {
     key: ConversationKey,
     carrier: Carrier,
+    /// It has been given a message.
+    begun: bool,
     triggered_again: bool,
 }
 
@@ -165,7 +178,7 @@ impl ServedUser {
             conversation.session_refused = false;
             conversation.attempt = 0;
             conversation.registered_meanwhile = !conversation.trying.is_empty();
-            if let State::Parked { .. } = conversation.state {
+            if let State::Parked { .. } | State::Short { .. } = conversation.state {
                 make_ready(&mut self.ready, key, conversation);
             }
         }
@@ -252,17 +265,51 @@ impl ServedUser {
 
     /// The next message of a run, oldest first; `None` when the run has nothing more to carry.
     pub fn next_message(&mut self, run: RunId) -> Option<Held> {
-        let carrier = self.runs.get(&run)?.carrier;
-        let conversation = self.conversations.get_mut(&self.runs[&run].key)?;
+        let reach = self.reach?;
+        let Run {
+            key,
+            carrier,
+            begun,
+            ..
+        } = self.runs.get(&run)?;
+        let (carrier, begun) = (*carrier, *begun);
+        let conversation = self.conversations.get(key)?;
         let held = conversation.held.get(conversation.handed)?;
+        if begun && self.must_yield(carrier, held, reach) {
+            return None;
+        }
         if !conversation.may_leave(held) {
             return None;
         }
-        if choose_carrier(held, self.reach?, conversation.session_refused) != Some(carrier) {
+        if choose_carrier(held, reach, conversation.session_refused) != Some(carrier) {
             return None;
         }
-        conversation.handed += 1;
-        Some(held.clone())
+        let (key, held) = (key.clone(), held.clone());
+        self.conversations.get_mut(&key)?.handed += 1;
+        self.runs.get_mut(&run)?.begun = true;
+        Some(held)
+    }
+
+    /// Whether a run that has carried something ends before `next`: a large message is alone in its
+    /// session, and of the messages that leave by MESSAGE, one at a time (RFC 3428 §8), the oldest of
+    /// all conversations is next.
+    fn must_yield(&self, carrier: Carrier, next: &Held, reach: Reach) -> bool {
+        let leaves_by_message = |key: &ConversationKey| {
+            self.conversations.get(key).is_some_and(|conversation| {
+                conversation.held.front().is_some_and(|held| {
+                    let way = choose_carrier(held, reach, conversation.session_refused);
+                    conversation.may_leave(held) && way == Some(Carrier::Message)
+                })
+            })
+        };
+        match carrier {
+            Carrier::Session => false,
+            Carrier::Standalone => true,
+            Carrier::Message => {
+                let mut older = self.ready.range(..next.seq);
+                older.any(|(_, key)| leaves_by_message(key))
+            }
+        }
     }
 
     /// Whether some stored message is still out with devices that have not answered.
@@ -284,6 +331,30 @@ impl ServedUser {
             .is_some_and(|c| c.held.iter().take(c.handed).any(|held| held.seq == seq))
     }
 
+    /// Whether a message is out with a delivery, or with a device that was tried before it was kept.
+    pub fn is_out(&self, key: &ConversationKey, seq: Seq) -> bool {
+        let conversation = self.conversations.get(key);
+        self.is_in_flight(key, seq) || conversation.is_some_and(|c| c.trying.contains(&seq))
+    }
+
+    /// The message of this author and `imdn.Message-ID` that waits and is not out with a delivery.
+    pub fn waiting_message(
+        &self,
+        author: &Identity,
+        message_id: &str,
+    ) -> Option<(ConversationKey, Seq)> {
+        let own = self
+            .conversations
+            .iter()
+            .filter(|(key, _)| key.author == *author);
+        own.flat_map(|(key, conversation)| {
+            let waiting = conversation.held.iter().skip(conversation.handed);
+            waiting.map(move |held| (key, held))
+        })
+        .find(|(_, held)| *held.message_id == *message_id)
+        .map(|(key, held)| (key.clone(), held.seq))
+    }
+
     /// A message left custody: a device confirmed it, it expired or was taken back.
     pub fn handle_settled(&mut self, key: &ConversationKey, seq: Seq) {
         let Some(conversation) = self.conversations.get_mut(key) else {
@@ -301,6 +372,7 @@ impl ServedUser {
             conversation.handed -= 1;
         }
         conversation.attempt = 0;
+        conversation.shortages = 0;
         if conversation.state == State::Ready {
             make_ready(&mut self.ready, key, conversation);
         }
@@ -324,6 +396,7 @@ impl ServedUser {
                 RunEnd::Done | RunEnd::OtherWay => {
                     make_ready(&mut self.ready, &key, conversation);
                 }
+                RunEnd::Shortage => pause(conversation, &self.retry, now),
                 RunEnd::Parked | RunEnd::Declined if triggered_again => {
                     make_ready(&mut self.ready, &key, conversation);
                 }
@@ -338,18 +411,15 @@ impl ServedUser {
     /// When [`Self::handle_timeout`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.reach?;
-        let until = |conversation: &Conversation| match conversation.state {
-            State::Parked { until } => until,
-            _ => None,
-        };
-        self.conversations.values().filter_map(until).min()
+        let all = self.conversations.values();
+        all.filter_map(Conversation::waits_until).min()
     }
 
     /// Offers again what was parked long enough.
     pub fn handle_timeout(&mut self, now: Now) {
         for (key, conversation) in &mut self.conversations {
-            let due = |until: &Option<Instant>| until.is_some_and(|until| until <= now.instant);
-            if matches!(&conversation.state, State::Parked { until } if due(until)) {
+            let until = conversation.waits_until();
+            if until.is_some_and(|until| until <= now.instant) {
                 make_ready(&mut self.ready, key, conversation);
             }
         }
@@ -428,14 +498,10 @@ impl ServedUser {
 
     /// The oldest ready conversations that there is room for.
     fn startable(&self, reach: Reach) -> Vec<(Seq, ConversationKey)> {
-        let running = |carrier| {
-            self.runs
-                .values()
-                .filter(|run| run.carrier == carrier)
-                .count()
-        };
-        let mut sessions = SESSIONS_AT_ONCE.saturating_sub(running(Carrier::Session));
-        let mut messages = 1usize.saturating_sub(running(Carrier::Message));
+        let by_message = |run: &&Run| run.carrier == Carrier::Message;
+        let running = self.runs.values().filter(by_message).count();
+        let mut sessions = SESSIONS_AT_ONCE.saturating_sub(self.runs.len() - running);
+        let mut messages = 1usize.saturating_sub(running);
         let mut chosen = Vec::new();
         for (seq, key) in &self.ready {
             if sessions == 0 && messages == 0 {
@@ -451,7 +517,7 @@ impl ServedUser {
                 .front()
                 .and_then(|held| choose_carrier(held, reach, conversation.session_refused));
             let room = match carrier {
-                Some(Carrier::Session) => &mut sessions,
+                Some(Carrier::Session | Carrier::Standalone) => &mut sessions,
                 Some(Carrier::Message) => &mut messages,
                 None => &mut 1,
             };
@@ -471,6 +537,8 @@ impl ServedUser {
             return;
         };
         let Some(carrier) = choose_carrier(held, reach, conversation.session_refused) else {
+            let (author, octets, kind) = (&key.author, held.length, held.kind);
+            tracing::info!(%author, octets, ?kind, "kept: no device takes a message of this form and size");
             conversation.state = State::Parked { until: None };
             return;
         };
@@ -481,6 +549,7 @@ impl ServedUser {
         let started = Run {
             key: key.clone(),
             carrier,
+            begun: false,
             triggered_again: false,
         };
         self.runs.insert(run, started);
@@ -500,7 +569,9 @@ mod tests {
 
     const BOTH: Reach = Reach {
         session: true,
-        message: Some(1300),
+        message: Some(60_000),
+        standalone: true,
+        switch_over: 1300,
     };
 
     fn key(author: &str) -> ConversationKey {
@@ -518,6 +589,7 @@ mod tests {
             message_id: format!("m{seq}").into(),
             length: 100,
             expires_at: UnixMillis(u64::MAX),
+            marks: Box::default(),
         }
     }
 
@@ -541,6 +613,43 @@ mod tests {
         std::iter::from_fn(|| user.next_message(run))
             .map(|held| held.seq.0)
             .collect()
+    }
+
+    #[test]
+    fn a_run_without_room_begins_again_soon_and_nothing_passes_it() {
+        let mut user = user();
+        let mut now = Now::default();
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, now);
+        user.handle_reach(BOTH, now);
+        let (run, ..) = started(&mut user)[0].clone();
+        user.handle_run_ended(run, RunEnd::Shortage, now);
+        assert!(started(&mut user).is_empty());
+        assert!(!user.may_pass(&key("alice")));
+        let soon = user.next_deadline().expect("it begins again by itself");
+        assert!(soon.since(now.instant) <= Duration::from_secs(1));
+        now.instant = soon;
+        user.handle_timeout(now);
+        assert_eq!(started(&mut user).len(), 1);
+    }
+
+    #[test]
+    fn a_shortage_that_does_not_end_waits_for_the_retry_step() {
+        let mut user = user();
+        let mut now = Now::default();
+        user.handle_stored(held(1, "alice", MessageKind::Chat), false, false, now);
+        user.handle_reach(BOTH, now);
+        for _ in 0..100 {
+            for (run, ..) in started(&mut user) {
+                user.handle_run_ended(run, RunEnd::Shortage, now);
+            }
+            if user.may_pass(&key("alice")) {
+                let until = user.next_deadline().expect("a retry step");
+                return assert_eq!(until.since(now.instant), Duration::from_secs(30));
+            }
+            now.instant = user.next_deadline().expect("a pause");
+            user.handle_timeout(now);
+        }
+        panic!("it is tried for ever");
     }
 
     #[test]
@@ -722,6 +831,8 @@ mod tests {
         let small = Reach {
             session: false,
             message: Some(10),
+            standalone: false,
+            switch_over: 10,
         };
         user.handle_reach(small, Now::default());
         assert!(started(&mut user).is_empty());

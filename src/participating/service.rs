@@ -17,17 +17,20 @@ use crate::participating::arrival::Lifetimes;
 use crate::participating::chat::{Chat, ChatId, Side};
 use crate::participating::custody::Custody;
 use crate::participating::delivery::{Delivery, DeliveryId};
+use crate::participating::dialogs::{DialogUse, Dialogs};
 use crate::participating::expiry::ExpiryClock;
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{Media, MediaAction, MediaId};
 use crate::participating::next_hop::Unresolved;
 use crate::participating::pager::{Pager, PagerId};
+use crate::participating::receipts::{Receipt, Receipts};
 use crate::participating::relay::{Relay, RelayId};
 use crate::participating::served_user::{RetrySchedule, ServedUser};
 use crate::participating::spool::BodySize;
 use crate::registrar::{Directory, Registrar};
 use crate::sip::endpoint::Endpoint;
-use crate::store::request::{Body, DeferredMessage, Seq, StoreRequest};
+use crate::sip::session_timer;
+use crate::store::request::{Body, DeferredMessage, MessageKind, Seq, StoreRequest};
 use crate::token::Tokens;
 
 /// What the participating function goes by; fixed while the server runs.
@@ -53,8 +56,14 @@ pub struct Settings {
     pub custody_after: Duration,
     /// An MSRP session without traffic ends after this (decision 17).
     pub idle: Duration,
+    /// What we want of session timers (RFC 4028).
+    pub timer: session_timer::Policy,
+    /// Timer T1.
+    pub t1: Duration,
     /// The largest body of a SIP MESSAGE, in octets.
     pub largest_message: u64,
+    /// A kept standalone message over this many octets leaves in a session of its own.
+    pub switch_over: u64,
     /// Chat sessions, deliveries, relayed requests and MESSAGEs under way, each.
     pub most_under_way: usize,
 }
@@ -70,6 +79,8 @@ pub enum Usage {
     Chat(ChatId, usize),
     /// A relayed request's branch.
     Relay(RelayId, usize),
+    /// A request inside a dialog of ours, by its CSeq number.
+    Leg(DialogUse, u32),
     /// Nobody waits: a BYE, say.
     Nobody,
 }
@@ -89,6 +100,12 @@ pub enum Waiter {
     Delivery(DeliveryId, Seq),
     /// What has expired.
     Due,
+    /// Of a full queue that makes room: the oldest message that may go.
+    Oldest(Identity),
+    /// The message that goes.
+    Evicted(Identity, Seq),
+    /// A message that stood in line for that room, until then at most.
+    InLine(Identity, Box<Waiter>, Instant),
     /// A message accepted from another part or shard.
     Internal(Box<DeferredMessage>, BodySize, Option<Origin>),
 }
@@ -110,12 +127,14 @@ pub struct Service {
     pub(super) pagers: HashMap<PagerId, Pager, foldhash::fast::RandomState>,
     pub(super) pager_deadlines: VecDeque<(Instant, PagerId)>,
     pub(super) chats: HashMap<ChatId, Chat, foldhash::fast::RandomState>,
+    /// Chats whose INVITE carries a message; some may be over.
+    pub(super) firsts: Vec<ChatId>,
     pub(super) deliveries: HashMap<DeliveryId, Delivery, foldhash::fast::RandomState>,
     pub(super) relays: HashMap<RelayId, Relay, foldhash::fast::RandomState>,
     /// Requests that wait for the address of their next hop, and the names to be looked up.
     pub(super) look_ups: HashMap<u64, Unresolved, foldhash::fast::RandomState>,
     pub(super) questions: VecDeque<(u64, String, u16)>,
-    pub(super) dialogs: super::dialogs::Dialogs,
+    pub(super) dialogs: Dialogs,
     pub(super) user_deadlines: BTreeSet<(Instant, Identity)>,
     pub(super) postponed_loads: VecDeque<(Identity, Option<Seq>)>,
     /// Users whose machines have something to say, once what runs now is done.
@@ -124,10 +143,14 @@ pub struct Service {
     pub(super) next_expiry: Instant,
     pub(super) next_sweep: Instant,
     pub(super) due_in_flight: HashMap<(Identity, Seq), Box<DeferredMessage>>,
-    /// Expired messages on their way out of the store; with a time, once they have been settled.
+    /// Undelivered messages on their way out of the store; with a time, once they have been settled.
     pub(super) expiring: HashMap<(Identity, Seq), Option<Instant>>,
-    /// Expired messages whose authors are being told, by the number of the question.
-    pub(super) telling: HashMap<u64, (Identity, Seq)>,
+    /// Those whose authors are being told, by the number of the question.
+    pub(super) telling: HashMap<u64, super::disposition::Leaving>,
+    /// Those whose authors could not be told: they are told again.
+    pub(super) untold: Vec<super::disposition::Leaving>,
+    /// Messages that wait for room in full queues.
+    pub(super) crowds: super::eviction::Crowds,
     pub(super) forwards: VecDeque<(u16, Box<InternalMessage>)>,
     pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId)>,
     /// Sessions of legs that hung up while something of theirs was being stored.
@@ -137,6 +160,8 @@ pub struct Service {
     /// When the present event came; the registrar's bindings are judged by it.
     pub(super) time: Instant,
     pub(super) recent: super::recent::RecentlyAccepted,
+    /// Which notifications the authors of this shard have heard.
+    pub(super) receipts: Receipts,
     pub(super) last_number: u64,
     pub(super) draining: bool,
 }
@@ -186,11 +211,12 @@ impl Service {
             pagers: HashMap::default(),
             pager_deadlines: VecDeque::new(),
             chats: HashMap::default(),
+            firsts: Vec::new(),
             deliveries: HashMap::default(),
             relays: HashMap::default(),
             look_ups: HashMap::default(),
             questions: VecDeque::new(),
-            dialogs: super::dialogs::Dialogs::default(),
+            dialogs: Dialogs::default(),
             user_deadlines: BTreeSet::new(),
             postponed_loads: VecDeque::new(),
             restless: VecDeque::new(),
@@ -200,12 +226,15 @@ impl Service {
             due_in_flight: HashMap::default(),
             expiring: HashMap::default(),
             telling: HashMap::default(),
+            untold: Vec::new(),
+            crowds: HashMap::default(),
             forwards: VecDeque::new(),
             foreign: HashMap::default(),
             parted: Vec::new(),
             chunks_to_settle: Vec::new(),
             time: now.instant,
             recent,
+            receipts: Receipts::default(),
             last_number: 0,
             draining: false,
         }
@@ -255,6 +284,11 @@ impl Service {
     /// A message from another shard, or from another part of this one.
     pub fn handle_internal(&mut self, message: InternalMessage, now: Now) {
         match message {
+            InternalMessage::Confirmed {
+                recipient,
+                author,
+                message_id,
+            } => self.handle_confirmed(&recipient, &author, &message_id, now),
             InternalMessage::Accept {
                 message,
                 body,
@@ -276,11 +310,27 @@ impl Service {
         origin: Option<Origin>,
         now: Now,
     ) {
+        if origin.is_none() && self.was_reported(&message, &body, now) {
+            return tracing::debug!(author = %message.author, "a second notification ends here");
+        }
         let waiter = Waiter::Internal(message.clone(), BodySize::of(&body), origin);
         if !self.begin_custody(&message, body, waiter, now) {
             tracing::warn!(recipient = %message.recipient, "no room to accept a message");
             self.answer_origin(origin, false);
         }
+    }
+
+    /// Whether this is a notification of a device that tells its author nothing new.
+    fn was_reported(&mut self, message: &DeferredMessage, body: &Body, now: Now) -> bool {
+        let Body::Inline(octets) = body else {
+            return false;
+        };
+        // What we say ourselves, a failure for instance, no device can have said before.
+        let is_ours = message.author == Identity::new("pf", &self.settings.domain);
+        let receipt = (message.kind == MessageKind::Notification && !is_ours)
+            .then(|| Receipt::read(octets, &message.recipient, &message.author))
+            .flatten();
+        receipt.is_some_and(|receipt| !self.receipts.claim(&receipt, now))
     }
 
     pub(super) fn answer_origin(&mut self, origin: Option<Origin>, durable: bool) {

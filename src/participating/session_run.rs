@@ -13,16 +13,19 @@ use crate::cpim::{self, Envelope};
 use crate::msrp::event::{InboundId, OutboundId};
 use crate::participating::arrival::{self};
 use crate::participating::delivery::{DeliveryBy, DeliveryId};
-use crate::participating::dialogs::DialogKey;
+use crate::participating::leg::Leg;
 use crate::participating::media::MediaId;
-use crate::participating::outgoing;
+use crate::participating::outgoing::{self, CallNames};
+use crate::participating::provisional::EarlyDialogs;
+use crate::participating::reason::Reason;
+use crate::participating::replay_table::Tried;
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::Service;
-use crate::sip::dialog::Dialog;
 use crate::sip::message::Message;
+use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction::table::ClientId;
 use crate::sip::transport::flow::Flow;
-use crate::store::request::{DeferredMessage, Held, Refusal, Seq, Settlement, StoreEvent};
+use crate::store::request::{DeferredMessage, Held, Refusal, Seq, StoreEvent};
 
 /// Messages read ahead or unconfirmed in one replay.
 const AT_ONCE: usize = 16;
@@ -30,13 +33,27 @@ const AT_ONCE: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct SessionRun {
     pub(super) phase: Phase,
+    /// It carries one standalone message, by the service for those.
+    pub(super) standalone: bool,
     pub(super) invite: Option<Message>,
     pub(super) client: Option<ClientId>,
     pub(super) flow: Option<Flow>,
     pub(super) media: Option<MediaId>,
     pub(super) ack: Option<Bytes>,
-    pub(super) dialog: Option<(Dialog, DialogKey)>,
+    pub(super) leg: Option<Leg>,
+    pub(super) early: EarlyDialogs,
+    /// Of the INVITE that is out.
+    pub(super) timer: Option<SessionTimer>,
+    /// Since when the device takes nothing (`a=inactive`, `a=sendonly`).
+    pub(super) held_since: Option<Instant>,
     pub(super) rings_until: Option<Instant>,
+    /// When the pause is over.
+    pub(super) resumes_at: Option<Instant>,
+    pub(super) tried: Tried,
+    /// What the INVITEs to one device have in common (RFC 3261 §8.1.3.5).
+    pub(super) call: Option<CallNames>,
+    /// There was no credit to read on.
+    pub(super) is_starved: bool,
     /// Asked of the store and not here yet.
     pub(super) fetching: VecDeque<Held>,
     /// Here, or on their way to the device; oldest first.
@@ -51,6 +68,8 @@ pub(super) enum Phase {
     Reading,
     /// The device rings.
     Inviting,
+    /// The INVITE goes out again after a pause.
+    Pausing,
     /// It rang too long.
     Cancelling,
     /// The session stands.
@@ -87,7 +106,7 @@ impl Service {
             let end = if has_credit {
                 RunEnd::Done
             } else {
-                RunEnd::Parked
+                RunEnd::Shortage
             };
             self.end_delivery(id, end, now);
         }
@@ -170,7 +189,7 @@ impl Service {
         match run.phase {
             Phase::Reading => self.invite_for_replay(id, now),
             Phase::Live => self.send_ready(id, now),
-            Phase::Inviting | Phase::Cancelling => {}
+            Phase::Inviting | Phase::Pausing | Phase::Cancelling => {}
         }
     }
 
@@ -208,7 +227,7 @@ impl Service {
         let Some(run) = self.session_run(id) else {
             return;
         };
-        let (media, dialog, flow) = (run.media.take(), run.dialog.take(), run.flow);
+        let (media, leg) = (run.media.take(), run.leg.take());
         let end = match end {
             RunEnd::Done if !run.sending.is_empty() => RunEnd::Parked,
             RunEnd::Parked
@@ -220,9 +239,8 @@ impl Service {
             }
             end => end,
         };
-        if let (Some((mut dialog, key)), Some(flow)) = (dialog, flow) {
-            self.dialogs.remove(&key);
-            self.send_bye(&mut dialog, flow, None, now);
+        if let Some(leg) = leg {
+            self.hang_up(leg, &Reason::Completed, now);
         }
         if let Some(media) = media {
             self.media.close(media);
@@ -230,7 +248,15 @@ impl Service {
         self.end_delivery(id, end, now);
     }
 
-    /// The store lost track of a message, or it is damaged: it counts as failed. An answer about a
+    /// The device is lost: it is told why, and the rest stays.
+    pub(super) fn break_replay(&mut self, id: DeliveryId, reason: &Reason, now: Now) {
+        if let Some(leg) = self.session_run(id).and_then(|run| run.leg.take()) {
+            self.hang_up(leg, reason, now);
+        }
+        self.end_session_run(id, RunEnd::Parked, now);
+    }
+
+    /// The store lost track of a message, or it is damaged and has been ended by `handle_ruined`. An answer about a
     /// message that has left meanwhile means nothing.
     pub(super) fn skip_unread_chat(
         &mut self,
@@ -253,7 +279,7 @@ impl Service {
             .get(&id)
             .map(|delivery| (delivery.user.clone(), delivery.key.clone()));
         if let (Some((user, key)), Refusal::Unknown | Refusal::Damaged) = (key, refusal) {
-            self.take_out(&user, &key, seq, Settlement::Failed);
+            self.leave_out(&user, &key, seq);
         }
         self.end_session_run(id, RunEnd::Parked, now);
     }

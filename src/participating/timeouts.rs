@@ -23,6 +23,7 @@ impl Service {
             && self.pagers.is_empty()
             && self.chats.is_empty()
             && self.deliveries.is_empty()
+            && self.crowds.is_empty()
             && self.custody.open() == 0
     }
 
@@ -78,6 +79,8 @@ impl Service {
         self.run_media(now);
         self.handle_chat_timeouts(now);
         self.handle_replay_timeouts(now);
+        self.handle_leg_timeouts(now);
+        self.handle_provisional_timeouts(now);
         self.handle_relay_timeouts(now);
     }
 
@@ -103,6 +106,8 @@ impl Service {
         }
         self.next_expiry = now.instant + EXPIRY_INTERVAL;
         self.forget_expired(now);
+        self.tell_again(now);
+        self.handle_line_timeouts(now);
         let time = Now {
             wall: self.expiry.read(now),
             ..now

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::clock::Instant;
 use crate::msrp::event::{ChunkId, OutboundId};
+use crate::participating::arrival::Content;
 use crate::participating::spool::{BodySize, Spool};
 use crate::store::request::{DeferredMessage, SpoolId, StoreRequest};
 
@@ -97,6 +98,12 @@ impl Transit {
             Fate::Live(out) | Fate::Confirmed(out) => Some(out),
             Fate::Custody | Fate::Storing(..) => None,
         }
+    }
+
+    /// Whether it is a disposition notification, as far as one can see yet.
+    pub fn is_notification(&self) -> bool {
+        let content = Content::read(&self.content_type, &self.head);
+        content.is_ok_and(|content| content.is_notification)
     }
 
     /// Whether the other side may still take it.

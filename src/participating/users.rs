@@ -4,10 +4,10 @@
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::participating::arrival;
+use crate::participating::custody::Retained;
 use crate::participating::served_user::{Reach, ServedUser, UserAction};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
-use crate::registrar::Profile;
 use crate::store::request::{Body, DeferredMessage, Held, Seq, Settlement, StoreRequest};
 
 impl Service {
@@ -83,8 +83,17 @@ impl Service {
         more: bool,
         now: Now,
     ) {
+        // What is on its way out is still in the store.
+        let is_leaving = |held: &&Held| self.expiring.contains_key(&(identity.clone(), held.seq));
+        let leaving: Vec<_> = match self.expiring.is_empty() {
+            true => Vec::new(),
+            false => held.iter().filter(is_leaving).cloned().collect(),
+        };
         if let Some(user) = self.users.get_mut(identity) {
             user.handle_loaded(held, more, now);
+            for held in leaving {
+                user.handle_settled(&held.conversation, held.seq);
+            }
             self.run_user(identity, now);
         }
     }
@@ -107,8 +116,20 @@ impl Service {
 
     /// What the user's devices can take at the moment; `None` when there is none.
     pub(super) fn reach(&self, identity: &Identity) -> Option<Reach> {
+        let session = !self.session_targets(identity).is_empty();
+        let large = self.large_targets(identity, None);
+        let standalone = !large.is_empty();
+        let switch_over = self.settings.switch_over;
         let targets = self.message_targets(identity, None);
-        let first = targets.first()?;
+        let Some(first) = targets.first() else {
+            let message = None;
+            return (session || standalone).then_some(Reach {
+                session,
+                message,
+                standalone,
+                switch_over,
+            });
+        };
         let by_stream = targets
             .iter()
             .any(|target| target.flow.transport.is_reliable());
@@ -118,11 +139,15 @@ impl Service {
         } else {
             datagram
         };
+        // RFC 3428 §8 bounds what goes over paths without congestion control. A stream carries more,
+        // unless a device says itself that it takes large messages in sessions.
+        let states_large = large.iter().any(|target| target.states_large);
+        let is_safe = first.flow.transport.is_reliable() && !states_large;
         Some(Reach {
-            session: targets
-                .iter()
-                .any(|target| target.profile != Profile::MessageOnly),
+            session,
             message: Some(message),
+            standalone,
+            switch_over: if is_safe { message } else { switch_over },
         })
     }
 
@@ -135,11 +160,18 @@ impl Service {
         now: Now,
     ) -> bool {
         let is_long = BodySize::of(&body).is_spooled;
-        if self
-            .custody
-            .put(Box::new(message.clone()), body, waiter, now)
-            .is_err()
-        {
+        let bounds = self.bounds_for(message);
+        let message_of_ours = Box::new(message.clone());
+        let begun = if self.is_crowded(message) {
+            let message = message_of_ours;
+            self.stand_in_line(waiter, Retained { message, body }, now)
+        } else {
+            let custody = &mut self.custody;
+            custody
+                .put(message_of_ours, body, bounds, waiter, now)
+                .is_ok()
+        };
+        if !begun {
             return false;
         }
         let key = arrival::conversation_key(message);

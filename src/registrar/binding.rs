@@ -13,6 +13,11 @@ use crate::sip::header::Parameters;
 use crate::sip::transport::flow::{Flow, Transport};
 use crate::uri::Uri;
 
+/// The Contact parameter by which a device suspends its login session.
+const SUSPENDED: &str = "im-suspended";
+/// Octets of a User-Agent that are kept.
+const MOST_AGENT: usize = 255;
+
 /// Names one binding of a user, also in the store: the device's instance, else its URI.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BindingKey(Box<str>);
@@ -62,6 +67,10 @@ pub(super) struct Facts {
     pub flow: Flow,
     pub registered_at: UnixMillis,
     pub lifetime: Duration,
+    /// The User-Agent of the REGISTER, cut to a sane length.
+    pub user_agent: Option<String>,
+    /// It has stated a messaging service since it was made.
+    pub had_service: bool,
 }
 
 /// What the REGISTER says besides its contacts.
@@ -71,6 +80,7 @@ pub(super) struct Circumstances<'a> {
     pub cseq: u32,
     pub path: &'a [String],
     pub flow: Flow,
+    pub user_agent: Option<&'a str>,
     pub tagless: Tagless,
     pub now: Now,
 }
@@ -103,6 +113,8 @@ impl Binding {
             flow,
             registered_at: around.now.wall,
             lifetime,
+            user_agent: around.user_agent.map(shortened),
+            had_service: false,
         };
         Self::from_facts(
             facts,
@@ -112,8 +124,14 @@ impl Binding {
         )
     }
 
-    pub(super) fn from_facts(facts: Facts, deadline: Instant, now: Now, tagless: Tagless) -> Self {
+    pub(super) fn from_facts(
+        mut facts: Facts,
+        deadline: Instant,
+        now: Now,
+        tagless: Tagless,
+    ) -> Self {
         let features = FeatureSet::of(&Parameters::new(&facts.parameters));
+        facts.had_service |= Capability::of(&features, tagless).states_service();
         Self {
             key: BindingKey::of(&facts.identification()),
             capability: Capability::of(&features, tagless),
@@ -170,6 +188,20 @@ impl Binding {
         &self.capability
     }
 
+    /// What the device called itself when it registered.
+    pub fn user_agent(&self) -> Option<&str> {
+        self.facts.user_agent.as_deref()
+    }
+
+    /// Whether its user has suspended the login session: it says so by `im-suspended`, or has registered
+    /// again without the services it had. It stays bound and gets no messages until it resumes.
+    pub fn is_paused(&self) -> bool {
+        let says_so = Parameters::new(&self.facts.parameters)
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case(SUSPENDED));
+        says_so || (self.facts.had_service && !self.capability.states_service())
+    }
+
     /// Whether its TCP connection is lost: it cannot be reached until it registers again.
     pub fn is_suspended(&self) -> bool {
         self.suspended
@@ -203,6 +235,7 @@ impl Binding {
         same_way
             && (&old.uri, &old.parameters, &old.path) == (&new.uri, &new.parameters, &new.path)
             && old.lifetime == new.lifetime
+            && old.user_agent == new.user_agent
             && now.since(self.stored_at) < old.lifetime / 2
     }
 }
@@ -216,6 +249,12 @@ impl Facts {
         }
     }
 }
+
+fn shortened(text: &str) -> String {
+    let end = text.floor_char_boundary(MOST_AGENT);
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
 /// How a device is reached: by the flow it registered over, whatever its Contact says (decision 13),
 /// because that is the way through every middlebox. One case is plain: over UDP, with a Contact that
 /// names another port of the very host that registered, somebody registers for another program there,

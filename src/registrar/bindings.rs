@@ -121,6 +121,7 @@ impl Bindings {
         let mut new = Binding::new(contact, lifetime, around);
         let key = new.key.clone();
         let predecessor = old.iter().find(|binding| binding.key == key);
+        new.facts.had_service |= predecessor.is_some_and(|old| old.facts.had_service);
         match predecessor {
             Some(old) if !old.suspended => {
                 effect.refreshed.push(key.clone());

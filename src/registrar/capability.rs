@@ -1,6 +1,6 @@
 //! Feature tags to what a device accepts (cpm-facts §2).
 
-use crate::config::Tagless;
+use crate::config::{ClientProfile, Tagless};
 use crate::registrar::feature::FeatureSet;
 
 const ICSI_REF: &str = "+g.3gpp.icsi-ref";
@@ -17,6 +17,13 @@ pub enum Profile {
     Cpm,
     /// Takes SIP MESSAGE only, if that.
     MessageOnly,
+}
+
+/// Which of the two methods a device does not rule out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Methods {
+    message: bool,
+    invite: bool,
 }
 
 /// What a device accepts. A service counts only where it is stated: equal, never by prefix.
@@ -40,6 +47,8 @@ pub struct Capability {
     pub message: bool,
     /// Whether an MSRP session with `m=message` can be offered to it.
     pub msrp: bool,
+    /// Whether its stated methods leave room for MESSAGE and for INVITE.
+    methods: Methods,
 }
 
 impl Capability {
@@ -58,8 +67,11 @@ impl Capability {
             Tagless::Message | Tagless::Msrp => Profile::MessageOnly,
         };
         let stated = cpm_session || cpm_msg || largemsg || deferred || sip_im;
-        let refuses_method = |method: &str| {
-            features.find("methods").is_some() && !features.states("methods", method)
+        let allows =
+            |method: &str| features.find("methods").is_none() || features.states("methods", method);
+        let methods = Methods {
+            message: allows("message"),
+            invite: allows("invite"),
         };
         Self {
             profile,
@@ -69,9 +81,54 @@ impl Capability {
             deferred,
             filetransfer: service("filetransfer"),
             sip_im,
-            message: (silent || stated) && !refuses_method("message"),
-            msrp: (profile != Profile::MessageOnly || largemsg) && !refuses_method("invite"),
+            message: (silent || stated) && methods.message,
+            msrp: (profile != Profile::MessageOnly || largemsg) && methods.invite,
+            methods,
         }
+    }
+
+    /// Whether it states a messaging service at all.
+    pub fn states_service(&self) -> bool {
+        self.cpm_session || self.cpm_msg || self.largemsg || self.deferred || self.sip_im
+    }
+
+    /// The same device where configuration says how it is spoken to: the profile in effect is decided
+    /// here and nowhere else.
+    pub fn spoken_to_as(self, forced: Option<ClientProfile>) -> Self {
+        let profile = match forced {
+            None => return self,
+            Some(ClientProfile::Rcs) => Profile::Rcs,
+            Some(ClientProfile::RcsE) => Profile::RcsE,
+            Some(ClientProfile::Cpm) => Profile::Cpm,
+            Some(ClientProfile::Message) => Profile::MessageOnly,
+        };
+        Self {
+            profile,
+            message: self.methods.message,
+            msrp: profile != Profile::MessageOnly && self.methods.invite,
+            ..self
+        }
+    }
+
+    /// Whether it says itself that it takes large standalone messages.
+    pub fn states_large(&self) -> bool {
+        self.msrp && (self.largemsg || self.deferred)
+    }
+
+    /// The service by which a kept standalone message is offered to it in a session: `deferred`, unless
+    /// it states only `largemsg`, or is one of RCS-e, which knows sessions alone (cpm-facts §2, §7.1).
+    pub fn large_service(&self) -> &'static str {
+        match self.profile {
+            _ if self.deferred => "oma.cpm.deferred",
+            _ if self.largemsg => "oma.cpm.largemsg",
+            Profile::RcsE => "oma.cpm.session",
+            _ => "oma.cpm.deferred",
+        }
+    }
+
+    /// Whether a standalone message can be offered to it in an MSRP session of its own.
+    pub fn takes_large(&self) -> bool {
+        self.msrp
     }
 
     /// Whether a chat session can be offered to it.
@@ -133,6 +190,25 @@ mod tests {
     fn a_group_service_is_not_the_one_to_one_service() {
         let text = format!(";+g.3gpp.icsi-ref=\"{PREFIX}.session.group\"");
         assert!(!capability(&text, Tagless::Msrp).takes_chat());
+    }
+
+    #[test]
+    fn configuration_wins_over_the_tags() {
+        let silent = capability("", Tagless::Message);
+        let forced = silent.spoken_to_as(Some(ClientProfile::RcsE));
+        assert_eq!(forced.profile, Profile::RcsE);
+        assert!(forced.takes_chat() && forced.message);
+        let tagged = capability(";+g.oma.sip-im", Tagless::Message);
+        let forced = tagged.spoken_to_as(Some(ClientProfile::Message));
+        assert_eq!(forced.profile, Profile::MessageOnly);
+        assert!(!forced.takes_chat() && forced.message);
+        assert_eq!(tagged.spoken_to_as(None), tagged);
+        let no_invite = capability(";methods=\"MESSAGE\"", Tagless::Message);
+        assert!(
+            !no_invite
+                .spoken_to_as(Some(ClientProfile::Rcs))
+                .takes_chat()
+        );
     }
 
     #[test]

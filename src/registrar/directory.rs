@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use crate::config::{
-    Account, Authentication, Config, DigestAlgorithm, EffectiveSettings, SettingsOverrides,
+    Account, Authentication, ClientProfile, ClientRule, Config, DigestAlgorithm, EffectiveSettings,
+    SettingsOverrides,
 };
 use crate::identity::Identity;
 use crate::sip::digest::{Algorithms, Hashes};
@@ -36,6 +37,8 @@ pub struct Directory {
     settings: HashMap<Identity, EffectiveSettings, foldhash::fast::RandomState>,
     /// Of everybody else.
     default_settings: EffectiveSettings,
+    /// How devices of one make are spoken to.
+    clients: Vec<ClientRule>,
     /// What the configuration lets the server offer.
     allowed: Algorithms,
 }
@@ -51,6 +54,7 @@ impl Directory {
             credentials: HashMap::default(),
             settings: HashMap::default(),
             default_settings: SettingsOverrides::default().over(&config.users),
+            clients: config.client.clone(),
             allowed: Algorithms {
                 md5: config.registrar.algorithms.contains(&DigestAlgorithm::Md5),
                 sha256: config
@@ -168,6 +172,21 @@ impl Directory {
     pub fn settings(&self, identity: &Identity) -> &EffectiveSettings {
         let own = self.settings.get(identity);
         own.unwrap_or(&self.default_settings)
+    }
+
+    /// In which dialect a device is spoken to by configuration: the account's, else that of the first
+    /// rule for its User-Agent; `None` leaves it to the tags.
+    pub fn forced_profile(
+        &self,
+        user: &Identity,
+        user_agent: Option<&str>,
+    ) -> Option<ClientProfile> {
+        let by_account = self.settings(user).profile;
+        by_account.or_else(|| {
+            let agent = user_agent?.to_ascii_lowercase();
+            let names = |rule: &&ClientRule| agent.contains(&rule.user_agent.to_ascii_lowercase());
+            Some(self.clients.iter().find(names)?.profile)
+        })
     }
 
     /// The URIs of a user: the SIP one first, then the telephone number (P-Associated-URI).

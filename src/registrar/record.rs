@@ -10,7 +10,9 @@ use crate::config::Tagless;
 use crate::registrar::binding::{Binding, Facts};
 use crate::sip::transport::flow::{Flow, Transport};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without the User-Agent and what the device stated before; still read.
+const FIRST_VERSION: u8 = 1;
 /// Path values in one record; more than a REGISTER can bring.
 const MOST_PATHS: u32 = 64;
 
@@ -38,6 +40,8 @@ impl Binding {
         put_flow(&mut out, &facts.flow);
         out.extend(facts.registered_at.0.to_be_bytes());
         out.extend((facts.lifetime.as_millis() as u64).to_be_bytes());
+        put_option(&mut out, facts.user_agent.as_deref(), put_text);
+        out.push(u8::from(facts.had_service));
         out.into()
     }
 
@@ -152,10 +156,11 @@ impl<'a> Reader<'a> {
 }
 
 fn decode_facts(reader: &mut Reader<'_>) -> Option<Facts> {
-    if reader.octet()? != VERSION {
+    let version = reader.octet()?;
+    if ![FIRST_VERSION, VERSION].contains(&version) {
         return None;
     }
-    let facts = Facts {
+    let mut facts = Facts {
         uri: reader.text()?,
         parameters: reader.text()?,
         q: reader.u16()?,
@@ -170,7 +175,17 @@ fn decode_facts(reader: &mut Reader<'_>) -> Option<Facts> {
         flow: reader.flow()?,
         registered_at: UnixMillis(reader.u64()?),
         lifetime: Duration::from_millis(reader.u64()?),
+        user_agent: None,
+        had_service: false,
     };
+    if version > FIRST_VERSION {
+        facts.user_agent = reader.option(Reader::text)?;
+        facts.had_service = match reader.octet()? {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
+    }
     reader.0.is_empty().then_some(facts)
 }
 
@@ -204,6 +219,8 @@ mod tests {
             },
             registered_at: NOW.wall,
             lifetime: Duration::from_secs(600),
+            user_agent: Some("Phone/1".to_owned()),
+            had_service: true,
         };
         let deadline = NOW.instant + facts.lifetime;
         Binding::from_facts(facts, deadline, NOW, Tagless::Message)
@@ -239,6 +256,19 @@ mod tests {
     fn a_binding_whose_time_is_over_does_not_come_back() {
         let later = NOW.plus(Duration::from_secs(900));
         assert_eq!(decode(&binding(Transport::Udp), later), None);
+    }
+
+    #[test]
+    fn a_record_of_the_first_version_is_still_read() {
+        let before = binding(Transport::Udp);
+        let mut octets = before.encode().to_vec();
+        octets[0] = FIRST_VERSION;
+        octets.truncate(octets.len() - 1 - (1 + 4 + "Phone/1".len()));
+        let after = Binding::decode(&octets, Tagless::Message, NOW);
+        let after = after.unwrap().unwrap();
+        assert_eq!(after.uri(), before.uri());
+        assert_eq!(after.user_agent(), None);
+        assert!(!after.is_paused());
     }
 
     #[test]

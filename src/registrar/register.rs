@@ -95,6 +95,7 @@ impl Registrar {
             cseq: request.cseq()?.number,
             path: &path,
             flow: registration.flow,
+            user_agent: request.header(HeaderName::UserAgent),
             tagless: self.policy().tagless,
             now: registration.now,
         };

@@ -9,6 +9,7 @@ use crate::shard::assembly::Settings;
 use crate::shard::inbox::Sizes;
 use crate::sip::transport::tcp;
 use crate::store::StoreConfig;
+use crate::store::request::Quota;
 
 /// RFC 3261 §18.4 leaves it open; a peer that cannot be reached in this time counts as gone.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -72,6 +73,10 @@ pub(super) fn store(config: &Config) -> StoreConfig {
         segment_bytes: config.store.segment_size.get(),
         reserve_bytes: config.store.reserve.get(),
         credits: usize::try_from(config.store.credits).unwrap_or(usize::MAX),
+        quota: Quota {
+            messages: config.deferral.max_messages.into(),
+            octets: config.deferral.max_total_size.get(),
+        },
         ..StoreConfig::new(&config.data_dir)
     }
 }

@@ -19,6 +19,7 @@ use crate::shard::core_trait::ShardCore;
 use crate::shard::port::{Action, Attempt, Input};
 use crate::sip::endpoint::{Endpoint, Listener};
 use crate::sip::message::Message;
+use crate::sip::session_timer;
 use crate::sip::transaction::{TimerConfig, TransactionTable};
 use crate::store::request::Seq;
 use crate::token::Tokens;
@@ -208,7 +209,13 @@ fn settings(context: &CoreContext) -> Settings {
         ring: deferral.ring_timeout.duration(),
         custody_after: deferral.custody_after.duration(),
         idle: config.msrp.idle_timeout.duration(),
+        timer: session_timer::Policy {
+            expires: config.sip.session_expires.duration(),
+            min_se: config.sip.min_se.duration(),
+        },
+        t1: config.sip.t1.duration(),
         largest_message: config.sip.max_message_size.get(),
+        switch_over: config.deferral.switchover_size.get(),
         most_under_way: config.limits.sessions as usize,
     }
 }

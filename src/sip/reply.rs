@@ -152,6 +152,31 @@ pub fn ack_for(request: &Message, response: &Message) -> Option<Bytes> {
     hop_by_hop(request, "ACK", response.header(HeaderName::To)?)
 }
 
+/// A request of ours once more, as a new transaction: another Via, the next CSeq number, and these
+/// fields in place of those of the same names (RFC 4028 §7.3).
+pub fn repeated(request: &Message, via: &str, fields: &[(&'static str, String)]) -> Bytes {
+    let mut builder = Builder::new(request.method_str(), request.request_uri()).header("Via", via);
+    for (id, name, value) in request.all_headers() {
+        let value = String::from_utf8_lossy(value);
+        builder = match id {
+            HeaderName::Via
+            | HeaderName::ContentLength
+            | HeaderName::SessionExpires
+            | HeaderName::MinSe => builder,
+            HeaderName::CSeq => {
+                let next = request.cseq().map_or(0, |cseq| cseq.number) + 1;
+                builder.header("CSeq", &format!("{next} {}", request.method_str()))
+            }
+            _ => builder.header(name, &value),
+        };
+    }
+    for (name, value) in fields {
+        builder = builder.header(name, value);
+    }
+    builder.body = request.body().to_vec();
+    builder.build()
+}
+
 /// The CANCEL of an INVITE (RFC 3261 §9.1).
 pub fn cancel_for(request: &Message) -> Option<Bytes> {
     hop_by_hop(request, "CANCEL", request.header(HeaderName::To)?)

@@ -63,6 +63,11 @@ impl Desk {
         self.read(StoreEvent::Refused { token, refusal });
     }
 
+    /// Says what was not asked for.
+    pub(super) fn tell(&self, event: StoreEvent) {
+        (self.answer)(event);
+    }
+
     /// An append left the queue.
     pub(super) fn appended(&self, spool: SpoolId, length: usize) {
         self.append_octets.give(length + APPEND_COST);

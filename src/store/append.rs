@@ -8,7 +8,7 @@ use super::files::Files;
 use super::footer::Line;
 use super::manifest::Place;
 use super::record::{HEADER, Kind};
-use super::segment::{Birth, START, Segment};
+use super::segment::{Birth, FORMAT, START, Segment};
 
 /// Room is taken from the file system in steps of this, ahead of the records.
 const STEP: u64 = 1024 * 1024;
@@ -49,6 +49,7 @@ impl Appender {
     /// Begins a new segment.
     pub(super) fn begin(folder: Folder, number: u64, next_seq: u64) -> io::Result<Self> {
         let birth = Birth {
+            format: FORMAT,
             salt: folder.salt,
             number,
             next_seq,

@@ -11,10 +11,11 @@ use std::sync::mpsc::{Receiver, Sender};
 use bytes::Bytes;
 
 use super::append::Appender;
+use super::body_put::Arriving;
 use super::compact::KeeperJob;
 use super::log::{LogJob, Put};
 use super::reader;
-use super::request::{Body, DeferredMessage, Refusal, Seq, SpoolId, StoreEvent, StoreToken};
+use super::request::{Body, Refusal, SpoolId, StoreEvent, StoreToken};
 use super::shared::Shared;
 use super::spool::{Owner, Spool};
 
@@ -39,14 +40,7 @@ pub(super) enum BodyJob {
         spool: SpoolId,
     },
     /// A message whose body is large or in a spool.
-    Put {
-        shard: u16,
-        token: StoreToken,
-        seq: Seq,
-        message: Box<DeferredMessage>,
-        body: Body,
-        cost: usize,
-    },
+    Put(Arriving, Body),
     Read {
         shard: u16,
         token: StoreToken,
@@ -157,14 +151,7 @@ impl Bodies {
                 }
                 self.note_done(shard);
             }
-            BodyJob::Put {
-                shard,
-                token,
-                seq,
-                message,
-                body,
-                cost,
-            } => self.put(shard, token, seq, message, body, cost),
+            BodyJob::Put(arriving, body) => self.put(arriving, body),
             BodyJob::Read {
                 shard,
                 token,

@@ -6,19 +6,23 @@ use super::body::{Bodies, Waiting};
 use super::log::Put;
 use super::manifest::Manifest;
 use super::record::RecordBody;
-use super::request::{Body, DeferredMessage, Refusal, Seq, StoreToken};
+use super::request::{Body, DeferredMessage, Quota, Refusal, Seq, StoreToken};
 use super::spool::Owner;
 
+/// A message whose body is not durable yet.
+pub(super) struct Arriving {
+    pub(super) shard: u16,
+    pub(super) token: StoreToken,
+    pub(super) seq: Seq,
+    pub(super) message: Box<DeferredMessage>,
+    pub(super) quota: Quota,
+    /// Octets to give back to the shard's desk.
+    pub(super) cost: usize,
+}
+
 impl Bodies {
-    pub(super) fn put(
-        &mut self,
-        shard: u16,
-        token: StoreToken,
-        seq: Seq,
-        message: Box<DeferredMessage>,
-        body: Body,
-        cost: usize,
-    ) {
+    pub(super) fn put(&mut self, arriving: Arriving, body: Body) {
+        let (shard, token, cost) = (arriving.shard, arriving.token, arriving.cost);
         let (id, length) = match body {
             Body::Inline(octets) => {
                 let id = self.spool(Owner::Whole(self.next_spool));
@@ -35,9 +39,10 @@ impl Bodies {
                 let put = Put {
                     shard,
                     token,
-                    seq,
-                    message,
+                    seq: arriving.seq,
+                    message: arriving.message,
                     body,
+                    quota: arriving.quota,
                     cost,
                     spool: id,
                 };

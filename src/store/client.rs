@@ -8,10 +8,13 @@ use std::sync::mpsc::Sender;
 
 use super::answer::{APPEND_COST, Desk};
 use super::body::BodyJob;
+use super::body_put::Arriving;
 use super::log::{LogJob, Put};
 use super::reader::{ReadJob, What};
 use super::record::RecordBody;
-use super::request::{Body, BodySource, DeferredMessage, StoreRequest, StoreToken};
+use super::request::{
+    Body, BodySource, DOCUMENT_LIMIT, DeferredMessage, Quota, Refusal, StoreRequest, StoreToken,
+};
 use super::shared::Shared;
 use super::spool::BUFFER;
 
@@ -39,12 +42,12 @@ impl StoreClient {
         Ok(())
     }
 
-    /// How many `Put` and `Sync` could be handed over.
+    /// How many `Put`, `Sync`, `Redate` and documents could be handed over.
     pub fn free_writes(&self) -> usize {
         self.desk().map_or(0, |desk| desk.writes.free())
     }
 
-    /// How many `Load`, `Fetch`, `Read` and `TakeDue` could be handed over.
+    /// How many `Load`, `Fetch`, `Read`, `TakeDue` and `ListUsers` could be handed over.
     pub fn free_reads(&self) -> usize {
         self.desk().map_or(0, |desk| desk.reads.free())
     }
@@ -65,7 +68,8 @@ impl StoreClient {
                 token,
                 message,
                 body,
-            } => self.put(token, message, body),
+                quota,
+            } => self.put(token, message, body, quota),
             // Behind the Put wherever that is: the body thread passes it on.
             StoreRequest::Abandon { token } => {
                 self.body(BodyJob::Forward(LogJob::Abandon { shard, token }));
@@ -123,6 +127,43 @@ impl StoreClient {
                 spool,
             }),
             StoreRequest::Drop { spool } => self.body(BodyJob::Drop { shard, spool }),
+            StoreRequest::Mark {
+                recipient,
+                seq,
+                device,
+            } => self.log(LogJob::Mark {
+                shard,
+                recipient,
+                seq,
+                device,
+            }),
+            StoreRequest::Redate {
+                token,
+                recipient,
+                seq,
+                expires_at,
+            } => self.log(LogJob::Read(self.read_job(
+                token,
+                What::Redate {
+                    recipient,
+                    seq,
+                    expires_at,
+                },
+            ))),
+            StoreRequest::PutDocument { token, key, value } => self.document(token, key, value),
+            StoreRequest::RemoveDocument { token, key } => self.log(LogJob::Document {
+                shard,
+                token,
+                key,
+                value: None,
+            }),
+            StoreRequest::ListUsers {
+                token,
+                after,
+                limit,
+            } => self.log(LogJob::Read(
+                self.read_job(token, What::Users { after, limit }),
+            )),
             StoreRequest::PutBinding { user, key, value } => self.log(LogJob::Bind {
                 shard,
                 user,
@@ -138,7 +179,7 @@ impl StoreClient {
         }
     }
 
-    fn put(&self, token: StoreToken, message: Box<DeferredMessage>, body: Body) {
+    fn put(&self, token: StoreToken, message: Box<DeferredMessage>, body: Body, quota: Quota) {
         let shard = self.shard;
         let seq = self.shared.next_seq();
         let cost = cost(&message, &body);
@@ -149,18 +190,37 @@ impl StoreClient {
                 seq,
                 message,
                 body: RecordBody::Inline(octets),
+                quota,
                 cost,
                 spool: None,
             })),
-            body => self.body(BodyJob::Put {
-                shard,
-                token,
-                seq,
-                message,
-                body,
-                cost,
-            }),
+            body => {
+                let arriving = Arriving {
+                    shard,
+                    token,
+                    seq,
+                    message,
+                    quota,
+                    cost,
+                };
+                self.body(BodyJob::Put(arriving, body));
+            }
         }
+    }
+
+    fn document(&self, token: StoreToken, key: Box<str>, value: bytes::Bytes) {
+        if key.len() + value.len() > DOCUMENT_LIMIT {
+            if let Some(desk) = self.desk() {
+                desk.refuse_write(0, token, Refusal::TooLarge);
+            }
+            return;
+        }
+        self.log(LogJob::Document {
+            shard: self.shard,
+            token,
+            key,
+            value: Some(value),
+        });
     }
 
     fn read(&self, token: StoreToken, source: BodySource, offset: u64, length: usize) {
@@ -229,14 +289,19 @@ fn has_room(desk: &Desk, request: &StoreRequest) -> bool {
             }
             credit
         }
-        StoreRequest::Sync { .. } => desk.writes.take(1),
+        StoreRequest::Sync { .. }
+        | StoreRequest::Redate { .. }
+        | StoreRequest::PutDocument { .. }
+        | StoreRequest::RemoveDocument { .. } => desk.writes.take(1),
         StoreRequest::Load { .. }
         | StoreRequest::Fetch { .. }
         | StoreRequest::Read { .. }
+        | StoreRequest::ListUsers { .. }
         | StoreRequest::TakeDue { .. } => desk.reads.take(1),
         StoreRequest::Append { octets, .. } => desk.append_octets.take(octets.len() + APPEND_COST),
         StoreRequest::Abandon { .. }
         | StoreRequest::Settle { .. }
+        | StoreRequest::Mark { .. }
         | StoreRequest::Drop { .. }
         | StoreRequest::PutBinding { .. }
         | StoreRequest::RemoveBinding { .. } => desk.notes.take(1),

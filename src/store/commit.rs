@@ -16,7 +16,8 @@ use super::index::{BindingEntry, Index};
 use super::log::{Copied, Effect, Item, Log, Put};
 use super::manifest::Place;
 use super::recent::Entry;
-use super::request::{Refusal, StoreEvent};
+use super::record::{Kind, MessageRecord};
+use super::request::{Refusal, StoreEvent, StoreToken};
 use crate::clock;
 
 /// On a full disk room is asked for again this often.
@@ -24,12 +25,23 @@ pub(super) const RETRY_FULL: Duration = Duration::from_millis(250);
 /// So many answered `Put`s of a shard can still be abandoned.
 const ABANDONABLE: usize = 8192;
 
+impl Item {
+    /// Whether it is refused on a full disk: everything is that takes room for long.
+    fn takes_room(&self) -> bool {
+        match &self.effect {
+            Effect::Stored(_) | Effect::Rewritten(_) => true,
+            Effect::Bound { token, .. } => token.is_some() && self.kind == Kind::PutBinding,
+            _ => false,
+        }
+    }
+}
+
 impl Log {
     /// Writes and syncs the items, then does what follows from them.
     pub(super) fn commit(&mut self) {
         self.deadline = None;
         self.octets = 0;
-        self.copying = false;
+        self.moving.clear();
         let mut items = std::mem::take(&mut self.items);
         items.retain(|item| !matches!(item.effect, Effect::None));
         if self.shared.health() == Health::Full && !self.room_again() {
@@ -122,15 +134,31 @@ impl Log {
     }
 
     fn refuse_intake(&mut self, items: Vec<Item>) -> Vec<Item> {
-        let (puts, rest): (Vec<_>, Vec<_>) = items
-            .into_iter()
-            .partition(|item| matches!(item.effect, Effect::Stored(_)));
+        let (puts, rest): (Vec<_>, Vec<_>) = items.into_iter().partition(Item::takes_room);
         for item in puts {
-            if let Effect::Stored(put) = item.effect {
-                self.refuse(&put, Refusal::Full);
-            }
+            self.fail_one(item.effect, Refusal::Full);
         }
         rest
+    }
+
+    /// Refuses a message that was counted already.
+    pub(super) fn take_back(&self, put: &Put, refusal: Refusal) {
+        let recipient = &put.message.recipient;
+        let length = put.body.length();
+        self.shared.index().holdings.remove(recipient, length);
+        self.refuse(put, refusal);
+    }
+
+    pub(super) fn refuse_change(&self, shard: u16, token: StoreToken, refusal: Refusal) {
+        if let Some(desk) = self.shared.desks.get(usize::from(shard)) {
+            desk.refuse_write(0, token, refusal);
+        }
+    }
+
+    fn change_done(&self, shard: u16, token: StoreToken) {
+        if let Some(desk) = self.shared.desks.get(usize::from(shard)) {
+            desk.wrote(0, StoreEvent::Changed { token });
+        }
     }
 
     pub(super) fn refuse(&self, put: &Put, refusal: Refusal) {
@@ -155,19 +183,29 @@ impl Log {
     /// Nothing of these will be durable.
     fn fail(&mut self, items: Vec<Item>) {
         for item in items {
-            match item.effect {
-                Effect::Stored(put) => self.refuse(&put, Refusal::Poisoned),
-                Effect::Settled { shard, .. } => {
-                    if let Some(shard) = shard {
-                        self.note_done(shard);
-                    }
-                }
-                Effect::Bound { shard } => self.note_done(shard),
-                Effect::Copied(_, verdict) => {
-                    let _ = verdict.send(Verdict::Failed);
-                }
-                Effect::None => {}
+            self.fail_one(item.effect, Refusal::Poisoned);
+        }
+    }
+
+    fn fail_one(&self, effect: Effect, refusal: Refusal) {
+        match effect {
+            Effect::Stored(put) => self.take_back(&put, refusal),
+            Effect::Rewritten(rewrite) => {
+                self.refuse_change(rewrite.shard, rewrite.token, refusal);
             }
+            Effect::Bound {
+                shard,
+                token: Some(token),
+            } => self.refuse_change(shard, token, refusal),
+            Effect::Bound { shard, token: None }
+            | Effect::Marked { shard }
+            | Effect::Settled {
+                shard: Some(shard), ..
+            } => self.note_done(shard),
+            Effect::Copied(_, verdict) => {
+                let _ = verdict.send(Verdict::Failed);
+            }
+            Effect::Settled { shard: None, .. } | Effect::None => {}
         }
     }
 
@@ -211,7 +249,14 @@ impl Log {
                     self.note_done(shard);
                 }
             }
-            Effect::Bound { shard } => self.note_done(shard),
+            Effect::Bound {
+                shard,
+                token: Some(token),
+            } => self.change_done(shard, token),
+            Effect::Rewritten(rewrite) => self.change_done(rewrite.shard, rewrite.token),
+            Effect::Bound { shard, token: None } | Effect::Marked { shard } => {
+                self.note_done(shard);
+            }
             Effect::Copied(_, verdict) => {
                 let _ = verdict.send(Verdict::Durable);
             }
@@ -266,6 +311,7 @@ fn apply(index: &mut Index, item: &Item, place: Place) {
             let entry = Entry {
                 place,
                 expires_at: put.message.expires_at,
+                length: put.body.length(),
                 shares: put.body.shares(),
             };
             index.put(&put.message.recipient, put.seq, entry);
@@ -277,20 +323,30 @@ fn apply(index: &mut Index, item: &Item, place: Place) {
             index.release(taken);
         }
         Effect::Bound { .. } => apply_binding(index, &item.about, place),
-        Effect::Copied(copy, _) => match &copy.what {
-            Copied::Message(record) => {
-                let entry = Entry {
-                    place,
-                    expires_at: record.message.expires_at,
-                    shares: record.body.shares(),
-                };
-                index.moved(&record.message.recipient, record.seq, copy.from, entry);
+        Effect::Rewritten(rewrite) => apply_move(index, &rewrite.record, rewrite.from, place),
+        Effect::Marked { .. } => {
+            if let About::Marks(record) = &item.about {
+                index.marked(record, place);
             }
+        }
+        Effect::Copied(copy, _) => match &copy.what {
+            Copied::Message(record) => apply_move(index, record, copy.from, place),
+            Copied::Marks(record) => index.marked(record, place),
             Copied::Settled(record) => index.settlement(record.segment, place),
             Copied::Binding(_) => apply_binding(index, &item.about, place),
         },
         Effect::None => {}
     }
+}
+
+fn apply_move(index: &mut Index, record: &MessageRecord, from: Place, place: Place) {
+    let entry = Entry {
+        place,
+        expires_at: record.message.expires_at,
+        length: record.body.length(),
+        shares: record.body.shares(),
+    };
+    index.moved(&record.message.recipient, record.seq, from, entry);
 }
 
 fn apply_binding(index: &mut Index, about: &About, place: Place) {

@@ -10,11 +10,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use super::append::{Appender, Folder, Full};
+use super::coding::Decoder;
 use super::footer::{About, Line};
 use super::index::BindingEntry;
 use super::log::{Copied, Copy, LogJob};
 use super::manifest::Place;
-use super::record::{BindingRecord, Kind, MessageRecord, SettledRecord};
+use super::reader;
+use super::record::{BindingRecord, Kind, MarksRecord, MessageRecord, SettledRecord};
 use super::segment::{Segment, Unreadable};
 use super::shared::Shared;
 use super::view::Broken;
@@ -213,13 +215,14 @@ impl Keeper {
             Ok(Copied::Settled(record)) => Copied::Settled(self.now_for(record, from.segment)),
             Ok(what) => what,
             Err(Unreadable::Damaged) => {
-                self.shared.damages.report(segment, from.range());
                 if let About::Message { seq, recipient, .. } = &line.about {
-                    let mut index = self.shared.index();
-                    if let Some(taken) = index.take(recipient, *seq) {
-                        index.release(&taken);
-                    }
+                    let head = reader::salvage(segment, from, recipient, *seq);
+                    let shared = &self.shared;
+                    shared.ruined(recipient, *seq, segment, from.range(), head);
+                    // Its shard has to settle it first.
+                    return Err(Stop::Refused);
                 }
+                self.shared.damages.report(segment, from.range());
                 return Ok(None);
             }
             Err(Unreadable::Failed(error)) => return Err(error.into()),
@@ -247,6 +250,7 @@ impl Keeper {
                 let needed = index.settlement_needed(*seq, *segment, from.segment);
                 needed.is_some()
             }
+            About::Marks(record) => index.marks.is_at(record.seq, from),
             About::Binding { user, key, .. } => index
                 .bindings
                 .get(&(user.clone(), key.clone()))
@@ -307,6 +311,7 @@ fn read_record(segment: &Segment, place: Place) -> Result<Copied, Unreadable> {
         Kind::PutBinding | Kind::RemoveBinding => {
             BindingRecord::decode(kind, &payload).map(Copied::Binding)
         }
+        Kind::Marks => MarksRecord::decode(&mut Decoder(&payload)).map(Copied::Marks),
         Kind::Piece | Kind::Footer => None,
     };
     what.ok_or(Unreadable::Damaged)

@@ -17,7 +17,7 @@ use super::files::{DiskFiles, Files};
 use super::log::{Log, LogJob, Onward};
 use super::reader::{self, ReadJob, What};
 use super::recover;
-use super::request::{Seq, StoreEvent, StoreToken};
+use super::request::{Quota, Seq, StoreEvent, StoreToken, Usage};
 use super::shared::Shared;
 use crate::clock::{self, UnixMillis};
 use crate::identity::Identity;
@@ -37,6 +37,8 @@ pub struct StoreConfig {
     pub put_octets: usize,
     /// Octets of appends that a shard may have waiting.
     pub append_octets: usize,
+    /// What may wait in all.
+    pub quota: Quota,
     /// The time of the start; decides which duplicate keys still matter.
     pub now: UnixMillis,
 }
@@ -51,6 +53,7 @@ impl StoreConfig {
             credits: 1024,
             put_octets: 16 * 1024 * 1024,
             append_octets: 8 * 1024 * 1024,
+            quota: Quota::NONE,
             now: clock::now().wall,
         }
     }
@@ -143,6 +146,8 @@ pub enum ViewFound {
 pub struct Recovered {
     /// All bindings, by user and key.
     pub bindings: Vec<RecoveredBinding>,
+    /// All documents, by name ([`StoreRequest::PutDocument`](super::request::StoreRequest)).
+    pub documents: Vec<(Box<str>, Bytes)>,
     /// Messages taken within the last 32 s, to recognise their retransmissions.
     pub duplicate_keys: Vec<DuplicateKey>,
     /// Damaged places; each was reported and set aside.
@@ -224,7 +229,8 @@ impl Store {
         lock: Box<dyn Send + Sync>,
     ) -> Result<Self, StoreError> {
         let next_seq = found.recovered.next_seq.0;
-        let shared = Arc::new(Shared::new(found.index, desks, next_seq, found.damages));
+        let shared = Shared::new(found.index, desks, next_seq, found.damages, config.quota);
+        let shared = Arc::new(shared);
         let (log, log_jobs) = mpsc::channel();
         let (body, body_jobs) = mpsc::channel();
         let (reader, read_jobs) = mpsc::channel();
@@ -252,7 +258,7 @@ impl Store {
             found.body_folder,
             next_body,
         );
-        let reading = shared.clone();
+        let (reading, rewrites) = (shared.clone(), log.clone());
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = thread::Builder::new().name(name.into()).spawn(run);
             thread.map_err(|e| StoreError::io(&config.data_dir, e))
@@ -262,7 +268,7 @@ impl Store {
             body: spawn("store-body", Box::new(move || bodies.run()))?,
             reader: spawn(
                 "store-reader",
-                Box::new(move || reader::run(&reading, &read_jobs)),
+                Box::new(move || reader::run(&reading, &read_jobs, &rewrites)),
             )?,
             keeper: spawn("store-keeper", Box::new(move || keep.run()))?,
         };
@@ -301,6 +307,11 @@ impl Store {
     /// Messages in custody.
     pub fn messages(&self) -> usize {
         self.shared.index().messages()
+    }
+
+    /// How much waits in all.
+    pub fn usage(&self) -> Usage {
+        self.shared.index().holdings.total()
     }
 
     /// Entries of the index that are in memory: messages in segments that were not applied to the

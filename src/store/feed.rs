@@ -69,7 +69,7 @@ impl Index {
             } else if let About::Settled { seq, .. } = &line.about
                 && let Some(gone) = self.recent.gone.get(seq)
             {
-                if !gone.entry.shares.is_empty()
+                if (gone.shadowed || !gone.entry.shares.is_empty())
                     && let Some(old) = view.entry(&gone.recipient, *seq)?
                 {
                     changes.extend(view::changes(&gone.recipient, *seq, &old, false));

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::coding::{Decoder, Encoder};
 use super::manifest::{Place, Share};
-use super::record::{self, BindingRecord, Kind, MessageRecord, SettledRecord};
+use super::record::{self, BindingRecord, Kind, MarksRecord, MessageRecord, SettledRecord};
 use super::request::{Seq, Settlement};
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
@@ -41,6 +41,8 @@ pub(super) enum About {
         accepted_at: UnixMillis,
         expires_at: UnixMillis,
         duplicate_key: u128,
+        /// Octets of its body; in footers that did not say so, what it takes on disk.
+        length: u64,
         /// What its body has in body segments.
         shares: Box<[Share]>,
     },
@@ -58,6 +60,7 @@ pub(super) enum About {
         key: Box<str>,
         removed: bool,
     },
+    Marks(MarksRecord),
 }
 
 impl About {
@@ -70,6 +73,7 @@ impl About {
             accepted_at: record.message.accepted_at,
             expires_at: record.message.expires_at,
             duplicate_key: record.message.duplicate_key,
+            length: record.body.length(),
             shares: record.body.shares(),
         }
     }
@@ -102,6 +106,7 @@ impl About {
             Kind::PutBinding | Kind::RemoveBinding => {
                 Self::binding(&BindingRecord::decode(kind, payload)?)
             }
+            Kind::Marks => Self::Marks(MarksRecord::decode(&mut Decoder(payload))?),
             Kind::Piece | Kind::Footer => return None,
         })
     }
@@ -128,15 +133,17 @@ fn encode_about(about: &About, out: &mut Encoder) {
             accepted_at,
             expires_at,
             duplicate_key,
+            length,
             shares,
         } => {
-            out.u8(0);
+            out.u8(3);
             out.u64(seq.0);
             out.u32(*generation);
             out.text(recipient.as_str());
             out.u64(accepted_at.0);
             out.u64(expires_at.0);
             out.u128(*duplicate_key);
+            out.u64(*length);
             out.count(shares.len());
             for share in shares {
                 out.u64(share.segment);
@@ -167,6 +174,10 @@ fn encode_about(about: &About, out: &mut Encoder) {
             out.text(key);
             out.u8((*removed).into());
         }
+        About::Marks(record) => {
+            out.u8(4);
+            record.encode_to(out);
+        }
     }
 }
 
@@ -176,26 +187,19 @@ pub(super) fn decode(payload: &[u8]) -> Option<Vec<Line>> {
     let count = from.u32()?;
     let mut lines = Vec::new();
     for _ in 0..count {
+        let (position, length) = (from.u64()?, from.u32()?);
         lines.push(Line {
-            position: from.u64()?,
-            length: from.u32()?,
-            about: decode_about(&mut from)?,
+            position,
+            length,
+            about: decode_about(&mut from, length)?,
         });
     }
     Some(lines)
 }
 
-fn decode_about(from: &mut Decoder) -> Option<About> {
+fn decode_about(from: &mut Decoder, record_length: u32) -> Option<About> {
     Some(match from.u8()? {
-        0 => About::Message {
-            seq: Seq(from.u64()?),
-            generation: from.u32()?,
-            recipient: record::identity(from.text()?)?,
-            accepted_at: UnixMillis(from.u64()?),
-            expires_at: UnixMillis(from.u64()?),
-            duplicate_key: from.u128()?,
-            shares: decode_shares(from)?,
-        },
+        0 => decode_message(from, Some(record_length))?,
         1 => About::Settled {
             seq: Seq(from.u64()?),
             segment: from.u64()?,
@@ -208,7 +212,34 @@ fn decode_about(from: &mut Decoder) -> Option<About> {
             key: from.text()?.into(),
             removed: from.u8()? == 1,
         },
+        3 => decode_message(from, None)?,
+        4 => About::Marks(MarksRecord::decode(from)?),
         _ => return None,
+    })
+}
+
+/// A message's line; `on_disk` where the line does not say how long the body is.
+fn decode_message(from: &mut Decoder, on_disk: Option<u32>) -> Option<About> {
+    let (seq, generation) = (Seq(from.u64()?), from.u32()?);
+    let recipient = record::identity(from.text()?)?;
+    let (accepted_at, expires_at) = (UnixMillis(from.u64()?), UnixMillis(from.u64()?));
+    let duplicate_key = from.u128()?;
+    let said = match on_disk {
+        Some(_) => None,
+        None => Some(from.u64()?),
+    };
+    let shares = decode_shares(from)?;
+    let in_pieces: u64 = shares.iter().map(|share| share.octets).sum();
+    let length = said.unwrap_or(u64::from(on_disk.unwrap_or(0)) + in_pieces);
+    Some(About::Message {
+        seq,
+        generation,
+        recipient,
+        accepted_at,
+        expires_at,
+        duplicate_key,
+        length,
+        shares,
     })
 }
 
@@ -221,4 +252,59 @@ fn decode_shares(from: &mut Decoder) -> Option<Box<[Share]>> {
         });
     }
     Some(shares.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message_line() -> Line {
+        Line {
+            position: 80,
+            length: 500,
+            about: About::Message {
+                seq: Seq(7),
+                generation: 1,
+                recipient: Identity::new("bob", "im.test"),
+                accepted_at: UnixMillis(1),
+                expires_at: UnixMillis(2),
+                duplicate_key: 3,
+                length: 100_000,
+                shares: Box::new([Share {
+                    segment: 4,
+                    octets: 100_100,
+                }]),
+            },
+        }
+    }
+
+    #[test]
+    fn a_footer_survives_its_encoding() {
+        let marks = Line {
+            position: 580,
+            length: 48,
+            about: About::Marks(MarksRecord {
+                seq: Seq(7),
+                devices: Box::new([8, 9]),
+            }),
+        };
+        let lines = vec![message_line(), marks];
+        assert_eq!(decode(&encode(&lines)), Some(lines));
+    }
+
+    #[test]
+    fn a_footer_from_before_it_named_lengths_takes_what_lies_on_disk() {
+        let mut line = message_line();
+        let mut payload = encode(std::slice::from_ref(&line));
+        let kind = 4 + 8 + 4;
+        assert_eq!(payload[kind], 3);
+        payload[kind] = 0;
+        let length = payload.len() - (4 + 16) - 8;
+        payload.drain(length..length + 8);
+        let About::Message { length, .. } = &mut line.about else {
+            unreachable!("it is one");
+        };
+        *length = 500 + 100_100;
+        assert_eq!(decode(&payload), Some(vec![line]));
+    }
 }

@@ -10,15 +10,17 @@
 //! away. That it misses nothing is seen at a start, by a sum over all entries; and while running a
 //! segment is dropped only if as many messages were moved out of it as the log says it held.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 
+use super::holdings::Holdings;
 use super::manifest::Place;
+use super::marks::Marks;
 use super::rebuild::Shelf;
 use super::recent::{Entry, Gone, Recent};
-use super::record::{self, HEADER, Kind};
-use super::request::Seq;
+use super::record::{self, HEADER, Kind, MarksRecord};
+use super::request::{Seq, Usage};
 use super::survey::MessageLine;
 use super::usage::Segments;
 use super::view::{Broken, View};
@@ -28,6 +30,8 @@ use crate::identity::Identity;
 /// A message that left custody: what it kept alive.
 pub(super) struct Taken {
     pub(super) entry: Entry,
+    /// The record of its marks.
+    marks: Option<Place>,
 }
 
 /// The latest record of a binding.
@@ -48,6 +52,10 @@ pub(super) struct Index {
     pub(super) bindings: BTreeMap<(Identity, Box<str>), BindingEntry>,
     pub(super) log: Segments,
     pub(super) bodies: Segments,
+    pub(super) holdings: Holdings,
+    pub(super) marks: Marks,
+    /// Messages that are damaged and whose shards know it.
+    ruined: HashSet<Seq, RandomState>,
     /// Messages with an older record in further segments: a copy was made and the original is still
     /// there. A settlement must outlive all of them.
     pub(super) twice: HashMap<Seq, Vec<u64>, RandomState>,
@@ -64,12 +72,15 @@ impl Index {
             bindings: BTreeMap::new(),
             log: Segments::default(),
             bodies: Segments::default(),
+            holdings: Holdings::default(),
+            marks: Marks::default(),
+            ruined: HashSet::default(),
             twice: HashMap::default(),
             due_from: HashMap::default(),
         }
     }
 
-    /// A message is durable. Its body is counted already.
+    /// A message is durable. Its body is counted already, and so is what waits for its recipient.
     pub(super) fn put(&mut self, recipient: &Identity, seq: Seq, entry: Entry) {
         self.log.hold(entry.place);
         self.remember(recipient, seq, entry);
@@ -91,10 +102,13 @@ impl Index {
     pub(super) fn take(&mut self, recipient: &Identity, seq: Seq) -> Option<Taken> {
         let entry = self.entry(recipient, seq)?;
         self.forget(recipient, seq);
-        if self.recent.shadows.remove(&seq) || self.shelf.may_have(entry.place.segment) {
+        self.holdings.remove(recipient, entry.length);
+        let shadowed = self.recent.shadows.remove(&seq);
+        if shadowed || self.shelf.may_have(entry.place.segment) {
             let gone = Gone {
                 recipient: recipient.clone(),
                 entry: entry.clone(),
+                shadowed,
                 segment: None,
             };
             self.recent.gone.insert(seq, gone);
@@ -102,7 +116,22 @@ impl Index {
         if let Some(usage) = self.log.0.get_mut(&entry.place.segment) {
             usage.leaving += 1;
         }
-        Some(Taken { entry })
+        let marks = self.marks.remove(seq);
+        if self.ruined.remove(&seq) {
+            self.log.unpin(entry.place);
+        }
+        Some(Taken { entry, marks })
+    }
+
+    /// A message turned out to be damaged: the shard to be told, if that is news. Until it is settled
+    /// its segment stays.
+    pub(super) fn ruin(&mut self, recipient: &Identity, seq: Seq) -> Option<u16> {
+        let entry = self.entry(recipient, seq)?;
+        let is_news = self.ruined.insert(seq);
+        if is_news {
+            self.log.pin(entry.place);
+        }
+        is_news.then(|| (self.placement)(recipient))
     }
 
     /// It is durable that a message left, so its record and body may go. Not before: a power cut
@@ -113,6 +142,17 @@ impl Index {
         }
         self.log.let_go(taken.entry.place);
         self.bodies.release_shares(&taken.entry.shares);
+        if let Some(place) = taken.marks {
+            self.log.release(place);
+        }
+    }
+
+    /// A record of marks is durable; an older one of the same message is of no use.
+    pub(super) fn marked(&mut self, record: &MarksRecord, place: Place) {
+        self.log.keep(place);
+        if let Some(useless) = self.marks.written(record, place) {
+            self.log.release(useless);
+        }
     }
 
     /// A settlement is durable; it is needed as long as the message's record exists.
@@ -141,6 +181,11 @@ impl Index {
         self.twice.entry(seq).or_default().push(from.segment);
         self.log.let_go(from);
         self.log.hold(to.place);
+        if old.length != to.length {
+            // Only now is it known; see `footer`.
+            self.holdings.remove(recipient, old.length);
+            self.holdings.add(recipient, to.length);
+        }
         if old.shares != to.shares {
             self.bodies.keep_shares(&to.shares);
             self.bodies.release_shares(&old.shares);
@@ -287,7 +332,10 @@ impl Index {
                     return false;
                 }
                 let ours = (index.placement)(&recipient) == shard;
-                if ours && !index.recent.gone.contains_key(&seq) {
+                // What memory has may expire at another time by now.
+                let known =
+                    index.recent.gone.contains_key(&seq) || index.recent.shadows.contains(&seq);
+                if ours && !known {
                     found.insert((at, seq), recipient);
                 } else if found.is_empty() {
                     reached = (at, seq);
@@ -303,6 +351,20 @@ impl Index {
         let found = found.into_iter().take(limit);
         found
             .map(|((_, seq), recipient)| (recipient, seq))
+            .collect()
+    }
+
+    /// A shard's users for whom messages wait, after one of them, at most `limit`.
+    pub(super) fn users(
+        &self,
+        shard: u16,
+        after: Option<&Identity>,
+        limit: usize,
+    ) -> Vec<(Identity, Usage)> {
+        let users = self.holdings.after(after);
+        let own = users.filter(|(user, _)| (self.placement)(user) == shard);
+        own.map(|(user, usage)| (user.clone(), *usage))
+            .take(limit)
             .collect()
     }
 

@@ -3,7 +3,7 @@
 //! Order of a commit: records, one sync, index, answers. A `Settle` is out of the index as soon as it
 //! is taken from the queue, so a later `Load` of the same shard does not see the message.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
@@ -16,9 +16,11 @@ use super::deferred::Health;
 use super::footer::About;
 use super::index::Taken;
 use super::manifest::Place;
-use super::reader::ReadJob;
-use super::record::{BindingRecord, Kind, MessageRecord, RecordBody, SettledRecord};
-use super::request::{DeferredMessage, Refusal, Seq, Settlement, StoreToken};
+use super::reader::{ReadJob, What};
+use super::record::{
+    self, BindingRecord, Kind, MarksRecord, MessageRecord, RecordBody, SettledRecord,
+};
+use super::request::{DeferredMessage, Quota, Refusal, Seq, Settlement, StoreToken};
 use super::reserve::Reserve;
 use super::shared::Shared;
 use crate::clock::{self, Instant};
@@ -38,6 +40,7 @@ pub(super) struct Put {
     pub(super) seq: Seq,
     pub(super) message: Box<DeferredMessage>,
     pub(super) body: RecordBody,
+    pub(super) quota: Quota,
     /// Octets to give back to the shard's desk.
     pub(super) cost: usize,
     /// The body thread's name for the spool, to be told the outcome.
@@ -54,6 +57,31 @@ pub(super) enum Copied {
     Message(Box<MessageRecord>),
     Settled(SettledRecord),
     Binding(BindingRecord),
+    Marks(MarksRecord),
+}
+
+/// A changed record on its way into the log, and the question it answers.
+pub(super) struct Rewrite {
+    pub(super) shard: u16,
+    pub(super) token: StoreToken,
+    pub(super) from: Place,
+    pub(super) record: Box<MessageRecord>,
+}
+
+impl Rewrite {
+    /// Asks again, with what the record says by then.
+    fn again(self) -> ReadJob {
+        let message = self.record.message;
+        ReadJob {
+            shard: self.shard,
+            token: self.token,
+            what: What::Redate {
+                recipient: message.recipient,
+                seq: self.record.seq,
+                expires_at: message.expires_at,
+            },
+        }
+    }
 }
 
 /// What the log thread is asked.
@@ -75,6 +103,20 @@ pub(super) enum LogJob {
         key: Box<str>,
         value: Option<bytes::Bytes>,
     },
+    Mark {
+        shard: u16,
+        recipient: Identity,
+        seq: Seq,
+        device: u64,
+    },
+    Document {
+        shard: u16,
+        token: StoreToken,
+        key: Box<str>,
+        value: Option<bytes::Bytes>,
+    },
+    /// A message's record with something changed in it, in place of the one it was made from.
+    Rewrite(Rewrite),
     /// Goes on to the reader behind everything that was asked before.
     Read(ReadJob),
     /// A verdict for each that is still current; the sender is dropped after the last.
@@ -89,9 +131,15 @@ pub(super) enum Effect {
         shard: Option<u16>,
         taken: Taken,
     },
-    Bound {
+    Marked {
         shard: u16,
     },
+    Bound {
+        shard: u16,
+        /// Somebody waits for it.
+        token: Option<StoreToken>,
+    },
+    Rewritten(Rewrite),
     Copied(Copy, Sender<Verdict>),
     /// Taken back before it was written.
     None,
@@ -127,8 +175,10 @@ pub(super) struct Log {
     pub(super) stored: HashMap<(u16, StoreToken), (Identity, Seq), foldhash::fast::RandomState>,
     pub(super) stored_order: VecDeque<(u16, StoreToken)>,
     pub(super) next_segment: u64,
-    /// Copies of a compaction are among the items.
-    pub(super) copying: bool,
+    /// Messages whose records are rewritten by the items.
+    pub(super) moving: HashSet<Seq, foldhash::fast::RandomState>,
+    /// Questions that must be asked again after the commit.
+    pub(super) again: Vec<ReadJob>,
     pub(super) closing: bool,
 }
 
@@ -141,7 +191,8 @@ impl Log {
         reserve: Reserve,
     ) -> Self {
         Self {
-            copying: false,
+            moving: HashSet::default(),
+            again: Vec::new(),
             next_segment: appender.segment.number + 1,
             shared,
             jobs,
@@ -163,6 +214,9 @@ impl Log {
         while !self.closing {
             self.gather();
             self.commit();
+            for job in self.again.drain(..) {
+                let _ = self.onward.reader.send(job);
+            }
             self.roll_if_full();
         }
     }
@@ -217,7 +271,26 @@ impl Log {
                 user,
                 key,
                 value,
-            } => self.bind(shard, user, key, value),
+            } => {
+                self.bind(shard, None, user, key, value);
+                self.write_within(BIND_WITHIN);
+            }
+            LogJob::Document {
+                shard,
+                token,
+                key,
+                value,
+            } => {
+                self.bind(shard, Some(token), record::nobody(), key, value);
+                self.write_within(Duration::ZERO);
+            }
+            LogJob::Mark {
+                shard,
+                recipient,
+                seq,
+                device,
+            } => self.mark(shard, &recipient, seq, device),
+            LogJob::Rewrite(rewrite) => self.absorb_rewrite(rewrite),
             LogJob::Read(job) => {
                 // The reader is joined after this thread.
                 let _ = self.onward.reader.send(job);
@@ -235,6 +308,9 @@ impl Log {
         if self.shared.is_poisoned() {
             return self.refuse(&put, Refusal::Poisoned);
         }
+        if let Err(refusal) = self.make_count(&put) {
+            return self.refuse(&put, refusal);
+        }
         let record = MessageRecord {
             seq: put.seq,
             generation: 0,
@@ -246,13 +322,33 @@ impl Log {
         self.write_within(Duration::ZERO);
     }
 
+    /// Counts a message among those that wait, unless there is no room for it.
+    fn make_count(&self, put: &Put) -> Result<(), Refusal> {
+        let (recipient, kind) = (&put.message.recipient, put.message.kind);
+        let octets = put.body.length();
+        let mut index = self.shared.index();
+        let quota = put.quota.of_kind(kind);
+        if octets > quota.octets {
+            return Err(Refusal::TooLarge);
+        }
+        if !quota.has_room(index.holdings.of(recipient), octets) {
+            return Err(Refusal::OverQuota);
+        }
+        let total = self.shared.quota.of_kind(kind);
+        if !total.has_room(index.holdings.total(), octets) {
+            return Err(Refusal::Full);
+        }
+        index.holdings.add(recipient, octets);
+        Ok(())
+    }
+
     fn abandon(&mut self, shard: u16, token: StoreToken) {
         let waiting = self.items.iter_mut().find(|item| {
             matches!(&item.effect, Effect::Stored(put) if put.shard == shard && put.token == token)
         });
         if let Some(item) = waiting {
             if let Effect::Stored(put) = std::mem::replace(&mut item.effect, Effect::None) {
-                self.refuse(&put, Refusal::Unknown);
+                self.take_back(&put, Refusal::Unknown);
             }
         } else if let Some((recipient, seq)) = self.stored.remove(&(shard, token)) {
             self.settle(None, &recipient, seq, Settlement::Cancelled);
@@ -287,22 +383,72 @@ impl Log {
 
     /// A copy that was not written yet must not outlive the settlement of its message.
     fn forget_copy(&mut self, settled: Seq) {
-        if !self.copying {
+        if !self.moving.remove(&settled) {
             return;
         }
+        let mut refused = None;
         for item in &mut self.items {
-            let copied = match &item.effect {
-                Effect::Copied(copy, _) => matches!(&copy.what,
-                    Copied::Message(record) if record.seq == settled),
-                _ => false,
-            };
-            if copied {
-                item.effect = Effect::None;
+            match &item.effect {
+                Effect::Copied(copy, _) => {
+                    let copied = matches!(&copy.what,
+                        Copied::Message(record) if record.seq == settled);
+                    if copied {
+                        item.effect = Effect::None;
+                    }
+                }
+                Effect::Rewritten(rewrite) if rewrite.record.seq == settled => {
+                    refused = Some((rewrite.shard, rewrite.token));
+                    item.effect = Effect::None;
+                }
+                _ => {}
             }
+        }
+        if let Some((shard, token)) = refused {
+            self.refuse_change(shard, token, Refusal::Unknown);
         }
     }
 
-    fn bind(&mut self, shard: u16, user: Identity, key: Box<str>, value: Option<bytes::Bytes>) {
+    /// A device has a message. Seen at once, like a settlement.
+    fn mark(&mut self, shard: u16, recipient: &Identity, seq: Seq, device: u64) {
+        let record = {
+            let mut index = self.shared.index();
+            let is_here = index.entry(recipient, seq).is_some();
+            is_here.then(|| index.marks.add(seq, device)).flatten()
+        };
+        let Some(record) = record else {
+            return self.note_done(shard);
+        };
+        let payload = record.encode();
+        let about = About::Marks(record);
+        self.add(Kind::Marks, payload, about, Effect::Marked { shard });
+        self.write_within(SETTLE_WITHIN);
+    }
+
+    fn absorb_rewrite(&mut self, rewrite: Rewrite) {
+        let record = &rewrite.record;
+        let known = {
+            let mut index = self.shared.index();
+            index.entry(&record.message.recipient, record.seq)
+        };
+        match known {
+            None => self.refuse_change(rewrite.shard, rewrite.token, Refusal::Unknown),
+            Some(entry) if entry.place == rewrite.from && self.moving.insert(record.seq) => {
+                let (payload, about) = (record.encode(), About::message(record));
+                self.add(Kind::Message, payload, about, Effect::Rewritten(rewrite));
+            }
+            Some(_) => self.again.push(rewrite.again()),
+        }
+        self.write_within(Duration::ZERO);
+    }
+
+    fn bind(
+        &mut self,
+        shard: u16,
+        token: Option<StoreToken>,
+        user: Identity,
+        key: Box<str>,
+        value: Option<bytes::Bytes>,
+    ) {
         let known = {
             let index = self.shared.index();
             index.bindings.get(&(user.clone(), key.clone())).copied()
@@ -319,9 +465,8 @@ impl Log {
             record.kind(),
             record.encode(),
             about,
-            Effect::Bound { shard },
+            Effect::Bound { shard, token },
         );
-        self.write_within(BIND_WITHIN);
     }
 
     fn absorb_copy(&mut self, copy: Copy, verdict: &Sender<Verdict>) {
@@ -329,16 +474,23 @@ impl Log {
             Copied::Message(record) => {
                 let mut index = self.shared.index();
                 let entry = index.entry(&record.message.recipient, record.seq);
-                if entry.is_none_or(|entry| entry.place != copy.from) {
+                if entry.is_none_or(|entry| entry.place != copy.from)
+                    || !self.moving.insert(record.seq)
+                {
                     return;
                 }
                 (Kind::Message, record.encode(), About::message(record))
             }
             Copied::Settled(record) => (Kind::Settled, record.encode(), About::settled(record)),
             Copied::Binding(record) => (record.kind(), record.encode(), About::binding(record)),
+            Copied::Marks(record) => {
+                if !self.shared.index().marks.is_at(record.seq, copy.from) {
+                    return;
+                }
+                (Kind::Marks, record.encode(), About::Marks(record.clone()))
+            }
         };
         self.add(kind, payload, about, Effect::Copied(copy, verdict.clone()));
-        self.copying = true;
         self.write_within(Duration::ZERO);
     }
 

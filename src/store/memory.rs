@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::request::{
-    Body, BodySource, ConversationKey, DeferredMessage, Held, Refusal, Seq, SpoolId, StoreEvent,
-    StoreRequest, StoreToken,
+    Body, BodySource, ConversationKey, DOCUMENT_LIMIT, DeferredMessage, Held, MARKS_LIMIT, Quota,
+    Refusal, Seq, SpoolId, StoreEvent, StoreRequest, StoreToken, Usage,
 };
+use crate::clock::UnixMillis;
 use crate::identity::Identity;
 
 /// Larger bodies are fetched without octets, as [`StoreRequest::Fetch`] says.
@@ -20,12 +21,25 @@ const INLINE: usize = 64 * 1024;
 /// What a crash keeps.
 type Messages = BTreeMap<(Identity, Seq), (DeferredMessage, Bytes)>;
 
+/// A change that is answered once durable.
+#[derive(Debug)]
+enum Change {
+    Redate(Identity, Seq, UnixMillis),
+    Document(Box<str>, Option<Bytes>),
+}
+
 /// A store in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     durable: Messages,
     /// Bindings as they were last committed.
     pub bindings: BTreeMap<(Identity, Box<str>), Bytes>,
+    /// Documents as they were last committed.
+    documents: BTreeMap<Box<str>, Bytes>,
+    /// Devices that have got a message; durable or not.
+    marks: BTreeMap<Seq, Vec<u64>>,
+    durable_marks: BTreeMap<Seq, Vec<u64>>,
+    changes: VecDeque<(StoreToken, Change)>,
     /// Settled, but not yet durably so: a crash brings them back.
     settled: Messages,
     spools: BTreeMap<SpoolId, Vec<u8>>,
@@ -60,12 +74,48 @@ impl MemoryStore {
             self.durable.insert((recipient, seq), (message, body));
             self.events.push_back(StoreEvent::Stored { token, seq });
         }
+        for (token, change) in std::mem::take(&mut self.changes) {
+            let event = self.change(token, change);
+            self.events.push_back(event);
+        }
+        let live: std::collections::BTreeSet<Seq> =
+            self.durable.keys().map(|(_, seq)| *seq).collect();
+        self.marks.retain(|seq, _| live.contains(seq));
+        self.durable_marks.clone_from(&self.marks);
+    }
+
+    fn change(&mut self, token: StoreToken, change: Change) -> StoreEvent {
+        match change {
+            Change::Redate(recipient, seq, expires_at) => {
+                let Some((message, _)) = self.durable.get_mut(&(recipient, seq)) else {
+                    return unknown(token);
+                };
+                message.expires_at = expires_at;
+            }
+            Change::Document(key, Some(value)) => {
+                self.documents.insert(key, value);
+            }
+            Change::Document(key, None) => {
+                self.documents.remove(&key);
+            }
+        }
+        StoreEvent::Changed { token }
+    }
+
+    /// The documents as a start finds them.
+    pub fn documents(&self) -> Vec<(Box<str>, Bytes)> {
+        let documents = self.documents.iter();
+        documents
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
     }
 
     /// Back to what was durable: no answers, no spools, settlements without commit undone.
     pub fn crash(&mut self) {
         self.durable.append(&mut self.settled);
         self.waiting.clear();
+        self.changes.clear();
+        self.marks.clone_from(&self.durable_marks);
         self.stored.clear();
         self.spools.clear();
         self.events.clear();
@@ -99,7 +149,8 @@ impl MemoryStore {
                 token,
                 message,
                 body,
-            } => self.put(token, *message, body),
+                quota,
+            } => self.put(token, *message, body, quota),
             StoreRequest::Abandon { token } => self.abandon(token),
             StoreRequest::Settle { recipient, seq, .. } => self.settle(recipient, seq),
             StoreRequest::Append {
@@ -118,6 +169,29 @@ impl MemoryStore {
             StoreRequest::Drop { spool } => {
                 self.spools.remove(&spool);
             }
+            StoreRequest::Mark {
+                recipient,
+                seq,
+                device,
+            } => self.mark(recipient, seq, device),
+            StoreRequest::Redate {
+                token,
+                recipient,
+                seq,
+                expires_at,
+            } => self.ask_change(token, Change::Redate(recipient, seq, expires_at)),
+            StoreRequest::PutDocument { token, key, value } => {
+                if key.len() + value.len() > DOCUMENT_LIMIT {
+                    let refusal = Refusal::TooLarge;
+                    self.events
+                        .push_back(StoreEvent::Refused { token, refusal });
+                } else {
+                    self.ask_change(token, Change::Document(key, Some(value)));
+                }
+            }
+            StoreRequest::RemoveDocument { token, key } => {
+                self.ask_change(token, Change::Document(key, None));
+            }
             StoreRequest::PutBinding { user, key, value } => {
                 self.bindings.insert((user, key), value);
             }
@@ -131,8 +205,40 @@ impl MemoryStore {
         }
     }
 
-    fn put(&mut self, token: StoreToken, message: DeferredMessage, body: Body) {
+    fn ask_change(&mut self, token: StoreToken, change: Change) {
         if let Some(refusal) = self.refusal {
+            let refused = StoreEvent::Refused { token, refusal };
+            return self.events.push_back(refused);
+        }
+        self.changes.push_back((token, change));
+        if !self.held {
+            self.commit();
+        }
+    }
+
+    fn mark(&mut self, recipient: Identity, seq: Seq, device: u64) {
+        if !self.durable.contains_key(&(recipient, seq)) {
+            return;
+        }
+        let marks = self.marks.entry(seq).or_default();
+        if !marks.contains(&device) && marks.len() < MARKS_LIMIT {
+            marks.push(device);
+        }
+        if !self.held {
+            self.commit();
+        }
+    }
+
+    fn put(&mut self, token: StoreToken, message: DeferredMessage, body: Body, quota: Quota) {
+        if let Some(refusal) = self.refusal {
+            let refused = StoreEvent::Refused { token, refusal };
+            return self.events.push_back(refused);
+        }
+        let octets = match &body {
+            Body::Inline(octets) => octets.len() as u64,
+            Body::Spooled { length, .. } => *length,
+        };
+        if let Some(refusal) = self.over_quota(&message, octets, quota) {
             let refused = StoreEvent::Refused { token, refusal };
             return self.events.push_back(refused);
         }
@@ -151,6 +257,27 @@ impl MemoryStore {
         self.waiting.push_back((token, seq, message, body));
         if !self.held {
             self.commit();
+        }
+    }
+
+    /// What waits and what is being written count alike.
+    fn over_quota(&self, message: &DeferredMessage, octets: u64, quota: Quota) -> Option<Refusal> {
+        let quota = quota.of_kind(message.kind);
+        let mut used = Usage::default();
+        let durable = self.durable.values().map(|(message, body)| (message, body));
+        let waiting = self
+            .waiting
+            .iter()
+            .map(|(_, _, message, body)| (message, body));
+        for (other, body) in durable.chain(waiting) {
+            if other.recipient == message.recipient {
+                used.messages += 1;
+                used.octets += body.len() as u64;
+            }
+        }
+        match octets > quota.octets {
+            true => Some(Refusal::TooLarge),
+            false => (!quota.has_room(used, octets)).then_some(Refusal::OverQuota),
         }
     }
 
@@ -213,6 +340,11 @@ impl MemoryStore {
             } => self
                 .octets(source, offset, length)
                 .map_or(unknown(token), |octets| StoreEvent::Piece { token, octets }),
+            StoreRequest::ListUsers {
+                token,
+                after,
+                limit,
+            } => self.list(token, after.as_ref(), limit),
             StoreRequest::TakeDue { token, now, limit } => {
                 let due = self.messages().filter(|(_, m, _)| m.expires_at <= now);
                 StoreEvent::Due {
@@ -225,6 +357,22 @@ impl MemoryStore {
             }
             _ => return None,
         })
+    }
+
+    fn list(&self, token: StoreToken, after: Option<&Identity>, limit: usize) -> StoreEvent {
+        let mut all: BTreeMap<Identity, Usage> = BTreeMap::new();
+        for ((user, _), (_, body)) in &self.durable {
+            let usage = all.entry(user.clone()).or_default();
+            usage.messages += 1;
+            usage.octets += body.len() as u64;
+        }
+        let mut users: Vec<_> = all
+            .into_iter()
+            .filter(|(user, _)| after.is_none_or(|after| user > after))
+            .collect();
+        let more = users.len() > limit;
+        users.truncate(limit);
+        StoreEvent::Users { token, users, more }
     }
 
     fn load(
@@ -250,6 +398,7 @@ impl MemoryStore {
                 message_id: message.message_id.as_str().into(),
                 length: body.len() as u64,
                 expires_at: message.expires_at,
+                marks: self.marks.get(seq).cloned().unwrap_or_default().into(),
             })
             .collect();
         StoreEvent::Loaded {

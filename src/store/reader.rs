@@ -1,13 +1,16 @@
 //! The thread that reads: queues, messages and bodies, so that a shard never waits for a disk.
 
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 
 use bytes::Bytes;
 
+use super::log::{LogJob, Rewrite};
 use super::manifest::{Extent, Manifest, Piece, Place};
 use super::manifests::Manifests;
-use super::record::{Kind, MessageRecord, PIECE_HEADER, RecordBody};
-use super::request::{ConversationKey, Held, Refusal, Seq, StoreEvent, StoreToken};
+use super::record::{self, Kind, MessageRecord, PIECE_HEADER, RecordBody};
+use super::request::{
+    ConversationKey, DeferredMessage, Held, Refusal, Seq, StoreEvent, StoreToken,
+};
 use super::segment::{Segment, Unreadable};
 use super::shared::Shared;
 use super::spool::{IN_MEMORY, Spool};
@@ -43,6 +46,15 @@ pub(super) enum What {
         offset: u64,
         length: usize,
     },
+    Redate {
+        recipient: Identity,
+        seq: Seq,
+        expires_at: UnixMillis,
+    },
+    Users {
+        after: Option<Identity>,
+        limit: usize,
+    },
     Due {
         now: UnixMillis,
         limit: usize,
@@ -51,16 +63,28 @@ pub(super) enum What {
 }
 
 /// Serves until closed.
-pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>) {
+pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>, log: &Sender<LogJob>) {
     let mut manifests = Manifests::default();
     for job in jobs {
-        if matches!(job.what, What::Close) {
-            return;
-        }
         let Some(desk) = shared.desks.get(usize::from(job.shard)) else {
             continue;
         };
-        match answer(shared, &mut manifests, job.shard, job.token, job.what) {
+        let what = match job.what {
+            What::Close => return,
+            What::Redate {
+                recipient,
+                seq,
+                expires_at,
+            } => {
+                let asker = (job.shard, job.token);
+                if let Err(refusal) = redate(shared, log, asker, (&recipient, seq), expires_at) {
+                    desk.refuse_write(0, job.token, refusal);
+                }
+                continue;
+            }
+            what => what,
+        };
+        match answer(shared, &mut manifests, job.shard, job.token, what) {
             Ok(event) => desk.read(event),
             Err(refusal) => desk.refuse_read(job.token, refusal),
         }
@@ -101,8 +125,36 @@ fn answer(
                 .collect();
             Ok(StoreEvent::Due { token, due })
         }
-        What::Close => Err(Refusal::Unknown),
+        What::Users { after, limit } => {
+            let wanted = limit.saturating_add(1);
+            let mut users = shared.index().users(shard, after.as_ref(), wanted);
+            let more = users.len() > limit;
+            users.truncate(limit);
+            Ok(StoreEvent::Users { token, users, more })
+        }
+        What::Redate { .. } | What::Close => Err(Refusal::Unknown),
     }
+}
+
+/// Hands the message's record with another date to the log, which answers.
+fn redate(
+    shared: &Shared,
+    log: &Sender<LogJob>,
+    (shard, token): (u16, StoreToken),
+    (recipient, seq): (&Identity, Seq),
+    expires_at: UnixMillis,
+) -> Result<(), Refusal> {
+    let (from, mut record) = current(shared, recipient, seq)?;
+    record.generation += 1;
+    record.message.expires_at = expires_at;
+    let rewrite = Rewrite {
+        shard,
+        token,
+        from,
+        record: Box::new(record),
+    };
+    let sent = log.send(LogJob::Rewrite(rewrite));
+    sent.map_err(|_| Refusal::Poisoned)
 }
 
 fn load(
@@ -136,6 +188,7 @@ fn held(shared: &Shared, recipient: &Identity, seq: Seq) -> Option<Held> {
         message_id: record.message.message_id.into(),
         length: record.body.length(),
         expires_at: record.message.expires_at,
+        marks: shared.index().marks.devices(seq),
     })
 }
 
@@ -163,7 +216,7 @@ fn record_of(shared: &Shared, recipient: &Identity, seq: Seq) -> Result<MessageR
     current(shared, recipient, seq).map(|(_, record)| record)
 }
 
-/// The record of a message in custody and its place. A damaged one is reported and seen no more.
+/// The record of a message in custody and its place. A damaged one is reported.
 pub(super) fn current(
     shared: &Shared,
     recipient: &Identity,
@@ -180,11 +233,8 @@ pub(super) fn current(
             Ok((place, record))
         }
         Ok(_) | Err(Unreadable::Damaged) => {
-            shared.damages.report(&segment, place.range());
-            let mut index = shared.index();
-            if let Some(taken) = index.take(recipient, seq) {
-                index.release(&taken);
-            }
+            let head = salvage(&segment, place, recipient, seq);
+            shared.ruined(recipient, seq, &segment, place.range(), head);
             Err(Refusal::Damaged)
         }
         Err(Unreadable::Failed(error)) => {
@@ -192,6 +242,18 @@ pub(super) fn current(
             Err(Refusal::Damaged)
         }
     }
+}
+
+/// What a damaged record still says for certain of its message.
+pub(super) fn salvage(
+    segment: &Segment,
+    place: Place,
+    recipient: &Identity,
+    seq: Seq,
+) -> Option<DeferredMessage> {
+    let payload = segment.read_raw(place.position, place.length).ok()?;
+    let (found, message) = record::head_of(&payload)?;
+    (found == seq && message.recipient == *recipient).then_some(message)
 }
 
 /// Reads and checks a message's record.
@@ -237,13 +299,29 @@ fn read_body(
             let segments = extents.map(|extent| index.bodies.segment(extent.place.segment));
             segments.flatten().collect::<Vec<_>>()
         };
-        return read_extents(&manifest, offset, length, |place| {
+        let octets = read_extents(&manifest, offset, length, |place| {
             let mut open = segments.iter();
             let segment = open.find(|segment| segment.number == place.segment);
             read_piece(shared, segment.ok_or(Refusal::Damaged)?, place)
         });
+        if octets.is_err() {
+            ruined_body(shared, recipient, seq);
+        }
+        return octets;
     }
     Err(Refusal::Damaged)
+}
+
+/// A piece of a body is damaged, the record that says where it lies is not.
+fn ruined_body(shared: &Shared, recipient: &Identity, seq: Seq) {
+    let Ok((place, record)) = current(shared, recipient, seq) else {
+        return;
+    };
+    let segment = shared.index().log.segment(place.segment);
+    if let Some(segment) = segment {
+        let message = Some(record.message);
+        shared.ruined(recipient, seq, &segment, place.range(), message);
+    }
 }
 
 fn part(octets: &Bytes, offset: u64, length: usize) -> Bytes {

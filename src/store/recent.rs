@@ -15,6 +15,8 @@ use crate::identity::Identity;
 pub(super) struct Entry {
     pub(super) place: Place,
     pub(super) expires_at: UnixMillis,
+    /// Octets of its body.
+    pub(super) length: u64,
     /// What its body has in body segments.
     pub(super) shares: Box<[Share]>,
 }
@@ -23,6 +25,8 @@ pub(super) struct Entry {
 pub(super) struct Gone {
     pub(super) recipient: Identity,
     pub(super) entry: Entry,
+    /// The view may have it at an older place, or by an older date.
+    pub(super) shadowed: bool,
     /// Where its settlement is: once that segment is applied the view has heard of it.
     pub(super) segment: Option<u64>,
 }

@@ -28,16 +28,18 @@ pub(super) enum Kind {
     RemoveBinding,
     Piece,
     Footer,
+    Marks,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Message,
         Self::Settled,
         Self::PutBinding,
         Self::RemoveBinding,
         Self::Piece,
         Self::Footer,
+        Self::Marks,
     ];
 
     fn code(self) -> u8 {
@@ -183,13 +185,16 @@ impl MessageRecord {
             out.text(name);
             out.text(value);
         }
+        let head = crc32c::crc32c(&out.0);
         match &self.body {
             RecordBody::Inline(octets) => {
-                out.u8(0);
+                out.u8(2);
+                out.u32(head);
                 out.octets(octets);
             }
             RecordBody::Large(manifest) => {
-                out.u8(1);
+                out.u8(3);
+                out.u32(head);
                 manifest.encode(&mut out);
             }
         }
@@ -201,9 +206,14 @@ impl MessageRecord {
         let seq = Seq(from.u64()?);
         let generation = from.u32()?;
         let message = decode_message(&mut from)?;
-        let body = match from.u8()? {
-            0 => RecordBody::Inline(payload.slice_ref(from.0)),
-            1 => RecordBody::Large(Manifest::decode(&mut from)?),
+        let tag = from.u8()?;
+        if tag >= 2 {
+            from.u32()?;
+        }
+        let body = match tag {
+            // As records were written before their heads had a checksum.
+            0 | 2 => RecordBody::Inline(payload.slice_ref(from.0)),
+            1 | 3 => RecordBody::Large(Manifest::decode(&mut from)?),
             _ => return None,
         };
         Some(Self {
@@ -213,6 +223,18 @@ impl MessageRecord {
             body,
         })
     }
+}
+
+/// What a damaged record still says of its message, if the damage is behind that.
+pub(super) fn head_of(payload: &[u8]) -> Option<(Seq, DeferredMessage)> {
+    let mut from = Decoder(payload);
+    let seq = Seq(from.u64()?);
+    from.u32()?;
+    let message = decode_message(&mut from)?;
+    let head = payload.get(..payload.len() - from.0.len())?;
+    let has_checksum = matches!(from.u8()?, 2 | 3);
+    let sound = has_checksum && from.u32()? == crc32c::crc32c(head);
+    sound.then_some((seq, message))
 }
 
 /// Octets of a message's payload before its recipient.
@@ -281,6 +303,8 @@ impl SettledRecord {
             Settlement::Expired => 1,
             Settlement::Failed => 2,
             Settlement::Cancelled => 3,
+            Settlement::Evicted => 4,
+            Settlement::Withdrawn => 5,
         });
         out.0
     }
@@ -295,10 +319,52 @@ impl SettledRecord {
                 1 => Settlement::Expired,
                 2 => Settlement::Failed,
                 3 => Settlement::Cancelled,
+                4 => Settlement::Evicted,
+                5 => Settlement::Withdrawn,
                 _ => return None,
             },
         })
     }
+}
+
+/// The devices that have got a message. Each record names all of them, so the one with the most counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MarksRecord {
+    pub(super) seq: Seq,
+    pub(super) devices: Box<[u64]>,
+}
+
+impl MarksRecord {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        self.encode_to(&mut out);
+        out.0
+    }
+
+    pub(super) fn encode_to(&self, out: &mut Encoder) {
+        out.u64(self.seq.0);
+        out.count(self.devices.len());
+        for device in &self.devices {
+            out.u64(*device);
+        }
+    }
+
+    pub(super) fn decode(from: &mut Decoder) -> Option<Self> {
+        let seq = Seq(from.u64()?);
+        let mut devices = Vec::new();
+        for _ in 0..from.u32()? {
+            devices.push(from.u64()?);
+        }
+        Some(Self {
+            seq,
+            devices: devices.into(),
+        })
+    }
+}
+
+/// Whose bindings the documents are: nobody's, since every user has a host.
+pub(super) fn nobody() -> Identity {
+    Identity::new("", "")
 }
 
 /// A binding put (with a value) or removed. Of several for one key the highest `revision` counts.
@@ -427,6 +493,41 @@ pub(super) mod tests {
             let payload = Bytes::from(record.encode());
             assert_eq!(MessageRecord::decode(&payload), Some(record));
         }
+    }
+
+    #[test]
+    fn a_record_damaged_in_its_body_still_says_whose_it_was_and_one_damaged_before_that_does_not() {
+        let record = MessageRecord {
+            seq: Seq(7),
+            generation: 3,
+            message: message("bob", 9),
+            body: RecordBody::Inline(Bytes::from_static(b"body")),
+        };
+        let mut payload = record.encode();
+        let body = payload.len() - b"body".len();
+        for at in 0..payload.len() {
+            payload[at] ^= 4;
+            let head = (at >= body).then(|| (Seq(7), record.message.clone()));
+            assert_eq!(head_of(&payload), head, "octet {at}");
+            payload[at] ^= 4;
+        }
+    }
+
+    #[test]
+    fn a_record_from_before_heads_had_a_checksum_is_read() {
+        let body = RecordBody::Inline(Bytes::from_static(b"body"));
+        let record = MessageRecord {
+            seq: Seq(7),
+            generation: 3,
+            message: message("bob", 9),
+            body,
+        };
+        let mut payload = record.encode();
+        let tag = payload.len() - b"body".len() - 5;
+        assert_eq!(payload[tag], 2);
+        payload[tag] = 0;
+        payload.drain(tag + 1..tag + 5);
+        assert_eq!(MessageRecord::decode(&payload.into()), Some(record));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::index::Index;
 use super::rebuild::Shelf;
 use super::reserve::Reserve;
 use super::restore::Restore;
-use super::segment::{self, Birth, Read, START, Segment};
+use super::segment::{self, Birth, FORMAT, Read, START, Segment};
 use super::shared::Damages;
 use crate::identity::Identity;
 use crate::token::Tokens;
@@ -291,7 +291,8 @@ fn read_log(
         segment.file.truncate(scan.end)?;
         segment.file.sync()?;
     }
-    let sound = scan.damaged.is_empty() && unclear.is_empty() && opened.birth.is_some();
+    let current = opened.birth.is_some_and(|birth| birth.format == FORMAT);
+    let sound = scan.damaged.is_empty() && unclear.is_empty() && current;
     if newest && sound && scan.end < segment_bytes {
         return Ok(Contents {
             lines,

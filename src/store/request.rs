@@ -94,10 +94,23 @@ pub enum Settlement {
     Delivered,
     /// Its time was over.
     Expired,
-    /// Evicted, refused for good, or deleted with its account.
+    /// Refused for good, damaged, or deleted with its account.
     Failed,
-    /// The intake was answered with an error after all, or the author or operator took it back.
+    /// The intake was answered with an error after all.
     Cancelled,
+    /// Its recipient's quota was full, and it was the oldest.
+    Evicted,
+    /// Its author revoked it, or the recipient or the operator took it out.
+    Withdrawn,
+}
+
+/// How much waits: for one user, or in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Messages.
+    pub messages: u64,
+    /// Octets of their bodies.
+    pub octets: u64,
 }
 
 /// A waiting message as its recipient's machine sees it.
@@ -115,7 +128,50 @@ pub struct Held {
     pub length: u64,
     /// When it expires.
     pub expires_at: UnixMillis,
+    /// The devices that have got it already ([`StoreRequest::Mark`]).
+    pub marks: Box<[u64]>,
 }
+
+/// How much may wait. A disposition notification may go beyond by a quarter: an author must hear what
+/// became of his messages even when others have filled his queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// Messages.
+    pub messages: u64,
+    /// Octets of their bodies.
+    pub octets: u64,
+}
+
+impl Quota {
+    /// No bound.
+    pub const NONE: Self = Self {
+        messages: u64::MAX,
+        octets: u64::MAX,
+    };
+
+    /// What holds for a message of this kind.
+    pub fn of_kind(self, kind: MessageKind) -> Self {
+        match kind {
+            // At least a few short ones, whatever the bound.
+            MessageKind::Notification => Self {
+                messages: self.messages.saturating_add((self.messages / 4).max(4)),
+                octets: self.octets.saturating_add((self.octets / 4).max(16_384)),
+            },
+            MessageKind::Pager | MessageKind::Large | MessageKind::Chat => self,
+        }
+    }
+
+    /// Whether a message of so many octets fits beside what waits.
+    pub fn has_room(self, used: Usage, octets: u64) -> bool {
+        used.messages < self.messages && used.octets.saturating_add(octets) <= self.octets
+    }
+}
+
+/// Octets of one document, and of its key, at most.
+pub const DOCUMENT_LIMIT: usize = 64 * 1024;
+
+/// Devices that can be marked on one message; those beyond it get the message again.
+pub const MARKS_LIMIT: usize = 64;
 
 /// One author and one conversation: what a replay INVITE speaks for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,6 +194,9 @@ pub enum StoreRequest {
         message: Box<DeferredMessage>,
         /// Its body.
         body: Body,
+        /// What may wait for its recipient; counted in the order of the requests, so it is never
+        /// exceeded.
+        quota: Quota,
     },
     /// The shard gave up waiting for this `Put`: if it was or will be written, a cancelling record
     /// follows it, so that it is never delivered.
@@ -153,6 +212,55 @@ pub enum StoreRequest {
         seq: Seq,
         /// Why.
         settlement: Settlement,
+    },
+    /// A device has got this message, which stays in the queue for others. Not answered; durable soon
+    /// (at the next sync, 5 ms at most). A device is marked once, whatever is said later.
+    Mark {
+        /// Whose message.
+        recipient: Identity,
+        /// Which.
+        seq: Seq,
+        /// Which device, by a number of the asker's.
+        device: u64,
+    },
+    /// Another time at which a waiting message expires. Answered by [`StoreEvent::Changed`] once
+    /// durable, else by [`StoreEvent::Refused`].
+    Redate {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// Whose message.
+        recipient: Identity,
+        /// Which.
+        seq: Seq,
+        /// When it expires from now on.
+        expires_at: UnixMillis,
+    },
+    /// A document of the operator's, such as an account: kept until it is removed, and handed over
+    /// whole at a start. Answered by [`StoreEvent::Changed`] once durable, else by
+    /// [`StoreEvent::Refused`].
+    PutDocument {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// Its name; one put under the same name before is replaced.
+        key: Box<str>,
+        /// Opaque to the store; at most [`DOCUMENT_LIMIT`] octets with the key.
+        value: Bytes,
+    },
+    /// A document is gone. Answered like [`StoreRequest::PutDocument`], whether it was there or not.
+    RemoveDocument {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// Its name.
+        key: Box<str>,
+    },
+    /// This shard's users for whom messages wait, by name. Answered by [`StoreEvent::Users`].
+    ListUsers {
+        /// Returned with the answer.
+        token: StoreToken,
+        /// Only those after this one.
+        after: Option<Identity>,
+        /// At most so many.
+        limit: usize,
     },
     /// The messages waiting for `recipient`, oldest first. Answered by [`StoreEvent::Loaded`].
     Load {
@@ -254,7 +362,7 @@ pub enum BodySource {
 /// Why a request could not be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No room on the disk, or over a limit: try again later.
+    /// No room on the disk, or as much waits as may wait in all: try again later.
     #[error("no room in the store")]
     Full,
     /// A sync failed; nothing is acknowledged until a restart.
@@ -266,6 +374,12 @@ pub enum Refusal {
     /// The record is damaged on disk; it was set aside and reported.
     #[error("damaged on disk")]
     Damaged,
+    /// The message or document alone has more octets than may be kept.
+    #[error("too large")]
+    TooLarge,
+    /// As much waits for the recipient as may.
+    #[error("the recipient's queue is full")]
+    OverQuota,
 }
 
 /// What a shard hears.
@@ -323,6 +437,30 @@ pub enum StoreEvent {
     Synced {
         /// Of the `Sync`.
         token: StoreToken,
+    },
+    /// The change is durable.
+    Changed {
+        /// Of the `Redate`, `PutDocument` or `RemoveDocument`.
+        token: StoreToken,
+    },
+    /// Users for whom messages wait.
+    Users {
+        /// Of the `ListUsers`.
+        token: StoreToken,
+        /// By name, with how much waits.
+        users: Vec<(Identity, Usage)>,
+        /// Whether more come after the last of these.
+        more: bool,
+    },
+    /// A message in custody turned out to be damaged on disk. Told once, not asked for; it stays until it
+    /// is settled, but is not loaded any more.
+    Ruined {
+        /// Whose.
+        recipient: Identity,
+        /// Which.
+        seq: Seq,
+        /// The message, if that much of it can be trusted.
+        message: Option<Box<DeferredMessage>>,
     },
     /// Expired messages.
     Due {

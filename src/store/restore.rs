@@ -1,6 +1,6 @@
 //! What the lines of all segments tell: the second half of a start.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use foldhash::fast::RandomState;
 use super::deferred::{DuplicateKey, Recovered, RecoveredBinding};
 use super::footer::{About, Line};
 use super::index::{BindingEntry, Index};
-use super::record::BindingRecord;
+use super::manifest::Place;
+use super::record::{self, BindingRecord, MarksRecord};
 use super::request::Seq;
 use super::segment::Segment;
 use super::shared::Damages;
 use super::survey::{Fate, MessageLine, Survey};
 use super::view::{self, Sum};
 use crate::clock::UnixMillis;
-use crate::identity::Identity;
 
 /// How long a retransmission may come after the request (RFC 3261 §17.1.2.2: 64 × T1).
 const DUPLICATE_WINDOW: std::time::Duration = std::time::Duration::from_secs(32);
@@ -28,7 +28,8 @@ pub(super) struct Restore<'a> {
     now: UnixMillis,
     /// Over the live messages that the view must have.
     expected: Sum,
-    waiting: HashSet<Identity, RandomState>,
+    /// Marks of messages that may be live, and whether the message was seen to be.
+    marks: HashMap<Seq, (MarksRecord, Place, bool), RandomState>,
     duplicate_keys: Vec<DuplicateKey>,
     pub(super) next_seq: u64,
 }
@@ -40,7 +41,7 @@ impl<'a> Restore<'a> {
             survey: Survey::default(),
             now,
             expected: Sum::default(),
-            waiting: HashSet::default(),
+            marks: HashMap::default(),
             duplicate_keys: Vec::new(),
             next_seq,
         }
@@ -86,7 +87,30 @@ impl<'a> Restore<'a> {
                 };
                 self.index.bind(user.clone(), key.clone(), entry);
             }
+            About::Marks(record) => self.add_marks(record, place),
             About::Message { .. } => {}
+        }
+    }
+
+    fn add_marks(&mut self, record: &MarksRecord, place: Place) {
+        if self.survey.settled(record.seq).is_some() {
+            return;
+        }
+        let found = self.marks.entry(record.seq);
+        let found = found.or_insert_with(|| (record.clone(), place, false));
+        if (found.0.devices.len(), found.1) < (record.devices.len(), place) {
+            (found.0, found.1) = (record.clone(), place);
+        }
+    }
+
+    /// Keeps the marks of messages that are live: seen to be, or copied to where no marks were known yet.
+    fn finish_marks(&mut self) {
+        for (seq, (record, place, seen)) in std::mem::take(&mut self.marks) {
+            let is_copied = self.survey.copy(seq).is_some();
+            if self.survey.settled(seq).is_none() && (seen || is_copied) {
+                self.index.log.keep(place);
+                self.index.marks.restore(record, place);
+            }
         }
     }
 
@@ -113,8 +137,9 @@ impl<'a> Restore<'a> {
         }
         self.index.log.hold(place);
         self.index.bodies.keep_shares(&message.entry.shares);
-        if !self.waiting.contains(recipient) {
-            self.waiting.insert(recipient.clone());
+        self.index.holdings.add(recipient, message.entry.length);
+        if let Some(marks) = self.marks.get_mut(&seq) {
+            marks.2 = true;
         }
         if !sealed || !view::fits(recipient, &message.entry) {
             self.index.remember(recipient, seq, message.entry.clone());
@@ -126,17 +151,22 @@ impl<'a> Restore<'a> {
     }
 
     /// Brings the view up, once all segments were added; the sealed ones come oldest first.
-    pub(super) fn finish(self, sealed: &[Arc<Segment>], damages: &Damages) -> Recovered {
+    pub(super) fn finish(mut self, sealed: &[Arc<Segment>], damages: &Damages) -> Recovered {
+        self.finish_marks();
         let view = self.index.bring_up(&self.survey, sealed, self.expected);
         let mut duplicate_keys = self.duplicate_keys;
         duplicate_keys.reverse();
-        let mut waiting: Vec<_> = self.waiting.into_iter().collect();
-        waiting.sort_unstable();
+        let nobody = record::nobody();
+        let (documents, bindings): (Vec<_>, Vec<_>) = bindings(self.index, damages)
+            .into_iter()
+            .partition(|binding| binding.user == nobody);
+        let documents = documents.into_iter();
         Recovered {
-            bindings: bindings(self.index, damages),
+            bindings,
+            documents: documents.map(|found| (found.key, found.value)).collect(),
             duplicate_keys,
             messages: self.index.messages(),
-            waiting,
+            waiting: self.index.holdings.users().cloned().collect(),
             next_seq: Seq(self.next_seq),
             view,
             ..Recovered::default()

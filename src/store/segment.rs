@@ -16,7 +16,7 @@ use super::footer::{self, Line};
 use super::record::{HEADER, Header, Kind, MARKER, Seal};
 
 /// The format that this code writes and the newest it reads.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// Octets of one copy of the header.
 const COPY: usize = 40;
 /// Where the records begin.
@@ -28,6 +28,8 @@ const WINDOW: usize = 256 * 1024;
 /// What a segment's header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Birth {
+    /// Which records may be in it: those of this format and of older ones.
+    pub(super) format: u32,
     /// Part of every record's checksum.
     pub(super) salt: u64,
     pub(super) number: u64,
@@ -130,6 +132,14 @@ impl Segment {
             return Err(Unreadable::Damaged);
         }
         Ok((header.kind, payload))
+    }
+
+    /// The octets of a record's payload as they are, sound or not.
+    pub(super) fn read_raw(&self, position: u64, length: u32) -> io::Result<Bytes> {
+        let mut octets = vec![0; length as usize];
+        let count = self.file.read_at(&mut octets, position)?;
+        octets.truncate(count);
+        Ok(Bytes::from(octets).split_off(HEADER.min(count)))
     }
 
     /// Shows every sound record to `visit`, in order.
@@ -243,7 +253,7 @@ pub(super) fn read_birth(file: &dyn File) -> io::Result<Read> {
 fn encode_birth(birth: Birth) -> Vec<u8> {
     let mut out = Encoder::default();
     out.octets(&MAGIC);
-    out.u32(FORMAT);
+    out.u32(birth.format);
     out.u64(birth.salt);
     out.u64(birth.number);
     out.u64(birth.next_seq);
@@ -256,6 +266,7 @@ fn decode_birth(copy: &[u8]) -> Option<Result<Birth, u32>> {
     let mut from = Decoder(copy.strip_prefix(&MAGIC)?);
     let format = from.u32()?;
     let birth = Birth {
+        format,
         salt: from.u64()?,
         number: from.u64()?,
         next_seq: from.u64()?,

@@ -8,8 +8,9 @@ use super::answer::Desk;
 use super::deferred::Health;
 use super::files::Files;
 use super::index::Index;
-use super::request::Seq;
+use super::request::{DeferredMessage, Quota, Seq, StoreEvent};
 use super::segment::Segment;
+use crate::identity::Identity;
 
 /// Damaged octets kept for a closer look are cut to this.
 const ASIDE: u64 = 1024 * 1024;
@@ -21,16 +22,48 @@ pub(super) struct Shared {
     health: AtomicU8,
     next_seq: AtomicU64,
     pub(super) damages: Damages,
+    /// What may wait in all.
+    pub(super) quota: Quota,
 }
 
 impl Shared {
-    pub(super) fn new(index: Index, desks: Vec<Desk>, next_seq: u64, damages: Damages) -> Self {
+    pub(super) fn new(
+        index: Index,
+        desks: Vec<Desk>,
+        next_seq: u64,
+        damages: Damages,
+        quota: Quota,
+    ) -> Self {
         Self {
             index: Mutex::new(index),
             desks,
             health: AtomicU8::new(0),
             next_seq: AtomicU64::new(next_seq),
             damages,
+            quota,
+        }
+    }
+
+    /// A message is damaged on disk: its recipient's shard is told once what is still known of it. It
+    /// stays in the index until the shard has settled it.
+    pub(super) fn ruined(
+        &self,
+        recipient: &Identity,
+        seq: Seq,
+        segment: &Segment,
+        range: std::ops::Range<u64>,
+        message: Option<DeferredMessage>,
+    ) {
+        let Some(shard) = self.index().ruin(recipient, seq) else {
+            return;
+        };
+        self.damages.report(segment, range);
+        if let Some(desk) = self.desks.get(usize::from(shard)) {
+            desk.tell(StoreEvent::Ruined {
+                recipient: recipient.clone(),
+                seq,
+                message: message.map(Box::new),
+            });
         }
     }
 

@@ -58,6 +58,7 @@ impl<'a> MessageLine<'a> {
             accepted_at,
             expires_at,
             duplicate_key,
+            length,
             shares,
         } = &line.about
         else {
@@ -69,6 +70,7 @@ impl<'a> MessageLine<'a> {
             entry: Entry {
                 place: line.place(segment),
                 expires_at: *expires_at,
+                length: *length,
                 shares: shares.clone(),
             },
             accepted_at: *accepted_at,
@@ -117,6 +119,11 @@ impl Survey {
     /// Whether a message was settled, and whether by a cancellation.
     pub(super) fn settled(&self, seq: Seq) -> Option<bool> {
         self.settled.get(&seq).copied()
+    }
+
+    /// Where the record of a message is that was copied from elsewhere, or may have been.
+    pub(super) fn copy(&self, seq: Seq) -> Option<Place> {
+        self.copied.get(&seq).copied()
     }
 
     /// What became of a message that had a record at this place.

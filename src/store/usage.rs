@@ -18,7 +18,8 @@ pub(super) struct Use {
     pub(super) live: u64,
     /// Nothing is appended any more.
     pub(super) sealed: bool,
-    /// Pieces in it that belong to a spool, which nobody but the body thread may move.
+    /// Pieces in it that belong to a spool, which nobody but the body thread may move; or damaged
+    /// messages, which nobody can.
     pub(super) pins: u64,
     /// Messages whose current record is in it. The index knows them one by one, wherever it keeps
     /// them; this counts them apart, so that a segment with a message in it is never dropped.

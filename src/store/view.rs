@@ -24,12 +24,12 @@ use super::table::{Change, Table};
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
 
-/// Body segments in a value, at most: 28 octets and 16 for each.
-const SHARES: usize = 14;
+/// Body segments in a value, at most: 36 octets and 16 for each.
+const SHARES: usize = 13;
 /// Octets of a recipient in a key, at most.
 const RECIPIENT: usize = 1024;
 const STAMP: &[u8] = b"stamp";
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// The table cannot be used any more, and why.
 #[derive(Debug)]
@@ -334,6 +334,7 @@ fn encode(entry: &Entry) -> Vec<u8> {
     out.u64(entry.place.position);
     out.u32(entry.place.length);
     out.u64(entry.expires_at.0);
+    out.u64(entry.length);
     for share in &entry.shares {
         out.u64(share.segment);
         out.u64(share.octets);
@@ -349,6 +350,7 @@ fn decode(value: &[u8]) -> Option<Entry> {
         length: from.u32()?,
     };
     let expires_at = UnixMillis(from.u64()?);
+    let length = from.u64()?;
     let mut shares = Vec::new();
     while !from.0.is_empty() {
         shares.push(Share {
@@ -359,6 +361,7 @@ fn decode(value: &[u8]) -> Option<Entry> {
     Some(Entry {
         place,
         expires_at,
+        length,
         shares: shares.into(),
     })
 }

@@ -163,11 +163,11 @@ fn what_a_chat_requires_and_we_do_not_know_is_refused_by_name() {
             m=message 9 TCP/MSRP *\r\na=accept-types:*\r\na=path:msrp://127.0.0.1:9/s;tcp\r\n";
         let draft = alice
             .invite_draft("bob", "conversation")
-            .header("Require", "timer, 100rel, precondition")
+            .header("Require", "timer, 100rel, precondition, tdialog")
             .body("application/sdp", offer.as_bytes());
         let answer = alice.sends(draft)?.expect_status(420)?;
         stage.observe(
-            answer.header("Unsupported") == Some("100rel, precondition"),
+            answer.header("Unsupported") == Some("precondition, tdialog"),
             "what is not supported is named",
         )?;
         let draft = Draft::new("INFO", "sip:bob@im.test").header("Proxy-Require", "privacy");

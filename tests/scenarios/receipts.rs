@@ -86,3 +86,26 @@ fn a_receipt_begets_no_receipt() {
         bob.expect_no("MESSAGE")
     });
 }
+
+#[test]
+fn two_devices_report_a_delivery_and_the_author_hears_of_it_once() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent("alice")?;
+        let (phone, tablet) = (stage.agent("bob")?, stage.agent("bob")?);
+        for agent in [&alice, &phone, &tablet] {
+            agent.registers()?;
+        }
+        let asked = alice
+            .envelope("bob", "hello")
+            .asking("positive-delivery, display");
+        alice.sends_envelope("bob", &asked)?.expect_2xx()?;
+        let got = [phone.expect_text("hello")?, tablet.expect_text("hello")?];
+        for disposition in [Disposition::Delivered, Disposition::Displayed] {
+            phone.notifies(&got[0], disposition)?;
+            tablet.notifies(&got[1], disposition)?;
+        }
+        alice.expect_notification("delivered", &asked.message_id)?;
+        alice.expect_notification("displayed", &asked.message_id)?;
+        alice.expect_no("MESSAGE")
+    });
+}

@@ -1,6 +1,7 @@
 //! A shard of the test: asks the store and waits for the answers.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
@@ -11,8 +12,8 @@ use restante::clock::UnixMillis;
 use restante::identity::Identity;
 use restante::store::files::{DiskFiles, Files};
 use restante::store::request::{
-    Body, BodySource, DeferredMessage, Dispositions, Held, MessageKind, Refusal, Seq, Settlement,
-    SpoolId, StoreEvent, StoreRequest, StoreToken,
+    Body, BodySource, DeferredMessage, Dispositions, Held, MessageKind, Quota, Refusal, Seq,
+    Settlement, SpoolId, StoreEvent, StoreRequest, StoreToken,
 };
 use restante::store::{Recovered, Store, StoreClient, StoreConfig, StoreError};
 
@@ -71,6 +72,10 @@ pub struct Desk {
     pub recovered: Recovered,
     events: Receiver<StoreEvent>,
     next_token: u64,
+    /// What `try_store` asks with.
+    pub quota: Quota,
+    /// Messages that the store found damaged.
+    pub ruined: RefCell<Vec<(Seq, Option<DeferredMessage>)>>,
 }
 
 impl Desk {
@@ -90,6 +95,8 @@ impl Desk {
             recovered,
             events,
             next_token: 0,
+            quota: Quota::NONE,
+            ruined: RefCell::default(),
         })
     }
 
@@ -119,6 +126,10 @@ impl Desk {
         loop {
             match self.hear() {
                 StoreEvent::Appended { .. } => {}
+                StoreEvent::Ruined { seq, message, .. } => {
+                    let message = message.map(|message| *message);
+                    self.ruined.borrow_mut().push((seq, message));
+                }
                 event => return event,
             }
         }
@@ -131,6 +142,7 @@ impl Desk {
             token,
             message,
             body,
+            quota: self.quota,
         });
         match self.answer() {
             StoreEvent::Stored { token: of, seq } if of == token => Ok(seq),

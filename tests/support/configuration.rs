@@ -70,6 +70,24 @@ impl Configuration {
         self
     }
 
+    /// One more line for the account of a user.
+    pub fn for_account(mut self, user: &str, line: &str) -> Self {
+        let name = format!("user = \"{user}\"\n");
+        for account in &mut self.accounts {
+            if account.contains(&name) {
+                account.push_str(line);
+                account.push('\n');
+            }
+        }
+        self
+    }
+
+    /// More tables at the end, such as `[[client]]`.
+    pub fn and(mut self, table: &str) -> Self {
+        self.accounts.push(table.to_owned());
+        self
+    }
+
     /// The file, with port 0 everywhere.
     pub fn text_with_any_ports(&self, folder: &Path, shards: u16) -> String {
         self.text(folder, shards)

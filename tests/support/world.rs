@@ -249,6 +249,7 @@ impl World {
                     knowledge: self.knowledge.clone(),
                     metrics: Arc::default(),
                     bindings: found.bindings,
+                    documents: found.documents,
                     duplicate_keys: found.duplicate_keys,
                     waiting: found.waiting,
                 };

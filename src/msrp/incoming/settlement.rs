@@ -97,6 +97,28 @@ impl Incoming {
         });
     }
 
+    /// Another connection: what is not complete counts as given up, and may come again under its
+    /// Message-ID; what is complete waits for its fate, and is answered when it comes again.
+    pub(in crate::msrp) fn restart(&mut self, out: &mut Outbox) {
+        self.frame = Frame::Skipped;
+        let (complete, partial): (Vec<_>, Vec<_>) = std::mem::take(&mut self.messages)
+            .into_iter()
+            .partition(|(_, inbound)| inbound.complete);
+        self.messages = complete.into_iter().collect();
+        for inbound in self.messages.values_mut() {
+            inbound.unanswered.clear();
+        }
+        self.unanswered = 0;
+        self.arriving = 0;
+        for (message, inbound) in partial {
+            self.by_message_id.remove(&inbound.message_id);
+            out.tell(SessionEvent::MessageAborted {
+                message,
+                status: None,
+            });
+        }
+    }
+
     pub(super) fn remember(&mut self, settled: Settled) {
         if self.settled.len() == REMEMBERED {
             self.settled.pop_front();

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::Bytes;
 use restante::clock::UnixMillis;
 use restante::identity::{Identity, shard_of};
 use restante::store::RecoveredBinding;
@@ -17,6 +18,7 @@ const DUPLICATE_WINDOW: u64 = 32_000;
 #[derive(Default)]
 pub struct Found {
     pub bindings: Vec<RecoveredBinding>,
+    pub documents: Vec<(Box<str>, Bytes)>,
     pub duplicate_keys: Vec<DuplicateKey>,
     pub waiting: Vec<Identity>,
 }
@@ -134,6 +136,7 @@ impl Disk {
                     value: value.clone(),
                 })
                 .collect(),
+            documents: self.memory.documents(),
             duplicate_keys: self.taken.values().filter(recent).cloned().collect(),
             waiting,
         }
@@ -168,6 +171,9 @@ impl Disk {
             if let StoreEvent::Due { due, .. } = &mut event {
                 due.retain(|(_, message)| shard_of(&message.recipient, shards) == shard);
             }
+            if let StoreEvent::Users { users, .. } = &mut event {
+                users.retain(|(user, _)| shard_of(user, shards) == shard);
+            }
             event
         };
         let events = std::iter::from_fn(|| self.memory.poll_event());
@@ -185,7 +191,11 @@ pub fn shard_of_answer(event: &StoreEvent) -> u16 {
         | StoreEvent::Fetched { token, .. }
         | StoreEvent::Piece { token, .. }
         | StoreEvent::Synced { token }
+        | StoreEvent::Changed { token }
+        | StoreEvent::Users { token, .. }
         | StoreEvent::Due { token, .. } => token.0,
+        // This disk damages nothing.
+        StoreEvent::Ruined { .. } => 0,
     };
     (number >> 48) as u16
 }
@@ -194,9 +204,10 @@ pub fn shard_of_answer(event: &StoreEvent) -> u16 {
 fn is_question(request: &StoreRequest) -> bool {
     match request {
         StoreRequest::Read { source, .. } => matches!(source, BodySource::Message { .. }),
-        StoreRequest::Load { .. } | StoreRequest::Fetch { .. } | StoreRequest::TakeDue { .. } => {
-            true
-        }
+        StoreRequest::Load { .. }
+        | StoreRequest::Fetch { .. }
+        | StoreRequest::TakeDue { .. }
+        | StoreRequest::ListUsers { .. } => true,
         _ => false,
     }
 }

@@ -1,0 +1,577 @@
+//! The life of a session by the clock: refreshes, their absence, repeated ringing. A core is given SIP
+//! messages and time, so that half an hour takes no time.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use restante::clock::{Instant, Now, UnixMillis};
+use restante::config::{Config, Period};
+use restante::msrp::reader::{FrameReader, Limits};
+use restante::net::ConnectionId;
+use restante::registrar::Directory;
+use restante::router::{Knowledge, RouteKey};
+use restante::server::{Addresses, CoreContext};
+use restante::shard::core::Core;
+use restante::shard::core_trait::ShardCore;
+use restante::shard::port::{Action, Input};
+use restante::sip::transport::flow::{Flow, Transport};
+use restante::sip::wire;
+use restante::store::memory::MemoryStore;
+use restante::token::Tokens;
+
+const ALICE: &str = "192.0.2.10:5060";
+const BOB: &str = "192.0.2.20:5060";
+
+/// A server of one shard, its store, and a clock that we move.
+struct Bench {
+    core: Core,
+    store: MemoryStore,
+    now: Now,
+    sent: VecDeque<(SocketAddr, String)>,
+    branches: u32,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut config = Config::default();
+        // Nothing happens over MSRP for hours here.
+        config.msrp.idle_timeout = Period::seconds(86_400);
+        config.msrp.binding_timeout = Period::seconds(86_400);
+        let at = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let addresses = Addresses {
+            sip: vec![(Transport::Udp, at(5060))],
+            msrp: vec![at(2855)],
+        };
+        let knowledge = Knowledge {
+            directory: Arc::new(Directory::new(&config)),
+            digest: None,
+            own: Arc::new([("192.0.2.1".to_owned(), 5060)]),
+            route_key: RouteKey {
+                secret: [7; 32],
+                run: 1,
+            },
+            shards: 1,
+        };
+        let now = Now {
+            instant: Instant::from_micros(1_000_000),
+            wall: UnixMillis(1_800_000_000_000),
+        };
+        let context = CoreContext {
+            shard: 0,
+            shards: 1,
+            config: Arc::new(config),
+            addresses: Arc::new(addresses),
+            knowledge,
+            metrics: Arc::default(),
+            bindings: Vec::new(),
+            duplicate_keys: Vec::new(),
+            documents: Vec::new(),
+            waiting: Vec::new(),
+        };
+        Self {
+            core: Core::new(context, Tokens::from_seed(7), now),
+            store: MemoryStore::default(),
+            now,
+            sent: VecDeque::new(),
+            branches: 0,
+        }
+    }
+
+    /// A SIP message reaches the server: a first line, then header fields, then a body.
+    fn gets(&mut self, from: &str, first: &str, fields: &str, body: &str) {
+        let text = format!(
+            "{first}\r\n{fields}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let message = wire::parse(text.into()).expect("a message");
+        let flow = Flow {
+            transport: Transport::Udp,
+            listener: 0,
+            remote: from.parse().expect("an address"),
+            connection: None,
+        };
+        self.core
+            .handle_input(Input::Sip { flow, message }, self.now);
+        self.settle();
+    }
+
+    /// A request; its Via is written here.
+    fn asked(&mut self, from: &str, first: &str, fields: &str, body: &str) {
+        self.branches += 1;
+        let via = format!(
+            "Via: SIP/2.0/UDP {from};branch=z9hG4bKb{}\r\nMax-Forwards: 70\r\n{fields}",
+            self.branches
+        );
+        self.gets(from, first, &via, body);
+    }
+
+    /// Answers a request of the server.
+    fn answers(&mut self, request: &Sip, status: &str, more: &str, body: &str) {
+        let tag = if request.field("To").contains("tag=") {
+            ""
+        } else {
+            ";tag=device"
+        };
+        let fields = format!(
+            "Via: {}\r\nFrom: {}\r\nTo: {}{tag}\r\nCall-ID: {}\r\nCSeq: {}\r\n{more}",
+            request.field("Via"),
+            request.field("From"),
+            request.field("To"),
+            request.field("Call-ID"),
+            request.field("CSeq"),
+        );
+        self.gets(&request.to, &format!("SIP/2.0 {status}"), &fields, body);
+    }
+
+    fn settle(&mut self) {
+        loop {
+            while let Some(action) = self.core.poll_action() {
+                match action {
+                    Action::SendSip { flow, octets } => {
+                        let text = String::from_utf8(octets.to_vec()).expect("text");
+                        self.sent.push_back((flow.remote, text));
+                    }
+                    Action::Store(request) => self.store.handle(request),
+                    _ => {}
+                }
+            }
+            let Some(event) = self.store.poll_event() else {
+                return;
+            };
+            self.core.handle_input(Input::Store(event), self.now);
+        }
+    }
+
+    /// Lets time pass, with everything that falls due.
+    fn waits(&mut self, seconds: f64) {
+        let end = self.now.instant + Duration::from_secs_f64(seconds);
+        while let Some(at) = self.core.next_deadline().filter(|at| *at <= end) {
+            let step = at.since(self.now.instant).max(Duration::from_millis(1));
+            self.now = self.now.plus(step);
+            self.core.handle_timeout(self.now);
+            self.settle();
+        }
+        self.now = self.now.plus(end.since(self.now.instant));
+    }
+
+    /// Lets time pass until a message to `to` leaves; it does within so many seconds.
+    fn waits_for(&mut self, seconds: f64, to: &str, begins: &str) -> Sip {
+        let end = self.now.instant + Duration::from_secs_f64(seconds);
+        let address: SocketAddr = to.parse().expect("an address");
+        while self.now.instant < end && self.sent.iter().all(|(own, _)| *own != address) {
+            self.waits(0.1);
+        }
+        self.expect(to, begins)
+    }
+
+    /// The next message to `to`, whose first line begins so.
+    fn expect(&mut self, to: &str, begins: &str) -> Sip {
+        let address: SocketAddr = to.parse().expect("an address");
+        let place = self.sent.iter().position(|(own, _)| *own == address);
+        let Some((_, text)) = place.and_then(|at| self.sent.remove(at)) else {
+            panic!("nothing was sent to {to}, let alone {begins}");
+        };
+        assert!(
+            text.starts_with(begins),
+            "expected {begins} and got\n{text}"
+        );
+        Sip {
+            to: to.to_owned(),
+            text,
+        }
+    }
+
+    fn expect_nothing(&mut self) {
+        assert_eq!(self.sent, []);
+    }
+
+    /// Alice invites Bob with these fields beside those every INVITE has.
+    fn alice_invites(&mut self, more: &str) {
+        let fields = format!("{}CSeq: 1 INVITE\r\n{DESCRIBED}{more}", alice(""));
+        self.asked(
+            ALICE,
+            "INVITE sip:bob@im.test SIP/2.0",
+            &fields,
+            &sdp("alice"),
+        );
+    }
+
+    /// Alice's chat with Bob, who is away: the server answers in his place.
+    fn alice_opens_chat(&mut self, more: &str) -> Sip {
+        self.alice_invites(more);
+        self.expect(ALICE, "SIP/2.0 100");
+        self.alice_is_answered()
+    }
+
+    fn alice_is_answered(&mut self) -> Sip {
+        let answer = self.expect(ALICE, "SIP/2.0 200");
+        let fields = format!("{}CSeq: 1 ACK\r\n", alice(answer.tag()));
+        self.asked(
+            ALICE,
+            &format!("ACK {} SIP/2.0", answer.contact()),
+            &fields,
+            "",
+        );
+        self.msrp(&answer, "alice");
+        answer
+    }
+
+    /// The MSRP connection of a phone stands: it binds its session.
+    fn msrp(&mut self, description: &Sip, who: &str) {
+        let path = description.attribute("path");
+        let frame = format!(
+            "MSRP tid{who} SEND\r\nTo-Path: {path}\r\nFrom-Path: {}\r\nMessage-ID: m{who}\r\n\
+             Byte-Range: 1-0/0\r\n-------tid{who}$\r\n",
+            path_of(who)
+        );
+        let mut reader = FrameReader::new(Limits::default());
+        reader.push(frame.as_bytes());
+        let number = if who == "alice" { 1 } else { 2 };
+        while let Some(event) = reader.next().expect("a frame") {
+            let connection = ConnectionId::new(0, number);
+            self.core
+                .handle_input(Input::Msrp { connection, event }, self.now);
+        }
+        self.settle();
+    }
+
+    fn bob_registers(&mut self) {
+        let fields = format!(
+            "From: <sip:bob@im.test>;tag=r\r\nTo: <sip:bob@im.test>\r\nCall-ID: reg\r\n\
+             CSeq: 1 REGISTER\r\nContact: <sip:bob@{BOB}>;{TAG}\r\nExpires: 86000\r\n"
+        );
+        self.asked(BOB, "REGISTER sip:im.test SIP/2.0", &fields, "");
+        self.expect(BOB, "SIP/2.0 200");
+    }
+
+    /// Alice's chat with Bob, whose device answers with these fields.
+    fn live_chat(&mut self, more: &str) -> Sip {
+        self.bob_registers();
+        self.alice_invites("");
+        self.expect(ALICE, "SIP/2.0 100");
+        let invite = self.expect(BOB, "INVITE");
+        self.answers(&invite, "200 OK", &format!("{BOB_IS}{more}"), &sdp("bob"));
+        self.expect(BOB, "ACK");
+        self.msrp(&invite, "bob");
+        self.alice_is_answered();
+        invite
+    }
+}
+
+/// A message as it left the server.
+struct Sip {
+    to: String,
+    text: String,
+}
+
+impl Sip {
+    fn field(&self, name: &str) -> &str {
+        let mut lines = self.text.split("\r\n");
+        let prefix = format!("{name}: ");
+        lines
+            .find_map(|line| line.strip_prefix(&prefix))
+            .unwrap_or_default()
+    }
+
+    fn attribute(&self, name: &str) -> &str {
+        let prefix = format!("a={name}:");
+        let mut lines = self.text.split("\r\n");
+        lines
+            .find_map(|line| line.strip_prefix(&prefix))
+            .unwrap_or_default()
+    }
+
+    fn origin(&self) -> &str {
+        let mut lines = self.text.split("\r\n");
+        lines
+            .find(|line| line.starts_with("o="))
+            .unwrap_or_default()
+    }
+
+    fn tag(&self) -> &str {
+        self.field("To").split("tag=").nth(1).unwrap_or_default()
+    }
+
+    fn contact(&self) -> &str {
+        let value = self.field("Contact").trim_start_matches('<');
+        value.split('>').next().unwrap_or_default()
+    }
+}
+
+const TAG: &str = "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.session\"";
+const DESCRIBED: &str = "Contact: <sip:alice@192.0.2.10:5060>\r\nContent-Type: application/sdp\r\n\
+    Conversation-ID: conversation\r\nContribution-ID: contribution\r\n";
+const BOB_IS: &str = "Contact: <sip:bob@192.0.2.20:5060>\r\nContent-Type: application/sdp\r\n";
+
+/// From, To and Call-ID of Alice's dialog.
+fn alice(to_tag: &str) -> String {
+    let to_tag = if to_tag.is_empty() {
+        String::new()
+    } else {
+        format!(";tag={to_tag}")
+    };
+    format!(
+        "From: <sip:alice@im.test>;tag=a\r\nTo: <sip:bob@im.test>{to_tag}\r\nCall-ID: alice-call\r\n"
+    )
+}
+
+fn path_of(who: &str) -> String {
+    format!("msrp://192.0.2.9:7000/{who}-session;tcp")
+}
+
+fn sdp(who: &str) -> String {
+    format!(
+        "v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\n\
+         m=message 7000 TCP/MSRP *\r\na=accept-types:message/cpim\r\na=path:{}\r\n\
+         a=setup:active\r\na=sendrecv\r\n",
+        path_of(who)
+    )
+}
+
+#[test]
+fn a_session_interval_below_ours_is_answered_422() {
+    let mut bench = Bench::new();
+    bench.alice_invites("Supported: timer\r\nSession-Expires: 89\r\n");
+    let refusal = bench.expect(ALICE, "SIP/2.0 422 ");
+    assert_eq!(refusal.field("Min-SE"), "90");
+}
+
+#[test]
+fn a_caller_who_leaves_it_to_us_is_refreshed_by_update_at_half_time() {
+    let mut bench = Bench::new();
+    let answer = bench.alice_opens_chat(
+        "Supported: timer\r\nAllow: INVITE, BYE, UPDATE\r\nSession-Expires: 1800;refresher=uas\r\n",
+    );
+    assert_eq!(answer.field("Require"), "timer");
+    assert_eq!(answer.field("Session-Expires"), "1800;refresher=uas");
+    for round in 0..3 {
+        bench.waits(890.0);
+        bench.expect_nothing();
+        let update = bench.waits_for(11.0, ALICE, "UPDATE sip:alice@192.0.2.10:5060 ");
+        assert_eq!(update.field("Session-Expires"), "1800;refresher=uac");
+        assert_eq!(update.field("CSeq"), format!("{} UPDATE", round + 1));
+        assert_eq!(update.field("Content-Length"), "0");
+        let agreed = "Require: timer\r\nSession-Expires: 1800;refresher=uac\r\n";
+        bench.answers(&update, "200 OK", agreed, "");
+    }
+}
+
+#[test]
+fn a_caller_without_update_is_refreshed_by_an_invite_that_changes_nothing() {
+    let mut bench = Bench::new();
+    let answer = bench.alice_opens_chat("Session-Expires: 1800\r\n");
+    assert_eq!(answer.field("Session-Expires"), "1800;refresher=uas");
+    assert_eq!(
+        answer.field("Require"),
+        "",
+        "she could not make sense of it"
+    );
+    let mut origins = Vec::new();
+    for _ in 0..2 {
+        let invite = bench.waits_for(901.0, ALICE, "INVITE ");
+        assert_eq!(invite.attribute("path"), answer.attribute("path"));
+        origins.push(invite.origin().to_owned());
+        let agreed = format!("{DESCRIBED}Session-Expires: 1800;refresher=uac\r\n");
+        bench.answers(&invite, "200 OK", &agreed, &sdp("alice"));
+        let ack = bench.expect(ALICE, "ACK ");
+        assert_eq!(
+            ack.field("CSeq").split(' ').next(),
+            invite.field("CSeq").split(' ').next()
+        );
+    }
+    assert_eq!(origins[0], origins[1], "the same offer has the same origin");
+}
+
+#[test]
+fn a_session_that_nobody_refreshes_is_ended_before_it_expires() {
+    let mut bench = Bench::new();
+    let answer =
+        bench.alice_opens_chat("Supported: timer\r\nSession-Expires: 1800;refresher=uac\r\n");
+    assert_eq!(answer.field("Session-Expires"), "1800;refresher=uac");
+    bench.waits(1767.0);
+    bench.expect_nothing();
+    bench.waits(2.0);
+    let bye = bench.expect(ALICE, "BYE ");
+    assert!(bye.field("Reason").starts_with("SIP;cause=408;"));
+}
+
+#[test]
+fn a_refresh_of_the_peer_prolongs_the_session() {
+    let mut bench = Bench::new();
+    let answer =
+        bench.alice_opens_chat("Supported: timer\r\nSession-Expires: 1800;refresher=uac\r\n");
+    let contact = format!("UPDATE {} SIP/2.0", answer.contact());
+    let fields = |cseq: u32, expires: u32| {
+        format!(
+            "{}CSeq: {cseq} UPDATE\r\nContact: <sip:alice@192.0.2.10:5060>\r\nSupported: timer\r\n\
+             Session-Expires: {expires};refresher=uac\r\n",
+            alice(answer.tag())
+        )
+    };
+    bench.waits(1700.0);
+    bench.asked(ALICE, &contact, &fields(2, 60), "");
+    let refusal = bench.expect(ALICE, "SIP/2.0 422 ");
+    assert_eq!(refusal.field("Min-SE"), "90");
+    bench.asked(ALICE, &contact, &fields(3, 600), "");
+    let agreed = bench.expect(ALICE, "SIP/2.0 200 ");
+    assert_eq!(agreed.field("Session-Expires"), "600;refresher=uac");
+    assert_eq!(agreed.field("Content-Length"), "0");
+    bench.waits(567.0);
+    bench.expect_nothing();
+    bench.waits(2.0);
+    bench.expect(ALICE, "BYE ");
+}
+
+#[test]
+fn a_peer_that_does_not_answer_a_refresh_is_gone() {
+    let mut bench = Bench::new();
+    bench.alice_opens_chat(
+        "Supported: timer\r\nAllow: UPDATE\r\nSession-Expires: 1800;refresher=uas\r\n",
+    );
+    bench.waits_for(901.0, ALICE, "UPDATE ");
+    bench.waits(33.0);
+    while bench
+        .sent
+        .front()
+        .is_some_and(|(_, text)| text.starts_with("UPDATE"))
+    {
+        bench.sent.pop_front();
+    }
+    bench.expect(ALICE, "BYE ");
+}
+
+#[test]
+fn a_device_is_offered_a_timer_and_gets_the_longer_one_it_asks_for() {
+    let mut bench = Bench::new();
+    bench.bob_registers();
+    bench.alice_invites("");
+    bench.expect(ALICE, "SIP/2.0 100");
+    let first = bench.expect(BOB, "INVITE ");
+    assert_eq!(first.field("Session-Expires"), "1800");
+    assert_eq!(first.field("Supported"), "timer, 100rel");
+    bench.answers(
+        &first,
+        "422 Session Interval Too Small",
+        "Min-SE: 3600\r\n",
+        "",
+    );
+    bench.expect(BOB, "ACK ");
+    let second = bench.expect(BOB, "INVITE ");
+    assert_eq!(second.field("Call-ID"), first.field("Call-ID"));
+    assert_eq!(second.field("From"), first.field("From"));
+    assert_eq!(second.field("CSeq"), "2 INVITE");
+    assert_eq!(second.field("Session-Expires"), "3600");
+    assert_eq!(second.field("Min-SE"), "3600");
+    let agreed = format!("{BOB_IS}Require: timer\r\nSession-Expires: 3600;refresher=uac\r\n");
+    bench.answers(&second, "200 OK", &agreed, &sdp("bob"));
+    let ack = bench.expect(BOB, "ACK ");
+    assert_eq!(ack.field("CSeq"), "2 ACK");
+    bench.msrp(&second, "bob");
+    bench.alice_is_answered();
+    bench.waits(1790.0);
+    bench.waits_for(11.0, BOB, "INVITE ");
+}
+
+#[test]
+fn glare_is_answered_491_and_met_with_patience() {
+    let mut bench = Bench::new();
+    let agreed = "Session-Expires: 1800;refresher=uac\r\n";
+    let first = bench.live_chat(agreed);
+    let ours = bench.waits_for(901.0, BOB, "INVITE ");
+    let fields = format!(
+        "From: {}\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: 7 INVITE\r\n{BOB_IS}",
+        ours.field("To"),
+        ours.field("From"),
+        ours.field("Call-ID"),
+    );
+    let target = format!("INVITE {} SIP/2.0", first.contact());
+    bench.asked(BOB, &target, &fields, &sdp("bob"));
+    bench.expect(BOB, "SIP/2.0 491 ");
+    bench.answers(&ours, "491 Request Pending", "", "");
+    bench.expect(BOB, "ACK ");
+    // The ACK of a refusal has the branch of its INVITE.
+    bench.branches -= 1;
+    let ack = format!("ACK {} SIP/2.0", first.contact());
+    bench.asked(BOB, &ack, &fields.replace("INVITE", "ACK"), "");
+    bench.sent.clear();
+    bench.waits(1.6);
+    bench.expect_nothing();
+    bench.waits_for(2.3, BOB, "INVITE ");
+}
+
+#[test]
+fn an_invite_while_the_first_still_rings_is_told_to_come_later() {
+    let mut bench = Bench::new();
+    bench.bob_registers();
+    bench.alice_invites("");
+    bench.expect(ALICE, "SIP/2.0 100");
+    let invite = bench.expect(BOB, "INVITE ");
+    bench.answers(&invite, "180 Ringing", BOB_RINGS, "");
+    let ringing = bench.expect(ALICE, "SIP/2.0 180 ");
+    let target = ringing.contact().to_owned();
+    for method in ["INVITE", "UPDATE"] {
+        let cseq = if method == "INVITE" { 2 } else { 3 };
+        let fields = format!(
+            "{}CSeq: {cseq} {method}\r\n{DESCRIBED}",
+            alice(ringing.tag())
+        );
+        let first = format!("{method} {target} SIP/2.0");
+        bench.asked(ALICE, &first, &fields, &sdp("alice"));
+        let refusal = bench.expect(ALICE, "SIP/2.0 500 ");
+        let pause: u32 = refusal.field("Retry-After").parse().expect("a number");
+        assert!(pause <= 10);
+    }
+}
+
+const BOB_RINGS: &str = "Contact: <sip:bob@192.0.2.20:5060>\r\n";
+
+#[test]
+fn ringing_that_must_be_reliable_is_repeated_until_its_prack() {
+    let mut bench = Bench::new();
+    bench.bob_registers();
+    bench.alice_invites("Require: 100rel\r\n");
+    bench.expect(ALICE, "SIP/2.0 100");
+    let invite = bench.expect(BOB, "INVITE ");
+    bench.answers(&invite, "180 Ringing", BOB_RINGS, "");
+    let ringing = bench.expect(ALICE, "SIP/2.0 180 ");
+    assert_eq!(ringing.field("Require"), "100rel");
+    bench.waits(2.0);
+    for _ in 0..2 {
+        let again = bench.expect(ALICE, "SIP/2.0 180 ");
+        assert_eq!(again.text, ringing.text);
+    }
+    bench.expect_nothing();
+    let prack = |bench: &mut Bench, cseq: u32, rseq: &str| {
+        let first = format!("PRACK {} SIP/2.0", ringing.contact());
+        let fields = format!(
+            "{}CSeq: {cseq} PRACK\r\nRAck: {rseq} 1 INVITE\r\n",
+            alice(ringing.tag())
+        );
+        bench.asked(ALICE, &first, &fields, "");
+    };
+    prack(&mut bench, 2, "0");
+    bench.expect(ALICE, "SIP/2.0 481 ");
+    prack(&mut bench, 3, ringing.field("RSeq"));
+    bench.expect(ALICE, "SIP/2.0 200 ");
+    bench.waits(20.0);
+    bench.expect_nothing();
+}
+
+#[test]
+fn ringing_that_is_never_acknowledged_ends_the_call() {
+    let mut bench = Bench::new();
+    bench.bob_registers();
+    bench.alice_invites("Require: 100rel\r\n");
+    bench.expect(ALICE, "SIP/2.0 100");
+    let invite = bench.expect(BOB, "INVITE ");
+    bench.answers(&invite, "180 Ringing", BOB_RINGS, "");
+    bench.waits(33.0);
+    bench.expect(BOB, "CANCEL ");
+    let last = bench
+        .sent
+        .iter()
+        .rfind(|(_, text)| text.starts_with("SIP/2.0 5"));
+    assert!(last.is_some(), "the INVITE is refused with 5xx");
+}

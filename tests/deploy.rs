@@ -142,15 +142,19 @@ fn the_image_alone_says_what_it_has_to_be_told() {
         let output = output.expect("it runs");
         (output.status.code(), said(&output))
     };
-    let (code, said) = check(&[]);
-    assert_eq!(code, Some(2));
-    assert!(said.contains("sip.advertise"), "{said}");
-    let told = [
-        ("RESTANTE_SIP__ADVERTISE", "as1.lab.test"),
-        ("RESTANTE_MSRP__ADVERTISE", "as1.lab.test"),
-        ("RESTANTE_REGISTRAR__ALLOW_OPEN", "true"),
-    ];
-    let (code, said) = check(&told);
+    let open = ("RESTANTE_REGISTRAR__ALLOW_OPEN", "true");
+    let sip = ("RESTANTE_SIP__ADVERTISE", "as1.lab.test");
+    let msrp = ("RESTANTE_MSRP__ADVERTISE", "as1.lab.test");
+    for (told, missing) in [
+        (vec![], "registrar.authentication"),
+        (vec![open], "sip.advertise"),
+        (vec![open, sip], "msrp.advertise"),
+    ] {
+        let (code, said) = check(&told);
+        assert_eq!(code, Some(2));
+        assert!(said.contains(missing), "{said}");
+    }
+    let (code, said) = check(&[open, sip, msrp]);
     assert_eq!(code, Some(0), "{said}");
 }
 

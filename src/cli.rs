@@ -231,6 +231,17 @@ mod tests {
         assert!(matches!(parse("restante serve"), Command::Serve(f) if f.file.is_none()));
         assert!(matches!(parse("restante serve -c x.toml"), Command::Serve(f) if f.file.is_some()));
         assert!(matches!(parse("restante demo"), Command::Demo(d) if d.part().is_none()));
+        let Command::Demo(part) = parse("restante demo --server as1:5060 --part bob --pause 5")
+        else {
+            panic!("not a demo");
+        };
+        let pause = Duration::from_millis(5);
+        assert_eq!(part.part(), Some(Part::Bob { messages: 3, pause }));
+        let elsewhere = part.elsewhere().unwrap();
+        assert_eq!(elsewhere.server, "as1:5060");
+        assert_eq!(elsewhere.alice, Login::of("alice"));
+        let alone = ["restante", "demo", "--part", "bob"];
+        assert!(Arguments::try_parse_from(alone).is_err());
         assert!(Arguments::try_parse_from(["restante"]).is_err());
         assert!(Arguments::try_parse_from(["restante", "config", "check"]).is_err());
     }

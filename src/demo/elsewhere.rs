@@ -88,3 +88,19 @@ impl Elsewhere {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_may_hold_colons_and_the_story_has_one_for_everybody() {
+        let login = |text: &str| text.parse::<Login>().unwrap();
+        assert_eq!(login("ann").password.as_deref(), Some("ann-secret"));
+        let told = login("ben:a:b");
+        assert_eq!(
+            (told.user.as_str(), told.password.as_deref()),
+            ("ben", Some("a:b"))
+        );
+    }
+}

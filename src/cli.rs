@@ -1,7 +1,8 @@
-//! The command line: its arguments, and the commands that need no server.
+//! The command line: its arguments, the commands that need no server, and those that ask a running one
+//! (`operate`).
 //!
-//! Exit codes: 0 all went well, 1 it failed while running, 2 the arguments or the configuration
-//! are wrong, or the data folder is in use.
+//! Exit codes: 0 all went well, 1 it failed while running, or the server that was asked refused or
+//! cannot be reached, 2 the arguments or the configuration are wrong, or the data folder is in use.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,10 +13,20 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{Config, ConfigError};
 use crate::demo::{Elsewhere, Login, Part};
 
+mod client;
+mod operate;
+mod output;
+
+pub use client::{OperateError, Target};
+use operate::{
+    AccountCommand, BindingsCommand, Group, HealthArguments, MessagesCommand, SessionsCommand,
+    Single,
+};
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  ended as asked
-  1  failed while running
+  1  failed while running; the server refused, cannot be reached, or is not healthy
   2  wrong arguments or configuration, or the data folder is in use";
 
 /// A SIP/MSRP CPM conversation server: keeps one-to-one chat for people who are away and replays
@@ -51,6 +62,47 @@ pub enum Command {
     /// as TOML with a comment for each key. Secrets are masked.
     #[command(args_conflicts_with_subcommands = true)]
     Config(ConfigArguments),
+    /// Accounts: list, show, add, set, remove.
+    ///
+    /// Accounts made here are durable and live beside those of the configuration file, which cannot be
+    /// changed here. The admin interface of a running server does the work.
+    Account(Box<Group<AccountCommand>>),
+    /// Bindings of a user: list, remove.
+    Bindings(Group<BindingsCommand>),
+    /// Waiting messages: list, show, retry, redate, cancel, export.
+    Messages(Group<MessagesCommand>),
+    /// Chats and replays under way: list, end.
+    Sessions(Group<SessionsCommand>),
+    /// List users with a binding or waiting messages.
+    Users(Single),
+    /// Show version, uptime, shards and messages in custody; with --json the configuration too.
+    Status(Single),
+    /// Take no new work from here on: live chats end, running replays finish, /readyz says 503.
+    ///
+    /// The process goes on until SIGTERM or SIGINT; a restart ends the drain.
+    Drain(Single),
+    /// Exit 0 if the server is ready for traffic, else 1; for container health checks.
+    Health(HealthArguments),
+    /// Print the metrics as Prometheus reads them.
+    Metrics(Single),
+}
+
+impl Command {
+    /// Performs a command that asks a running server, writing to `out`; `None` for the others.
+    pub fn operate(self, out: &mut impl Write) -> Option<Result<(), OperateError>> {
+        Some(match self {
+            Self::Serve(_) | Self::Demo(_) | Self::Config(_) => return None,
+            Self::Account(group) => group.run(out),
+            Self::Bindings(group) => group.run(out),
+            Self::Messages(group) => group.run(out),
+            Self::Sessions(group) => group.run(out),
+            Self::Users(single) => single.users(out),
+            Self::Status(single) => single.status(out),
+            Self::Drain(single) => single.drain(out),
+            Self::Health(arguments) => arguments.run(out),
+            Self::Metrics(single) => single.metrics(out),
+        })
+    }
 }
 
 /// Where the configuration comes from.
@@ -242,6 +294,20 @@ mod tests {
         assert_eq!(elsewhere.alice, Login::of("alice"));
         let alone = ["restante", "demo", "--part", "bob"];
         assert!(Arguments::try_parse_from(alone).is_err());
+        assert!(matches!(
+            parse("restante account list -c x.toml"),
+            Command::Account(_)
+        ));
+        assert!(matches!(
+            parse("restante messages retry bob 7 --json"),
+            Command::Messages(_)
+        ));
+        assert!(matches!(
+            parse("restante health --url http://[::1]:1"),
+            Command::Health(_)
+        ));
+        let neither = ["restante", "bindings", "remove", "bob"];
+        assert!(Arguments::try_parse_from(neither).is_err());
         assert!(Arguments::try_parse_from(["restante"]).is_err());
         assert!(Arguments::try_parse_from(["restante", "config", "check"]).is_err());
     }

@@ -14,6 +14,9 @@ pub mod config;
 // the log on stderr,
 pub mod logging;
 
+// the operator's HTTP interface,
+pub mod admin;
+
 // and every part built, started, and ended in order.
 pub mod server;
 

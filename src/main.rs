@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use restante::cli::{Arguments, Command, DemoArguments};
+use restante::cli::{Arguments, Command, DemoArguments, OperateError};
 use restante::config::Config;
 use restante::demo;
 use restante::server::{CoreContext, Server};
@@ -28,6 +28,13 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, MISCONFIGURED),
         },
         Command::Demo(arguments) => play(arguments),
+        command => match command.operate(&mut io::stdout().lock()) {
+            None | Some(Ok(())) => ExitCode::SUCCESS,
+            Some(Err(OperateError::Output(error))) if error.kind() == io::ErrorKind::BrokenPipe => {
+                ExitCode::SUCCESS
+            }
+            Some(Err(error)) => fail(&error, error.exit_code()),
+        },
     }
 }
 

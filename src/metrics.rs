@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Only goes up.
 #[derive(Debug, Default)]
@@ -45,6 +46,47 @@ impl Gauge {
     /// How many right now.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Upper bounds of a [`Histogram`]'s buckets in microseconds; the last bucket has none.
+const BOUNDS: [u64; 10] = [
+    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 2_500_000,
+];
+
+/// How long something took, how often.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl Histogram {
+    /// It took this long once more.
+    pub fn observe(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS.iter().position(|bound| micros <= *bound);
+        if let Some(count) = self.buckets.get(bucket.unwrap_or(BOUNDS.len())) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Each bucket's upper bound in seconds, and how often it took longer than the bound before and no
+    /// longer than this one.
+    pub fn buckets(&self) -> Vec<(f64, u64)> {
+        let bounds = BOUNDS.iter().map(|bound| *bound as f64 / 1e6);
+        let bounds = bounds.chain([f64::INFINITY]);
+        let counts = self
+            .buckets
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed));
+        bounds.zip(counts).collect()
+    }
+
+    /// How long it took in all.
+    pub fn sum_seconds(&self) -> f64 {
+        self.micros.load(Ordering::Relaxed) as f64 / 1e6
     }
 }
 
@@ -158,6 +200,8 @@ metrics! {
         "Kept messages that left undelivered.";
     messages_expired: Counter, "restante_messages_ended_total", r#"reason="expired""#,
         "Kept messages that left undelivered.";
+    messages_cancelled: Counter, "restante_messages_ended_total", r#"reason="cancelled""#,
+        "Kept messages that left undelivered.";
     messages_damaged: Counter, "restante_messages_ended_total", r#"reason="damaged""#,
         "Kept messages that left undelivered.";
     receipts_dropped: Counter, "restante_receipts_dropped_total", "",
@@ -192,6 +236,20 @@ mod tests {
         };
         assert_eq!(value("restante_udp_datagrams_received_total", ""), Some(3));
         assert_eq!(value("restante_connections", r#"protocol="sip""#), Some(1));
+    }
+
+    #[test]
+    fn a_duration_counts_in_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::default();
+        histogram.observe(Duration::from_millis(1));
+        histogram.observe(Duration::from_secs(60));
+        let buckets = histogram.buckets();
+        assert_eq!(
+            buckets.iter().find(|bucket| bucket.1 > 0),
+            Some(&(0.001, 1))
+        );
+        assert_eq!(buckets.last(), Some(&(f64::INFINITY, 1)));
+        assert!((histogram.sum_seconds() - 60.001).abs() < 1e-9);
     }
 
     #[test]

@@ -5,6 +5,8 @@ mod dialog_end;
 mod in_dialog;
 mod knowledge;
 
+use std::sync::Arc;
+
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::msrp::sdp::SessionDescription;
@@ -12,7 +14,7 @@ use crate::participating::callee;
 use crate::participating::forward;
 use crate::participating::relay::Passage;
 use crate::participating::service::Service;
-use crate::registrar::Registration;
+use crate::registrar::{Directory, Registration};
 use crate::sip::digest::{Challenger, Verdict};
 use crate::sip::header::NameAddr;
 use crate::sip::message::{HeaderName, Message, Method};
@@ -64,6 +66,11 @@ impl Router {
     /// What it knows.
     pub fn knowledge(&self) -> &Knowledge {
         &self.knowledge
+    }
+
+    /// The users are these from here on.
+    pub fn set_directory(&mut self, directory: Arc<Directory>) {
+        self.knowledge.directory = directory;
     }
 
     /// A message for this shard.

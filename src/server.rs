@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::admin::{self, AccountBook, Admin, AdminThread, Parts, Token};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::identity::shard_of;
@@ -96,6 +97,9 @@ pub struct Running {
     shards: Shards,
     store: Store,
     config: Arc<Config>,
+    admin: Arc<Admin>,
+    /// Ends last: who asks whether the server drains is answered until it has ended.
+    _interface: Option<AdminThread>,
 }
 
 /// The server.
@@ -114,7 +118,15 @@ impl Server {
         }
         let config = Arc::new(config);
         let shards = settings::shards(&config);
-        let sockets = Sockets::bind(&config, shards)?;
+        let mut sockets = Sockets::bind(&config, shards)?;
+        let admin = Arc::new(Admin::new(Arc::clone(&config)));
+        let interface = match sockets.admin.is_empty() {
+            true => None,
+            false => {
+                let sockets = std::mem::take(&mut sockets.admin);
+                Some(admin::start(Arc::clone(&admin), sockets)?)
+            }
+        };
         let addresses = Arc::new(sockets.addresses.clone());
         let inboxes = Inboxes::new(shards, settings::sizes(&config));
         let (store, clients, recovered) = open_store(&config, shards, &inboxes)?;
@@ -125,7 +137,11 @@ impl Server {
             "store opened"
         );
         let metrics = Arc::new(Metrics::new(shards));
-        let knowledge = knowledge::gather(&config, &addresses, shards)?;
+        let token = (interface.is_some()).then(|| Token::obtain(&config));
+        let token = token.transpose()?;
+        let accounts = accounts(&config, &recovered);
+        let knowledge = knowledge::gather(&config, accounts.directory(), &addresses, shards)?;
+        let desk = Arc::clone(&inboxes.desk);
         let context = contexts(&config, &addresses, &metrics, knowledge, recovered);
         let started = Shards::start(
             settings::shells(&config),
@@ -135,13 +151,27 @@ impl Server {
             move |shard| core(context(shard)),
         );
         match started {
-            Ok(shards) => Ok(Running {
-                addresses,
-                metrics,
-                shards,
-                store,
-                config,
-            }),
+            Ok(shards) => {
+                if let Some(token) = token {
+                    admin.set_ready(Parts {
+                        token,
+                        desk,
+                        store: store.watch(),
+                        metrics: Arc::clone(&metrics),
+                        accounts,
+                        drain: shards.begin_drain(),
+                    });
+                }
+                Ok(Running {
+                    addresses,
+                    metrics,
+                    shards,
+                    store,
+                    config,
+                    admin,
+                    _interface: interface,
+                })
+            }
             Err(error) => {
                 store.close();
                 Err(error.into())
@@ -237,6 +267,7 @@ impl Running {
     pub fn stop(mut self) {
         let limit = self.config.shutdown_timeout.duration();
         tracing::info!("draining");
+        self.admin.set_draining();
         if !self.shards.drain(limit) {
             tracing::warn!("not everything ended in time; it is left for the next start");
         }
@@ -244,6 +275,15 @@ impl Running {
         self.store.close();
         tracing::info!("stopped");
     }
+}
+
+/// The accounts of the file and of the store.
+fn accounts(config: &Arc<Config>, recovered: &Recovered) -> AccountBook {
+    let (book, errors) = AccountBook::restore(Arc::clone(config), &recovered.documents);
+    for error in errors {
+        tracing::error!(%error, "an account of the store");
+    }
+    book
 }
 
 type OpenStore = (Store, Vec<StoreClient>, Recovered);

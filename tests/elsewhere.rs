@@ -23,6 +23,8 @@ fn server(folder: &Path) -> Result<ServerProcess, Failure> {
 listen = ["udp://127.0.0.1:{{sip_udp}}", "tcp://127.0.0.1:{{sip_udp}}"]
 [msrp]
 listen = ["tcp://127.0.0.1:{{msrp}}"]
+[admin]
+listen = []
 [registrar]
 authentication = "digest"
 [[account]]

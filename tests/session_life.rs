@@ -43,6 +43,7 @@ impl Bench {
         let addresses = Addresses {
             sip: vec![(Transport::Udp, at(5060))],
             msrp: vec![at(2855)],
+            admin: Vec::new(),
         };
         let knowledge = Knowledge {
             directory: Arc::new(Directory::new(&config)),

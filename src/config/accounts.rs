@@ -13,18 +13,12 @@ pub(super) fn accounts(config: &Config) -> Checked {
     for (index, account) in config.account.iter().enumerate() {
         let key = |name: &str| format!("account[{index}].{name}");
         let user = account.user.as_str();
-        rule(is_user(user), &key("user"), || {
-            format!(
-                "\"{user}\" is not allowed; allowed: the user part of an address, without \"@\""
-            )
-        })?;
+        check_names(user, account.tel.as_deref())
+            .map_err(|(name, problem)| (key(name), problem))?;
         rule(users.insert(user), &key("user"), || {
             format!("\"{user}\" has an account already")
         })?;
         if let Some(tel) = &account.tel {
-            rule(is_global_number(tel), &key("tel"), || {
-                format!("\"{tel}\" is not allowed; allowed: a global number such as \"+15550100\"")
-            })?;
             rule(numbers.insert(digits(tel)), &key("tel"), || {
                 format!("\"{tel}\" belongs to another account already")
             })?;
@@ -66,6 +60,21 @@ fn a_common_algorithm(config: &Config, needed: bool) -> Checked {
          least one that all accounts have"
             .to_owned()
     })
+}
+
+/// The first rule that the names of an account break: the key, and what is wrong with it.
+pub fn check_names(user: &str, tel: Option<&str>) -> Result<(), (&'static str, String)> {
+    if !is_user(user) {
+        let allowed = "allowed: the user part of an address, without \"@\"";
+        return Err(("user", format!("\"{user}\" is not allowed; {allowed}")));
+    }
+    match tel {
+        Some(tel) if !is_global_number(tel) => Err((
+            "tel",
+            format!("\"{tel}\" is not allowed; allowed: a global number such as \"+15550100\""),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn is_user(user: &str) -> bool {

@@ -21,6 +21,7 @@ pub(super) fn check(config: &Config) -> Checked {
     deferral(config)?;
     store(config)?;
     limits(config)?;
+    admin(config)?;
     clients(config)?;
     accounts(config)
 }
@@ -287,6 +288,29 @@ fn limits(config: &Config) -> Checked {
     )
 }
 
+fn admin(config: &Config) -> Checked {
+    let admin = &config.admin;
+    let udp = admin.listen.iter().find(|l| l.protocol == Protocol::Udp);
+    rule(udp.is_none(), "admin.listen", || {
+        "UDP is not allowed; allowed: \"tcp://ADDRESS:PORT\"".to_owned()
+    })?;
+    let token = admin.token.expose();
+    let is_token = token.len() >= 16 && token.bytes().all(|byte| byte.is_ascii_graphic());
+    rule(token.is_empty() || is_token, "admin.token", || {
+        "not allowed; allowed: 16 printable ASCII characters or more, without spaces".to_owned()
+    })?;
+    let both = !token.is_empty() && !admin.token_file.as_os_str().is_empty();
+    rule(!both, "admin.token_file", || {
+        "not allowed together with token".to_owned()
+    })?;
+    at_least_one("admin.max_connections", admin.max_connections)?;
+    let (least, most) = (Size::kib(1), Size::mib(64));
+    size_between("admin.max_body_size", admin.max_body_size, least, most)?;
+    let (least, most) = (Period::millis(100), Period::seconds(600));
+    between("admin.header_timeout", admin.header_timeout, least, most)?;
+    between("admin.request_timeout", admin.request_timeout, least, most)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,6 +366,18 @@ mod tests {
         let three = "[sip]\nadvertise = [\"a\", \"b\", \"c\"]";
         assert_eq!(broken(three).0, "sip.advertise");
         holds("[sip]\nadvertise = [\"a\", \"b\"]");
+    }
+
+    #[test]
+    fn the_admin_listener_has_a_token_that_is_hard_to_guess() {
+        assert_eq!(broken("[admin]\ntoken = \"short\"").0, "admin.token");
+        let token = "token = \"0123456789abcdef\"\n";
+        holds(&format!("[admin]\n{token}"));
+        let both = format!("[admin]\n{token}token_file = \"x\"");
+        assert_eq!(broken(&both).0, "admin.token_file");
+        holds("[admin]\nlisten = []");
+        let udp = "[admin]\nlisten = [\"udp://127.0.0.1:1\"]";
+        assert_eq!(broken(udp).0, "admin.listen");
     }
 
     #[test]

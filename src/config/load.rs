@@ -118,6 +118,10 @@ impl Config {
             .try_into()
             .map_err(|error: toml::de::Error| invalid((String::new(), tidy(error.message()))))?;
         read_password_files(&mut config.account, path).map_err(invalid)?;
+        if !config.admin.token_file.as_os_str().is_empty() {
+            let folder = path.parent().unwrap_or(Path::new(""));
+            config.admin.token_file = folder.join(&config.admin.token_file);
+        }
         check::check(&config).map_err(invalid)?;
         Ok(config)
     }

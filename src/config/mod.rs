@@ -15,10 +15,11 @@ mod secret;
 mod user;
 mod values;
 
+pub use accounts::check_names;
 pub use address::{HostPort, Listener, Protocol};
 pub use load::{ConfigError, Origin};
 pub use schema::{
-    Account, Authentication, Blocked, ClientProfile, Config, CopyTo, Deferral, Delivery,
+    Account, Admin, Authentication, Blocked, ClientProfile, Config, CopyTo, Deferral, Delivery,
     DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, Registrar, Sip, Store, Tagless,
     UserSettings, WhenFull,
 };

@@ -57,6 +57,17 @@ macro_rules! words {
             }
         }
 
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::Type::String)
+                    .enum_values(Some([$( $word ),+]))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
+
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let word = String::deserialize(deserializer)?;
@@ -97,6 +108,8 @@ section! {
         store: Store = Store::default();
         /// Bounds on what the server takes on. Over a bound it answers 503, it never queues without end.
         limits: Limits = Limits::default();
+        /// The operator's HTTP interface: /healthz, /readyz, /metrics, and /admin/v1 with a token.
+        admin: Admin = Admin::default();
         /// What is told on stderr.
         log: Log = Log::default();
         /// How devices of one make are spoken to; an account's own `profile` wins.
@@ -267,6 +280,26 @@ section! {
 }
 
 section! {
+    /// The operator's HTTP interface: /healthz, /readyz, /metrics, and /admin/v1 with a token.
+    Admin {
+        /// Where to listen, TCP only and without TLS; port 0 means any free port, told in the `ready` line; [] turns it off.
+        listen: Vec<Listener> = vec![Listener::loopback(Protocol::Tcp, 8060)];
+        /// The bearer token of /admin/v1, 16 characters or more; empty: that in `token_file`.
+        token: Secret = Secret::default();
+        /// A file whose first line is the token, made at the first start; relative to this file; empty: admin.token in data_dir.
+        token_file: PathBuf = PathBuf::new();
+        /// Connections at once; one more is closed.
+        max_connections: u32 = 64;
+        /// Largest body of a request; a larger one is answered 413.
+        max_body_size: Size = Size::kib(256);
+        /// How long a client may take to send the head of a request.
+        header_timeout: Period = Period::seconds(5);
+        /// How long a request may take; a slower one is answered 408.
+        request_timeout: Period = Period::seconds(10);
+    }
+}
+
+section! {
     /// What is told on stderr.
     Log {
         /// "text" for people, "json" for machines.
@@ -422,6 +455,7 @@ impl Config {
         ("users", UserSettings::KEYS),
         ("store", Store::KEYS),
         ("limits", Limits::KEYS),
+        ("admin", Admin::KEYS),
         ("log", Log::KEYS),
     ];
 

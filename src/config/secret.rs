@@ -8,13 +8,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 const MASK: &str = "********";
 
 /// A password. `Debug` and serialisation show a mask.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
     /// Takes a secret in.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// Whether nobody gave one.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The secret itself; for computing with it, not for showing.
@@ -31,7 +36,7 @@ impl fmt::Debug for Secret {
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(MASK)
+        serializer.serialize_str(if self.is_empty() { "" } else { MASK })
     }
 }
 

@@ -9,7 +9,7 @@ use super::schema::{
 use super::values::Size;
 
 /// One rule of a user about some senders; the first that fits holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SenderRule {
     /// A SIP or tel URI (one person), a domain (everybody in it), or `anonymous`.
@@ -29,7 +29,7 @@ pub struct ClientRule {
 }
 
 /// What an account says about itself; what it leaves out comes from `[users]`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SettingsOverrides {
     /// See [`UserSettings::delivery`].
@@ -51,6 +51,7 @@ pub struct SettingsOverrides {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_messages: Option<u32>,
     /// See [`UserSettings::max_size`].
+    #[schema(value_type = Option<String>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size: Option<Size>,
     /// See [`UserSettings::when_full`].

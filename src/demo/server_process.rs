@@ -38,6 +38,8 @@ pub struct Ready {
     pub sip: Vec<String>,
     /// Listeners behind `msrp=`.
     pub msrp: Vec<String>,
+    /// Listeners behind `admin=`.
+    pub admin: Vec<String>,
 }
 
 impl Ready {
@@ -51,6 +53,7 @@ impl Ready {
             line: line.trim_end().to_owned(),
             sip: Vec::new(),
             msrp: Vec::new(),
+            admin: Vec::new(),
         };
         for word in words {
             let (key, value) = word.split_once('=')?;
@@ -58,6 +61,7 @@ impl Ready {
             match key {
                 "sip" => ready.sip.extend(listeners),
                 "msrp" => ready.msrp.extend(listeners),
+                "admin" => ready.admin.extend(listeners),
                 _ => {}
             }
         }

@@ -173,6 +173,9 @@ listen = ["udp://127.0.0.1:{{sip_udp}}", "tcp://127.0.0.1:{{sip_tcp}}"]
 [msrp]
 listen = ["tcp://127.0.0.1:{{msrp}}"]
 
+[admin]
+listen = []
+
 [registrar]
 authentication = "digest"
 

@@ -39,7 +39,39 @@ pub struct Census {
     pub parted: usize,
 }
 
+/// What is there even when nothing happens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Population {
+    /// Users with a binding.
+    pub users: usize,
+    /// Bindings.
+    pub contacts: usize,
+}
+
 impl Census {
+    /// Adds what another shard counted.
+    pub fn add(&mut self, other: &Self) {
+        for (own, other) in [
+            (&mut self.transactions, other.transactions),
+            (&mut self.askers, other.askers),
+            (&mut self.dialogs, other.dialogs),
+            (&mut self.pagers, other.pagers),
+            (&mut self.chats, other.chats),
+            (&mut self.deliveries, other.deliveries),
+            (&mut self.relays, other.relays),
+            (&mut self.users, other.users),
+            (&mut self.waiting, other.waiting),
+            (&mut self.media_sessions, other.media_sessions),
+            (&mut self.media_connections, other.media_connections),
+            (&mut self.store_requests, other.store_requests),
+            (&mut self.foreign, other.foreign),
+            (&mut self.expiring, other.expiring),
+            (&mut self.parted, other.parted),
+        ] {
+            *own += other;
+        }
+    }
+
     /// Whether nothing is under way.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -75,6 +107,15 @@ impl fmt::Display for Census {
 }
 
 impl Service {
+    /// Counts who is registered.
+    #[must_use]
+    pub fn population(&self) -> Population {
+        Population {
+            users: self.registrar.registered_users(),
+            contacts: self.registrar.registered_contacts(),
+        }
+    }
+
     /// Counts what is under way.
     #[must_use]
     pub fn census(&self) -> Census {

@@ -169,25 +169,30 @@ impl Service {
         let mut all: Vec<ChatId> = self.chats.keys().copied().collect();
         all.sort();
         for id in all {
-            let inviting = self
-                .chats
-                .get(&id)
-                .is_some_and(|chat| chat.state == ChatState::Inviting);
-            if self.refuse_when_safe(id, 503, now) {
-                continue;
-            }
-            if inviting {
-                self.cancel_branches(id, None, now);
-                self.refuse_chat(id, &Rejection::new(503, "Service Unavailable"), now);
-                continue;
-            }
-            self.keep_unconfirmed(id, Side::Callee, now);
-            self.keep_unconfirmed(id, Side::Caller, now);
-            if let Some(chat) = self.chats.get_mut(&id) {
-                chat.state = ChatState::Ending;
-            }
-            self.end_if_settled(id, now);
+            self.end_chat(id, now);
         }
+    }
+
+    /// Ends a chat from our side.
+    pub(super) fn end_chat(&mut self, id: ChatId, now: Now) {
+        let inviting = self
+            .chats
+            .get(&id)
+            .is_some_and(|chat| chat.state == ChatState::Inviting);
+        if self.refuse_when_safe(id, 503, now) {
+            return;
+        }
+        if inviting {
+            self.cancel_branches(id, None, now);
+            self.refuse_chat(id, &Rejection::new(503, "Service Unavailable"), now);
+            return;
+        }
+        self.keep_unconfirmed(id, Side::Callee, now);
+        self.keep_unconfirmed(id, Side::Caller, now);
+        if let Some(chat) = self.chats.get_mut(&id) {
+            chat.state = ChatState::Ending;
+        }
+        self.end_if_settled(id, now);
     }
 
     pub(super) fn handle_chat_timeouts(&mut self, now: Now) {

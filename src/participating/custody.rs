@@ -7,7 +7,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::clock::{Instant, Now};
+use bytes::Bytes;
+
+use crate::clock::{Instant, Now, UnixMillis};
 use crate::identity::Identity;
 use crate::store::request::{
     Body, BodySource, DeferredMessage, Quota, Refusal, Seq, SpoolId, StoreEvent, StoreRequest,
@@ -157,13 +159,66 @@ impl<W> Custody<W> {
         waiter: W,
         now: Now,
     ) -> Result<(), W> {
+        self.page(recipient, after, 256, waiter, now)
+    }
+
+    /// Reads a page of this size.
+    pub fn page(
+        &mut self,
+        recipient: Identity,
+        after: Option<Seq>,
+        limit: usize,
+        waiter: W,
+        now: Now,
+    ) -> Result<(), W> {
         let token = self.reserve(waiter, false, now)?;
         self.requests.push_back(StoreRequest::Load {
             token,
             recipient,
             after,
-            limit: 256,
+            limit,
         });
+        Ok(())
+    }
+
+    /// Gives a waiting message another time to expire at.
+    pub fn redate(
+        &mut self,
+        recipient: Identity,
+        seq: Seq,
+        expires_at: UnixMillis,
+        waiter: W,
+        now: Now,
+    ) -> Result<(), W> {
+        let token = self.reserve(waiter, false, now)?;
+        self.requests.push_back(StoreRequest::Redate {
+            token,
+            recipient,
+            seq,
+            expires_at,
+        });
+        Ok(())
+    }
+
+    /// Makes a document of the operator's durable.
+    pub fn put_document(
+        &mut self,
+        key: Box<str>,
+        value: Bytes,
+        waiter: W,
+        now: Now,
+    ) -> Result<(), W> {
+        let token = self.reserve(waiter, false, now)?;
+        let request = StoreRequest::PutDocument { token, key, value };
+        self.requests.push_back(request);
+        Ok(())
+    }
+
+    /// Removes one.
+    pub fn remove_document(&mut self, key: Box<str>, waiter: W, now: Now) -> Result<(), W> {
+        let token = self.reserve(waiter, false, now)?;
+        let request = StoreRequest::RemoveDocument { token, key };
+        self.requests.push_back(request);
         Ok(())
     }
 

@@ -50,6 +50,7 @@ impl Service {
             | Waiter::Delivery(..)
             | Waiter::Due
             | Waiter::Oldest(_)
+            | Waiter::Operator(..)
             | Waiter::Evicted(..) => {}
         }
     }
@@ -74,6 +75,7 @@ impl Service {
                 self.end_storing(&message, size, now);
             }
             Waiter::Load(identity, after) => self.postponed_loads.push_back((identity, after)),
+            Waiter::Operator(ticket, _) => self.handle_operator_refused(ticket, refusal),
             Waiter::Oldest(user) | Waiter::Evicted(user, _) => {
                 self.handle_not_evicted(&user, refusal, now);
             }
@@ -89,6 +91,9 @@ impl Service {
         match (waiter, answer) {
             (Waiter::Load(user, _), StoreEvent::Loaded { held, more, .. }) => {
                 self.handle_loaded(&user, held, more, now);
+            }
+            (Waiter::Operator(ticket, question), answer) => {
+                self.handle_operator_read(ticket, question, answer, now);
             }
             (Waiter::Oldest(user), StoreEvent::Loaded { held, .. }) => {
                 self.handle_oldest(&user, &held, now);

@@ -37,6 +37,7 @@ mod media_connections;
 mod media_exchange;
 mod message_run;
 pub mod next_hop;
+pub mod operator;
 pub mod outgoing;
 pub mod pager;
 mod provisional;

@@ -78,6 +78,21 @@ pub enum UserAction {
     },
 }
 
+/// Where one message stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The machine has not loaded it.
+    Unheard,
+    /// Its turn has not come.
+    InLine,
+    /// A run has it.
+    Running,
+    /// No device takes it, of this kind and size.
+    Incapable,
+    /// Refused or broken, until then; without a time, until the next registration.
+    Parked(Option<Instant>),
+}
+
 /// Sessions that replay to one user at the same time.
 const SESSIONS_AT_ONCE: usize = 2;
 
@@ -329,6 +344,42 @@ impl ServedUser {
         self.conversations
             .get(key)
             .is_some_and(|c| c.held.iter().take(c.handed).any(|held| held.seq == seq))
+    }
+
+    /// Where a message stands.
+    pub fn standing(&self, key: &ConversationKey, seq: Seq) -> Standing {
+        let Some(conversation) = self.conversations.get(key) else {
+            return Standing::Unheard;
+        };
+        let position = conversation.held.iter().position(|held| held.seq == seq);
+        let held = position.and_then(|position| conversation.held.get(position));
+        let (Some(position), Some(held)) = (position, held) else {
+            return Standing::Unheard;
+        };
+        let incapable = |reach| choose_carrier(held, reach, conversation.session_refused).is_none();
+        match conversation.state {
+            State::Running(_) if position < conversation.handed => Standing::Running,
+            _ if self.reach.is_some_and(incapable) => Standing::Incapable,
+            State::Parked { until } => Standing::Parked(until),
+            State::Short { .. } | State::Ready | State::Running(_) => Standing::InLine,
+        }
+    }
+
+    /// How often a conversation was offered in vain since it was last delivered or registered for.
+    pub fn attempts(&self, key: &ConversationKey) -> usize {
+        let conversation = self.conversations.get(key);
+        conversation.map_or(0, |conversation| conversation.attempt)
+    }
+
+    /// The operator wants a parked conversation offered now.
+    pub fn handle_retry(&mut self, key: &ConversationKey, now: Now) {
+        if let Some(conversation) = self.conversations.get_mut(key)
+            && let State::Parked { .. } | State::Short { .. } = conversation.state
+        {
+            conversation.session_refused = false;
+            make_ready(&mut self.ready, key, conversation);
+        }
+        self.start_runs(now);
     }
 
     /// Whether a message is out with a delivery, or with a device that was tried before it was kept.

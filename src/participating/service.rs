@@ -22,6 +22,7 @@ use crate::participating::expiry::ExpiryClock;
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{Media, MediaAction, MediaId};
 use crate::participating::next_hop::Unresolved;
+use crate::participating::operator::{Answer, Question, Ticket};
 use crate::participating::pager::{Pager, PagerId};
 use crate::participating::receipts::{Receipt, Receipts};
 use crate::participating::relay::{Relay, RelayId};
@@ -100,6 +101,8 @@ pub enum Waiter {
     Delivery(DeliveryId, Seq),
     /// What has expired.
     Due,
+    /// What the operator asked.
+    Operator(Ticket, Question),
     /// Of a full queue that makes room: the oldest message that may go.
     Oldest(Identity),
     /// The message that goes.
@@ -164,6 +167,8 @@ pub struct Service {
     pub(super) receipts: Receipts,
     pub(super) last_number: u64,
     pub(super) draining: bool,
+    /// To the operator.
+    pub(super) answers: VecDeque<(Ticket, Answer)>,
 }
 
 /// What a service is built from.
@@ -237,6 +242,7 @@ impl Service {
             receipts: Receipts::default(),
             last_number: 0,
             draining: false,
+            answers: VecDeque::new(),
         }
     }
 

@@ -1,12 +1,11 @@
 //! Which identities exist, and by which names a user proves to be one.
 
-use std::collections::HashMap;
-
 use crate::config::{
     Account, Authentication, ClientProfile, ClientRule, Config, DigestAlgorithm, EffectiveSettings,
     SettingsOverrides,
 };
 use crate::identity::Identity;
+use crate::registrar::account::StoredAccount;
 use crate::sip::digest::{Algorithms, Hashes};
 use crate::uri::{Scheme, Uri, tel_digits, unescape};
 
@@ -25,22 +24,28 @@ pub enum Resolved {
     Foreign,
 }
 
-/// The accounts of the domain; in open mode every user of the domain exists besides.
+/// A map whose copies share what they have in common, so that a million users need not be copied for
+/// one that is new.
+type Shared<K, V> =
+    imbl::GenericHashMap<K, V, foldhash::fast::RandomState, imbl::shared_ptr::DefaultSharedPtr>;
+
+/// The accounts of the domain; in open mode every user of the domain exists besides. Never changed: who
+/// wants another account takes a copy with it, which is cheap.
 #[derive(Clone, Debug)]
 pub struct Directory {
     domain: String,
     open: bool,
-    users: HashMap<Identity, Option<String>, foldhash::fast::RandomState>,
-    numbers: HashMap<String, Identity, foldhash::fast::RandomState>,
-    credentials: HashMap<String, (Identity, Hashes), foldhash::fast::RandomState>,
+    users: Shared<Identity, Option<String>>,
+    numbers: Shared<String, Identity>,
+    credentials: Shared<String, (Identity, Hashes)>,
     /// Of users whose account says something else than `[users]`.
-    settings: HashMap<Identity, EffectiveSettings, foldhash::fast::RandomState>,
+    settings: Shared<Identity, EffectiveSettings>,
     /// Of everybody else.
     default_settings: EffectiveSettings,
+    /// What the server offers: what the configuration allows and every account of it can answer.
+    offered: Algorithms,
     /// How devices of one make are spoken to.
     clients: Vec<ClientRule>,
-    /// What the configuration lets the server offer.
-    allowed: Algorithms,
 }
 
 impl Directory {
@@ -49,13 +54,13 @@ impl Directory {
         let mut directory = Self {
             domain: config.domain.to_ascii_lowercase(),
             open: config.registrar.authentication == Authentication::None,
-            users: HashMap::default(),
-            numbers: HashMap::default(),
-            credentials: HashMap::default(),
-            settings: HashMap::default(),
+            users: Shared::default(),
+            numbers: Shared::default(),
+            credentials: Shared::default(),
+            settings: Shared::default(),
             default_settings: SettingsOverrides::default().over(&config.users),
             clients: config.client.clone(),
-            allowed: Algorithms {
+            offered: Algorithms {
                 md5: config.registrar.algorithms.contains(&DigestAlgorithm::Md5),
                 sha256: config
                     .registrar
@@ -66,7 +71,67 @@ impl Directory {
         for account in &config.account {
             directory.add(account, config.realm());
         }
+        for (_, hashes) in directory.credentials.values() {
+            directory.offered.md5 &= hashes.md5.is_some();
+            directory.offered.sha256 &= hashes.sha256.is_some();
+        }
         directory
+    }
+
+    /// A copy in which this account, made while the server runs, stands in the place of an earlier one
+    /// of the same user.
+    #[must_use]
+    pub fn with(&self, account: &StoredAccount) -> Self {
+        let identity = Identity::new(&account.user, &self.domain);
+        let mut changed = self.without(&identity);
+        if let Some(tel) = &account.tel {
+            changed.numbers.insert(tel_digits(tel), identity.clone());
+        }
+        changed.users.insert(identity.clone(), account.tel.clone());
+        if account.settings != SettingsOverrides::default() {
+            let settings = account.settings.over(&self.default_settings.settings);
+            changed.settings.insert(identity.clone(), settings);
+        }
+        for (name, hashes) in account.credentials() {
+            changed
+                .credentials
+                .insert(name.to_owned(), (identity.clone(), hashes));
+        }
+        changed
+    }
+
+    /// A copy without this user's account.
+    #[must_use]
+    pub fn without(&self, identity: &Identity) -> Self {
+        let mut changed = self.clone();
+        if let Some(Some(tel)) = changed.users.remove(identity) {
+            changed.numbers.remove(&tel_digits(&tel));
+        }
+        changed.settings.remove(identity);
+        for name in [identity.user(), identity.as_str()] {
+            changed.credentials.remove(name);
+        }
+        changed
+    }
+
+    /// Whether a user exists.
+    pub fn knows(&self, identity: &Identity) -> bool {
+        self.open || self.users.contains_key(identity)
+    }
+
+    /// Whether a user has an account.
+    pub fn has_account(&self, identity: &Identity) -> bool {
+        self.users.contains_key(identity)
+    }
+
+    /// Whose telephone number this is.
+    pub fn owner_of_number(&self, tel: &str) -> Option<&Identity> {
+        self.numbers.get(&tel_digits(tel))
+    }
+
+    /// How many accounts there are.
+    pub fn accounts(&self) -> usize {
+        self.users.len()
     }
 
     fn add(&mut self, account: &Account, realm: &str) {
@@ -159,13 +224,10 @@ impl Directory {
         Some((identity.clone(), hashes))
     }
 
-    /// The configured digest algorithms that every account can answer.
+    /// The configured digest algorithms that every account can answer. Accounts made while the server
+    /// runs can answer all.
     pub fn algorithms(&self) -> Algorithms {
-        let mut hashes = self.credentials.values().map(|(_, hashes)| hashes);
-        Algorithms {
-            md5: self.allowed.md5 && hashes.clone().all(|hashes| hashes.md5.is_some()),
-            sha256: self.allowed.sha256 && hashes.all(|hashes| hashes.sha256.is_some()),
-        }
+        self.offered
     }
 
     /// What a user wants.
@@ -316,6 +378,35 @@ mod tests {
         let text = ACCOUNTS.replacen('\n', "\nalgorithms = [\"md5\"]\n", 1);
         let algorithms = directory(&text).algorithms();
         assert!(algorithms.md5 && !algorithms.sha256);
+    }
+
+    #[test]
+    fn an_account_is_added_changed_and_removed_in_copies() {
+        let before = directory(ACCOUNTS);
+        let mut carol = StoredAccount::new("carol", "im.test", Some("secret"), "im.test");
+        carol.tel = Some("+1-555-0123".to_owned());
+        carol.settings.delivery = Some(crate::config::Delivery::Pull);
+        let after = before.with(&carol);
+        assert_eq!(resolve(&before, "sip:carol@im.test"), Resolved::Unknown);
+        assert_eq!(resolve(&after, "sip:carol@im.test"), local("carol"));
+        assert_eq!(resolve(&after, "tel:+15550123"), local("carol"));
+        let identity = Identity::new("carol", "im.test");
+        let pull = crate::config::Delivery::Pull;
+        assert_eq!(after.settings(&identity).settings.delivery, pull);
+        for name in ["carol", "carol@im.test"] {
+            let (user, hashes) = after.credentials(name).unwrap();
+            assert_eq!(user, identity);
+            assert_eq!(*hashes, Hashes::of_password(name, "im.test", "secret"));
+        }
+        carol.tel = None;
+        let changed = after.with(&carol);
+        assert_eq!(resolve(&changed, "tel:+15550123"), Resolved::Unknown);
+        let gone = after.without(&identity);
+        assert_eq!(resolve(&gone, "sip:carol@im.test"), Resolved::Unknown);
+        assert_eq!(resolve(&gone, "tel:+15550123"), Resolved::Unknown);
+        assert!(gone.credentials("carol").is_none());
+        assert_eq!(gone.accounts(), before.accounts());
+        assert_eq!(gone.algorithms(), before.algorithms());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! [`Registrar`] for the users it owns. Next stop: `router`, which asks for target sets, and
 //! `participating`, which hears who came and who went.
 
+mod account;
 mod binding;
 mod bindings;
 mod capability;
@@ -17,6 +18,7 @@ mod record;
 mod register;
 mod table;
 
+pub use account::StoredAccount;
 pub use binding::{Binding, BindingKey};
 pub use capability::{Capability, Profile};
 pub use directory::{Directory, Resolved};

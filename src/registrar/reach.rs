@@ -6,6 +6,11 @@ use crate::registrar::binding::{Binding, BindingKey};
 use crate::registrar::table::Registrar;
 
 impl Registrar {
+    /// The users that have a binding, in no order.
+    pub fn users(&self) -> impl Iterator<Item = &Identity> {
+        self.users.keys()
+    }
+
     /// All bindings of a user, suspended ones too, the one registered last at the end.
     pub fn bindings(&self, user: &Identity) -> &[Binding] {
         self.users.get(user).map_or(&[], |bindings| &bindings.0)

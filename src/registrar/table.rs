@@ -77,6 +77,8 @@ pub struct Registrar {
     deadlines: BTreeSet<(Instant, Identity)>,
     /// Which users have a binding that hangs on which connection.
     connections: HashMap<ConnectionId, BTreeSet<Identity>, RandomState>,
+    /// Bindings of all users.
+    contacts: usize,
 }
 
 impl Registrar {
@@ -87,6 +89,7 @@ impl Registrar {
             users: HashMap::default(),
             deadlines: BTreeSet::new(),
             connections: HashMap::default(),
+            contacts: 0,
         }
     }
 
@@ -98,6 +101,11 @@ impl Registrar {
     /// How many users have a binding.
     pub fn registered_users(&self) -> usize {
         self.users.len()
+    }
+
+    /// How many bindings there are.
+    pub fn registered_contacts(&self) -> usize {
+        self.contacts
     }
 
     /// How many connections have a binding that hangs on them.
@@ -118,8 +126,10 @@ impl Registrar {
         };
         let bindings = self.users.entry(user.clone()).or_default();
         let old = bindings.next_deadline();
+        let before = bindings.0.len();
         bindings.0.retain(|other| other.key != binding.key);
         bindings.0.push(binding);
+        self.contacts = self.contacts + bindings.0.len() - before;
         bindings
             .0
             .sort_by_key(|binding| binding.facts.registered_at);
@@ -230,6 +240,8 @@ impl Registrar {
             let flows = bindings.0.iter().map(Binding::flow);
             flows.filter_map(|flow: Flow| flow.connection).collect()
         };
+        let contacts = self.users.get(user).map_or(0, |bindings| bindings.0.len());
+        self.contacts = (self.contacts + contacts).saturating_sub(before.contacts);
         let after = self.users.get(user).map(on_connections).unwrap_or_default();
         for connection in before.connections {
             if !after.contains(&connection) {
@@ -288,6 +300,7 @@ impl Registrar {
 
 /// What the tables say of a user before a change.
 struct Before {
+    contacts: usize,
     deadline: Option<Instant>,
     connections: Vec<ConnectionId>,
 }
@@ -296,6 +309,7 @@ impl Before {
     fn of(bindings: &Bindings) -> Self {
         let connections = bindings.0.iter().filter_map(|b| b.flow().connection);
         Self {
+            contacts: bindings.0.len(),
             deadline: bindings.next_deadline(),
             connections: connections.collect(),
         }

@@ -19,8 +19,12 @@ use crate::token::Tokens;
 const KEY_FILE: &str = "nonce.key";
 
 /// Built once the listeners are bound and the data folder is ours.
-pub(super) fn gather(config: &Config, addresses: &Addresses, shards: u16) -> io::Result<Knowledge> {
-    let directory = Directory::new(config);
+pub(super) fn gather(
+    config: &Config,
+    directory: Arc<Directory>,
+    addresses: &Addresses,
+    shards: u16,
+) -> io::Result<Knowledge> {
     let own = own_names(config, addresses);
     let secret = key(&config.data_dir)?;
     let digest = match config.registrar.authentication {
@@ -38,7 +42,7 @@ pub(super) fn gather(config: &Config, addresses: &Addresses, shards: u16) -> io:
         }
     };
     Ok(Knowledge {
-        directory: Arc::new(directory),
+        directory,
         digest,
         own: own.into(),
         route_key: RouteKey {

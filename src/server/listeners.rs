@@ -29,6 +29,8 @@ pub struct Addresses {
     pub sip: Vec<(Transport, SocketAddr)>,
     /// By index into `[msrp] listen`.
     pub msrp: Vec<SocketAddr>,
+    /// By index into `[admin] listen`.
+    pub admin: Vec<SocketAddr>,
 }
 
 impl Addresses {
@@ -63,7 +65,7 @@ fn in_brackets(host: &str) -> String {
 }
 
 impl fmt::Display for Addresses {
-    /// As in the `ready` line: `sip=udp://127.0.0.1:5060,tcp://127.0.0.1:5060 msrp=tcp://...`.
+    /// As in the `ready` line: `sip=udp://127.0.0.1:5060,tcp://... msrp=tcp://... admin=tcp://...`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sip: Vec<_> = (self.sip.iter())
             .map(|(transport, address)| format!("{transport}://{address}"))
@@ -71,7 +73,14 @@ impl fmt::Display for Addresses {
         let msrp: Vec<_> = (self.msrp.iter())
             .map(|address| format!("tcp://{address}"))
             .collect();
-        write!(f, "sip={} msrp={}", sip.join(","), msrp.join(","))
+        write!(f, "sip={} msrp={}", sip.join(","), msrp.join(","))?;
+        if self.admin.is_empty() {
+            return Ok(());
+        }
+        let admin: Vec<_> = (self.admin.iter())
+            .map(|address| format!("tcp://{address}"))
+            .collect();
+        write!(f, " admin={}", admin.join(","))
     }
 }
 
@@ -82,6 +91,8 @@ pub(super) struct Sockets {
     sip: Vec<Vec<SipSocket>>,
     /// By listener, then by shard.
     msrp: Vec<Vec<TcpListener>>,
+    /// By listener.
+    pub(super) admin: Vec<TcpListener>,
 }
 
 impl Sockets {
@@ -90,6 +101,7 @@ impl Sockets {
             addresses: Addresses::default(),
             sip: Vec::new(),
             msrp: Vec::new(),
+            admin: Vec::new(),
         };
         for listener in &config.sip.listen {
             let blame = |error| BindError {
@@ -116,6 +128,18 @@ impl Sockets {
             let address = address.map_err(blame)?.unwrap_or(listener.address);
             sockets.addresses.msrp.push(address);
             sockets.msrp.push(bound);
+        }
+        for listener in &config.admin.listen {
+            let blame = |error| BindError {
+                key: "admin.listen",
+                listener: *listener,
+                error,
+            };
+            for socket in bind::tcp(listener.address, 1).map_err(blame)? {
+                let address = socket.local_addr().map_err(blame)?;
+                sockets.addresses.admin.push(address);
+                sockets.admin.push(socket);
+            }
         }
         Ok(sockets)
     }

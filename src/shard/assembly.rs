@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::core_trait::ShardCore;
 use super::inbox::{Inbox, Lanes, Sizes, inbox};
+use super::operator_desk::Desk;
 use super::port::Input;
 use super::store_queue::StoreGate;
 use super::thread::{self, Common, Own, SipSocket};
@@ -41,6 +42,8 @@ pub struct Settings {
 pub struct Inboxes {
     /// By shard, the sending ends.
     pub lanes: Arc<[Lanes]>,
+    /// Where the operator asks.
+    pub desk: Arc<Desk>,
     inboxes: Vec<Inbox>,
 }
 
@@ -69,8 +72,10 @@ impl Inboxes {
     /// For `shards` shards.
     pub fn new(shards: u16, sizes: Sizes) -> Self {
         let (lanes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| inbox(sizes)).unzip();
+        let lanes: Arc<[Lanes]> = lanes.into();
         Self {
-            lanes: lanes.into(),
+            desk: Arc::new(Desk::new(Arc::clone(&lanes))),
+            lanes,
             inboxes,
         }
     }
@@ -102,6 +107,7 @@ impl Shards {
             msrp_settings: settings.msrp,
             resolver: Resolver::new(settings.resolver),
             helper: helper.clone(),
+            operator: inboxes.desk,
             drained,
             stop: stopped,
         };
@@ -139,6 +145,19 @@ impl Shards {
     /// The runtime that waits for signals and look-ups.
     pub fn helper(&self) -> &Handle {
         &self.helper
+    }
+
+    /// What tells every shard to take no new work; nobody waits for the end.
+    pub fn begin_drain(&self) -> Box<dyn Fn() + Send + Sync> {
+        let (lanes, helper) = (Arc::clone(&self.lanes), self.helper.clone());
+        Box::new(move || {
+            let lanes = Arc::clone(&lanes);
+            helper.spawn(async move {
+                for lanes in lanes.iter() {
+                    let _ = lanes.notices.send(Input::Drain).await;
+                }
+            });
+        })
     }
 
     /// Tells every shard to take no new work and waits until all have drained, at most `limit`;

@@ -10,6 +10,7 @@ use crate::participating::arrival::Lifetimes;
 use crate::participating::census::Census;
 use crate::participating::custody::Custody;
 use crate::participating::media::{AttemptId, Media, MediaAction, MediaListener, MediaSettings};
+use crate::participating::operator::Question;
 use crate::participating::served_user::RetrySchedule;
 use crate::participating::service::{Parts, Service, Settings};
 use crate::registrar::{Policy, Registrar};
@@ -110,6 +111,9 @@ impl Core {
             while let Some(action) = self.service.poll_media() {
                 self.actions.push_back(media_action(action));
             }
+            while let Some((ticket, answer)) = self.service.poll_answer() {
+                self.actions.push_back(Action::Answer { ticket, answer });
+            }
             while let Some(request) = self.service.poll_store() {
                 self.actions.push_back(Action::Store(request));
             }
@@ -151,6 +155,12 @@ impl ShardCore for Core {
                     .handle_resolved(AttemptId(attempt.0), &addresses),
             },
             Input::Internal(message) => service.handle_internal(*message, now),
+            Input::Operator { ticket, question } => {
+                if let Question::Directory(directory) = &*question {
+                    self.router.set_directory(Arc::clone(directory));
+                }
+                service.handle_question(ticket, *question, now);
+            }
             Input::Drain => service.drain(now),
         }
         self.collect();

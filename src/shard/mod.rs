@@ -9,6 +9,7 @@ pub mod core;
 pub mod core_trait;
 pub mod deliver;
 pub mod inbox;
+pub mod operator_desk;
 pub mod outbox;
 pub mod perform;
 pub mod port;

@@ -49,6 +49,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
                 Action::Forward { shard, message } => {
                     self.forward(shard, Input::Internal(message));
                 }
+                Action::Answer { ticket, answer } => self.operator.answer(ticket, answer),
                 // Nobody waits if the server was told to stop at once.
                 Action::Drained => drop(self.drained.send(self.shard)),
             }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use std::net::SocketAddr;
 
 use crate::msrp::frame::FrameEvent;
+use crate::participating::operator::{Answer, Question, Ticket};
 use crate::sip::message::Message;
 use crate::sip::transport::flow::{ConnectionId, Flow};
 use crate::store::request::{StoreEvent, StoreRequest};
@@ -76,6 +77,13 @@ pub enum Input {
     },
     /// A message for a user of this shard from another shard (a disposition notification, say).
     Internal(Box<crate::participating::internal::InternalMessage>),
+    /// The operator asks; answered by `Action::Answer`.
+    Operator {
+        /// Returned with the answer.
+        ticket: Ticket,
+        /// What.
+        question: Box<Question>,
+    },
     /// No new work from here on; running replays may end.
     Drain,
 }
@@ -128,6 +136,13 @@ pub enum Action {
         shard: u16,
         /// What.
         message: Box<crate::participating::internal::InternalMessage>,
+    },
+    /// Tell the operator.
+    Answer {
+        /// Of `Input::Operator`.
+        ticket: Ticket,
+        /// What.
+        answer: Answer,
     },
     /// Everything that had to end before a stop has ended.
     Drained,

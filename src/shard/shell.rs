@@ -17,6 +17,7 @@ use super::alarm::Alarm;
 use super::core_trait::ShardCore;
 use super::deliver::Deliverer;
 use super::inbox::{Inbox, Lanes};
+use super::operator_desk::Desk;
 use super::outbox::Outbox;
 use super::port::Input;
 use super::store_queue::{StoreGate, StoreQueue};
@@ -55,6 +56,8 @@ pub struct Shell<C, G> {
     pub(super) look_ups: Arc<Semaphore>,
     /// Outcomes known at once, to be taken like any other input.
     pub(super) local: VecDeque<Input>,
+    /// Who hears the answers to the operator's questions.
+    pub(super) operator: Arc<Desk>,
     /// Who waits for the end of the drain.
     pub(super) drained: mpsc::UnboundedSender<u16>,
     /// Becomes `true` when the shard has to end.

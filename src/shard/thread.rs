@@ -15,6 +15,7 @@ use super::alarm::Alarm;
 use super::core_trait::ShardCore;
 use super::deliver::Deliverer;
 use super::inbox::{Inbox, Lanes};
+use super::operator_desk::Desk;
 use super::outbox::Outbox;
 use super::shell::Shell;
 use super::store_queue::{StoreGate, StoreQueue};
@@ -59,6 +60,8 @@ pub struct Common {
     pub resolver: Resolver,
     /// Where look-ups run.
     pub helper: tokio::runtime::Handle,
+    /// Hears the answers to the operator's questions.
+    pub operator: Arc<Desk>,
     /// Hears when a shard has drained.
     pub drained: mpsc::UnboundedSender<u16>,
     /// Becomes `true` when the shards have to end.
@@ -161,6 +164,7 @@ fn build<C: ShardCore + 'static, G: StoreGate>(
         helper: common.helper,
         look_ups: Arc::new(Semaphore::new(LOOK_UPS)),
         local: VecDeque::new(),
+        operator: common.operator,
         drained: common.drained,
         stop: common.stop,
         metrics: own.metrics,

@@ -69,8 +69,14 @@ impl Log {
             .iter()
             .map(|item| (item.kind, item.payload.as_slice()))
             .collect();
+        let began = clock::now().instant;
         match self.appender.append(&records) {
-            Ok(places) => self.appender.sync().map(|()| places),
+            Ok(places) => {
+                self.appender.sync()?;
+                let took = clock::now().instant.since(began);
+                self.shared.commits.observe(took);
+                Ok(places)
+            }
             Err(error) if files::is_full(&error) => {
                 self.appender.take_back()?;
                 Err(error)

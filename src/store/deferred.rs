@@ -170,7 +170,7 @@ pub type Answers = Vec<Box<dyn Fn(StoreEvent) + Send + Sync>>;
 
 /// The running store.
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     log: Sender<LogJob>,
     body: Sender<BodyJob>,
     reader: Sender<ReadJob>,

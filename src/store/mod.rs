@@ -42,8 +42,10 @@ mod survey;
 pub mod table;
 mod usage;
 mod view;
+mod watch;
 
 pub use client::StoreClient;
 pub use deferred::{
     Health, Recovered, RecoveredBinding, Store, StoreConfig, StoreError, ViewFound,
 };
+pub use watch::StoreWatch;

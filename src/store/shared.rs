@@ -11,6 +11,7 @@ use super::index::Index;
 use super::request::{DeferredMessage, Quota, Seq, StoreEvent};
 use super::segment::Segment;
 use crate::identity::Identity;
+use crate::metrics::Histogram;
 
 /// Damaged octets kept for a closer look are cut to this.
 const ASIDE: u64 = 1024 * 1024;
@@ -22,6 +23,8 @@ pub(super) struct Shared {
     health: AtomicU8,
     next_seq: AtomicU64,
     pub(super) damages: Damages,
+    /// How long the commits of the log took.
+    pub(super) commits: Arc<Histogram>,
     /// What may wait in all.
     pub(super) quota: Quota,
 }
@@ -40,6 +43,7 @@ impl Shared {
             health: AtomicU8::new(0),
             next_seq: AtomicU64::new(next_seq),
             damages,
+            commits: Arc::default(),
             quota,
         }
     }

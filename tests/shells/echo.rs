@@ -167,6 +167,7 @@ impl World {
         let parse = |text: &str| text.parse().expect("a listener");
         config.sip.listen = vec![parse("udp://127.0.0.1:0"), parse("tcp://127.0.0.1:0")];
         config.msrp.listen = vec![parse("tcp://127.0.0.1:0")];
+        config.admin.listen = Vec::new();
         change(&mut config);
         let (tell, told) = channel();
         let running = Server::start(config, move |context| Echo {

@@ -110,6 +110,10 @@ impl Configuration {
         sections.entry("sip").or_default().push(sip);
         let msrp = format!("listen = [\"tcp://{host}:{{msrp}}\"]");
         sections.entry("msrp").or_default().push(msrp);
+        let admin = sections.entry("admin").or_default();
+        if !admin.iter().any(|line| line.starts_with("listen")) {
+            admin.push(format!("listen = [\"tcp://{host}:0\"]"));
+        }
         let mut text = String::new();
         for (section, lines) in &sections {
             if !section.is_empty() {

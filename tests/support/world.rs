@@ -179,6 +179,7 @@ impl World {
                 (Transport::Tcp, server(5060)),
             ],
             msrp: vec![server(2855)],
+            admin: Vec::new(),
         };
         let mut config = Config::default();
         if faults.credits > 0 {

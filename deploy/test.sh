@@ -3,6 +3,7 @@
 # everybody in a container of their own, through a kill, a cut network and a stop. Needs a container engine, a
 # compose tool, Rust and SIPp; no base image. Removes everything it made.
 #   RESTANTE_IMAGE, RESTANTE_SIPP_IMAGE  images to try instead of building them
+#   RESTANTE_BINARY                      a static binary made before, as for build.sh
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -22,7 +23,7 @@ run=restante-test-$$-$RANDOM
 work=$(mktemp -d)
 near=${run}_default far=$run-far
 built=()
-given_image=${RESTANTE_IMAGE:-} given_sipp=${RESTANTE_SIPP_IMAGE:-}
+given_image=${RESTANTE_IMAGE:-} given_sipp=${RESTANTE_SIPP_IMAGE:-} given_binary=${RESTANTE_BINARY:-}
 # What the lab's own settings say is not tried here.
 unset "${!RESTANTE_@}"
 
@@ -63,7 +64,7 @@ within() { # SECONDS WHAT COMMAND...
 step "images"
 export RESTANTE_IMAGE=${given_image:-$run:server} RESTANTE_SIPP_IMAGE=${given_sipp:-$run:sipp}
 if [[ -z $given_image || -z $given_sipp ]]; then
-    ./build.sh sipp
+    RESTANTE_BINARY=$given_binary ./build.sh sipp
     built=("$run:server" "$run:sipp")
 fi
 docker image ls --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep -Fe "$RESTANTE_IMAGE" -e "$RESTANTE_SIPP_IMAGE"

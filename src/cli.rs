@@ -6,10 +6,12 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError};
+use crate::demo::{Elsewhere, Login, Part};
 
 mod client;
 mod operate;
@@ -51,7 +53,9 @@ pub enum Command {
     /// Alice writes to Bob while he is away; the server keeps the messages, is killed and started
     /// again; Bob registers and gets them in order; his receipts reach Alice. Everything goes over
     /// real sockets with a temporary store. Exits 0 only if every step was observed.
-    Demo,
+    ///
+    /// With --server it is played against a running server, which nobody kills.
+    Demo(DemoArguments),
     /// Show or check the configuration.
     ///
     /// Without a subcommand: print the whole configuration in effect (file, environment, defaults)
@@ -87,7 +91,7 @@ impl Command {
     /// Performs a command that asks a running server, writing to `out`; `None` for the others.
     pub fn operate(self, out: &mut impl Write) -> Option<Result<(), OperateError>> {
         Some(match self {
-            Self::Serve(_) | Self::Demo | Self::Config(_) => return None,
+            Self::Serve(_) | Self::Demo(_) | Self::Config(_) => return None,
             Self::Account(group) => group.run(out),
             Self::Bindings(group) => group.run(out),
             Self::Messages(group) => group.run(out),
@@ -115,6 +119,89 @@ impl ConfigurationFile {
     /// Reads the configuration from here and from the environment of the process.
     pub fn load(&self) -> Result<Config, ConfigError> {
         load(self.file.as_deref())
+    }
+}
+
+/// Arguments of `restante demo`.
+#[derive(Args, Clone, Debug)]
+pub struct DemoArguments {
+    /// Play against this running server, over UDP and TCP, with agents on this host.
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<String>,
+    /// The domain it serves.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "im.test",
+        requires = "server"
+    )]
+    domain: String,
+    /// Who writes; without a password it is USER-secret.
+    #[arg(
+        long,
+        value_name = "USER[:PASSWORD]",
+        default_value = "alice",
+        requires = "server"
+    )]
+    alice: Login,
+    /// Who is away at first.
+    #[arg(
+        long,
+        value_name = "USER[:PASSWORD]",
+        default_value = "bob",
+        requires = "server"
+    )]
+    bob: Login,
+    /// Play only this person's part; the other one is played elsewhere.
+    ///
+    /// Alice writes and waits for the receipts; Bob takes what waits for him, and comes back if his
+    /// network or the server goes away. Each prints a line for each message: wrote or took, chat or
+    /// pager, its Message-ID, its SHA-256.
+    #[arg(long, requires = "server")]
+    part: Option<PartName>,
+    /// Chat messages of a part; one by MESSAGE comes on top.
+    #[arg(long, value_name = "COUNT", default_value_t = 3, requires = "part")]
+    messages: usize,
+    /// Milliseconds that Bob takes over each chat message before he confirms it.
+    #[arg(
+        long,
+        value_name = "MILLISECONDS",
+        default_value_t = 0,
+        requires = "part"
+    )]
+    pause: u64,
+}
+
+/// Whose part it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PartName {
+    /// The author.
+    Alice,
+    /// The reader.
+    Bob,
+}
+
+impl DemoArguments {
+    /// The server that runs already, if one was named.
+    pub fn elsewhere(self) -> Option<Elsewhere> {
+        Some(Elsewhere {
+            server: self.server?,
+            domain: self.domain,
+            alice: self.alice,
+            bob: self.bob,
+        })
+    }
+
+    /// The part to be played; `None` is the whole story.
+    pub fn part(&self) -> Option<Part> {
+        let messages = self.messages;
+        Some(match self.part? {
+            PartName::Alice => Part::Alice { messages },
+            PartName::Bob => Part::Bob {
+                messages,
+                pause: Duration::from_millis(self.pause),
+            },
+        })
     }
 }
 
@@ -195,7 +282,18 @@ mod tests {
     fn the_documented_forms_are_understood() {
         assert!(matches!(parse("restante serve"), Command::Serve(f) if f.file.is_none()));
         assert!(matches!(parse("restante serve -c x.toml"), Command::Serve(f) if f.file.is_some()));
-        assert!(matches!(parse("restante demo"), Command::Demo));
+        assert!(matches!(parse("restante demo"), Command::Demo(d) if d.part().is_none()));
+        let Command::Demo(part) = parse("restante demo --server as1:5060 --part bob --pause 5")
+        else {
+            panic!("not a demo");
+        };
+        let pause = Duration::from_millis(5);
+        assert_eq!(part.part(), Some(Part::Bob { messages: 3, pause }));
+        let elsewhere = part.elsewhere().unwrap();
+        assert_eq!(elsewhere.server, "as1:5060");
+        assert_eq!(elsewhere.alice, Login::of("alice"));
+        let alone = ["restante", "demo", "--part", "bob"];
+        assert!(Arguments::try_parse_from(alone).is_err());
         assert!(matches!(
             parse("restante account list -c x.toml"),
             Command::Account(_)

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use restante::cli::{Arguments, Command, OperateError};
+use restante::cli::{Arguments, Command, DemoArguments, OperateError};
 use restante::config::Config;
 use restante::demo;
 use restante::server::{CoreContext, Server};
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             Ok(config) => serve(config),
             Err(error) => fail(&error, MISCONFIGURED),
         },
-        Command::Demo => demo::run(),
+        Command::Demo(arguments) => play(arguments),
         command => match command.operate(&mut io::stdout().lock()) {
             None | Some(Ok(())) => ExitCode::SUCCESS,
             Some(Err(OperateError::Output(error))) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -45,6 +45,15 @@ fn serve(config: Config) -> ExitCode {
     match Server::run(config, core) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+fn play(arguments: DemoArguments) -> ExitCode {
+    let part = arguments.part();
+    match (arguments.elsewhere(), part) {
+        (None, _) => demo::run(),
+        (Some(elsewhere), None) => demo::run_against(elsewhere),
+        (Some(elsewhere), Some(part)) => demo::run_part(elsewhere, part),
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! The system's resolver tells no lifetime, so answers are kept for a fixed time; failures for a
 //! shorter one. Simultaneous questions for one name are one look-up.
+//!
+//! In a static binary the system's resolver is what glibc has inside: `/etc/hosts` and DNS, and no other
+//! module of `nsswitch.conf`. `deploy/test.sh` finds its server by name with that.
 
 use foldhash::HashMap;
 use std::net::{IpAddr, SocketAddr};

@@ -12,40 +12,44 @@ const ARROW: usize = 34;
 const WORDS: usize = 24;
 
 /// Draws lines to standard output, in colour on a terminal.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Ladder {
     colour: bool,
+    /// Who stands on the left.
+    left: String,
 }
 
 impl Ladder {
-    /// Colours only where they will be seen as such.
-    pub fn new() -> Self {
+    /// With this agent on the left and everybody else on the right. Colours only where they will be
+    /// seen as such.
+    pub fn new(left: &str) -> Self {
         Self {
+            left: left.to_owned(),
             colour: io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         }
     }
 
     /// The names over the columns.
-    pub fn heading(self) {
+    pub fn heading(&self) {
         let gap = " ".repeat(ARROW - 8);
         self.print(&format!("   time   Alice{gap}Restante{gap}  Bob"));
     }
 
     /// One message or remark.
-    pub fn draw(self, line: &Line) {
+    pub fn draw(&self, line: &Line) {
         if let Some(text) = self.render(line) {
             self.print(&text);
         }
     }
 
-    fn render(self, line: &Line) -> Option<String> {
+    fn render(&self, line: &Line) -> Option<String> {
         let at = format!("{:7.3}s ", line.at.as_secs_f64());
         if line.direction == Direction::Note {
             let text = String::from_utf8_lossy(&line.octets).into_owned();
             return Some(format!("\n{}", self.paint("1", &format!("{at} {text}"))));
         }
         let label = label(&line.octets)?;
-        let left = line.agent.starts_with("alice");
+        let left = line.agent == self.left;
         let to_right = left == (line.direction == Direction::Sent);
         let shaft = "-".repeat(ARROW.saturating_sub(label.chars().count() + 4));
         let arrow = match to_right {
@@ -65,23 +69,17 @@ impl Ladder {
         })
     }
 
-    fn paint(self, code: &str, text: &str) -> String {
+    fn paint(&self, code: &str, text: &str) -> String {
         match self.colour {
             true => format!("\x1b[{code}m{text}\x1b[0m"),
             false => text.to_owned(),
         }
     }
 
-    fn print(self, text: &str) {
+    fn print(&self, text: &str) {
         let mut out = io::stdout().lock();
         let _ = writeln!(out, "{text}");
         let _ = out.flush();
-    }
-}
-
-impl Default for Ladder {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -142,7 +140,11 @@ mod tests {
             direction: Direction::Received,
             octets: b"SIP/2.0 200 OK\r\nCSeq: 1 REGISTER\r\n\r\n".to_vec(),
         };
-        let drawn = Ladder { colour: false }.render(&line).unwrap();
+        let ladder = Ladder {
+            colour: false,
+            left: "alice".to_owned(),
+        };
+        let drawn = ladder.render(&line).unwrap();
         assert!(drawn.starts_with("  1.500s  |"));
         assert!(drawn.contains("|-- 200 REGISTER -"));
         assert!(drawn.ends_with(">|"));

@@ -3,7 +3,7 @@
 //! The thread answers what arrives as [`MsrpSession::answers_messages`] says and puts chunks
 //! together. Next stop: [`super::msrp_sending`].
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -292,11 +292,11 @@ impl Drop for MsrpSession {
     }
 }
 
-/// The address in the first URI of a path.
+/// The address in the first URI of a path, looked up if it is a name.
 fn path_address(path: &str) -> Option<SocketAddr> {
     let first = path.split(' ').next()?;
     let uri = first
         .strip_prefix("msrps://")
         .or(first.strip_prefix("msrp://"))?;
-    uri.split('/').next()?.parse().ok()
+    uri.split('/').next()?.to_socket_addrs().ok()?.next()
 }

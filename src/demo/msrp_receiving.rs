@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use crate::clock::{self, Instant};
 
@@ -21,6 +23,8 @@ pub enum Answering {
     Status(u16),
     /// So many whole messages with 200, then silence.
     Only(usize),
+    /// Each chunk with 200, after so long.
+    After(Duration),
 }
 
 /// A message put together from its chunks.
@@ -143,11 +147,16 @@ impl SessionState {
     }
 
     fn receive_send(&self, frame: &MsrpText) {
-        let status = match (frame.body(), *lock(&self.answering)) {
+        let answering = *lock(&self.answering);
+        let status = match (frame.body(), answering) {
             (None, _) => Some(200),
             (_, Answering::Status(status)) => Some(status),
             (_, Answering::Only(0)) => None,
             (_, Answering::Only(_)) => Some(200),
+            (_, Answering::After(pause)) => {
+                thread::sleep(pause);
+                Some(200)
+            }
         };
         if let Some(status) = status {
             self.respond(frame, status);

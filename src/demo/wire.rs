@@ -44,14 +44,14 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Opens sockets on a free loopback port and starts to listen.
+    /// Opens sockets on a free port of the address that reaches the server, and starts to listen.
     pub(super) fn open(
         transport: Transport,
         server: SocketAddr,
         receiver: Receiver,
     ) -> io::Result<Self> {
         let closed = Arc::new(AtomicBool::new(false));
-        let any = (loopback(server), 0);
+        let any = (address_towards(server)?, 0);
         let (local, udp) = match transport {
             Transport::Udp => {
                 let socket = UdpSocket::bind(any)?;
@@ -151,12 +151,16 @@ impl Drop for Wire {
     }
 }
 
-/// The loopback address of the family that `peer` is of.
-pub(super) fn loopback(peer: SocketAddr) -> IpAddr {
-    match peer {
-        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    }
+/// The address of this host from which `peer` is reached.
+fn address_towards(peer: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr = match peer {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // Nothing is sent: connecting a datagram socket only chooses the route.
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(peer)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 fn read_datagrams(socket: &UdpSocket, receiver: &Receiver, closed: &AtomicBool) {

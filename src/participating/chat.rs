@@ -290,13 +290,14 @@ impl Service {
         }
         let media_use = MediaUse::Chat(id, Side::Callee);
         let remote = target.flow.remote.ip();
+        let known_as = self.sip.advertised(&target.flow);
         let Some(chat) = self.chats.get(&id) else {
             return;
         };
         let direction = chat.service.to_device();
         let opened = self
             .media
-            .open(media_use, remote, direction, &mut self.tokens);
+            .open(media_use, remote, known_as, direction, &mut self.tokens);
         let Some(media) = opened else {
             return;
         };

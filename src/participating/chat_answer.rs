@@ -167,12 +167,13 @@ impl Service {
     ) -> Result<(MediaId, String), Option<SdpRefusal>> {
         let chat = self.chats.get(&id).ok_or(None)?;
         let (remote, offer) = (chat.flow.remote.ip(), chat.offer.clone());
+        let known_as = self.sip.advertised(&chat.flow);
         let media_use = MediaUse::Chat(id, Side::Caller);
         let secure = self.media.answers_tls(&offer).map_err(Some)?;
         let (direction, tokens) = (chat.service.from_author(), &mut self.tokens);
         let opened = self
             .media
-            .open_over(secure, media_use, remote, direction, tokens);
+            .open_over(secure, media_use, remote, known_as, direction, tokens);
         let media = opened.ok_or(None)?;
         match self.media.answer(media, &offer, now) {
             Ok(text) => Ok((media, text)),

@@ -68,7 +68,7 @@ pub struct SecurePeer {
 /// One of our MSRP listeners as peers see it.
 #[derive(Clone, Debug)]
 pub struct MediaListener {
-    /// Where it is bound; its family decides whom it serves.
+    /// Where it is bound; its family decides whom it can serve.
     pub bound: SocketAddr,
     /// The host in our paths.
     pub host: String,
@@ -196,16 +196,24 @@ impl Media {
         self.entries.len() < self.settings.sessions
     }
 
-    /// Prepares a session that we offer to a peer at `remote`, as the configuration says; `None` when
-    /// there is no room for one.
+    /// Prepares a session that we offer to a peer at `remote` that knows our SIP listener as `known_as`
+    /// (`host:port`), as the configuration says; `None` when there is no room for one.
     pub fn open(
         &mut self,
         usage: MediaUse,
         remote: IpAddr,
+        known_as: &str,
         direction: Direction,
         tokens: &mut Tokens,
     ) -> Option<MediaId> {
-        self.open_over(self.offers_tls(), usage, remote, direction, tokens)
+        self.open_over(
+            self.offers_tls(),
+            usage,
+            remote,
+            known_as,
+            direction,
+            tokens,
+        )
     }
 
     /// Whether we offer TLS.
@@ -232,15 +240,14 @@ impl Media {
         secure: bool,
         usage: MediaUse,
         remote: IpAddr,
+        known_as: &str,
         direction: Direction,
         tokens: &mut Tokens,
     ) -> Option<MediaId> {
         if !self.has_room() {
             return None;
         }
-        let same_family = |listener: &&MediaListener| listener.bound.is_ipv4() == remote.is_ipv4();
-        let fitting = || self.listeners.iter().filter(|it| it.secure == secure);
-        let listener = fitting().find(same_family).or(fitting().next())?;
+        let listener = self.listener_for(secure, remote, known_as)?;
         let session_id = new_session_id(self.shard, tokens);
         let of_session = if secure {
             MsrpUri::of_secure_session
@@ -272,6 +279,20 @@ impl Media {
         self.entries.insert(id, entry);
         self.by_session.insert(session_id, id);
         Some(id)
+    }
+
+    /// The listener that the peer can reach: of its family, and best of the host by which it reaches our
+    /// SIP, since a server on several networks has another one on each.
+    fn listener_for(&self, secure: bool, remote: IpAddr, known_as: &str) -> Option<&MediaListener> {
+        let host = known_as.rsplit_once(':').map_or(known_as, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let same_family = |listener: &&MediaListener| listener.bound.is_ipv4() == remote.is_ipv4();
+        let spoken = || self.listeners.iter().filter(|it| it.secure == secure);
+        let fitting = || spoken().filter(same_family);
+        fitting()
+            .find(|listener| listener.host.eq_ignore_ascii_case(host))
+            .or_else(|| fitting().next())
+            .or_else(|| spoken().next())
     }
 
     /// Offers just these types.
@@ -545,5 +566,51 @@ impl Entry {
             negotiation::answer(offer, local).map_or_else(|_| String::new(), |(text, _)| text)
         });
         Ok((text, agreement))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_offered_the_listener_on_the_network_where_it_reaches_our_sip() {
+        let listener = |bound: &str, host: &str, port| MediaListener {
+            bound: bound.parse().expect("an address"),
+            host: host.to_owned(),
+            port,
+            secure: false,
+        };
+        let settings = MediaSettings {
+            fingerprint: None,
+            offers_tls: false,
+            cema: false,
+            chunk: 1,
+            message: 1,
+            sessions: 1,
+            bind_within: Duration::from_secs(1),
+        };
+        let media = Media::new(
+            0,
+            settings,
+            vec![
+                listener("0.0.0.0:2855", "inside.test", 2855),
+                listener("0.0.0.0:2856", "outside.test", 12856),
+                listener("[::]:2855", "2001:db8::1", 2855),
+            ],
+        );
+        let four: IpAddr = "192.0.2.7".parse().expect("an address");
+        let six: IpAddr = "2001:db8::7".parse().expect("an address");
+        for (remote, known_as, port, host) in [
+            (four, "Outside.test:15060", 12856, "outside.test"),
+            (four, "inside.test:5060", 2855, "inside.test"),
+            (four, "elsewhere.test:5060", 2855, "inside.test"),
+            (six, "[2001:db8::1]:5060", 2855, "2001:db8::1"),
+            (six, "inside.test:5060", 2855, "2001:db8::1"),
+        ] {
+            let found = media.listener_for(false, remote, known_as);
+            let found = found.map(|found| (found.host.as_str(), found.port));
+            assert_eq!(found, Some((host, port)), "{remote} {known_as}");
+        }
     }
 }

@@ -220,10 +220,11 @@ impl Service {
             }
         };
         let (media_use, remote) = (MediaUse::Replay(id), flow.remote.ip());
+        let known_as = self.sip.advertised(flow);
         let (direction, tokens) = (Direction::SendOnly, &mut self.tokens);
         let opened = self
             .media
-            .open_over(secure, media_use, remote, direction, tokens);
+            .open_over(secure, media_use, remote, known_as, direction, tokens);
         let Some(media) = opened else {
             self.overloaded(invite, *server, now);
             return false;

@@ -59,9 +59,11 @@ impl Service {
         let flow = target.flow;
         let remote = flow.remote.ip();
         let media_use = MediaUse::Replay(id);
+        let known_as = self.sip.advertised(&flow);
+        let direction = Direction::SendOnly;
         let media = self
             .media
-            .open(media_use, remote, Direction::SendOnly, &mut self.tokens)?;
+            .open(media_use, remote, known_as, direction, &mut self.tokens)?;
         let (is_altered, call, standalone) = match &delivery.carrier {
             DeliveryBy::Session(run) => (run.tried.altered, run.call.clone(), run.standalone),
             DeliveryBy::Message(_) => return None,

@@ -1197,6 +1197,49 @@ mod tests {
     }
 
     #[test]
+    fn of_all_conversations_one_message_is_out_at_a_time_and_the_oldest_goes_first() {
+        let now = Now::default();
+        let mut user = user();
+        for (seq, author) in [(1, "alice"), (2, "bob"), (3, "alice"), (4, "bob")] {
+            user.handle_stored(held(seq, author, MessageKind::Pager), false, false, now);
+        }
+        user.handle_reach(BOTH, now);
+        let mut order = Vec::new();
+        loop {
+            let runs = started(&mut user);
+            let [(run, _, Carrier::Message)] = &runs[..] else {
+                assert!(runs.is_empty(), "one at a time");
+                break;
+            };
+            while let Some(next) = user.next_message(*run) {
+                order.push(next.seq.0);
+                user.handle_settled(&next.conversation, next.seq);
+            }
+            user.handle_run_ended(*run, RunEnd::Done, now);
+        }
+        assert_eq!(order, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_large_message_is_alone_in_its_session() {
+        let now = Now::default();
+        let mut user = user();
+        for seq in [1, 2] {
+            user.handle_stored(held(seq, "alice", MessageKind::Large), false, false, now);
+        }
+        user.handle_reach(BOTH, now);
+        for seq in [1, 2] {
+            let (run, _, carrier) = started(&mut user)[0].clone();
+            assert_eq!(carrier, Carrier::Standalone);
+            assert_eq!(user.next_message(run).map(|held| held.seq.0), Some(seq));
+            user.handle_settled(&key("alice"), Seq(seq));
+            assert_eq!(user.next_message(run), None);
+            user.handle_run_ended(run, RunEnd::Done, now);
+        }
+        assert!(started(&mut user).is_empty());
+    }
+
+    #[test]
     fn what_was_kept_while_away_is_run_at_registration_oldest_first() {
         let mut user = user();
         for seq in 1..=3 {

@@ -1,0 +1,80 @@
+//! What the user fetches: lent to the fetch as to a run, and what he is told of what waits.
+
+use crate::participating::conversation::State;
+use crate::participating::pull::Wanted;
+use crate::participating::system_message::SYSTEM;
+use crate::store::request::{Held, MessageKind};
+use std::collections::VecDeque;
+
+use super::{Carrier, Claim, Loading, Run, RunId, ServedUser, UserAction};
+
+impl ServedUser {
+    /// Whether the user fetches what waits, from here on.
+    pub fn set_pull(&mut self, pull: bool) {
+        self.pull = pull;
+    }
+
+    /// Whether the queue is known; if not, it is read.
+    pub fn wants_to_know(&mut self) -> bool {
+        if self.loading == Loading::Needed {
+            self.loading = Loading::Asked { again: false };
+            self.actions.push_back(UserAction::Load { after: None });
+        }
+        self.loading == Loading::Complete
+    }
+
+    /// Lends what waits of `wanted` to a fetch, oldest first: no other run has it until
+    /// [`Self::handle_run_ended`] gives each of these runs back. `None` when nothing of it waits.
+    pub fn begin_pull(&mut self, wanted: &Wanted) -> Option<(Vec<RunId>, VecDeque<Held>)> {
+        let mut lent: Vec<Held> = Vec::new();
+        let mut runs = Vec::new();
+        for (key, conversation) in &mut self.conversations {
+            if matches!(conversation.state, State::Running(_)) {
+                continue;
+            }
+            let before = lent.len();
+            let all = conversation.held.iter();
+            let fitting = all.filter(|held| wanted.fits(held) && conversation.may_leave(held));
+            lent.extend(fitting.cloned());
+            if lent.len() == before {
+                continue;
+            }
+            if let Some(first) = conversation.held.front() {
+                self.ready.remove(&first.seq);
+            }
+            let run = RunId(self.next_run);
+            self.next_run += 1;
+            conversation.state = State::Running(run);
+            conversation.handed = 0;
+            let started = Run {
+                key: key.clone(),
+                carrier: Carrier::Session,
+                copies_for: None,
+                claim: Claim::None,
+                begun: true,
+                triggered_again: false,
+                is_pull: true,
+            };
+            self.runs.insert(run, started);
+            runs.push(run);
+        }
+        lent.sort_by_key(|held| held.seq);
+        (!runs.is_empty()).then(|| (runs, lent.into()))
+    }
+
+    /// How many messages wait for the user to fetch them, if he is there and does not know.
+    pub fn news_of_waiting(&mut self) -> Option<usize> {
+        if !self.pull || self.reach.is_none() || self.loading != Loading::Complete {
+            return None;
+        }
+        let held = self.conversations.values().flat_map(|each| &each.held);
+        let count = held.filter(|held| !leaves_by_itself(held)).count();
+        let was_announced = std::mem::replace(&mut self.announced, count > 0);
+        (count > 0 && !was_announced).then_some(count)
+    }
+}
+
+/// Receipts, and what the server itself has to say, are not what a user fetches.
+pub(super) fn leaves_by_itself(held: &Held) -> bool {
+    held.kind == MessageKind::Notification || held.conversation.author.user() == SYSTEM
+}

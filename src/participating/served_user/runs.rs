@@ -1,0 +1,262 @@
+//! Which runs begin, what they carry, and what their end means.
+
+use crate::clock::Now;
+use crate::participating::conversation::{
+    Conversation, State, choose_carrier, make_ready, park, pause,
+};
+use crate::participating::copies::{DeviceReach, Obstacles};
+use crate::store::request::{ConversationKey, Held, Seq};
+
+use super::fetching::leaves_by_itself;
+use super::{Carrier, Claim, Loading, Reach, Run, RunEnd, RunId, ServedUser, UserAction};
+
+impl ServedUser {
+    /// The next message of a run, oldest first; `None` when the run has nothing more to carry.
+    pub fn next_message(&mut self, run: RunId) -> Option<Held> {
+        let Run {
+            key,
+            carrier,
+            begun,
+            copies_for,
+            ..
+        } = self.runs.get(&run)?;
+        let (key, carrier, begun) = (key.clone(), *carrier, *begun);
+        let held = match *copies_for {
+            Some(device) => self.next_copy_of(&key, device, carrier, begun)?,
+            None => self.next_held_of(&key, carrier, begun)?,
+        };
+        self.runs.get_mut(&run)?.begun = true;
+        Some(held)
+    }
+
+    /// The next message of a conversation for a run that is for the first device that takes it.
+    pub(super) fn next_held_of(
+        &mut self,
+        key: &ConversationKey,
+        carrier: Carrier,
+        begun: bool,
+    ) -> Option<Held> {
+        let reach = self.reach?;
+        let conversation = self.conversations.get(key)?;
+        let held = conversation.held.get(conversation.handed)?;
+        if begun && self.must_yield(carrier, held, reach) {
+            return None;
+        }
+        if !conversation.may_leave(held) {
+            return None;
+        }
+        if choose_carrier(held, reach, conversation.session_refused) != Some(carrier) {
+            return None;
+        }
+        if self.pull && !leaves_by_itself(held) {
+            return None;
+        }
+        let held = held.clone();
+        self.conversations.get_mut(key)?.handed += 1;
+        Some(held)
+    }
+
+    /// The next message of a conversation that a device lacks.
+    pub(super) fn next_copy_of(
+        &mut self,
+        key: &ConversationKey,
+        device: u64,
+        carrier: Carrier,
+        begun: bool,
+    ) -> Option<Held> {
+        if begun && carrier == Carrier::Standalone {
+            return None;
+        }
+        let devices = self.copies.as_ref()?;
+        let to = devices.iter().find(|each| each.device == device)?;
+        next_copy_of_run(self.conversations.get_mut(key)?, to, carrier)
+    }
+
+    /// Whether a run that has carried something ends before `next`: a large message is alone in its
+    /// session, and of the messages that leave by MESSAGE, one at a time (RFC 3428 §8), the oldest of
+    /// all conversations is next.
+    pub(super) fn must_yield(&self, carrier: Carrier, next: &Held, reach: Reach) -> bool {
+        let leaves_by_message = |key: &ConversationKey| {
+            self.conversations.get(key).is_some_and(|conversation| {
+                conversation.held.front().is_some_and(|held| {
+                    let way = choose_carrier(held, reach, conversation.session_refused);
+                    conversation.may_leave(held) && way == Some(Carrier::Message)
+                })
+            })
+        };
+        match carrier {
+            Carrier::Session => false,
+            Carrier::Standalone => true,
+            Carrier::Message => {
+                let mut older = self.ready.range(..next.seq);
+                older.any(|(_, key)| leaves_by_message(key))
+            }
+        }
+    }
+
+    /// A run is over. What it had taken and not settled waits again.
+    pub fn handle_run_ended(&mut self, run: RunId, end: RunEnd, now: Now) {
+        let Some(Run {
+            key,
+            triggered_again,
+            copies_for,
+            ..
+        }) = self.runs.remove(&run)
+        else {
+            return;
+        };
+        if let Some(conversation) = self.conversations.get_mut(&key) {
+            conversation.handed = 0;
+            conversation.session_refused |= end == RunEnd::OtherWay && copies_for.is_none();
+            match (copies_for, triggered_again) {
+                (Some(_), true) => conversation.obstacles = Obstacles::default(),
+                (Some(device), false) => conversation.obstacles.note(device, end),
+                (None, _) => {}
+            }
+            match end {
+                // Another device may want its copies; if none does, the retry step is set at the start.
+                RunEnd::Parked | RunEnd::Declined if copies_for.is_some() => {
+                    make_ready(&mut self.ready, &key, conversation);
+                }
+                RunEnd::Done | RunEnd::OtherWay => {
+                    make_ready(&mut self.ready, &key, conversation);
+                }
+                RunEnd::Shortage => pause(conversation, &self.policy.retry, now),
+                RunEnd::Parked | RunEnd::Declined if triggered_again => {
+                    make_ready(&mut self.ready, &key, conversation);
+                }
+                RunEnd::Parked => park(conversation, &self.policy.retry, now),
+                RunEnd::Declined => conversation.state = State::Parked { until: None },
+            }
+        }
+        self.forget_if_empty(&key);
+        self.grant_devices();
+        self.start_runs(now);
+    }
+
+    pub(super) fn start_runs(&mut self, now: Now) {
+        let Some(reach) = self.reach else { return };
+        if self.loading != Loading::Complete {
+            return;
+        }
+        let candidates: Vec<(Seq, ConversationKey)> = self.startable(reach);
+        for (seq, key) in candidates {
+            self.ready.remove(&seq);
+            self.start(key, reach, now);
+        }
+    }
+
+    /// The oldest ready conversations that there is room for.
+    pub(super) fn startable(&self, reach: Reach) -> Vec<(Seq, ConversationKey)> {
+        let by_message = |run: &&Run| run.carrier == Carrier::Message;
+        let running = self.runs.values().filter(by_message).count();
+        let mut sessions = self
+            .policy
+            .per_user
+            .saturating_sub(self.runs.len() - running);
+        let mut messages = 1usize.saturating_sub(running);
+        let mut chosen = Vec::new();
+        for (seq, key) in &self.ready {
+            if sessions == 0 && messages == 0 {
+                break;
+            }
+            let conversation = self.conversations.get(key);
+            let may_leave = |c: &&Conversation| c.held.front().is_none_or(|held| c.may_leave(held));
+            let waits = |c: &&Conversation| {
+                self.pull && c.held.front().is_some_and(|held| !leaves_by_itself(held))
+            };
+            let Some(conversation) = conversation.filter(may_leave).filter(|c| !waits(c)) else {
+                continue;
+            };
+            let carrier = self.way_of(conversation, reach).map(|(_, carrier)| carrier);
+            let room = match carrier {
+                Some(Carrier::Session | Carrier::Standalone) => &mut sessions,
+                Some(Carrier::Message) => &mut messages,
+                None => &mut 1,
+            };
+            if *room > 0 {
+                *room -= 1;
+                chosen.push((*seq, key.clone()));
+            }
+        }
+        chosen
+    }
+
+    /// How what a conversation holds leaves next, and for which device if each gets a copy.
+    pub(super) fn way_of(
+        &self,
+        conversation: &Conversation,
+        reach: Reach,
+    ) -> Option<(Option<u64>, Carrier)> {
+        if let Some(devices) = &self.copies {
+            let (device, carrier) = conversation.next_copy(devices)?;
+            return Some((Some(device), carrier));
+        }
+        let held = conversation.held.front()?;
+        let carrier = choose_carrier(held, reach, conversation.session_refused)?;
+        Some((None, carrier))
+    }
+
+    pub(super) fn start(&mut self, key: ConversationKey, reach: Reach, now: Now) {
+        let Some(conversation) = self.conversations.get(&key) else {
+            return;
+        };
+        let way = self.way_of(conversation, reach);
+        let Some(conversation) = self.conversations.get_mut(&key) else {
+            return;
+        };
+        let Some((device, carrier)) = way else {
+            return match self.copies {
+                Some(_) if conversation.obstacles.are_passing() => {
+                    park(conversation, &self.policy.retry, now);
+                }
+                Some(_) => {}
+                None => {
+                    tracing::info!(author = %key.author,
+                        "kept: no device takes a message of this form and size");
+                    conversation.state = State::Parked { until: None };
+                }
+            };
+        };
+        let run = RunId(self.next_run);
+        self.next_run += 1;
+        conversation.state = State::Running(run);
+        conversation.handed = 0;
+        let started = Run {
+            key: key.clone(),
+            carrier,
+            copies_for: device,
+            claim: Claim::None,
+            begun: false,
+            triggered_again: false,
+            is_pull: false,
+        };
+        self.runs.insert(run, started);
+        self.actions.push_back(UserAction::Start {
+            run,
+            key,
+            carrier,
+            device,
+        });
+    }
+}
+
+/// The next message of a run that carries one device's copies: what it has or cannot take is passed over.
+fn next_copy_of_run(
+    conversation: &mut Conversation,
+    to: &DeviceReach,
+    carrier: Carrier,
+) -> Option<Held> {
+    while let Some(held) = conversation.held.get(conversation.handed) {
+        match conversation.copy_way(held, to) {
+            None => conversation.handed += 1,
+            Some(way) if way != carrier || !conversation.may_leave(held) => return None,
+            Some(_) => {
+                let held = held.clone();
+                conversation.handed += 1;
+                return Some(held);
+            }
+        }
+    }
+    None
+}

@@ -83,8 +83,12 @@ impl Service {
             405 | 501 => reply = reply.header("Allow", ALLOW),
             503 => reply = reply.header("Retry-After", RETRY_AFTER),
             415 => {
+                let accept = match request.method() {
+                    Method::Invite => "application/sdp, multipart/mixed, message/cpim",
+                    _ => "message/cpim, text/plain, */*",
+                };
                 reply = reply
-                    .header("Accept", "application/sdp, message/cpim, text/plain")
+                    .header("Accept", accept)
                     .header("Accept-Encoding", "identity");
             }
             _ => {}

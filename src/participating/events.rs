@@ -151,8 +151,8 @@ impl Service {
 
     fn handle_response(&mut self, usage: Usage, response: Message, flow: Flow, now: Now) {
         match usage {
-            Usage::Pager(id) => {
-                self.handle_pager_response(id, response, now);
+            Usage::Pager(id, device) => {
+                self.handle_pager_response(id, device, response, now);
                 self.after_pager(id, now);
             }
             Usage::Delivery(id) => self.handle_delivery_response(id, &response, flow, now),
@@ -165,7 +165,7 @@ impl Service {
 
     fn handle_silence(&mut self, usage: Usage, unreachable: bool, now: Now) {
         match usage {
-            Usage::Pager(id) => {
+            Usage::Pager(id, _) => {
                 self.handle_pager_silence(id, now);
                 self.after_pager(id, now);
             }

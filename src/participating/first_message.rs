@@ -49,6 +49,18 @@ impl FirstMessage {
         let Ok(parts) = multipart::parts(content_type, invite.body()) else {
             return Ok(None);
         };
+        // RFC 3261 §20.11: what must be handled and is not understood is refused, not dropped.
+        let is_optional = |value: &str| value.to_ascii_lowercase().contains("handling=optional");
+        let known = |part: &&multipart::Part| {
+            let media_type = part.media_type();
+            let disposition = part.header("Content-Disposition");
+            media_type == CPIM
+                || media_type == "application/sdp"
+                || disposition.is_some_and(is_optional)
+        };
+        if !parts.iter().all(|part| known(&part)) {
+            return Err(Rejection::new(415, "Unsupported Media Type"));
+        }
         let mut all = parts.iter().filter(|part| part.media_type() == CPIM);
         let Some(part) = all.next() else {
             return Ok(None);

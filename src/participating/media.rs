@@ -121,6 +121,8 @@ pub(super) struct Entry {
 pub(super) struct Description {
     /// Which way both sides let payload go, from our side.
     pub(super) agreed: Direction,
+    /// Without what some clients do not take.
+    plain: bool,
     accept: Vec<String>,
     wrapped: Vec<String>,
     direction: Direction,
@@ -234,6 +236,24 @@ impl Media {
         })
     }
 
+    /// Prepares a session whose offer asks for the least: without CEMA, and without TLS if a listener of
+    /// ours speaks none.
+    pub fn open_plain(
+        &mut self,
+        usage: MediaUse,
+        remote: IpAddr,
+        known_as: &str,
+        direction: Direction,
+        tokens: &mut Tokens,
+    ) -> Option<MediaId> {
+        let secure = !self.listeners.iter().any(|listener| !listener.secure);
+        let id = self.open_over(secure, usage, remote, known_as, direction, tokens)?;
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.description.plain = true;
+        }
+        Some(id)
+    }
+
     /// Prepares a session with or without TLS.
     pub fn open_over(
         &mut self,
@@ -270,6 +290,7 @@ impl Media {
                 version: number,
                 text: String::new(),
                 agreed: direction,
+                plain: false,
             },
             session: None,
             bind_by: None,
@@ -535,7 +556,7 @@ impl Entry {
             direction: self.description.direction,
             max_size: Some(most.message),
             fingerprint: most.fingerprint.as_deref(),
-            cema: most.cema,
+            cema: most.cema && !self.description.plain,
             session: self.description.number,
             version: self.description.version,
         })

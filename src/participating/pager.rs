@@ -4,6 +4,7 @@
 //! `answer_within`, the message is kept and the branches go on: a late 2xx settles the kept copy.
 
 use crate::clock::Now;
+use crate::config::CopyTo;
 use crate::identity::Identity;
 use crate::participating::admission::{Admission, UNAVAILABLE};
 use crate::participating::arrival::{self, Content, ConversationHeaders};
@@ -17,6 +18,7 @@ use crate::participating::spool::BodySize;
 use crate::participating::{forward, privacy};
 use crate::sip::message::HeaderName;
 use crate::sip::message::Message;
+use crate::sip::proxy::unsupported_requirements;
 use crate::sip::rejection::Rejection;
 use crate::sip::splice::Edit;
 use crate::sip::transaction::table::{Kind, ServerId};
@@ -42,6 +44,8 @@ pub struct Pager {
     generated: Option<ConversationHeaders>,
     /// The flows those branches went over.
     ways: Vec<Flow>,
+    /// The devices that took it after it was kept, where each gets a copy.
+    taken: Vec<u64>,
     answers: DeviceAnswers,
     keeping: Keeping,
 }
@@ -123,6 +127,7 @@ impl Service {
             answered: false,
             branches: 0,
             ways: Vec::new(),
+            taken: Vec::new(),
             answers: DeviceAnswers::default(),
             keeping: Keeping::No,
         };
@@ -312,7 +317,7 @@ impl Service {
                 }
                 false => to_device(&pager.request, &pager.author, target, &via.value),
             };
-            let usage = Usage::Pager(id);
+            let usage = Usage::Pager(id, target.device);
             let sent = self
                 .sip
                 .send(Kind::NonInvite, via, octets, target.flow, usage, now);
@@ -338,7 +343,13 @@ impl Service {
     }
 
     /// A device answered.
-    pub(super) fn handle_pager_response(&mut self, id: PagerId, response: Message, now: Now) {
+    pub(super) fn handle_pager_response(
+        &mut self,
+        id: PagerId,
+        device: u64,
+        response: Message,
+        now: Now,
+    ) {
         let status = response.status();
         if status < 200 {
             return;
@@ -348,7 +359,7 @@ impl Service {
         };
         pager.branches = pager.branches.saturating_sub(1);
         if status < 300 {
-            self.message_taken(id, &response, now);
+            self.message_taken(id, device, &response, now);
         } else {
             pager.answers.refused(response);
         }
@@ -365,7 +376,7 @@ impl Service {
     }
 
     /// RFC 3428 §7: the first 2xx goes upstream; later ones end here.
-    fn message_taken(&mut self, id: PagerId, response: &Message, now: Now) {
+    fn message_taken(&mut self, id: PagerId, device: u64, response: &Message, now: Now) {
         let Some(pager) = self.pagers.get_mut(&id) else {
             return;
         };
@@ -376,10 +387,25 @@ impl Service {
                 .respond(pager.server, response.status(), octets, now);
             self.receipt_taken(id);
         }
+        let Some(pager) = self.pagers.get(&id) else {
+            return;
+        };
+        let settings = &self.settings_of(&pager.recipient).settings;
+        let copies = settings.copy_to == CopyTo::Every;
         let Some(pager) = self.pagers.get_mut(&id) else {
             return;
         };
         match std::mem::replace(&mut pager.keeping, Keeping::No) {
+            // The others get their copies of what was kept meanwhile.
+            Keeping::Stored(seq, message) if copies => {
+                pager.taken.push(device);
+                self.custody.tell(StoreRequest::Mark {
+                    recipient: message.recipient.clone(),
+                    seq,
+                    device,
+                });
+                pager.keeping = Keeping::Stored(seq, message);
+            }
             Keeping::Storing(message) => pager.keeping = Keeping::Superseded(message),
             Keeping::Stored(seq, message) => {
                 pager.keeping = Keeping::Failed;
@@ -410,8 +436,8 @@ impl Service {
             }
             Keeping::Stored(seq, message) => {
                 let size = BodySize::of_whole(pager.request.body());
-                self.pagers.remove(&id);
-                self.hold(&message, seq, size, true, now);
+                let taken = self.pagers.remove(&id).map(|pager| pager.taken);
+                self.hold_marked(&message, seq, size, taken.unwrap_or_default(), now);
                 self.expire_due_of(&message.recipient, now);
             }
             Keeping::Failed => {
@@ -444,6 +470,13 @@ impl Service {
         };
         if !self.settings.deferral || pager.content.is_composing {
             return self.unavailable(id, now);
+        }
+        // Whoever keeps it answers for the recipient's side, and understands no extension of MESSAGE.
+        if let Some(tags) = unsupported_requirements(&pager.request, &[]) {
+            if let Some(pager) = self.pagers.remove(&id) {
+                self.bad_extension(&pager.request, pager.server, &tags, now);
+            }
+            return;
         }
         let message = arrival::of_message(
             &pager.request,

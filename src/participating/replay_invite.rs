@@ -61,14 +61,21 @@ impl Service {
         let media_use = MediaUse::Replay(id);
         let known_as = self.sip.advertised(&flow);
         let direction = Direction::SendOnly;
-        let media = self
-            .media
-            .open(media_use, remote, known_as, direction, &mut self.tokens)?;
         let (is_altered, call, standalone) = match &delivery.carrier {
             DeliveryBy::Session(run) => (run.tried.altered, run.call.clone(), run.standalone),
             DeliveryBy::Message(_) => return None,
         };
-        // The second offer promises the least that any client takes.
+        // The second offer promises the least that any client takes: no TLS where we have a listener
+        // without, no CEMA, no other types.
+        let tokens = &mut self.tokens;
+        let media = match is_altered {
+            true => self
+                .media
+                .open_plain(media_use, remote, known_as, direction, tokens)?,
+            false => self
+                .media
+                .open(media_use, remote, known_as, direction, tokens)?,
+        };
         let wrapped = if is_altered { "text/plain" } else { "*" };
         self.media
             .offer_types(media, vec!["message/cpim".into()], vec![wrapped.into()]);

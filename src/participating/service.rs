@@ -76,8 +76,8 @@ pub struct Settings {
 /// Which of our doings a SIP answer belongs to.
 #[derive(Clone, Debug)]
 pub enum Usage {
-    /// A MESSAGE on its way to one of the recipient's contacts.
-    Pager(PagerId),
+    /// A MESSAGE on its way to one of the recipient's contacts, and the number of that device.
+    Pager(PagerId, u64),
     /// The MESSAGE or INVITE of a run.
     Delivery(DeliveryId),
     /// An INVITE on its way to one of the recipient's contacts.

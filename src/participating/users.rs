@@ -271,6 +271,33 @@ impl Service {
         now: Now,
     ) {
         let held = arrival::held(seq, message, size.octets);
+        self.hold_as(message, held, size, tried, now);
+    }
+
+    /// The same for a message that was tried, and that these devices have taken meanwhile.
+    pub(super) fn hold_marked(
+        &mut self,
+        message: &DeferredMessage,
+        seq: Seq,
+        size: BodySize,
+        taken: Vec<u64>,
+        now: Now,
+    ) {
+        let held = Held {
+            marks: taken.into(),
+            ..arrival::held(seq, message, size.octets)
+        };
+        self.hold_as(message, held, size, true, now);
+    }
+
+    fn hold_as(
+        &mut self,
+        message: &DeferredMessage,
+        held: Held,
+        size: BodySize,
+        tried: bool,
+        now: Now,
+    ) {
         let is_long = size.is_spooled;
         self.waiting.insert(message.recipient.clone());
         self.user(&message.recipient)

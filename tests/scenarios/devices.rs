@@ -1,7 +1,9 @@
 //! Several devices of one user: who gets what, which answer counts, and login sessions that pause
 //! (C12, GU-6a, GU-6b).
 
-use restante::demo::{Disposition, Failure, Profile, SESSION_TAG, Setup, Transport, UserAgent};
+use restante::demo::{
+    Disposition, Failure, Profile, Reaction, SESSION_TAG, Setup, Transport, UserAgent,
+};
 
 use crate::support::{Configuration, on_every_shard_count};
 
@@ -340,5 +342,32 @@ fn copies_that_a_device_has_got_make_room_without_a_failure() {
         phone.registers()?;
         phone.expect_text("four")?;
         phone.expect_no("MESSAGE")
+    });
+}
+
+#[test]
+fn a_device_that_takes_a_kept_message_late_leaves_their_copies_to_the_others() {
+    let impatient = Configuration::open()
+        .with("users", "copy_to = \"every\"")
+        .with("deferral", "answer_within = \"1s\"");
+    on_every_shard_count(&impatient, |stage| {
+        let alice = stage.agent("alice")?;
+        let (late, other) = (stage.agent("bob")?, stage.agent("bob")?);
+        late.registers()?;
+        other.registers()?;
+        late.reacts_to_messages(Reaction::StaySilent);
+        other.reacts_to_messages(Reaction::Answer(480));
+        alice.sends_message("bob", "hello")?.expect_status(202)?;
+        other.expect_text("hello")?;
+        late.expect_message()?.answers(200);
+        late.asks_options()?;
+        other.reacts_to_messages(Reaction::Answer(200));
+        other.registers()?;
+        other.expect_text("hello")?;
+        let new = stage.agent("bob")?;
+        new.registers()?;
+        new.expect_text("hello")?;
+        late.registers()?;
+        late.expect_no("MESSAGE")
     });
 }

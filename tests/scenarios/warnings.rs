@@ -288,3 +288,31 @@ fn too_much_at_once_is_answered_503_with_retry_after() {
         has(stage, &refused, "Retry-After", "2")
     });
 }
+
+#[test]
+fn what_a_kept_message_requires_and_nobody_understands_is_answered_420() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent("alice")?;
+        let draft = Draft::new("MESSAGE", "sip:bob@im.test")
+            .header("Require", "recipient-list-message")
+            .body("text/plain", b"to all");
+        let refused = alice.sends(draft)?.expect_status(420)?;
+        has(stage, &refused, "Unsupported", "recipient-list-message")
+    });
+}
+
+#[test]
+fn content_beside_a_description_that_cannot_be_kept_is_answered_415_with_what_can() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent("alice")?;
+        let body = "--b\r\nContent-Type: application/sdp\r\n\r\nv=0\r\no=- 1 1 IN IP4 127.0.0.1\r\n\
+            s=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=message 9 TCP/MSRP *\r\n\
+            a=accept-types:message/cpim\r\na=path:msrp://127.0.0.1:9/x;tcp\r\n\r\n\
+            --b\r\nContent-Type: text/plain\r\n\r\nnot to be lost\r\n--b--\r\n";
+        let draft = alice
+            .invite_draft("bob", &fresh("conv-"))
+            .body("multipart/mixed; boundary=b", body.as_bytes());
+        let refused = alice.sends(draft)?.expect_status(415)?;
+        has(stage, &refused, "Accept", "message/cpim")
+    });
+}

@@ -101,15 +101,14 @@ pub struct Fetch {
 pub(super) struct Pulled {
     runs: Vec<RunId>,
     queue: VecDeque<Held>,
-    /// Of each message that was lent, its conversation.
-    keys: BTreeMap<Seq, ConversationKey>,
+    /// Of each message that was lent, its conversation and its `imdn.Message-ID`.
+    keys: BTreeMap<Seq, (ConversationKey, Box<str>)>,
 }
 
 impl Pulled {
     fn new(runs: Vec<RunId>, queue: VecDeque<Held>) -> Self {
-        let keys = queue
-            .iter()
-            .map(|held| (held.seq, held.conversation.clone()));
+        let key = |held: &Held| (held.conversation.clone(), held.message_id.clone());
+        let keys = queue.iter().map(|held| (held.seq, key(held)));
         Self {
             keys: keys.collect(),
             runs,
@@ -124,7 +123,22 @@ impl Pulled {
 
     /// The conversation of a message.
     pub(super) fn key_of(&self, seq: Seq) -> Option<&ConversationKey> {
-        self.keys.get(&seq)
+        self.keys.get(&seq).map(|(key, _)| key)
+    }
+
+    /// The conversation of the message with this `imdn.Message-ID`. Of several authors who gave the
+    /// same one, the one `named` counts.
+    pub(super) fn key_of_message(
+        &self,
+        message_id: &str,
+        named: Option<&Identity>,
+    ) -> Option<&ConversationKey> {
+        let all = self.keys.values();
+        let mut fitting = all
+            .filter(|(_, id)| **id == *message_id)
+            .map(|(key, _)| key);
+        let first = fitting.clone().next();
+        fitting.find(|key| Some(&key.author) == named).or(first)
     }
 
     /// The runs of the machine that it holds.

@@ -125,6 +125,25 @@ fn what_the_device_did_not_confirm_comes_again() {
 }
 
 #[test]
+fn a_receipt_comes_by_itself_from_behind_what_waits_in_its_conversation() {
+    on_every_shard_count(&quietly(bob_fetches()), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        alice.registers()?;
+        let asked = bob
+            .envelope("alice", "a question")
+            .asking("positive-delivery");
+        bob.sends_envelope("alice", &asked)?.expect_status(200)?;
+        let got = alice.expect_text("a question")?;
+        alice.sends_message("bob", "unasked")?.expect_status(202)?;
+        alice.notifies(&got, Disposition::Delivered)?;
+        bob.registers()?;
+        bob.expect_notification("delivered", &asked.message_id)?;
+        bob.expect_no("MESSAGE")?;
+        fetches(&bob, &[], &["unasked"])
+    });
+}
+
+#[test]
 fn a_receipt_inside_a_fetch_goes_to_the_author_of_the_message_it_names() {
     on_every_shard_count(&quietly(bob_fetches()), |stage| {
         let bob = stage.agent("bob")?;

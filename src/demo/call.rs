@@ -154,6 +154,12 @@ impl UserAgent {
 }
 
 impl<'a> OutgoingCall<'a> {
+    /// How the session will answer SENDs from its first one on.
+    pub fn taking(mut self, answering: Answering) -> Self {
+        self.end = self.end.answering(answering);
+        self
+    }
+
     /// The INVITE as it was sent.
     pub fn request(&self) -> &SipText {
         self.request.request()

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::clock::{Instant, Now};
 use crate::participating::copies::Obstacles;
 use crate::participating::served_user::{Carrier, Reach, RunId};
+use crate::participating::system_message::SYSTEM;
 use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
 
 /// How soon a run that we had no room for is begun again.
@@ -111,6 +112,14 @@ impl Conversation {
         self.storing_long == 0 && !older
     }
 
+    /// Where the next message to leave stands, from `from` on; `unasked` steps over what the user
+    /// has to fetch.
+    pub(super) fn next_to_leave(&self, from: usize, unasked: bool) -> Option<usize> {
+        let mut rest = self.held.iter().enumerate().skip(from);
+        let next = rest.find(|(_, held)| !unasked || leaves_by_itself(held));
+        next.map(|(place, _)| place)
+    }
+
     /// The oldest receipt that is held.
     pub(super) fn first_receipt(&self) -> Option<Seq> {
         let is_receipt = |held: &&Held| held.kind == MessageKind::Notification;
@@ -158,6 +167,11 @@ pub(super) fn make_ready(
     if let Some(first) = conversation.held.front() {
         ready.insert(first.seq, key.clone());
     }
+}
+
+/// Receipts, and what the server itself has to say, are not what a user fetches (decision 24).
+pub(super) fn leaves_by_itself(held: &Held) -> bool {
+    held.kind == MessageKind::Notification || held.conversation.author.user() == SYSTEM
 }
 
 /// Pager messages leave as MESSAGE, large ones in a session of their own, and each the other way if it

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::participating::conversation::{Conversation, choose_carrier};
+use crate::participating::conversation::{Conversation, choose_carrier, leaves_by_itself};
 use crate::participating::served_user::{Carrier, Reach, RunEnd};
 use crate::store::request::Held;
 
@@ -63,13 +63,20 @@ impl Conversation {
         choose_carrier(held, to.reach, self.session_refused || refused)
     }
 
-    /// The next device that lacks a message, and the way its oldest one leaves.
-    pub(super) fn next_copy(&self, devices: &[DeviceReach]) -> Option<(u64, Carrier)> {
+    /// The next device that lacks a message, and the way its oldest one leaves; `unasked` leaves out
+    /// what the user has to fetch.
+    pub(super) fn next_copy(
+        &self,
+        devices: &[DeviceReach],
+        unasked: bool,
+    ) -> Option<(u64, Carrier)> {
         devices.iter().find_map(|to| {
             if self.obstacles.away.contains_key(&to.device) {
                 return None;
             }
-            let mut ways = self.held.iter().map(|held| (held, self.copy_way(held, to)));
+            let leaving = self.held.iter();
+            let leaving = leaving.filter(|held| !unasked || leaves_by_itself(held));
+            let mut ways = leaving.map(|held| (held, self.copy_way(held, to)));
             let (held, carrier) = ways.find_map(|(held, way)| Some((held, way?)))?;
             self.may_leave(held).then_some((to.device, carrier))
         })

@@ -212,6 +212,7 @@ impl Service {
         if let Some(machine) = self.users.get_mut(user) {
             machine.handle_run_ended(run, end, now);
         }
+        self.serve_fetches(user, now);
         self.run_user_later(user);
     }
 

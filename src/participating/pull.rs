@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::clock::Now;
+use crate::config::CopyTo;
 use crate::identity::Identity;
 use crate::msrp::sdp::{Direction, SessionDescription};
 use crate::participating::callee;
@@ -22,7 +23,9 @@ use crate::participating::served_user::{RunEnd, RunId};
 use crate::participating::service::{Service, Usage};
 use crate::participating::session_run::{Phase, SessionRun};
 use crate::participating::system_message::SystemEvent;
+use crate::registrar::device_number;
 use crate::sip::dialog::Dialog;
+use crate::sip::header::NameAddr;
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::rejection::Rejection;
 use crate::sip::reply;
@@ -31,6 +34,7 @@ use crate::sip::transaction::ServerId;
 use crate::sip::transaction::table::Kind;
 use crate::sip::transport::flow::Flow;
 use crate::store::request::{ConversationKey, Held, Seq};
+use crate::uri::{Uri, unescape};
 
 /// The user part of the address; no account may have it.
 pub const DEFERRED: &str = "deferred";
@@ -101,15 +105,14 @@ pub struct Fetch {
 pub(super) struct Pulled {
     runs: Vec<RunId>,
     queue: VecDeque<Held>,
-    /// Of each message that was lent, its conversation.
-    keys: BTreeMap<Seq, ConversationKey>,
+    /// Of each message that was lent, its conversation and its `imdn.Message-ID`.
+    keys: BTreeMap<Seq, (ConversationKey, Box<str>)>,
 }
 
 impl Pulled {
     fn new(runs: Vec<RunId>, queue: VecDeque<Held>) -> Self {
-        let keys = queue
-            .iter()
-            .map(|held| (held.seq, held.conversation.clone()));
+        let key = |held: &Held| (held.conversation.clone(), held.message_id.clone());
+        let keys = queue.iter().map(|held| (held.seq, key(held)));
         Self {
             keys: keys.collect(),
             runs,
@@ -124,7 +127,22 @@ impl Pulled {
 
     /// The conversation of a message.
     pub(super) fn key_of(&self, seq: Seq) -> Option<&ConversationKey> {
-        self.keys.get(&seq)
+        self.keys.get(&seq).map(|(key, _)| key)
+    }
+
+    /// The conversation of the message with this `imdn.Message-ID`. Of several authors who gave the
+    /// same one, the one `named` counts.
+    pub(super) fn key_of_message(
+        &self,
+        message_id: &str,
+        named: Option<&Identity>,
+    ) -> Option<&ConversationKey> {
+        let all = self.keys.values();
+        let mut fitting = all
+            .filter(|(_, id)| **id == *message_id)
+            .map(|(key, _)| key);
+        let first = fitting.clone().next();
+        fitting.find(|key| Some(&key.author) == named).or(first)
     }
 
     /// The runs of the machine that it holds.
@@ -163,13 +181,47 @@ impl Service {
             return;
         }
         for fetch in self.fetches.remove(user).unwrap_or_default() {
-            self.begin_fetch(fetch, user, now);
+            let machine = self.users.get(user);
+            if machine.is_none_or(|machine| machine.may_pull(&fetch.wanted)) {
+                self.begin_fetch(fetch, user, now);
+            } else {
+                self.fetches.entry(user.clone()).or_default().push(fetch);
+            }
         }
     }
 
+    /// The number of the device that fetches: by its instance or its GRUU, else of the binding with its
+    /// Contact or over its flow. One that is not registered has the number it will register with.
+    fn device_of_fetch(&self, fetch: &Fetch, user: &Identity) -> Option<u64> {
+        let contact = fetch.invite.header(HeaderName::Contact)?;
+        let contact = NameAddr::parse(contact).ok()?;
+        if let Some(instance) = contact.param("+sip.instance").flatten() {
+            return Some(device_number(Some(instance), contact.uri));
+        }
+        let gruu = Uri::parse(contact.uri).ok();
+        let gruu = gruu.and_then(|uri| uri.parameter("gr").flatten().map(unescape));
+        if let Some(gruu) = gruu {
+            let binding = self.registrar.reachable_by_gruu(user, &gruu, self.time);
+            if let Some(binding) = binding {
+                return Some(binding.device());
+            }
+        }
+        let reachable = self.registrar.reachable(user, self.time);
+        let mut by_uri = reachable.iter().filter(|it| it.uri() == contact.uri);
+        let mut by_flow = reachable
+            .iter()
+            .filter(|it| it.flow() == fetch.flow && it.path().is_empty());
+        let known = by_uri.next().or(by_flow.next());
+        Some(known.map_or_else(|| device_number(None, contact.uri), |it| it.device()))
+    }
+
     fn begin_fetch(&mut self, fetch: Fetch, user: &Identity, now: Now) {
+        let device = match self.settings_of(user).settings.copy_to {
+            CopyTo::Every => self.device_of_fetch(&fetch, user),
+            CopyTo::First => None,
+        };
         let machine = self.users.get_mut(user);
-        let lent = machine.and_then(|machine| machine.begin_pull(&fetch.wanted));
+        let lent = machine.and_then(|machine| machine.begin_pull(&fetch.wanted, device));
         let Some((runs, queue)) = lent else {
             return self.reject(&fetch.invite, fetch.server, &NOTHING_WAITS, now);
         };
@@ -184,7 +236,7 @@ impl Service {
             key,
             targets: Vec::new(),
             target: 0,
-            copies_for: None,
+            copies_for: device,
             pulled: Some(Pulled::new(runs, queue)),
             carrier: DeliveryBy::Session(Box::default()),
         };

@@ -1,15 +1,17 @@
 //! What a device sends inside a replay: notifications are routed, chat content is refused, BYE ends it.
 
 use crate::clock::Now;
-use crate::cpim;
+use crate::cpim::{self, Envelope};
 use crate::msrp::event::InboundId;
-use crate::participating::arrival::Content;
-use crate::participating::delivery::DeliveryId;
+use crate::participating::arrival::{self, Content};
+use crate::participating::delivery::{Delivery, DeliveryId};
 use crate::participating::receipt_lane::Asker;
 use crate::participating::receipts::{Notice, Receipt};
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::Service;
-use crate::store::request::{Body, DeferredMessage, MessageKind};
+use crate::registrar::Resolved;
+use crate::store::request::{Body, ConversationKey, DeferredMessage, MessageKind};
+use crate::uri::Uri;
 use bytes::Bytes;
 
 /// Octets of a notification that comes on the replay session.
@@ -77,10 +79,11 @@ impl Service {
         let Some(delivery) = self.deliveries.get(&id) else {
             return;
         };
-        let (user, key) = (delivery.user.clone(), delivery.key.clone());
-        if !self.is_local(&key.author) {
+        let user = delivery.user.clone();
+        let key = self.notified_conversation(delivery, &notices, &octets);
+        let Some(key) = key.filter(|key| self.is_local(&key.author)) else {
             return self.settle_inbound(id, inbound, 403);
-        }
+        };
         let message_id = content.message_id.unwrap_or_else(|| self.tokens.token());
         let notification = DeferredMessage {
             from: format!("<sip:{user}>"),
@@ -108,6 +111,36 @@ impl Service {
         };
         let body = Body::Inline(octets.into());
         self.hand_receipt(receipt, notification, body, Asker::Replay(id, inbound));
+    }
+
+    /// Whom a notification is for. A replay speaks for one conversation; a fetch carries several, so
+    /// that the message it names decides (RFC 5438 §7.2.1.1), else the `To` of its envelope.
+    fn notified_conversation(
+        &self,
+        delivery: &Delivery,
+        notices: &[Notice],
+        octets: &[u8],
+    ) -> Option<ConversationKey> {
+        let Some(pulled) = &delivery.pulled else {
+            return Some(delivery.key.clone());
+        };
+        let envelope = Envelope::parse(octets).ok()?;
+        let named = envelope.to().map(cpim::uri_of);
+        let named = named.and_then(|uri| match self.directory.resolve(&Uri::parse(uri).ok()?) {
+            Resolved::Local(author) => Some(author),
+            Resolved::Unknown | Resolved::Foreign => None,
+        });
+        let message_id = &notices.first()?.message_id;
+        if let Some(key) = pulled.key_of_message(message_id, named.as_ref()) {
+            return Some(key.clone());
+        }
+        let unnamed = self.hidden.author(&delivery.user, message_id);
+        let author = unnamed.cloned().or(named)?;
+        let conversation = arrival::standing_id(&delivery.user, &author);
+        Some(ConversationKey {
+            author,
+            conversation: conversation.into(),
+        })
     }
 
     /// The device hung up: what it has not confirmed stays.

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
-use crate::participating::conversation::{Conversation, State, make_ready, park};
+use crate::participating::conversation::{Conversation, State, leaves_by_itself, make_ready, park};
 pub use crate::participating::conversation::{ReplayPolicy, RetrySchedule};
 pub use crate::participating::copies::DeviceReach;
 use crate::participating::copies::Obstacles;
@@ -128,6 +128,14 @@ struct Run {
     triggered_again: bool,
     /// The user fetches: what it carries is settled in any order.
     is_pull: bool,
+    /// The user has not asked: it steps over what he has to fetch.
+    unasked: bool,
+}
+
+impl Run {
+    fn carries(&self, held: &Held) -> bool {
+        !self.unasked || leaves_by_itself(held)
+    }
 }
 
 /// What a run has of a device.

@@ -85,6 +85,15 @@ pub(super) struct Circumstances<'a> {
     pub now: Now,
 }
 
+/// The number of the device with this instance, else with this Contact URI.
+pub fn device_number(instance: Option<&str>, uri: &str) -> u64 {
+    use sha2::{Digest, Sha256};
+    let name = instance.map_or_else(|| uri.to_owned(), str::to_ascii_lowercase);
+    let digest = Sha256::digest(name.as_bytes());
+    let first = digest.iter().take(8);
+    first.fold(0, |all, octet| (all << 8) | u64::from(*octet))
+}
+
 /// A registered route to a device (RFC 3261 §10).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Binding {
@@ -170,18 +179,7 @@ impl Binding {
 
     /// A number that means this device also after a restart: of its instance, else of its Contact URI.
     pub fn device(&self) -> u64 {
-        use sha2::{Digest, Sha256};
-        let instance = self
-            .facts
-            .instance
-            .as_ref()
-            .map(|it| it.to_ascii_lowercase());
-        let name = instance.as_ref().unwrap_or(&self.facts.uri);
-        let digest = Sha256::digest(name.as_bytes());
-        digest
-            .iter()
-            .take(8)
-            .fold(0, |all, octet| (all << 8) | u64::from(*octet))
+        device_number(self.instance(), &self.facts.uri)
     }
 
     /// What a request to the device gets as its Route, topmost first (RFC 3327 §5.4).

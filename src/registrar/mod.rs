@@ -19,7 +19,7 @@ mod register;
 mod table;
 
 pub use account::StoredAccount;
-pub use binding::{Binding, BindingKey};
+pub use binding::{Binding, BindingKey, device_number};
 pub use capability::{Capability, Profile};
 pub use directory::{Directory, Resolved};
 pub use feature::{FeatureSet, FeatureValue};

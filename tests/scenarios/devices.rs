@@ -225,6 +225,51 @@ fn copies_to_two_devices_give_the_author_one_receipt() {
     });
 }
 
+/// Fetches and expects just these texts, then the BYE.
+fn fetches(device: &UserAgent, texts: &[&str]) -> Result<(), Failure> {
+    let session = device.fetches(&[])?.expect_accepted()?;
+    for text in texts {
+        session.expect_text(text)?;
+    }
+    session.expect_bye().map(|_| ())
+}
+
+#[test]
+fn with_copies_a_device_fetches_what_it_lacks_and_the_others_still_get_theirs() {
+    on_every_shard_count(&every(), |stage| {
+        let alice = stage.agent("alice")?;
+        let (phone, tablet) = (stage.agent("bob")?, stage.agent("bob")?);
+        writes_while_bob_is_away(&alice, &["one"])?;
+        phone.registers()?;
+        takes_replay(&phone, &["one"])?;
+        phone.asks_options()?;
+        phone.fetches(&[])?.expect_status(404)?;
+        alice.sends_message("bob", "two")?.expect_2xx()?;
+        phone.expect_text("two")?;
+        tablet.registers()?;
+        takes_replay(&tablet, &["one"])
+    });
+}
+
+#[test]
+fn a_fetch_takes_nothing_from_the_other_devices_that_get_copies() {
+    let quiet = every()
+        .with("users", "delivery = \"pull\"")
+        .with("users", "announce_waiting = false");
+    on_every_shard_count(&quiet, |stage| {
+        let alice = stage.agent("alice")?;
+        let (phone, tablet) = (stage.agent("bob")?, stage.agent("bob")?);
+        writes_while_bob_is_away(&alice, &["one", "two"])?;
+        phone.registers()?;
+        tablet.registers()?;
+        fetches(&phone, &["one", "two"])?;
+        phone.fetches(&[])?.expect_status(404)?;
+        fetches(&tablet, &["one", "two"])?;
+        tablet.fetches(&[])?.expect_status(404)?;
+        Ok(())
+    });
+}
+
 #[test]
 fn a_suspended_login_session_is_bound_and_gets_nothing_until_it_resumes() {
     on_every_shard_count(&Configuration::open(), |stage| {

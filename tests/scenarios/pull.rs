@@ -1,7 +1,7 @@
 //! A user fetches what waits for him, at `sip:deferred@im.test`: before he asks nothing comes, and what
 //! he has confirmed never comes again.
 
-use restante::demo::{Disposition, Draft, Failure, Setup, UserAgent};
+use restante::demo::{Answering, Disposition, Draft, Failure, Setup, UserAgent};
 
 use crate::support::{Configuration, Stage, on_every_shard_count};
 
@@ -121,6 +121,51 @@ fn what_the_device_did_not_confirm_comes_again() {
             Ok(session) => session.expect_bye().map(|_| ()),
             Err(_) => bob.fetches(&[])?.expect_status(404).map(|_| ()),
         }
+    });
+}
+
+#[test]
+fn a_receipt_comes_by_itself_from_behind_what_waits_in_its_conversation() {
+    on_every_shard_count(&quietly(bob_fetches()), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        alice.registers()?;
+        let asked = bob
+            .envelope("alice", "a question")
+            .asking("positive-delivery");
+        bob.sends_envelope("alice", &asked)?.expect_status(200)?;
+        let got = alice.expect_text("a question")?;
+        alice.sends_message("bob", "unasked")?.expect_status(202)?;
+        alice.notifies(&got, Disposition::Delivered)?;
+        bob.registers()?;
+        bob.expect_notification("delivered", &asked.message_id)?;
+        bob.expect_no("MESSAGE")?;
+        fetches(&bob, &[], &["unasked"])
+    });
+}
+
+#[test]
+fn a_receipt_inside_a_fetch_goes_to_the_author_of_the_message_it_names() {
+    on_every_shard_count(&quietly(bob_fetches()), |stage| {
+        let bob = stage.agent("bob")?;
+        let mut authors = Vec::new();
+        for name in ["alice", "carol"] {
+            let author = stage.agent(name)?;
+            author.registers()?;
+            let asked = author.envelope("bob", name).asking("positive-delivery");
+            author.sends_envelope("bob", &asked)?.expect_status(202)?;
+            authors.push(author);
+        }
+        // Nothing is confirmed, so that the session stays.
+        let session = bob.fetches(&[])?.taking(Answering::Only(0));
+        let session = session.expect_accepted()?;
+        let got = [session.expect_text("alice")?, session.expect_text("carol")?];
+        for (author, got) in authors.iter().zip(&got).rev() {
+            let receipt = got.notification(Disposition::Delivered);
+            session.sends(&receipt)?.expect_status(200)?;
+            author.expect_notification("delivered", &got.message_id)?;
+        }
+        authors[0].expect_no("MESSAGE")?;
+        authors[1].expect_no("MESSAGE")
     });
 }
 

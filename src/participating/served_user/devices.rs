@@ -21,7 +21,7 @@ impl ServedUser {
         };
         conversation.state == State::Ready
             && conversation.storing == 0
-            && conversation.next_copy(devices).is_none()
+            && conversation.next_copy(devices, false).is_none()
     }
 
     /// From here on each of these devices gets its own copy; `None`: one device is enough.

@@ -1,9 +1,8 @@
 //! What the user fetches: lent to the fetch as to a run, and what he is told of what waits.
 
-use crate::participating::conversation::State;
+use crate::participating::conversation::{State, leaves_by_itself};
 use crate::participating::pull::Wanted;
-use crate::participating::system_message::SYSTEM;
-use crate::store::request::{Held, MessageKind};
+use crate::store::request::Held;
 use std::collections::VecDeque;
 
 use super::{Carrier, Claim, Loading, Run, RunId, ServedUser, UserAction};
@@ -23,9 +22,26 @@ impl ServedUser {
         self.loading == Loading::Complete
     }
 
+    /// Whether none of `wanted` stands behind a receipt that is just on its way to a device; if not,
+    /// the fetch waits for the end of that run.
+    pub fn may_pull(&self, wanted: &Wanted) -> bool {
+        let mut unasked = self.runs.values().filter(|run| run.unasked);
+        !unasked.any(|run| {
+            let conversation = self.conversations.get(&run.key);
+            let mut held = conversation.into_iter().flat_map(|each| &each.held);
+            held.any(|held| wanted.fits(held) && !leaves_by_itself(held))
+        })
+    }
+
     /// Lends what waits of `wanted` to a fetch, oldest first: no other run has it until
-    /// [`Self::handle_run_ended`] gives each of these runs back. `None` when nothing of it waits.
-    pub fn begin_pull(&mut self, wanted: &Wanted) -> Option<(Vec<RunId>, VecDeque<Held>)> {
+    /// [`Self::handle_run_ended`] gives each of these runs back. `None` when nothing of it waits. Where
+    /// every device gets a copy, it is what `device` lacks.
+    pub fn begin_pull(
+        &mut self,
+        wanted: &Wanted,
+        device: Option<u64>,
+    ) -> Option<(Vec<RunId>, VecDeque<Held>)> {
+        let lacks = |held: &Held| device.is_none_or(|device| !held.marks.contains(&device));
         let mut lent: Vec<Held> = Vec::new();
         let mut runs = Vec::new();
         for (key, conversation) in &mut self.conversations {
@@ -34,7 +50,8 @@ impl ServedUser {
             }
             let before = lent.len();
             let all = conversation.held.iter();
-            let fitting = all.filter(|held| wanted.fits(held) && conversation.may_leave(held));
+            let fitting =
+                all.filter(|held| wanted.fits(held) && lacks(held) && conversation.may_leave(held));
             lent.extend(fitting.cloned());
             if lent.len() == before {
                 continue;
@@ -54,6 +71,7 @@ impl ServedUser {
                 begun: true,
                 triggered_again: false,
                 is_pull: true,
+                unasked: false,
             };
             self.runs.insert(run, started);
             runs.push(run);
@@ -72,9 +90,4 @@ impl ServedUser {
         let was_announced = std::mem::replace(&mut self.announced, count > 0);
         (count > 0 && !was_announced).then_some(count)
     }
-}
-
-/// Receipts, and what the server itself has to say, are not what a user fetches.
-pub(super) fn leaves_by_itself(held: &Held) -> bool {
-    held.kind == MessageKind::Notification || held.conversation.author.user() == SYSTEM
 }

@@ -1,8 +1,8 @@
 //! What others ask of the machine; nothing changes.
 
 use crate::identity::Identity;
-use crate::participating::conversation::{State, choose_carrier};
-use crate::store::request::{ConversationKey, Seq};
+use crate::participating::conversation::{Conversation, State, choose_carrier};
+use crate::store::request::{ConversationKey, Held, Seq};
 
 use super::{Loading, ServedUser, Standing};
 
@@ -49,7 +49,15 @@ impl ServedUser {
         let is_pull = matches!(conversation.state, State::Running(run)
             if self.runs.get(&run).is_some_and(|run| run.is_pull));
         let mut handed = conversation.held.iter().take(conversation.handed);
-        is_pull || handed.any(|held| held.seq == seq)
+        is_pull || handed.any(|held| held.seq == seq && self.is_carried(conversation, held))
+    }
+
+    /// Whether the run of a conversation does not step over this message.
+    fn is_carried(&self, conversation: &Conversation, held: &Held) -> bool {
+        let State::Running(run) = conversation.state else {
+            return true;
+        };
+        self.runs.get(&run).is_none_or(|run| run.carries(held))
     }
 
     /// The message of this author and `imdn.Message-ID` that waits and is not out with a delivery.
@@ -63,8 +71,11 @@ impl ServedUser {
             .iter()
             .filter(|(key, _)| key.author == *author);
         own.flat_map(|(key, conversation)| {
-            let waiting = conversation.held.iter().skip(conversation.handed);
-            waiting.map(move |held| (key, held))
+            let all = conversation.held.iter().enumerate();
+            let waiting = all.filter(|(place, held)| {
+                *place >= conversation.handed || !self.is_carried(conversation, held)
+            });
+            waiting.map(move |(_, held)| (key, held))
         })
         .find(|(_, held)| *held.message_id == *message_id)
         .map(|(key, held)| (key.clone(), held.seq))
@@ -82,7 +93,11 @@ impl ServedUser {
         };
         let incapable = |reach| choose_carrier(held, reach, conversation.session_refused).is_none();
         match conversation.state {
-            State::Running(_) if position < conversation.handed => Standing::Running,
+            State::Running(_)
+                if position < conversation.handed && self.is_carried(conversation, held) =>
+            {
+                Standing::Running
+            }
             _ if self.reach.is_some_and(incapable) => Standing::Incapable,
             State::Parked { until } => Standing::Parked(until),
             State::Short { .. } | State::Ready | State::Running(_) => Standing::InLine,

@@ -7,7 +7,6 @@ use crate::participating::conversation::{
 use crate::participating::copies::{DeviceReach, Obstacles};
 use crate::store::request::{ConversationKey, Held, Seq};
 
-use super::fetching::leaves_by_itself;
 use super::{Carrier, Claim, Loading, Reach, Run, RunEnd, RunId, ServedUser, UserAction};
 
 impl ServedUser {
@@ -18,12 +17,14 @@ impl ServedUser {
             carrier,
             begun,
             copies_for,
+            unasked,
             ..
         } = self.runs.get(&run)?;
         let (key, carrier, begun) = (key.clone(), *carrier, *begun);
+        let unasked = *unasked || self.pull;
         let held = match *copies_for {
-            Some(device) => self.next_copy_of(&key, device, carrier, begun)?,
-            None => self.next_held_of(&key, carrier, begun)?,
+            Some(device) => self.next_copy_of(&key, device, (carrier, unasked), begun)?,
+            None => self.next_held_of(&key, (carrier, unasked), begun)?,
         };
         self.runs.get_mut(&run)?.begun = true;
         Some(held)
@@ -33,12 +34,13 @@ impl ServedUser {
     pub(super) fn next_held_of(
         &mut self,
         key: &ConversationKey,
-        carrier: Carrier,
+        (carrier, unasked): (Carrier, bool),
         begun: bool,
     ) -> Option<Held> {
         let reach = self.reach?;
         let conversation = self.conversations.get(key)?;
-        let held = conversation.held.get(conversation.handed)?;
+        let place = conversation.next_to_leave(conversation.handed, unasked)?;
+        let held = conversation.held.get(place)?;
         if begun && self.must_yield(carrier, held, reach) {
             return None;
         }
@@ -48,11 +50,8 @@ impl ServedUser {
         if choose_carrier(held, reach, conversation.session_refused) != Some(carrier) {
             return None;
         }
-        if self.pull && !leaves_by_itself(held) {
-            return None;
-        }
         let held = held.clone();
-        self.conversations.get_mut(key)?.handed += 1;
+        self.conversations.get_mut(key)?.handed = place + 1;
         Some(held)
     }
 
@@ -61,7 +60,7 @@ impl ServedUser {
         &mut self,
         key: &ConversationKey,
         device: u64,
-        carrier: Carrier,
+        (carrier, unasked): (Carrier, bool),
         begun: bool,
     ) -> Option<Held> {
         if begun && carrier == Carrier::Standalone {
@@ -69,7 +68,7 @@ impl ServedUser {
         }
         let devices = self.copies.as_ref()?;
         let to = devices.iter().find(|each| each.device == device)?;
-        next_copy_of_run(self.conversations.get_mut(key)?, to, carrier)
+        next_copy_of_run(self.conversations.get_mut(key)?, to, carrier, unasked)
     }
 
     /// Whether a run that has carried something ends before `next`: a large message is alone in its
@@ -78,9 +77,11 @@ impl ServedUser {
     pub(super) fn must_yield(&self, carrier: Carrier, next: &Held, reach: Reach) -> bool {
         let leaves_by_message = |key: &ConversationKey| {
             self.conversations.get(key).is_some_and(|conversation| {
-                conversation.held.front().is_some_and(|held| {
+                self.first_to_leave(conversation).is_some_and(|held| {
                     let way = choose_carrier(held, reach, conversation.session_refused);
-                    conversation.may_leave(held) && way == Some(Carrier::Message)
+                    held.seq < next.seq
+                        && conversation.may_leave(held)
+                        && way == Some(Carrier::Message)
                 })
             })
         };
@@ -156,18 +157,10 @@ impl ServedUser {
             .saturating_sub(self.runs.len() - running);
         let mut messages = 1usize.saturating_sub(running);
         let mut chosen = Vec::new();
-        for (seq, key) in &self.ready {
+        for (seq, key, conversation) in self.in_turn() {
             if sessions == 0 && messages == 0 {
                 break;
             }
-            let conversation = self.conversations.get(key);
-            let may_leave = |c: &&Conversation| c.held.front().is_none_or(|held| c.may_leave(held));
-            let waits = |c: &&Conversation| {
-                self.pull && c.held.front().is_some_and(|held| !leaves_by_itself(held))
-            };
-            let Some(conversation) = conversation.filter(may_leave).filter(|c| !waits(c)) else {
-                continue;
-            };
             let carrier = self.way_of(conversation, reach).map(|(_, carrier)| carrier);
             let room = match carrier {
                 Some(Carrier::Session | Carrier::Standalone) => &mut sessions,
@@ -176,10 +169,33 @@ impl ServedUser {
             };
             if *room > 0 {
                 *room -= 1;
-                chosen.push((*seq, key.clone()));
+                chosen.push((seq, key.clone()));
             }
         }
         chosen
+    }
+
+    /// The ready conversations that something may leave of, by the oldest that does.
+    fn in_turn(&self) -> Vec<(Seq, &ConversationKey, &Conversation)> {
+        let mut all = Vec::new();
+        for (seq, key) in &self.ready {
+            let Some(conversation) = self.conversations.get(key) else {
+                continue;
+            };
+            let first = self.first_to_leave(conversation);
+            if let Some(first) = first.filter(|first| conversation.may_leave(first)) {
+                all.push((first.seq, (*seq, key, conversation)));
+            }
+        }
+        // Without a fetch to wait for, they are so already.
+        all.sort_by_key(|(first, _)| *first);
+        all.into_iter().map(|(_, each)| each).collect()
+    }
+
+    /// The oldest message of a conversation that does not wait for a fetch.
+    fn first_to_leave<'a>(&self, conversation: &'a Conversation) -> Option<&'a Held> {
+        let place = conversation.next_to_leave(0, self.pull)?;
+        conversation.held.get(place)
     }
 
     /// How what a conversation holds leaves next, and for which device if each gets a copy.
@@ -189,10 +205,10 @@ impl ServedUser {
         reach: Reach,
     ) -> Option<(Option<u64>, Carrier)> {
         if let Some(devices) = &self.copies {
-            let (device, carrier) = conversation.next_copy(devices)?;
+            let (device, carrier) = conversation.next_copy(devices, self.pull)?;
             return Some((Some(device), carrier));
         }
-        let held = conversation.held.front()?;
+        let held = self.first_to_leave(conversation)?;
         let carrier = choose_carrier(held, reach, conversation.session_refused)?;
         Some((None, carrier))
     }
@@ -230,6 +246,7 @@ impl ServedUser {
             begun: false,
             triggered_again: false,
             is_pull: false,
+            unasked: self.pull,
         };
         self.runs.insert(run, started);
         self.actions.push_back(UserAction::Start {
@@ -246,8 +263,11 @@ fn next_copy_of_run(
     conversation: &mut Conversation,
     to: &DeviceReach,
     carrier: Carrier,
+    unasked: bool,
 ) -> Option<Held> {
-    while let Some(held) = conversation.held.get(conversation.handed) {
+    while let Some(place) = conversation.next_to_leave(conversation.handed, unasked) {
+        conversation.handed = place;
+        let held = conversation.held.get(place)?;
         match conversation.copy_way(held, to) {
             None => conversation.handed += 1,
             Some(way) if way != carrier || !conversation.may_leave(held) => return None,

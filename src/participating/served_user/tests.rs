@@ -630,10 +630,12 @@ fn a_fetch_has_all_conversations_in_order_and_no_run_has_them_too() {
         held(2, "carol", MessageKind::Pager),
         held(3, "alice", MessageKind::Chat),
     ]);
-    let (runs, queue) = user.begin_pull(&Wanted::Everything).expect("three wait");
+    let (runs, queue) = user
+        .begin_pull(&Wanted::Everything, None)
+        .expect("three wait");
     let order: Vec<u64> = queue.iter().map(|held| held.seq.0).collect();
     assert_eq!(order, [1, 2, 3]);
-    assert!(user.begin_pull(&Wanted::Everything).is_none());
+    assert!(user.begin_pull(&Wanted::Everything, None).is_none());
     assert!(!user.may_pass(&key("alice")));
     assert!(user.is_in_flight(&key("alice"), Seq(3)));
     user.handle_settled(&key("alice"), Seq(1));
@@ -642,8 +644,52 @@ fn a_fetch_has_all_conversations_in_order_and_no_run_has_them_too() {
         user.handle_run_ended(run, RunEnd::Done, Now::default());
     }
     let (_, rest) = user
-        .begin_pull(&Wanted::Messages(vec!["m3".into()]))
+        .begin_pull(&Wanted::Messages(vec!["m3".into()]), None)
         .unwrap_or_default();
     assert!(rest.is_empty(), "a run has it again");
     assert_eq!(started(&mut user).len(), 2);
+}
+
+#[test]
+fn receipts_leave_from_behind_what_the_user_has_not_fetched_and_nothing_else_does() {
+    let mut user = pulling(vec![
+        held(1, "alice", MessageKind::Chat),
+        held(2, "alice", MessageKind::Notification),
+        held(3, "alice", MessageKind::Pager),
+        held(4, "alice", MessageKind::Notification),
+    ]);
+    let run = started(&mut user)[0].0;
+    assert_eq!(take_all(&mut user, run), [2, 4]);
+    assert!(user.is_in_flight(&key("alice"), Seq(2)));
+    assert!(!user.is_in_flight(&key("alice"), Seq(3)));
+    assert!(!user.may_pull(&Wanted::Everything), "its end is near");
+    for seq in [2, 4] {
+        user.handle_settled(&key("alice"), Seq(seq));
+    }
+    user.handle_run_ended(run, RunEnd::Done, Now::default());
+    assert!(started(&mut user).is_empty());
+    let (_, queue) = user
+        .begin_pull(&Wanted::Everything, None)
+        .expect("two wait");
+    let order: Vec<u64> = queue.iter().map(|held| held.seq.0).collect();
+    assert_eq!(order, [1, 3]);
+    assert!(user.may_pull(&Wanted::Everything));
+}
+
+#[test]
+fn a_receipt_that_every_device_has_lets_nothing_behind_it_leave_before_the_fetch() {
+    let now = Now::default();
+    let mut user = copying(&[(7, BOTH), (8, BOTH)]);
+    user.set_pull(true);
+    let receipt = held(1, "alice", MessageKind::Notification);
+    user.handle_stored(receipt, false, false, now);
+    user.handle_reach(BOTH, now);
+    assert_eq!(copied(&mut user), [(7, vec![1]), (8, vec![1])]);
+    user.handle_stored(held(2, "alice", MessageKind::Chat), false, false, now);
+    assert!(copied(&mut user).is_empty());
+    user.handle_reach(BOTH, now);
+    assert!(copied(&mut user).is_empty());
+    let receipt = held(3, "alice", MessageKind::Notification);
+    user.handle_stored(receipt, false, false, now);
+    assert_eq!(copied(&mut user), [(7, vec![3]), (8, vec![3])]);
 }

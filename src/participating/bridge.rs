@@ -12,6 +12,7 @@ use crate::msrp::event::{EndReason, InboundId, OutboundId, SessionEvent};
 use crate::msrp::frame::FailureReport;
 use crate::msrp::outgoing::OutboundMessage;
 use crate::participating::arrival;
+use crate::participating::bridge_custody::CANNOT_KEEP;
 use crate::participating::chat::{ChatId, ChatState, Side};
 use crate::participating::first_message::FIRST;
 use crate::participating::media::MediaId;
@@ -532,6 +533,9 @@ impl Service {
             return;
         };
         transit.complete = Some(length);
+        if transit.discarded && transit.is_notification() && !transit.restore() {
+            return self.end_transit(id, side, inbound, CANNOT_KEEP);
+        }
         let is_read = matches!(transit.fate, Fate::Unread | Fate::Custody);
         if is_read && self.ask_for_receipt(id, side, inbound) {
             return;

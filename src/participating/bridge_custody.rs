@@ -15,7 +15,7 @@ use crate::sip::rejection::Rejection;
 use crate::store::request::{DeferredMessage, MessageKind, Seq};
 
 /// MSRP status for a message that cannot be kept: the sender is to stop sending it (RFC 4975 §10.5).
-const CANNOT_KEEP: u16 = 413;
+pub(super) const CANNOT_KEEP: u16 = 413;
 
 impl Service {
     /// A chunk that did not end its message waits for an answer: live, the other side must see it now;
@@ -65,7 +65,11 @@ impl Service {
             return;
         };
         let waits = matches!(transit.fate, Fate::Custody) && transit.complete.is_none();
-        if !waits || transit.syncing.is_some() || transit.unanswered.is_empty() {
+        // A chunk behind a gap waits until the one that fills it is whole.
+        let prefix = transit.covered.prefix();
+        let next = transit.unanswered.front();
+        let is_ready = next.is_some_and(|(_, end)| *end <= prefix);
+        if !waits || transit.syncing.is_some() || !is_ready {
             return;
         }
         if transit.discarded {

@@ -68,6 +68,14 @@ impl Spool {
         }
     }
 
+    /// A whole message that is short.
+    pub fn in_memory(octets: &[u8]) -> Self {
+        Self {
+            place: Place::Memory(BytesMut::from(octets)),
+            length: octets.len() as u64,
+        }
+    }
+
     /// Octets up to the end of what has arrived.
     pub fn length(&self) -> u64 {
         self.length

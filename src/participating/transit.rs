@@ -115,6 +115,20 @@ impl Transit {
         self.head[start..end].copy_from_slice(&octets[..end - start]);
     }
 
+    /// What is complete is to be kept after all: receipts pass a silent block (decision 23). False if it
+    /// does not lie whole in the head.
+    pub fn restore(&mut self) -> bool {
+        let Some(length) = self.complete.and_then(|it| usize::try_from(it).ok()) else {
+            return false;
+        };
+        let Some(octets) = self.head.get(..length) else {
+            return false;
+        };
+        self.discarded = false;
+        self.spool = Spool::in_memory(octets);
+        true
+    }
+
     /// The way it goes out, while it does.
     pub fn outbound(&self) -> Option<OutboundId> {
         match self.fate {

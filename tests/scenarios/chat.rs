@@ -1,6 +1,10 @@
 //! One-to-one chat between two people who are both there.
 
-use restante::demo::{Answering, Disposition, Envelope, Failure, Profile, Setup, Transport};
+use std::ops::Range;
+
+use restante::demo::{
+    Answering, Chat, Disposition, Envelope, Failure, Profile, Setup, Transport, fresh,
+};
 
 use crate::support::{Configuration, Stage, on_every_shard_count};
 
@@ -30,6 +34,46 @@ fn live(
         at_bob.expect_bye()?;
         Ok(())
     })
+}
+
+/// A message that its author sends piece by piece, when told.
+pub struct Piecemeal<'a> {
+    chat: &'a Chat<'a>,
+    id: String,
+    content_type: &'a str,
+    octets: &'a [u8],
+}
+
+impl<'a> Piecemeal<'a> {
+    pub fn new(chat: &'a Chat<'a>, content_type: &'a str, octets: &'a [u8]) -> Self {
+        let id = fresh("m");
+        Self {
+            chat,
+            id,
+            content_type,
+            octets,
+        }
+    }
+
+    /// These octets of it, from 0; returns the transaction.
+    pub fn sends(&self, range: Range<usize>) -> Result<String, Failure> {
+        let (transaction, total) = (fresh("x"), self.octets.len());
+        let flag = if range.end == total { '$' } else { '+' };
+        let head = format!(
+            "MSRP {transaction} SEND\r\nTo-Path: {}\r\nFrom-Path: {}\r\nMessage-ID: {}\r\n\
+             Byte-Range: {}-{}/{total}\r\nContent-Type: {}\r\n\r\n",
+            self.chat.msrp.peer_path(),
+            self.chat.msrp.path(),
+            self.id,
+            range.start + 1,
+            range.end,
+            self.content_type,
+        );
+        let end = format!("\r\n-------{transaction}{flag}\r\n");
+        let frame = [head.as_bytes(), &self.octets[range], end.as_bytes()].concat();
+        self.chat.msrp.sends_octets(&frame)?;
+        Ok(transaction)
+    }
 }
 
 struct LiveChat<'a> {

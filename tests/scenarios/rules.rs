@@ -6,6 +6,7 @@ use std::path::Path;
 
 use restante::demo::{Disposition, Draft, Failure, PAGER_TAG, SipText, UserAgent, fresh};
 
+use crate::chat::Piecemeal;
 use crate::support::{Configuration, Stage, on_every_shard_count, on_stage};
 
 /// Bob's settings, as his account has them.
@@ -234,6 +235,56 @@ fn a_silent_block_answers_like_custody_and_keeps_nothing() {
             !is_on_disk(&data, b"nobody-reads-this"),
             "nothing is stored",
         )
+    });
+}
+
+#[test]
+fn under_a_silent_block_a_chunk_behind_a_gap_waits_for_what_is_missing() {
+    let configuration = bob("settings.incoming = \"block\"\nsettings.blocked = \"silent\"");
+    on_every_shard_count(&configuration, |stage| {
+        let alice = stage.agent("alice")?;
+        let chat = alice.opens_chat("bob")?;
+        let octets = alice.envelope("bob", &"long ".repeat(60)).to_octets();
+        let message = Piecemeal::new(&chat, "message/cpim", &octets);
+        let behind = message.sends(100..200)?;
+        // What is said and answered meanwhile shows that the chunk has been looked at.
+        chat.says("in between")?;
+        let before = message.sends(0..100)?;
+        chat.msrp.expect_response(&before, 200)?;
+        chat.msrp.expect_response(&behind, 200)?;
+        let rest = message.sends(200..octets.len())?;
+        chat.msrp.expect_response(&rest, 200)
+    });
+}
+
+#[test]
+fn under_a_silent_block_a_receipt_in_a_session_still_arrives() {
+    let configuration = bob("settings.incoming = \"block\"\nsettings.blocked = \"silent\"");
+    on_every_shard_count(&configuration, |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        alice.registers()?;
+        bob.registers()?;
+        for in_pieces in [false, true] {
+            let asked = bob.envelope("alice", "hello").asking("positive-delivery");
+            bob.sends_envelope("alice", &asked)?.expect_status(200)?;
+            let got = alice.expect_text("hello")?;
+            let receipt = got.notification(Disposition::Delivered).to_octets();
+            let chat = alice.opens_chat("bob")?;
+            let message = Piecemeal::new(&chat, "message/cpim", &receipt);
+            let end = match in_pieces {
+                true => 30,
+                false => receipt.len(),
+            };
+            for range in [0..end, end..receipt.len()] {
+                if !range.is_empty() {
+                    let sent = message.sends(range)?;
+                    chat.msrp.expect_response(&sent, 200)?;
+                }
+            }
+            bob.expect_notification("delivered", &asked.message_id)?;
+            chat.hangs_up()?;
+        }
+        Ok(())
     });
 }
 

@@ -535,6 +535,10 @@ impl Service {
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };
+        // The header of its envelope has no end: nobody can say whether it names its author.
+        if !transit.cleared {
+            return self.end_transit(id, side, inbound, 400);
+        }
         transit.complete = Some(length);
         if transit.discarded && transit.is_notification() && !transit.restore() {
             return self.end_transit(id, side, inbound, CANNOT_KEEP);

@@ -5,6 +5,7 @@ use crate::clock::Now;
 use crate::msrp::event::InboundId;
 use crate::msrp::outgoing::Want;
 use crate::participating::chat::{ChatId, Side};
+use crate::participating::first_message::FIRST;
 use crate::participating::media::MediaId;
 use crate::participating::service::Service;
 use crate::participating::transit::{Fate, Transit};
@@ -79,6 +80,10 @@ impl Service {
         inbound: InboundId,
         now: Now,
     ) {
+        if inbound == FIRST {
+            self.first_leg_lost(id, now);
+            return;
+        }
         let Some(transit) = self.transit(id, side.other(), inbound) else {
             return;
         };

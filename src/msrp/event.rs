@@ -99,7 +99,8 @@ pub enum SessionEvent {
         /// The status it was refused with; `None` if the peer gave it up.
         status: Option<u16>,
     },
-    /// The peer has confirmed every octet before `confirmed`, and more of the message is to come.
+    /// The peer has confirmed every octet before `confirmed`, and more of the message is to come. Also
+    /// for the chunks of a message that was given up, with 0: they leave room for another.
     Progress {
         /// Which.
         message: OutboundId,

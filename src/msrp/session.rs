@@ -334,11 +334,15 @@ impl<C: Copy + Eq + Debug> Session<C> {
         self.connection().and_then(|_| self.outgoing.wants().next())
     }
 
+    /// Every message that has room for octets, oldest first.
+    pub fn all_wants(&self) -> impl Iterator<Item = Want> {
+        let connected = self.connection().is_some();
+        self.outgoing.wants().filter(move |_| connected)
+    }
+
     /// The room of one message, for a user who has octets for it but not for the oldest.
     pub fn wants_of(&self, message: OutboundId) -> Option<Want> {
-        let connected = self.connection().is_some();
-        let mut wants = self.outgoing.wants().filter(|_| connected);
-        wants.find(|want| want.message == message)
+        self.all_wants().find(|want| want.message == message)
     }
 
     /// Gives a message its next octets, at most as many as it wants. Of a message that is over by now

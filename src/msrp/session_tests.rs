@@ -1183,6 +1183,11 @@ fn a_message_given_up_by_its_sender_is_aborted_at_the_other_end() {
     assert_eq!(aborted(&pair.bob.events), Some(None));
     assert_eq!(pair.alice.delivered(id), 0);
     assert_eq!(pair.alice.session.unconfirmed().count(), 0);
+    let leaves_room = |event: &SessionEvent| match event {
+        SessionEvent::Progress { message, confirmed } => *message == id && *confirmed == 0,
+        _ => false,
+    };
+    assert!(pair.alice.events.iter().any(leaves_room));
     let next = pair.alice_sends(message(Some(2)), b"hi");
     assert_eq!(pair.alice.delivered(next), 1);
 }

@@ -77,6 +77,7 @@ impl Service {
             SessionEvent::Delivered { message } => self.handle_delivered(id, side, message, now),
             SessionEvent::Refused { message, status } => {
                 self.handle_refused_by_peer(id, side, message, status, now);
+                self.pump(id, side, now);
                 self.end_if_settled(id, now);
             }
             SessionEvent::TimedOut { .. } => self.break_leg(id, side, &Reason::TimedOut, now),
@@ -263,12 +264,6 @@ impl Service {
             Err(CpimError::Incomplete) => return,
             Err(_) => 400,
         };
-        let out = transit.outbound();
-        let peer = self.media_of(id, side.other());
-        let session = peer.and_then(|peer| self.media.session(peer));
-        if let (Some(session), Some(out)) = (session, out) {
-            session.abort(out, &mut self.tokens);
-        }
         self.end_transit(id, side, message, status);
     }
 
@@ -318,6 +313,7 @@ impl Service {
                 && let Some(session) = self.media.session(media)
             {
                 session.end(out, &mut self.tokens);
+                return true;
             }
             return false;
         }
@@ -386,7 +382,7 @@ impl Service {
         now: Now,
     ) {
         let Some((from, inbound)) = self.source_of(id, side, out) else {
-            return;
+            return self.pump(id, side, now);
         };
         let deadline = now.instant + self.settings.custody_after;
         if let Some(transit) = self.transit(id, from, inbound) {
@@ -494,6 +490,9 @@ impl Service {
         if let Some(spool) = spool {
             self.custody.tell(StoreRequest::Drop { spool });
         }
+        if let Some(Fate::Live(out)) = transit.as_ref().map(|transit| &transit.fate) {
+            self.give_up(id, from.other(), *out);
+        }
         if let Some(receipt) = transit.and_then(|transit| transit.receipt)
             && status != 200
         {
@@ -508,6 +507,14 @@ impl Service {
         }
     }
 
+    /// Nothing more of a message goes to the session on `side`.
+    pub(super) fn give_up(&mut self, id: ChatId, side: Side, out: OutboundId) {
+        let media = self.media_of(id, side);
+        if let Some(session) = media.and_then(|media| self.media.session(media)) {
+            session.abort(out, &mut self.tokens);
+        }
+    }
+
     fn abort_transit(&mut self, id: ChatId, side: Side, inbound: InboundId) {
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
@@ -518,12 +525,8 @@ impl Service {
         if let Some(spool) = transit.spool.id() {
             self.custody.tell(StoreRequest::Drop { spool });
         }
-        let peer = self.media_of(id, side.other());
-        if let (Some(out), Some(session)) = (
-            transit.outbound(),
-            peer.and_then(|peer| self.media.session(peer)),
-        ) {
-            session.abort(out, &mut self.tokens);
+        if let Some(out) = transit.outbound() {
+            self.give_up(id, side.other(), out);
         }
     }
 
@@ -532,6 +535,10 @@ impl Service {
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };
+        // The header of its envelope has no end: nobody can say whether it names its author.
+        if !transit.cleared {
+            return self.end_transit(id, side, inbound, 400);
+        }
         transit.complete = Some(length);
         if transit.discarded && transit.is_notification() && !transit.restore() {
             return self.end_transit(id, side, inbound, CANNOT_KEEP);

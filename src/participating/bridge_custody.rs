@@ -29,6 +29,9 @@ impl Service {
             return;
         }
         match transit.fate {
+            Fate::Live(_) | Fate::Unread if !transit.cleared => {
+                self.keep_uncleared(id, side, inbound, now);
+            }
             Fate::Live(out) => {
                 if let Some(session) = peer.and_then(|peer| self.media.session(peer)) {
                     session.flush(out, &mut self.tokens);
@@ -37,6 +40,18 @@ impl Service {
             Fate::Unread => self.settle_unread(id, side, inbound, now),
             _ => self.sync_chunks(id, side, inbound, now),
         }
+    }
+
+    /// Nothing of a message goes on before its envelope is known not to name an author who hides, but
+    /// its sender waits for an answer: it is kept.
+    fn keep_uncleared(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
+        if let Fate::Live(out) = std::mem::replace(&mut transit.fate, Fate::Custody) {
+            self.give_up(id, side.other(), out);
+        }
+        self.sync_chunks(id, side, inbound, now);
     }
 
     /// The rest of a short message is still to come, and its sender may wait for an answer: a receipt

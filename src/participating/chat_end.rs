@@ -25,6 +25,7 @@ impl Service {
             self.dialogs.remove(&leg.key);
             self.keep_unconfirmed(id, side, now);
             self.parted.push((id, side, leg.media));
+            self.pump(id, side.other(), now);
         }
         let keeps = self.settings.deferral;
         if let Some(chat) = self.chats.get_mut(&id) {
@@ -56,6 +57,7 @@ impl Service {
         };
         self.keep_unconfirmed(id, side, now);
         self.hang_up(leg, reason, now);
+        self.pump(id, side.other(), now);
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };

@@ -5,22 +5,32 @@ use crate::clock::Now;
 use crate::msrp::event::InboundId;
 use crate::msrp::outgoing::Want;
 use crate::participating::chat::{ChatId, Side};
+use crate::participating::first_message::FIRST;
 use crate::participating::media::MediaId;
 use crate::participating::service::Service;
 use crate::participating::transit::{Fate, Transit};
 
 impl Service {
-    /// The next octets that the session on `side` takes: of any message, or of notifications alone.
+    /// The next octets that the session on `side` takes: of the oldest message that has any ready, or
+    /// of notifications alone.
     pub(super) fn next_wanted(&mut self, id: ChatId, side: Side, media: MediaId) -> Option<Want> {
-        if self.media.may_send(media) {
-            return self.media.session(media)?.wants();
-        }
+        let takes_all = self.media.may_send(media);
         let session = self.media.session(media)?;
-        let transits = self.chats.get(&id)?.transits.iter();
-        let mut to_side = transits.filter(|((from, _), transit)| {
-            *from == side.other() && transit.is_live() && transit.is_notification()
-        });
-        to_side.find_map(|(_, transit)| session.wants_of(transit.outbound()?))
+        let transits = &self.chats.get(&id)?.transits;
+        let source_of = |want: &Want| {
+            let mut to_side = transits
+                .iter()
+                .filter(|((from, _), _)| *from == side.other());
+            let found = to_side.find(|(_, transit)| transit.outbound() == Some(want.message));
+            found.map(|(_, transit)| transit)
+        };
+        let is_next = |transit: &Transit, want: &Want| {
+            transit.is_live()
+                && transit.has_more_from(want.offset)
+                && (takes_all || transit.is_notification())
+        };
+        let mut wants = session.all_wants();
+        wants.find(|want| source_of(want).is_some_and(|transit| is_next(transit, want)))
     }
 
     /// What has waited too long for a side that takes nothing turns into custody.
@@ -70,6 +80,10 @@ impl Service {
         inbound: InboundId,
         now: Now,
     ) {
+        if inbound == FIRST {
+            self.first_leg_lost(id, now);
+            return;
+        }
         let Some(transit) = self.transit(id, side.other(), inbound) else {
             return;
         };

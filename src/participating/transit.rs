@@ -143,6 +143,12 @@ impl Transit {
         content.is_ok_and(|content| content.is_notification)
     }
 
+    /// Whether something can be sent on now: octets from `offset`, or word that there are no more. What
+    /// is still arriving does not hold up what came after it.
+    pub fn has_more_from(&self, offset: u64) -> bool {
+        self.cleared && (self.covered.prefix() > offset || self.complete == Some(offset))
+    }
+
     /// Whether the other side may still take it.
     pub fn is_live(&self) -> bool {
         matches!(self.fate, Fate::Live(_))

@@ -155,6 +155,47 @@ fn chunks_in_any_order_and_reports_pass_through() {
 }
 
 #[test]
+fn a_short_message_passes_a_long_one_that_is_still_arriving() {
+    let long = "a long story ".repeat(4_000);
+    on_every_shard_count(&Configuration::open(), |stage| {
+        live(stage, Setup::Active, |chat| {
+            let octets = chat.alice.envelope("bob", &long).to_octets();
+            let story = Piecemeal::new(chat.at_alice, "message/cpim", &octets);
+            let begun = story.sends(0..3_000)?;
+            chat.at_alice.msrp.expect_response(&begun, 200)?;
+            chat.at_alice.says("meanwhile")?;
+            chat.at_bob.expect_text("meanwhile")?;
+            let rest = story.sends(3_000..octets.len())?;
+            chat.at_alice.msrp.expect_response(&rest, 200)?;
+            let got = chat.at_bob.msrp.expect_message()?;
+            stage.observe(got.body == octets, "the long one arrives whole")
+        })
+    });
+}
+
+#[test]
+fn who_hangs_up_amid_a_long_message_has_the_short_one_behind_it_delivered() {
+    let long = "a long story ".repeat(4_000);
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| alice.opens_chat("bob"));
+            let at_bob = bob.expect_invite()?.answers(Setup::Active, "sendrecv")?;
+            let at_alice = call.join().expect("the agent does not panic")?;
+            let octets = alice.envelope("bob", &long).to_octets();
+            let story = Piecemeal::new(&at_alice, "message/cpim", &octets);
+            let begun = story.sends(0..3_000)?;
+            at_alice.msrp.expect_response(&begun, 200)?;
+            at_alice.says("before I go")?;
+            at_alice.hangs_up()?;
+            at_bob.expect_bye()?;
+            at_bob.expect_text("before I go").map(|_| ())
+        })
+    });
+}
+
+#[test]
 fn a_lost_leg_turns_what_is_unconfirmed_into_custody() {
     on_every_shard_count(&Configuration::open(), |stage| {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);

@@ -313,3 +313,31 @@ fn what_cannot_be_kept_whole_is_refused_with_415() {
         Ok(())
     });
 }
+
+#[test]
+fn a_text_for_a_device_that_holds_at_once_is_kept_and_the_device_let_go() {
+    let short = Configuration::open().with("deferral", "custody_after = \"1s\"");
+    on_every_shard_count(&short, |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let first = alice.envelope("bob", "the first one");
+        let call = alice.invites_saying("bob", &first, false)?;
+        let at_bob = bob.expect_invite()?.answers(Setup::Active, "inactive")?;
+        let at_alice = call.expect_accepted()?;
+        at_bob.expect_bye()?;
+        let second = at_alice.says("the second one")?;
+        at_alice.hangs_up()?;
+        bob.registers()?;
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            let replay = bob.expect_invite()?.answers_recvonly(Setup::Active)?;
+            while let Some(message) = replay.msrp.next_message(Duration::from_secs(1)) {
+                seen.push(message.body);
+            }
+        }
+        stage.observe(
+            seen == [first.to_octets(), second.to_octets()],
+            "both are kept, and follow in order",
+        )
+    });
+}

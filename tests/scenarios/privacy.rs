@@ -4,6 +4,7 @@ use restante::demo::{
     Draft, Envelope, Failure, PAGER_TAG, Profile, Setup, Transport, UserAgent, fresh,
 };
 
+use crate::chat::Piecemeal;
 use crate::support::{Configuration, Stage, on_every_shard_count};
 
 const NOBODY: &str = "sip:anonymous@anonymous.invalid";
@@ -153,6 +154,55 @@ fn a_live_chat_of_somebody_who_hides_names_nobody_and_refuses_what_would() {
         chat.sends(&named)?.expect_status(403)?;
         chat.sends(&hidden)?.expect_status(200)?;
         theirs.expect_text("guess who")?;
+        Ok(())
+    });
+}
+
+#[test]
+fn in_a_hidden_chat_a_message_without_an_end_of_its_header_is_refused() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let mut theirs = None;
+        let chat = opens_hidden_chat(&alice, || {
+            theirs = Some(bob.expect_invite()?.answers(Setup::Active, "sendrecv")?);
+            Ok(())
+        })?;
+        let theirs = theirs.expect("Bob has answered");
+        let endless = format!("From: <{NOBODY}>\r\nTo: <sip:bob@im.test>\r\n");
+        let sending = chat.msrp.sending("message/cpim", endless.as_bytes());
+        sending.send()?.expect_status(400)?;
+        let hidden = Envelope::text(NOBODY, "sip:bob@im.test", "guess who");
+        chat.sends(&hidden)?.expect_status(200)?;
+        theirs.expect_text("guess who")?;
+        Ok(())
+    });
+}
+
+#[test]
+fn in_a_hidden_chat_a_header_that_comes_in_pieces_is_kept_until_it_is_whole() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        for length in [10, 20_000] {
+            let mut theirs = None;
+            let chat = opens_hidden_chat(&alice, || {
+                theirs = Some(bob.expect_invite()?.answers(Setup::Active, "sendrecv")?);
+                Ok(())
+            })?;
+            let hidden = Envelope::text(NOBODY, "sip:bob@im.test", &"w".repeat(length));
+            let octets = hidden.to_octets();
+            let message = Piecemeal::new(&chat, "message/cpim", &octets);
+            for range in [0..30, 30..octets.len()] {
+                let sent = message.sends(range)?;
+                chat.msrp.expect_response(&sent, 200)?;
+            }
+            chat.hangs_up()?;
+            let replay = bob.expect_invite()?.answers_recvonly(Setup::Active)?;
+            let got = replay.msrp.expect_message()?;
+            stage.observe(got.body == octets, "Bob gets it whole")?;
+            replay.expect_bye()?;
+        }
         Ok(())
     });
 }

@@ -72,7 +72,12 @@ impl Outgoing {
     /// One chunk needs no more waiting for.
     fn confirm(&mut self, id: OutboundId, out: &mut Outbox) {
         let Some(message) = self.messages.get_mut(&id) else {
-            return;
+            // It was given up: what waits behind it has room now.
+            let confirmed = 0;
+            return out.tell(SessionEvent::Progress {
+                message: id,
+                confirmed,
+            });
         };
         message.in_flight = message.in_flight.saturating_sub(1);
         let quiet = message.failure_report != FailureReport::Yes && message.success_report;

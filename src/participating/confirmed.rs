@@ -142,7 +142,7 @@ impl Service {
             return;
         }
         let machine = self.users.get(recipient);
-        if machine.is_some_and(|machine| machine.is_in_flight(key, seq)) {
+        if machine.is_some_and(|machine| machine.is_out(key, seq)) {
             return;
         }
         tracing::debug!(%recipient, seq = seq.0, "the recipient has it already");

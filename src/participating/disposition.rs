@@ -114,7 +114,7 @@ impl Service {
             }
             let key = super::arrival::conversation_key(&message);
             let machine = self.users.get(&message.recipient);
-            if machine.is_some_and(|machine| machine.is_in_flight(&key, seq)) {
+            if machine.is_some_and(|machine| machine.is_out(&key, seq)) {
                 self.due_in_flight
                     .insert((message.recipient.clone(), seq), message);
             } else {
@@ -124,7 +124,8 @@ impl Service {
         }
     }
 
-    /// What expired while it was out with a delivery that has now ended without it.
+    /// What expired while it was out with a delivery, or with devices as it first came, that have now
+    /// ended without it.
     pub(super) fn expire_due_of(&mut self, user: &Identity, now: Now) {
         let mut over: Vec<(Identity, Seq)> = self
             .due_in_flight
@@ -133,6 +134,13 @@ impl Service {
             .cloned()
             .collect();
         over.sort();
+        let machine = self.users.get(user);
+        over.retain(|(_, seq)| {
+            let message = self.due_in_flight.get(&(user.clone(), *seq));
+            let key = message.map(|message| super::arrival::conversation_key(message));
+            // Another delivery may still have it.
+            !machine.is_some_and(|it| key.is_some_and(|key| it.is_out(&key, *seq)))
+        });
         for key in over {
             if let Some(message) = self.due_in_flight.remove(&key) {
                 self.expire(key.1, message, false, now);

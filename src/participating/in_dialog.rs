@@ -94,7 +94,8 @@ impl Service {
 
     fn early_chat(&self, id: ChatId) -> Option<ChatId> {
         let chat = self.chats.get(&id)?;
-        (chat.state == ChatState::Inviting && chat.early.is_some()).then_some(id)
+        let is_early = matches!(chat.state, ChatState::Inviting | ChatState::Settling);
+        (is_early && chat.early.is_some()).then_some(id)
     }
 
     /// 200 without more.

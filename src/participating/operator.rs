@@ -371,6 +371,10 @@ impl Service {
             (Question::Cancel(user, seq), StoreEvent::Fetched { message, .. }) => {
                 self.cancel_kept(&user, seq, message, now)
             }
+            (Question::Redate(user, seq, _), StoreEvent::Changed { .. }) => {
+                self.forget_due(&user, seq);
+                Answer::Done
+            }
             (_, StoreEvent::Changed { .. }) => Answer::Done,
             _ => Answer::Failed(Failure::Unknown),
         };

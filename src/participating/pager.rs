@@ -385,10 +385,7 @@ impl Service {
                 pager.keeping = Keeping::Failed;
                 let size = BodySize::of_whole(pager.request.body());
                 let key = arrival::conversation_key(&message);
-                self.settle(&message.recipient, seq, Settlement::Delivered);
-                if let Some(user) = self.users.get_mut(&message.recipient) {
-                    user.handle_settled(&key, seq);
-                }
+                self.take_out(&message.recipient, &key, seq, Settlement::Delivered);
                 self.end_storing(&message, size, now);
             }
             other => pager.keeping = other,
@@ -415,6 +412,7 @@ impl Service {
                 let size = BodySize::of_whole(pager.request.body());
                 self.pagers.remove(&id);
                 self.hold(&message, seq, size, true, now);
+                self.expire_due_of(&message.recipient, now);
             }
             Keeping::Failed => {
                 self.pagers.remove(&id);

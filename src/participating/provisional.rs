@@ -180,6 +180,8 @@ impl Service {
                 Some(Due::Repeat(status, octets)) => {
                     self.sip.respond(server, status, octets, now);
                 }
+                // A first message on its way is made safe before the caller hears.
+                Some(Due::GiveUp) if self.refuse_when_safe(id, 504, now) => {}
                 Some(Due::GiveUp) => {
                     self.cancel_branches(id, None, now);
                     let unacknowledged = Rejection::new(504, "No PRACK");

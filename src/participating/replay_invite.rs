@@ -200,7 +200,10 @@ impl Service {
         let accepted = answer.and_then(|answer| self.media.accept(media, &answer, now).ok());
         match (phase, accepted) {
             (Phase::Inviting, Some(direction)) if direction.sends() => self.begin_sending(id, now),
-            _ => self.end_session_run(id, RunEnd::Parked, now),
+            _ => {
+                self.confirm_carried(id);
+                self.end_session_run(id, RunEnd::Parked, now);
+            }
         }
     }
 

@@ -206,18 +206,22 @@ impl Service {
             return;
         };
         run.phase = Phase::Live;
-        let carried = run
-            .sending
-            .front()
-            .filter(|first| first.in_invite)
-            .map(|first| first.seq);
-        if let Some(seq) = carried {
-            run.sending.pop_front();
-            self.confirm(id, seq);
-        }
+        self.confirm_carried(id);
         self.send_ready(id, now);
         self.read_ahead(id, now);
         self.end_if_done(id, now);
+    }
+
+    /// The device accepted the INVITE, and with it the message inside.
+    pub(super) fn confirm_carried(&mut self, id: DeliveryId) {
+        let Some(run) = self.session_run(id) else {
+            return;
+        };
+        let carried = run.sending.front().filter(|first| first.in_invite);
+        if let Some(seq) = carried.map(|first| first.seq) {
+            run.sending.pop_front();
+            self.confirm(id, seq);
+        }
     }
 
     /// After the last answer: BYE from us.

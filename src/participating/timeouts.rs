@@ -22,6 +22,8 @@ impl Service {
         self.draining
             && self.pagers.is_empty()
             && self.silences.is_empty()
+            && self.fetches.is_empty()
+            && self.revocations.is_empty()
             && self.receipts.under_way() == 0
             && self.chats.is_empty()
             && self.deliveries.is_empty()

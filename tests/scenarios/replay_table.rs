@@ -124,6 +124,29 @@ fn row_200_inactive_is_ended_and_kept() {
 }
 
 #[test]
+fn what_an_accepted_invitation_carried_does_not_come_again() {
+    on_every_shard_count(&patient(), |stage| {
+        let alice = stage.agent("alice")?;
+        let bob = stage.agent_with("bob", Transport::Tcp, Profile::RcsE)?;
+        writes_while_bob_is_away(&alice, &["the one inside", "the other"])?;
+        bob.registers()?;
+        let answer = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+            m=message 9 TCP/MSRP *\r\na=accept-types:message/cpim\r\na=accept-wrapped-types:*\r\n\
+            a=path:msrp://127.0.0.1:9/inactive;tcp\r\na=setup:active\r\na=inactive\r\n";
+        bob.expect_invite()?
+            .accepts_with_body("application/sdp", answer)?;
+        bob.expect_request("BYE")?;
+        bob.registers()?;
+        let again = bob.expect_invite()?;
+        stage.observe(
+            again.text().text().contains("the other")
+                && !again.text().text().contains("the one inside"),
+            "what he accepted with the first INVITE is his",
+        )
+    });
+}
+
+#[test]
 fn row_200_without_a_usable_description_is_acknowledged_ended_and_kept() {
     on_every_shard_count(&patient(), |stage| {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);

@@ -280,7 +280,13 @@ impl Router {
         if invite.method() != Method::Invite {
             return service.not_allowed(&invite, server, now);
         }
-        if !service.is_local(user) {
+        // His shard was found by From; he has nobody to hide from.
+        let from = invite
+            .from()
+            .ok()
+            .and_then(|from| Uri::parse(from.uri).ok());
+        let from = from.and_then(|uri| self.knowledge.identity_of(&uri));
+        if !service.is_local(user) || from.as_ref() != Some(user) {
             return service.reject(&invite, server, &NOT_AUTHORISED, now);
         }
         if let Some(tags) = unsupported_requirements(&invite, &CHAT_EXTENSIONS) {

@@ -227,6 +227,22 @@ fn who_is_there_gets_live_messages_and_receipts_without_asking() {
 }
 
 #[test]
+fn who_fetches_says_who_he_is_in_from() {
+    on_every_shard_count(&quietly(bob_fetches()), |stage| {
+        for user in ["alice", "bob", "carol"] {
+            let agent = stage.agent(user)?;
+            let hidden = agent
+                .invite_draft("deferred", "c")
+                .from_value("<sip:anonymous@anonymous.invalid>;tag=1")
+                .header("Privacy", "id")
+                .header("P-Preferred-Identity", &format!("<{}>", agent.uri()));
+            agent.sends(hidden)?.expect_status(403)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_fetch_that_cannot_be_served_is_refused() {
     on_every_shard_count(&quietly(bob_fetches()), |stage| {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);

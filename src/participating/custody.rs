@@ -29,8 +29,8 @@ pub enum CustodyEvent<W> {
     Appended(SpoolId, usize),
     /// The recipient's queue is full, and the message was asked to make room: here it is again.
     Crowded(W, Retained),
-    /// A message in custody is damaged; what is known of it.
-    Ruined(Identity, Seq, Option<Box<DeferredMessage>>),
+    /// A message in custody is damaged; what is known of it, and whether some device has got it.
+    Ruined(Identity, Seq, Option<Box<DeferredMessage>>, bool),
 }
 
 /// A message that must be put again if its recipient's queue was full.
@@ -283,7 +283,8 @@ impl<W> Custody<W> {
                 recipient,
                 seq,
                 message,
-            } => return Some(CustodyEvent::Ruined(recipient, seq, message)),
+                delivered,
+            } => return Some(CustodyEvent::Ruined(recipient, seq, message, delivered)),
             StoreEvent::Stored { token, .. }
             | StoreEvent::Refused { token, .. }
             | StoreEvent::Loaded { token, .. }

@@ -170,6 +170,7 @@ impl Service {
         user: &Identity,
         seq: Seq,
         message: Option<Box<DeferredMessage>>,
+        delivered: bool,
         now: Now,
     ) {
         self.metrics.messages_damaged.count();
@@ -177,7 +178,7 @@ impl Service {
         if let Some(message) = message {
             tracing::error!(recipient = %user, author = %message.author, seq = seq.0,
                 "a kept message is damaged and cannot be delivered");
-            self.end_undelivered(seq, message, Settlement::Failed, now);
+            self.end_waiting(seq, message, Settlement::Failed, delivered, now);
         } else {
             tracing::error!(recipient = %user, seq = seq.0,
                 "a kept message is damaged, and so is its author's name: nobody can be told");

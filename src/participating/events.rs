@@ -24,8 +24,8 @@ impl Service {
             CustodyEvent::Answer(waiter, answer) => self.handle_read(waiter, answer, now),
             CustodyEvent::Appended(_, _) => {}
             CustodyEvent::Crowded(waiter, retained) => self.handle_crowded(waiter, retained, now),
-            CustodyEvent::Ruined(user, seq, message) => {
-                self.handle_ruined(&user, seq, message, now);
+            CustodyEvent::Ruined(user, seq, message, delivered) => {
+                self.handle_ruined(&user, seq, message, delivered, now);
             }
         }
         self.resume_loads(now);

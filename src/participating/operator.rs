@@ -368,9 +368,12 @@ impl Service {
             (Question::Retry(user, _), StoreEvent::Fetched { message, .. }) => {
                 self.retry(&user, &message, now)
             }
-            (Question::Cancel(user, seq), StoreEvent::Fetched { message, .. }) => {
-                self.cancel_kept(&user, seq, message, now)
-            }
+            (
+                Question::Cancel(user, seq),
+                StoreEvent::Fetched {
+                    message, delivered, ..
+                },
+            ) => self.cancel_kept(&user, seq, message, delivered, now),
             (Question::Redate(user, seq, _), StoreEvent::Changed { .. }) => {
                 self.forget_due(&user, seq);
                 Answer::Done
@@ -485,6 +488,7 @@ impl Service {
         user: &Identity,
         seq: Seq,
         message: Box<DeferredMessage>,
+        delivered: bool,
         now: Now,
     ) -> Answer {
         if self.expiring.contains_key(&(user.clone(), seq)) {
@@ -498,7 +502,7 @@ impl Service {
         }
         tracing::info!(recipient = %user, seq = seq.0, "a kept message is cancelled by the operator");
         self.metrics.messages_cancelled.count();
-        self.end_undelivered(seq, message, Settlement::Withdrawn, now);
+        self.end_waiting(seq, message, Settlement::Withdrawn, delivered, now);
         Answer::Done
     }
 

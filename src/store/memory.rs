@@ -329,6 +329,7 @@ impl MemoryStore {
                     message: Box::new(message.clone()),
                     body: (body.len() <= INLINE).then(|| body.clone()),
                     length: body.len() as u64,
+                    delivered: self.marks.contains_key(&seq),
                 },
                 None => unknown(token),
             },

@@ -215,6 +215,7 @@ fn fetch(
         message: Box::new(record.message),
         body,
         length,
+        delivered: !shared.index().marks.devices(seq).is_empty(),
     })
 }
 

@@ -418,6 +418,8 @@ pub enum StoreEvent {
         body: Option<Bytes>,
         /// How many octets it has.
         length: u64,
+        /// Some device has got it ([`StoreRequest::Mark`]).
+        delivered: bool,
     },
     /// Octets of a large body, as many as there were.
     Piece {
@@ -461,6 +463,8 @@ pub enum StoreEvent {
         seq: Seq,
         /// The message, if that much of it can be trusted.
         message: Option<Box<DeferredMessage>>,
+        /// Some device has got it ([`StoreRequest::Mark`]).
+        delivered: bool,
     },
     /// Expired messages.
     Due {

@@ -62,11 +62,13 @@ impl Shared {
             return;
         };
         self.damages.report(segment, range);
+        let delivered = !self.index().marks.devices(seq).is_empty();
         if let Some(desk) = self.desks.get(usize::from(shard)) {
             desk.tell(StoreEvent::Ruined {
                 recipient: recipient.clone(),
                 seq,
                 message: message.map(Box::new),
+                delivered,
             });
         }
     }

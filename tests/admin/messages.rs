@@ -131,6 +131,32 @@ fn a_cancelled_message_is_not_delivered_and_its_author_hears_failed() {
 }
 
 #[test]
+fn the_author_of_a_cancelled_message_that_a_device_has_got_hears_no_failed() {
+    let every = Configuration::open().with("users", "copy_to = \"every\"");
+    on_every_shard_count(&every, |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        let admin = Interface::of(stage)?;
+        alice.registers()?;
+        let copied = alice.envelope("bob", "copied").asking("negative-delivery");
+        alice.sends_envelope("bob", &copied)?.expect_status(202)?;
+        bob.registers()?;
+        bob.expect_text("copied")?;
+        bob.unregisters()?;
+        let waiting = admin
+            .get("/admin/v1/users/bob/messages")?
+            .expect(200)?
+            .json();
+        let path = format!(
+            "/admin/v1/users/bob/messages/{}",
+            waiting["messages"][0]["seq"]
+        );
+        admin.ask("DELETE", &path, "")?.expect(202)?;
+        admin.until(&path, |reply| reply.status == 404)?;
+        alice.expect_no("MESSAGE")
+    });
+}
+
+#[test]
 fn a_message_gets_another_time_to_expire_at_and_keeps_it_over_a_kill() {
     on_every_shard_count(&Configuration::open(), |stage| {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);

@@ -6,6 +6,11 @@ use restante::demo::{Chat, Failure, Profile, Setup, Transport, UserAgent, attrib
 
 use crate::support::{Configuration, Stage, on_every_shard_count};
 
+/// An answer that agrees to a session in which nothing is sent.
+const INACTIVE: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+    m=message 9 TCP/MSRP *\r\na=accept-types:message/cpim\r\na=accept-wrapped-types:*\r\n\
+    a=path:msrp://127.0.0.1:9/inactive;tcp\r\na=setup:active\r\na=inactive\r\n";
+
 /// `author` writes these to Bob in one chat while he is away.
 fn writes_while_bob_is_away(author: &UserAgent, texts: &[&str]) -> Result<(), Failure> {
     let chat = author.opens_chat("bob")?;
@@ -112,11 +117,8 @@ fn row_200_inactive_is_ended_and_kept() {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
         writes_while_bob_is_away(&alice, &["one"])?;
         bob.registers()?;
-        let answer = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
-            m=message 9 TCP/MSRP *\r\na=accept-types:message/cpim\r\na=accept-wrapped-types:*\r\n\
-            a=path:msrp://127.0.0.1:9/inactive;tcp\r\na=setup:active\r\na=inactive\r\n";
         bob.expect_invite()?
-            .accepts_with_body("application/sdp", answer)?;
+            .accepts_with_body("application/sdp", INACTIVE)?;
         bob.expect_request("BYE")?;
         bob.registers()?;
         takes_replay(&bob, &["one"])
@@ -130,11 +132,8 @@ fn what_an_accepted_invitation_carried_does_not_come_again() {
         let bob = stage.agent_with("bob", Transport::Tcp, Profile::RcsE)?;
         writes_while_bob_is_away(&alice, &["the one inside", "the other"])?;
         bob.registers()?;
-        let answer = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
-            m=message 9 TCP/MSRP *\r\na=accept-types:message/cpim\r\na=accept-wrapped-types:*\r\n\
-            a=path:msrp://127.0.0.1:9/inactive;tcp\r\na=setup:active\r\na=inactive\r\n";
         bob.expect_invite()?
-            .accepts_with_body("application/sdp", answer)?;
+            .accepts_with_body("application/sdp", INACTIVE)?;
         bob.expect_request("BYE")?;
         bob.registers()?;
         let again = bob.expect_invite()?;

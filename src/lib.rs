@@ -59,6 +59,9 @@ pub mod imdn;
 // and of bodies in several parts (RFC 2046).
 pub mod multipart;
 
+// How often somebody may ask, and how much may be under way.
+pub mod limits;
+
 // Pure code is given the time,
 pub mod clock;
 

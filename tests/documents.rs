@@ -116,11 +116,10 @@ fn the_readme_names_every_section_and_only_keys_that_exist() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn every_test_in_the_index_exists() -> Result<()> {
-    let index = read("tests/README.md")?;
+/// How many tests `document` names; each of them exists.
+fn tests_named_in(document: &str) -> Result<usize> {
     let mut seen = 0;
-    for name in quoted(&index) {
+    for name in quoted(&read(document)?) {
         let Some((place, function)) = name.rsplit_once("::") else {
             continue;
         };
@@ -129,10 +128,27 @@ fn every_test_in_the_index_exists() -> Result<()> {
             None => format!("tests/scenarios/{place}.rs"),
         };
         let is_there = read(&file)?.contains(&format!("fn {function}("));
-        ensure!(is_there, "tests/README.md: no {function} in {file}");
+        ensure!(is_there, "{document}: no {function} in {file}");
         seen += 1;
     }
+    Ok(seen)
+}
+
+#[test]
+fn every_test_in_the_index_exists() -> Result<()> {
+    let seen = tests_named_in("tests/README.md")?;
     ensure!(seen > 200, "the index names tests");
+    Ok(())
+}
+
+#[test]
+fn every_promise_of_reliability_has_a_test_that_exists() -> Result<()> {
+    let text = read("RELIABILITY.md")?;
+    for line in text.lines().filter(|line| line.starts_with("| ")) {
+        let is_head = line == "| fault | promise | shown by |";
+        ensure!(is_head || line.contains("::"), "no test in: {line}");
+    }
+    ensure!(tests_named_in("RELIABILITY.md")? > 0, "promises are shown");
     Ok(())
 }
 

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 /// Which floor a module of the top level stands on.
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["uri", "clock", "token", "metrics", "date"]),
-    (1, &["identity", "cpim", "imdn", "multipart", "config"]),
+    (
+        1,
+        &["identity", "cpim", "imdn", "multipart", "config", "limits"],
+    ),
     (2, &["sip", "msrp", "store", "net"]),
     (3, &["registrar"]),
     (4, &["participating"]),

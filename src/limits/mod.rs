@@ -1,0 +1,6 @@
+//! What the server refuses before it does any work: rates, bans, and how much memory may be in use.
+//!
+//! Everything here is pure and bounded: a table of sources has as many places as the configuration
+//! says, and who has none is judged as strictly as the busiest.
+
+pub mod rate;

@@ -97,6 +97,9 @@ impl Router {
         if let Err(rejection) = validate(&request) {
             return service.reject_stateless(&request, flow, &rejection);
         }
+        if service.turns_away(&request, flow, now) {
+            return;
+        }
         let request = self.loosely_routed(request);
         match service.receive(&request, flow, now) {
             RequestOutcome::New(server) => self.serve(service, request, server, flow, now),

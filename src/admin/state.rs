@@ -12,6 +12,7 @@ use super::token::Token;
 use crate::clock::{self, Now};
 use crate::config::Config;
 use crate::identity::{Identity, shard_of};
+use crate::limits::memory::Ledger;
 use crate::metrics::Metrics;
 use crate::participating::operator::{Answer, Question};
 use crate::shard::operator_desk::Desk;
@@ -41,6 +42,8 @@ pub struct Parts {
     pub store: StoreWatch,
     /// What the shards count.
     pub metrics: Arc<Metrics>,
+    /// What memory they use.
+    pub memory: Arc<Ledger>,
     /// The accounts.
     pub accounts: AccountBook,
     /// Begins the drain.

@@ -3,4 +3,6 @@
 //! Everything here is pure and bounded: a table of sources has as many places as the configuration
 //! says, and who has none is judged as strictly as the busiest.
 
+pub mod load;
+pub mod memory;
 pub mod rate;

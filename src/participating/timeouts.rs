@@ -88,6 +88,7 @@ impl Service {
         self.handle_leg_timeouts(now);
         self.handle_provisional_timeouts(now);
         self.handle_relay_timeouts(now);
+        self.weigh_sessions();
     }
 
     fn handle_user_timeouts(&mut self, now: Now) {
@@ -111,6 +112,7 @@ impl Service {
             return;
         }
         self.next_expiry = now.instant + EXPIRY_INTERVAL;
+        self.tell_of_overload(now);
         self.forget_expired(now);
         self.tell_again(now);
         self.handle_line_timeouts(now);

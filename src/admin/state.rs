@@ -13,6 +13,7 @@ use crate::clock::{self, Now};
 use crate::config::Config;
 use crate::identity::{Identity, shard_of};
 use crate::limits::memory::Ledger;
+use crate::limits::meters::Meters;
 use crate::metrics::Metrics;
 use crate::participating::operator::{Answer, Question};
 use crate::shard::operator_desk::Desk;
@@ -46,6 +47,8 @@ pub struct Parts {
     pub memory: Arc<Ledger>,
     /// The accounts.
     pub accounts: AccountBook,
+    /// What limited users send.
+    pub meters: Arc<Meters>,
     /// Begins the drain.
     pub drain: Box<dyn Fn() + Send + Sync>,
 }

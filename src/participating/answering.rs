@@ -56,6 +56,8 @@ impl Service {
             return;
         }
         tracing::debug!(%rejection, call_id = request.call_id().unwrap_or_default(), "refused");
+        let suppressed = self.suppressed(request, rejection, now);
+        let rejection = suppressed.as_ref().unwrap_or(rejection);
         let octets = self.rejection(request, rejection, None);
         self.sip.respond(server, rejection.status, octets, now);
     }
@@ -83,8 +85,9 @@ impl Service {
         match rejection.status {
             405 | 501 => reply = reply.header("Allow", ALLOW),
             503 => {
-                let seconds = retry_after(self.tokens.number()).to_string();
-                reply = reply.header("Retry-After", &seconds);
+                let seconds = rejection.retry_after;
+                let seconds = seconds.unwrap_or_else(|| retry_after(self.tokens.number()));
+                reply = reply.header("Retry-After", &seconds.to_string());
             }
             415 => {
                 let accept = match request.method() {

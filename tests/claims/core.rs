@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::Config;
+use restante::limits::meters::Meters;
 use restante::msrp::frame::FrameEvent;
 use restante::msrp::reader::{FrameReader, Limits};
 use restante::net::ConnectionId;
@@ -99,6 +100,7 @@ impl World {
         "im.test".clone_into(&mut config.domain);
         config.sip.max_transactions = MOST_TRANSACTIONS;
         let knowledge = Knowledge {
+            meters: Arc::new(Meters::new(&config)),
             directory: Arc::new(Directory::new(&config)),
             digest: None,
             own: Arc::new([("127.0.0.1".to_owned(), 5060)]),

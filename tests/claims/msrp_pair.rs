@@ -262,10 +262,8 @@ impl End {
                 assert_eq!(offset, arrived.octets.len() as u64, "a gap in a stream");
                 arrived.octets.extend_from_slice(&octets);
             }
-            SessionEvent::ChunkDone { message, chunk, .. } => {
-                if !self.inbox[&message].done {
-                    self.session.answer(chunk, 200);
-                }
+            SessionEvent::ChunkDone { message, chunk, .. } if !self.inbox[&message].done => {
+                self.session.answer(chunk, 200);
             }
             SessionEvent::MessageDone { message, length } => {
                 let arrived = self.inbox.get_mut(&message).expect("begun");

@@ -149,10 +149,12 @@ fn one_seed(stage: &Stage, seed: u64, inputs: u64, process: &Process) -> Result<
             }
         });
         let mut report = Report::default();
-        for attacker in attackers {
-            report.add(attacker.join().expect("an attacker does not panic"));
-        }
+        let attackers = attackers.map(|attacker| attacker.join());
+        // Whatever happened to them, nobody waits for ever.
         over.store(true, Ordering::Relaxed);
+        for attacker in attackers {
+            report.add(attacker.expect("an attacker does not panic"));
+        }
         for user in users {
             report.add(user.join().expect("a user does not panic"));
         }

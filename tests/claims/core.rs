@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::Config;
+use restante::limits::memory::Account;
 use restante::limits::meters::Meters;
 use restante::msrp::frame::FrameEvent;
 use restante::msrp::reader::{FrameReader, Limits};
@@ -121,6 +122,7 @@ impl World {
             addresses: Arc::new(addresses),
             knowledge,
             metrics: Arc::default(),
+            memory: Account::detached(),
             bindings: Vec::new(),
             documents: Vec::new(),
             duplicate_keys: Vec::new(),

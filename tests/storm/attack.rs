@@ -80,7 +80,8 @@ impl Source {
         Self {
             mutator: Mutator::new(seed),
             seeds,
-            serial: seed,
+            // Leaves room to count.
+            serial: seed >> 1,
             most,
         }
     }

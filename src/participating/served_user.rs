@@ -313,6 +313,10 @@ impl ServedUser {
         if tried && !again {
             self.park_ready(&held.conversation, now);
         }
+        // It may have been read from the store before devices took it as it came.
+        for device in &held.marks {
+            self.handle_marked(&held.conversation, held.seq, *device);
+        }
         match &mut self.loading {
             Loading::Needed => {}
             Loading::Asked { again } => *again = true,

@@ -523,6 +523,22 @@ fn a_message_stored_while_the_queue_is_loading_is_taken_once() {
 }
 
 #[test]
+fn a_copy_that_a_device_took_as_it_came_counts_although_the_queue_was_read_meanwhile() {
+    let now = Now::default();
+    let mut user = copying(&[(7, BOTH), (8, BOTH)]);
+    user.handle_storing(&key("alice"), false);
+    user.handle_trying(&key("alice"), Seq(1));
+    user.handle_loaded(vec![held(1, "alice", MessageKind::Pager)], false, now);
+    let taken = Held {
+        marks: Box::new([7]),
+        ..held(1, "alice", MessageKind::Pager)
+    };
+    user.handle_stored(taken, false, false, now);
+    user.handle_reach(BOTH, now);
+    assert_eq!(copied(&mut user), [(8, vec![1])]);
+}
+
+#[test]
 fn a_page_that_ran_ahead_of_the_answer_counts_once() {
     let mut user = ServedUser::new(true, policy(RetrySchedule::new(&[])));
     user.handle_reach(BOTH, Now::default());

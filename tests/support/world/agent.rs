@@ -413,6 +413,9 @@ impl Agent {
                     at: now,
                     wall: sight.now.wall,
                     unregistered_in_call: call.is_some() && !self.registered,
+                    in_own_call: call
+                        .and_then(|number| self.calls.get(&number))
+                        .is_some_and(|call| call.kind.is_some()),
                 };
                 let first = sight.ledger.received(id, self.user, self.mark(), &delivery);
                 if first && self.tells {

@@ -302,8 +302,12 @@ impl World {
             8..16 => {
                 let full = self.chance(50);
                 self.disk.fill(full);
+                self.ledger.store_refuses = true;
             }
-            16..18 => self.disk.poison(),
+            16..18 => {
+                self.disk.poison();
+                self.ledger.store_refuses = true;
+            }
             18..30 => {
                 let line = self.lines.keys().next().copied();
                 if let Some(connection) = line {

@@ -68,8 +68,9 @@ pub struct Delivery<'a> {
     pub begun: Instant,
     pub at: Instant,
     pub wall: UnixMillis,
-    /// In a session that the recipient has opened.
+    /// In a session of whoever is not registered, and in one that the recipient has opened.
     pub unregistered_in_call: bool,
+    pub in_own_call: bool,
 }
 
 /// What a recipient wants, as far as promises depend on it.
@@ -123,6 +124,8 @@ pub struct Ledger {
     /// Since when the wall clock has not been set; and the latest time it has shown.
     pub steady_since: Instant,
     pub latest_wall: UnixMillis,
+    /// The store has refused messages: what tells an author that his has expired may have to wait.
+    pub store_refuses: bool,
     /// When the server was killed last.
     pub crashed_at: Option<Instant>,
     /// How late a deadline may be looked at.
@@ -280,6 +283,7 @@ impl Ledger {
             at: now,
             wall,
             unregistered_in_call,
+            in_own_call,
         } = *delivery;
         let Some(author) = self.entries.get(id).map(|entry| entry.author) else {
             self.fault(format!("message {id} does not exist"));
@@ -293,13 +297,15 @@ impl Ledger {
         if entry.recipient != recipient {
             faults.push(format!("message {id} came to user {recipient}"));
         }
-        if wishes.keeps_away.contains(&author) && !entry.is_notification {
+        // Whom he calls himself he hears.
+        if wishes.keeps_away.contains(&author) && !entry.is_notification && !in_own_call {
             faults.push(format!("message {id} came to who keeps its author away"));
         }
         if octets != entry.body && content_of(octets) != entry.content {
             faults.push(format!("message {id} came with other octets"));
         }
-        let known = match wishes.every {
+        // What was never kept went to all devices at once.
+        let known = match wishes.every || entry.kept_until.is_none() {
             true => entry.confirmed_by.get(&device).copied(),
             false => entry.confirmed_at,
         };
@@ -311,6 +317,7 @@ impl Ledger {
         }
         if let Some(until) = entry.kept_until
             && steady_since < begun
+            && !self.store_refuses
         {
             let begun_wall = wall.0.saturating_sub(millis(now.since(begun)));
             if until.plus(EXPIRY_SLACK + lateness).0 < begun_wall {

@@ -324,12 +324,17 @@ impl Service {
 
     /// Asks the store what is left for such users, as far as there are credits.
     pub(super) fn look_what_is_left(&mut self, now: Now) {
-        let unasked = |(user, asked): (&Identity, &Option<u64>)| asked.is_none().then(|| user.clone());
+        let unasked =
+            |(user, asked): (&Identity, &Option<u64>)| asked.is_none().then(|| user.clone());
         let unasked: Vec<Identity> = self.doubtful.iter().filter_map(unasked).collect();
         for user in unasked {
             let number = self.next_number();
             let waiter = Waiter::Left(user.clone(), number);
-            if self.custody.page(user.clone(), None, 1, waiter, now).is_err() {
+            if self
+                .custody
+                .page(user.clone(), None, 1, waiter, now)
+                .is_err()
+            {
                 return;
             }
             self.doubtful.insert(user, Some(number));

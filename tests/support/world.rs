@@ -202,7 +202,12 @@ pub struct World {
 impl World {
     /// What a script begins with.
     pub fn new(seed: u64, script: &Script) -> Self {
-        let Script { shards, users, faults, .. } = *script;
+        let Script {
+            shards,
+            users,
+            faults,
+            ..
+        } = *script;
         let mut rng = StdRng::seed_from_u64(seed);
         let scene = match script.wild {
             true => Scene::wild(&mut rng, users),
@@ -218,7 +223,12 @@ impl World {
             ..Addresses::default()
         };
         let has_digest = scene.has_digest;
-        let Scene { mut config, agents, wishes, .. } = scene;
+        let Scene {
+            mut config,
+            agents,
+            wishes,
+            ..
+        } = scene;
         if faults.credits > 0 {
             config.store.credits = faults.credits;
         }
@@ -249,7 +259,12 @@ impl World {
             asks_more: script.wild,
             agents,
             disk: Disk::new(shards),
-            ledger: Ledger::new(seed, wishes, start.wall, Duration::from_millis(faults.lateness)),
+            ledger: Ledger::new(
+                seed,
+                wishes,
+                start.wall,
+                Duration::from_millis(faults.lateness),
+            ),
             shards,
             most_sessions: config.limits.sessions as usize,
             fuse: None,
@@ -461,8 +476,16 @@ impl World {
                 ("look_ups", census.look_ups, self.most_sessions),
                 ("chats", census.chats, self.most_sessions),
                 ("media_sessions", census.media_sessions, self.most_sessions),
-                ("store_requests", census.store_requests, store.credits as usize),
-                ("transactions", census.transactions, self.config.sip.max_transactions as usize),
+                (
+                    "store_requests",
+                    census.store_requests,
+                    store.credits as usize,
+                ),
+                (
+                    "transactions",
+                    census.transactions,
+                    self.config.sip.max_transactions as usize,
+                ),
             ];
             let broken = bounds.iter().filter(|(_, number, most)| number > most);
             over.extend(broken.map(|(name, number, most)| format!("{name}: {number} of {most}")));

@@ -395,7 +395,9 @@ impl Agent {
         };
         if let Some(envelope) = envelope.as_ref().filter(is_notice) {
             for word in Word::read(&envelope.content_text()) {
-                sight.ledger.notified(self.user, &envelope.message_id, &word);
+                sight
+                    .ledger
+                    .notified(self.user, &envelope.message_id, &word);
             }
             if sight.ledger.find(octets).is_none() {
                 return;
@@ -438,9 +440,10 @@ impl Agent {
         let Some(envelope) = envelope.filter(asks) else {
             return;
         };
-        let receipt = sight
-            .ledger
-            .write_receipt(&[(id, envelope)], Disposition::Delivered, sight.now);
+        let receipt =
+            sight
+                .ledger
+                .write_receipt(&[(id, envelope)], Disposition::Delivered, sight.now);
         match call.and_then(|number| self.calls.get_mut(&number)) {
             Some(call) if receipt % 2 == 0 => call.queue.push_back(receipt),
             _ => self.send_pager(receipt, "", "message/cpim", sight),
@@ -530,9 +533,9 @@ impl Agent {
             Purpose::Message(id) => sight
                 .ledger
                 .tell(format!("message {id} is refused: {status}")),
-            Purpose::Revoke(id) => sight
-                .ledger
-                .tell(format!("the revocation of message {id} is answered: {status}")),
+            Purpose::Revoke(id) => sight.ledger.tell(format!(
+                "the revocation of message {id} is answered: {status}"
+            )),
             Purpose::Invite(call) => {
                 let ack = self.handle_invite_answer(call, response, sight);
                 if let (Some(client), Some(ack)) = (self.clients.get_mut(response.branch()), ack) {
@@ -556,7 +559,11 @@ impl Agent {
         let Some(text) = SipText::read(&request) else {
             return false;
         };
-        if text.header("Authorization").or(text.header("Proxy-Authorization")).is_some() {
+        if text
+            .header("Authorization")
+            .or(text.header("Proxy-Authorization"))
+            .is_some()
+        {
             return false;
         }
         if let Purpose::Invite(number) = purpose {

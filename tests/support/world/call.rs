@@ -150,7 +150,9 @@ impl Agent {
             let text = &sight.ledger.entries[id].body;
             (content_type, body) = beside(&body, text, number % 2 == 0);
         }
-        let to = kind.peer().map_or("sip:deferred@im.test".to_owned(), uri_of);
+        let to = kind
+            .peer()
+            .map_or("sip:deferred@im.test".to_owned(), uri_of);
         let from = self.uri();
         let tag = match kind {
             Kind::Large(_) => services_tag(&["largemsg"]),
@@ -272,7 +274,10 @@ impl Agent {
             .strip_prefix("sip:user")
             .and_then(|rest| rest.split('@').next()?.parse().ok());
         call.invite_branch = request.branch().to_owned();
-        if request.header_or_empty("Content-Type").starts_with("multipart/") {
+        if request
+            .header_or_empty("Content-Type")
+            .starts_with("multipart/")
+        {
             call.first = sight.ledger.find(request.body()).map(|id| (id, begun));
             call.first_octets = inside(request.body());
         }

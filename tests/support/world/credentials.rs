@@ -20,7 +20,9 @@ pub fn answer(
     let (method, uri) = (request.method()?, request.request_uri());
     let secret = hash(&format!("{user}:{realm}:{password}"));
     let what = hash(&format!("{method}:{uri}"));
-    let proof = hash(&format!("{secret}:{nonce}:00000001:{count:08x}:auth:{what}"));
+    let proof = hash(&format!(
+        "{secret}:{nonce}:00000001:{count:08x}:auth:{what}"
+    ));
     Some(format!(
         "{answers}: Digest username=\"{user}\", realm=\"{realm}\", nonce=\"{nonce}\", uri=\"{uri}\", \
          response=\"{proof}\", algorithm=MD5, cnonce=\"{count:08x}\", qop=auth, nc=00000001\r\n"
@@ -34,7 +36,10 @@ pub fn request_again(request: &[u8], old_branch: &str, branch: &str, line: &str)
     let head = head.replacen(old_branch, branch, 1);
     let mut again = String::with_capacity(head.len() + line.len());
     for field in head.split_inclusive("\r\n") {
-        match field.strip_prefix("CSeq: ").and_then(|value| value.split_once(' ')) {
+        match field
+            .strip_prefix("CSeq: ")
+            .and_then(|value| value.split_once(' '))
+        {
             Some((number, method)) => {
                 let number: u32 = number.parse().expect("we wrote it");
                 again.push_str(&format!("CSeq: {} {method}", number + 1));

@@ -185,7 +185,9 @@ impl World {
         let message = Envelope::read(&entry.body).expect("it has an envelope");
         let about = [(about, &message)];
         let now = self.now;
-        let id = self.ledger.write_receipt(&about, Disposition::Displayed, now);
+        let id = self
+            .ledger
+            .write_receipt(&about, Disposition::Displayed, now);
         self.with_agent(agent, |agent, sight| {
             agent.send_pager(id, "", "message/cpim", sight);
         });
@@ -355,9 +357,13 @@ impl World {
     pub(super) fn set_mood(&mut self, agent: usize, mood: Mood) {
         self.disturb_agent(agent);
         let label = self.agents[agent].label();
-        self.ledger.tell(format!("{:?} {label} is {mood:?}", self.now.instant));
+        self.ledger
+            .tell(format!("{:?} {label} is {mood:?}", self.now.instant));
         self.agents[agent].mood = mood;
-        let moody = self.agents.iter().filter(|agent| agent.mood != Mood::Willing);
+        let moody = self
+            .agents
+            .iter()
+            .filter(|agent| agent.mood != Mood::Willing);
         self.ledger.moody = moody.map(|agent| agent.user).collect();
     }
 
@@ -463,8 +469,12 @@ impl World {
                 faults.push(format!("message {id} still waits for {recipient}"));
                 continue;
             }
-            let without = self.agents.iter().filter(|agent| agent.user == entry.recipient);
-            let mut without = without.filter(|agent| !entry.received_by.contains_key(&agent.mark()));
+            let without = self
+                .agents
+                .iter()
+                .filter(|agent| agent.user == entry.recipient);
+            let mut without =
+                without.filter(|agent| !entry.received_by.contains_key(&agent.mark()));
             if let Some(agent) = without.next() {
                 faults.push(format!("message {id} has no copy at {}", agent.label()));
             }

@@ -200,8 +200,7 @@ impl Ledger {
         let id = self.entries.len();
         let (first, message) = about[0];
         let of = &self.entries[first];
-        let (author, recipient, conversation) =
-            (of.recipient, of.author, of.conversation.clone());
+        let (author, recipient, conversation) = (of.recipient, of.author, of.conversation.clone());
         let mark = format!("<!-- ~#{id}~ -->");
         let mut receipt = message.notification(disposition);
         receipt.date_time = message.date_time.clone();

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use rand::RngExt;
 use restante::demo::SipText;
 use restante::net::ConnectionId;
+use restante::participating::internal::InternalMessage;
 use restante::shard::core_trait::ShardCore;
 use restante::shard::port::{Action, Input};
 use restante::sip::transport::flow::{Flow, Transport};
-use restante::participating::internal::InternalMessage;
 use restante::store::request::{Body, MessageKind, StoreRequest};
 
 use super::agent::Packet;
@@ -93,7 +93,10 @@ impl World {
                     && self.ledger.find(octets).is_none()
                 {
                     let xml = String::from_utf8_lossy(octets).into_owned();
-                    for word in Word::read(&xml).iter().filter(|word| word.status == "failed") {
+                    for word in Word::read(&xml)
+                        .iter()
+                        .filter(|word| word.status == "failed")
+                    {
                         self.ledger.telling(&word.message_id);
                     }
                 }

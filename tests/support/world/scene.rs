@@ -7,8 +7,8 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use restante::clock::UnixMillis;
 use restante::config::{
-    Account, Authentication, Blocked, Config, CopyTo, Delivery, IncomingRule, Period, SenderRule,
-    Secret, SettingsOverrides, Tagless, WhenFull,
+    Account, Authentication, Blocked, Config, CopyTo, Delivery, IncomingRule, Period, Secret,
+    SenderRule, SettingsOverrides, Tagless, WhenFull,
 };
 use restante::registrar::Directory;
 use restante::sip::digest::{Digest, DigestSettings};

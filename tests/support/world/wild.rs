@@ -84,7 +84,9 @@ impl World {
         let (first, second) = (read(one), read(two));
         let about = [(two, &second), (one, &first)];
         let now = self.now;
-        let id = self.ledger.write_receipt(&about, Disposition::Displayed, now);
+        let id = self
+            .ledger
+            .write_receipt(&about, Disposition::Displayed, now);
         for (id, _) in about {
             self.ledger.entries[id].has_receipt = true;
         }
@@ -99,7 +101,10 @@ impl World {
         let waits = all.find(|entry| entry.recipient == user && entry.received_at.is_none());
         let wanted = match (self.rng.random_range(0..6), waits) {
             (0, Some(entry)) => Some(format!("Conversation-ID: {}", entry.conversation)),
-            (1, Some(entry)) => entry.message_id.as_ref().map(|id| format!("Message-ID: {id}")),
+            (1, Some(entry)) => entry
+                .message_id
+                .as_ref()
+                .map(|id| format!("Message-ID: {id}")),
             _ => None,
         };
         let mut number = 0;
@@ -208,7 +213,10 @@ impl World {
             true => UnixMillis(self.now.wall.0 + span),
             false => UnixMillis(self.now.wall.0 - span),
         };
-        self.ledger.tell(format!("the clock is set from {:?} to {wall:?}", self.now.wall));
+        self.ledger.tell(format!(
+            "the clock is set from {:?} to {wall:?}",
+            self.now.wall
+        ));
         self.set_clock(wall);
     }
 

@@ -168,6 +168,8 @@ pub struct ServedUser {
     pull: bool,
     /// The operator lets nothing be delivered: runs carry nothing more.
     barred: bool,
+    /// A fetch waits until what leaves unasked has ended.
+    fetch_waits: bool,
     /// The user knows that messages wait.
     announced: bool,
     actions: VecDeque<UserAction>,
@@ -188,6 +190,7 @@ impl ServedUser {
             policy,
             copies: None,
             pull: false,
+            fetch_waits: false,
             barred: false,
             announced: false,
             actions: VecDeque::new(),

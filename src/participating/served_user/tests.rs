@@ -539,6 +539,27 @@ fn a_copy_that_a_device_took_as_it_came_counts_although_the_queue_was_read_meanw
 }
 
 #[test]
+fn while_a_fetch_waits_nothing_more_leaves_unasked() {
+    let now = Now::default();
+    let mut user = user();
+    user.set_pull(true);
+    for (seq, author) in [(1, "alice"), (2, "carol")] {
+        let receipt = held(seq, author, MessageKind::Notification);
+        user.handle_stored(receipt, false, false, now);
+    }
+    user.handle_reach(BOTH, now);
+    let first = started(&mut user);
+    assert_eq!(first.len(), 1, "one MESSAGE at a time");
+    let run = first[0].0;
+    assert_eq!(take_all(&mut user, run), [1]);
+    user.let_fetches_pass(true, now);
+    user.handle_run_ended(run, RunEnd::Parked, now);
+    assert!(started(&mut user).is_empty());
+    user.let_fetches_pass(false, now);
+    assert_eq!(started(&mut user).len(), 1);
+}
+
+#[test]
 fn a_page_that_ran_ahead_of_the_answer_counts_once() {
     let mut user = ServedUser::new(true, policy(RetrySchedule::new(&[])));
     user.handle_reach(BOTH, Now::default());

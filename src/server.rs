@@ -154,6 +154,7 @@ impl Server {
         let accounts = accounts(&config, &recovered);
         let knowledge = knowledge::gather(&config, accounts.directory(), &addresses, shards)?;
         let desk = Arc::clone(&inboxes.desk);
+        let meters = Arc::clone(&knowledge.meters);
         let context = contexts(&config, &addresses, &metrics, knowledge, recovered);
         let started = Shards::start(
             settings::shells(&config, tls),
@@ -171,6 +172,7 @@ impl Server {
                         store: store.watch(),
                         metrics: Arc::clone(&metrics),
                         accounts,
+                        meters,
                         drain: shards.begin_drain(),
                     });
                 }

@@ -17,7 +17,8 @@ use utoipa_axum::routes;
 use super::problem::Problem;
 use super::state::Admin;
 use super::{
-    accounts, backup, bindings, export, exposition, health, messages, server, sessions, users,
+    accounts, backup, bindings, export, exposition, health, messages, server, sessions, traffic,
+    users,
 };
 
 #[derive(OpenApi)]
@@ -65,6 +66,8 @@ fn guarded() -> OpenApiRouter<Arc<Admin>> {
             accounts::replace,
             accounts::delete
         ))
+        .routes(routes!(traffic::show, traffic::change))
+        .routes(routes!(traffic::sent))
         .routes(routes!(server::show))
         .routes(routes!(server::drain))
         .routes(routes!(openapi))

@@ -12,6 +12,7 @@ use super::token::Token;
 use crate::clock::{self, Now};
 use crate::config::Config;
 use crate::identity::{Identity, shard_of};
+use crate::limits::meters::Meters;
 use crate::metrics::Metrics;
 use crate::participating::operator::{Answer, Question};
 use crate::shard::operator_desk::Desk;
@@ -43,6 +44,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// The accounts.
     pub accounts: AccountBook,
+    /// What limited users send.
+    pub meters: Arc<Meters>,
     /// Begins the drain.
     pub drain: Box<dyn Fn() + Send + Sync>,
 }

@@ -3,4 +3,9 @@
 //! Everything here is pure and bounded: a table of sources has as many places as the configuration
 //! says, and who has none is judged as strictly as the busiest.
 
+pub mod ledger;
+pub mod meters;
+pub mod network;
+pub mod peers;
 pub mod rate;
+pub mod shared;

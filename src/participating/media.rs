@@ -125,6 +125,8 @@ pub(super) struct Description {
     plain: bool,
     accept: Vec<String>,
     wrapped: Vec<String>,
+    /// Octets of the largest message taken in this session, if it takes less than others.
+    most: Option<u64>,
     direction: Direction,
     number: u64,
     version: u64,
@@ -285,6 +287,7 @@ impl Media {
             description: Description {
                 accept: owned(&ACCEPT_TYPES),
                 wrapped: owned(&ACCEPT_WRAPPED),
+                most: None,
                 direction,
                 number,
                 version: number,
@@ -321,6 +324,17 @@ impl Media {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.description.accept = accept;
             entry.description.wrapped = wrapped;
+        }
+    }
+
+    /// Takes no larger messages in this session, and inside envelopes only these types, if any are named.
+    pub fn take_only(&mut self, id: MediaId, most: Option<u64>, wrapped: Vec<String>) {
+        let largest = self.settings.message;
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.description.most = most.map(|most| most.min(largest));
+            if !wrapped.is_empty() {
+                entry.description.wrapped = wrapped;
+            }
         }
     }
 
@@ -383,7 +397,7 @@ impl Media {
             remote: agreement.peer,
             accept_types: agreement.accept_types,
             incoming: IncomingLimits {
-                message: settings.message,
+                message: entry.description.most.unwrap_or(settings.message),
                 ..IncomingLimits::default()
             },
             outgoing: OutgoingLimits {
@@ -554,7 +568,7 @@ impl Entry {
             accept_types: &accept,
             accept_wrapped_types: &wrapped,
             direction: self.description.direction,
-            max_size: Some(most.message),
+            max_size: Some(self.description.most.unwrap_or(most.message)),
             fingerprint: most.fingerprint.as_deref(),
             cema: most.cema && !self.description.plain,
             session: self.description.number,

@@ -295,7 +295,10 @@ fn read_log(
     }
     let current = opened.birth.is_some_and(|birth| birth.format == FORMAT);
     let sound = scan.damaged.is_empty() && unclear.is_empty() && current;
-    if newest && sound && scan.end < segment_bytes {
+    // A mark does not fill a segment.
+    let used = lines.last();
+    let used = used.map_or(START, |line| line.position + u64::from(line.length));
+    if newest && sound && used < segment_bytes {
         return Ok(Contents {
             lines,
             total: scan.end,

@@ -426,9 +426,8 @@ impl<'a> Importer<'a> {
                 }
             }
             StoreEvent::Changed { token } => {
-                if self.waiting.remove(&token).is_some() {
-                    self.done.taken.documents += 1;
-                }
+                let is_ours = self.waiting.remove(&token).is_some();
+                self.done.taken.documents += u64::from(is_ours);
             }
             StoreEvent::Refused { token, refusal } => self.refused(token, refusal),
             _ => {}

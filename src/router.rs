@@ -102,6 +102,9 @@ impl Router {
             service.metrics.refused_peer.count();
             return service.reject_stateless(&request, flow, &NOT_AUTHORISED);
         }
+        if service.turns_away(&request, flow, now) {
+            return;
+        }
         let request = self.loosely_routed(request);
         match service.receive(&request, flow, now) {
             RequestOutcome::New(server) => self.serve(service, request, server, flow, now),

@@ -12,6 +12,7 @@ use super::token::Token;
 use crate::clock::{self, Now};
 use crate::config::Config;
 use crate::identity::{Identity, shard_of};
+use crate::limits::memory::Ledger;
 use crate::limits::meters::Meters;
 use crate::metrics::Metrics;
 use crate::participating::operator::{Answer, Question};
@@ -42,6 +43,8 @@ pub struct Parts {
     pub store: StoreWatch,
     /// What the shards count.
     pub metrics: Arc<Metrics>,
+    /// What memory they use.
+    pub memory: Arc<Ledger>,
     /// The accounts.
     pub accounts: AccountBook,
     /// What limited users send.

@@ -11,6 +11,8 @@ use std::time::Duration;
 use crate::clock::{Instant, Now};
 use crate::config::{EffectiveSettings, Traffic};
 use crate::identity::Identity;
+use crate::limits::load::Load;
+use crate::limits::memory::Account;
 use crate::limits::meters::Meters;
 use crate::metrics::ShardMetrics;
 use crate::msrp::event::InboundId;
@@ -72,6 +74,8 @@ pub struct Settings {
     pub most_under_way: usize,
     /// Messages whose receipts are kept track of.
     pub most_receipts: usize,
+    /// How long work may wait before new work is refused.
+    pub queue_delay: Duration,
 }
 
 /// Which of our doings a SIP answer belongs to.
@@ -126,6 +130,12 @@ pub enum Waiter {
 pub struct Service {
     pub(crate) settings: Settings,
     pub(crate) metrics: Arc<ShardMetrics>,
+    /// Where the memory in use is written down.
+    pub(crate) memory: Account,
+    pub(super) footprint: super::footprint::Footprint,
+    /// How far this shard keeps up.
+    pub load: Load,
+    pub(super) overload: super::overload::Overload,
     pub(crate) tokens: Tokens,
     pub(crate) sip: Endpoint<Usage>,
     pub(crate) media: Media,
@@ -205,6 +215,8 @@ pub struct Parts {
     pub settings: Settings,
     /// What it counts into.
     pub metrics: Arc<ShardMetrics>,
+    /// Where it writes down what memory it uses.
+    pub memory: Account,
     /// Randomness.
     pub tokens: Tokens,
     /// Its SIP user agent core.
@@ -234,11 +246,15 @@ impl Service {
         for (key, seq) in parts.recent {
             recent.add(key, seq, now);
         }
-        let most = parts.settings.most_receipts;
+        let (most, queue_delay) = (parts.settings.most_receipts, parts.settings.queue_delay);
         let (receipts, hidden) = (ReceiptDesk::new(most), HiddenAuthors::new(most));
         Self {
             settings: parts.settings,
             metrics: parts.metrics,
+            footprint: super::footprint::Footprint::new(&parts.memory),
+            memory: parts.memory,
+            load: Load::new(queue_delay),
+            overload: super::overload::Overload::default(),
             tokens: parts.tokens,
             sip: parts.sip,
             media: parts.media,

@@ -11,3 +11,4 @@ mod hostile;
 mod http;
 mod messages;
 mod operation;
+mod traffic;

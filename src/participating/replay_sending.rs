@@ -64,7 +64,11 @@ impl Service {
         });
         let user = delivery.user.clone();
         for seq in over {
-            if let Some(key) = self.deliveries.get(&id).map(|delivery| delivery.key_of(seq)) {
+            if let Some(key) = self
+                .deliveries
+                .get(&id)
+                .map(|delivery| delivery.key_of(seq))
+            {
                 self.leave_out(&user, &key, seq);
             }
         }

@@ -40,6 +40,10 @@ pub(super) struct Transit {
     /// A receipt that was found fit to go to the author.
     pub receipt: Option<Box<Receipt>>,
     pub fate: Fate,
+    /// How it was on its way to the other side before it was to be kept.
+    pub was_sent_as: Option<OutboundId>,
+    /// The other side has confirmed it all the same.
+    pub is_taken: bool,
     /// Its recipient wants nothing of it: its octets are not kept.
     pub discarded: bool,
     /// Nothing in its envelope names an author who hides; until that is known, nothing of it goes on.
@@ -72,6 +76,8 @@ impl Transit {
             success_report: false,
             total: None,
             receipt: None,
+            was_sent_as: None,
+            is_taken: false,
             fate,
             discarded: false,
             cleared: true,

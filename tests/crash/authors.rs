@@ -172,7 +172,8 @@ impl Author {
         chat.hangs_up()
     }
 
-    /// All of them one behind the other, then the answers.
+    /// All of them one behind the other, then the answers. What is not answered is said again in the next
+    /// session, behind what was.
     fn say_unanswered(&mut self, scene: &Scene, chat: &Chat<'_>) -> Result<(), Failure> {
         let mut sent = Vec::new();
         for envelope in &self.unanswered {
@@ -180,13 +181,22 @@ impl Author {
             let message = chat.msrp.sending("message/cpim", &octets);
             sent.push(message.in_chunks(8_192).send()?);
         }
-        for message in sent {
-            message.expect_status(200)?;
-            if let Some(envelope) = self.unanswered.pop_front() {
-                scene.book.acknowledged(&envelope, clock::now().instant);
+        let mut broken = None;
+        for (message, envelope) in sent.iter().zip(std::mem::take(&mut self.unanswered)) {
+            match message.expect_status(200) {
+                Ok(()) => {
+                    scene.book.acknowledged(&envelope, clock::now().instant);
+                    self.unanswered
+                        .iter()
+                        .for_each(|older| scene.book.out_of_line(older));
+                }
+                Err(failure) => {
+                    broken = Some(failure);
+                    self.unanswered.push_back(envelope);
+                }
             }
         }
-        Ok(())
+        broken.map_or(Ok(()), Err)
     }
 
     fn send_large(&mut self, scene: &Scene) -> Result<(), Failure> {

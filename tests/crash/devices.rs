@@ -1,10 +1,11 @@
 //! The devices: they come and go, take messages and sessions, refuse some, and send receipts.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use restante::clock;
+use restante::clock::{self, Instant};
 use restante::demo::{
     Answering, Chat, Disposition, Envelope, Failure, IncomingCall, IncomingRequest, Setup,
 };
@@ -47,7 +48,7 @@ fn comes_and_goes(scene: &Arc<Scene>, person: &Arc<Person>) -> JoinHandle<()> {
         person.agent.registers()?;
         match scene.is(&scene.meek) {
             // Again and again: a kill may have forgotten it.
-            true => std::thread::sleep(Duration::from_millis(200)),
+            true => thread::sleep(Duration::from_millis(200)),
             false => scene.pause(dice.millis(50..700)),
         }
         if dice.percent(40) && !scene.is(&scene.meek) {
@@ -60,33 +61,28 @@ fn comes_and_goes(scene: &Arc<Scene>, person: &Arc<Person>) -> JoinHandle<()> {
 
 fn takes_messages(scene: &Arc<Scene>, person: &Arc<Person>) -> JoinHandle<()> {
     let mut dice = scene.dice(&format!("messages {}", person.name));
-    let person = Arc::clone(person);
-    play(scene, move |scene| {
-        let Ok(message) = person.agent.expect_request_within("MESSAGE", LOOK_UP) else {
-            return Ok(());
-        };
-        let shown = clock::now().instant;
-        let mood = mood_for(scene, &person, &mut dice);
-        match mood {
-            Mood::Refuse(status) => message.answers(status),
-            Mood::Silent => {}
-            Mood::Late | Mood::Take | Mood::BreakOff => {
-                if matches!(mood, Mood::Late) {
-                    scene.pause(LATE);
-                }
-                take(scene, &person, &message, shown);
+    let (scene, person) = (Arc::clone(scene), Arc::clone(person));
+    thread::spawn(move || {
+        // Shown, and to be taken later.
+        let mut late: VecDeque<(Instant, IncomingRequest<'_>)> = VecDeque::new();
+        while !scene.is(&scene.over) {
+            let next = person.agent.expect_request_within("MESSAGE", LOOK_UP);
+            let now = clock::now().instant;
+            while let Some((shown, message)) = late.pop_front_if(|(at, _)| *at + LATE <= now) {
+                take(&scene, &person, &message, shown);
+            }
+            let Ok(message) = next else { continue };
+            match mood_for(&scene, &person, &mut dice) {
+                Mood::Refuse(status) => message.answers(status),
+                Mood::Silent => {}
+                Mood::Late => late.push_back((now, message)),
+                Mood::Take | Mood::BreakOff => take(&scene, &person, &message, now),
             }
         }
-        Ok(())
     })
 }
 
-fn take(
-    scene: &Scene,
-    person: &Person,
-    message: &IncomingRequest<'_>,
-    shown: restante::clock::Instant,
-) {
+fn take(scene: &Scene, person: &Person, message: &IncomingRequest<'_>, shown: Instant) {
     let now = clock::now().instant;
     let is_new = scene.book.arrived(message.text().body(), shown, now);
     message.answers(200);
@@ -98,7 +94,11 @@ fn owe_receipt(person: &Person, octets: &[u8], is_new: bool) {
     let envelope = Envelope::read(octets).filter(|it| it.asks.contains("positive-delivery"));
     if let Some(envelope) = envelope.filter(|_| is_new) {
         let receipt = envelope.notification(Disposition::Delivered);
-        person.receipts.lock().expect("held shortly").push_back(receipt);
+        person
+            .receipts
+            .lock()
+            .expect("held shortly")
+            .push_back(receipt);
     }
 }
 
@@ -166,7 +166,7 @@ fn sends_receipts(scene: &Arc<Scene>, person: &Arc<Person>) -> JoinHandle<()> {
         match sent {
             Some(sent) => sent,
             None => {
-                std::thread::sleep(Duration::from_millis(5));
+                thread::sleep(Duration::from_millis(5));
                 Ok(())
             }
         }

@@ -38,7 +38,13 @@ pub fn play(seed: u64, kills: usize) -> Result<Report, Failure> {
     let mut server = Server::start(&configuration(&mut dice), shards)?;
     let people: Result<Vec<_>, Failure> = CAST
         .iter()
-        .map(|name| Ok(Person::new(name, server.agent(name)?, DIFFICULT.contains(name))))
+        .map(|name| {
+            Ok(Person::new(
+                name,
+                server.agent(name)?,
+                DIFFICULT.contains(name),
+            ))
+        })
         .collect();
     let scene = Arc::new(Scene::new(seed, people?));
     let mut report = Report::default();
@@ -48,11 +54,15 @@ pub fn play(seed: u64, kills: usize) -> Result<Report, Failure> {
     let (verdict, counts) = scene.book.judge();
     report.count(&counts);
     for (kind, set) in verdict.sets() {
-        let named = set.iter().map(|what| format!("seed {seed}: {kind}: {what}"));
+        let named = set
+            .iter()
+            .map(|what| format!("seed {seed}: {kind}: {what}"));
         report.faults.extend(named);
     }
     if let Err(failure) = &ended {
-        report.faults.push(format!("seed {seed}: {}", failure.step()));
+        report
+            .faults
+            .push(format!("seed {seed}: {}", failure.step()));
     }
     if !report.faults.is_empty() {
         report.keep_evidence(seed, &server);
@@ -192,7 +202,11 @@ fn settle(scene: &Scene) -> Result<(), Failure> {
         thread::sleep(Duration::from_millis(50));
         let (owed, progress) = (scene.book.owed(), scene.book.progress());
         let is_done = owed == 0 && !scene.is_busy();
-        quiet = if is_done && progress == last { quiet + 1 } else { 0 };
+        quiet = if is_done && progress == last {
+            quiet + 1
+        } else {
+            0
+        };
         if progress != last {
             (last, since) = (progress, clock::now().instant);
         }

@@ -237,12 +237,9 @@ impl Fault {
             Self::TornWrite => Order::at(Action::Tear, countdown, WRITE, files),
             Self::AroundWrite => Order::at(around, countdown, WRITE, files),
             Self::AroundName => Order::at(around, dice.between(1..6), SIZE | NAME, ANY),
-            Self::DuringStart => Order::at(
-                around,
-                dice.between(1..16),
-                WRITE | SYNC | SIZE | NAME,
-                ANY,
-            ),
+            Self::DuringStart => {
+                Order::at(around, dice.between(1..16), WRITE | SYNC | SIZE | NAME, ANY)
+            }
             Self::InputOutput => Order::at(Action::Eio, countdown, WRITE | SYNC, files),
             Self::NoRoom => Order {
                 lasts: dice.between(1..60),

@@ -40,6 +40,8 @@ struct Sent {
     lives: Option<Duration>,
     /// The author wants to hear if it is not delivered.
     asks: bool,
+    /// A younger one was acknowledged before it, so it may come anywhere.
+    out_of_line: bool,
 }
 
 struct Arrival {
@@ -143,6 +145,7 @@ impl Book {
             outcome: Outcome::Open,
             lives,
             asks: envelope.asks.contains("negative-delivery"),
+            out_of_line: false,
         };
         pages.sent.insert(envelope.message_id.clone(), sent);
     }
@@ -153,6 +156,13 @@ impl Book {
 
     pub fn refused(&self, envelope: &Envelope) {
         self.end(envelope, Outcome::Refused);
+    }
+
+    /// It was not acknowledged while younger ones were.
+    pub fn out_of_line(&self, envelope: &Envelope) {
+        if let Some(sent) = self.pages().sent.get_mut(&envelope.message_id) {
+            sent.out_of_line = true;
+        }
     }
 
     fn end(&self, envelope: &Envelope, outcome: Outcome) {
@@ -266,6 +276,9 @@ impl Pages {
                 continue;
             }
             first.insert(arrival.id.clone(), arrival.times());
+            if sent.out_of_line {
+                continue;
+            }
             let last = reached.entry(sent.stream).or_default();
             if sent.number < *last {
                 match sent.stream.strict {

@@ -58,7 +58,9 @@ impl Report {
         own.duplicates += more.duplicates;
         own.overtaken += more.overtaken;
         own.most_duplicates = own.most_duplicates.max(more.most_duplicates);
-        own.most_duplicates_of_disk = own.most_duplicates_of_disk.max(more.most_duplicates_of_disk);
+        own.most_duplicates_of_disk = own
+            .most_duplicates_of_disk
+            .max(more.most_duplicates_of_disk);
     }
 
     /// With those of another episode.
@@ -93,7 +95,8 @@ impl Report {
             .and_then(|()| std::fs::write(folder.join("log"), server.log_tail()))
             .and_then(|()| std::fs::write(folder.join("faults"), self.faults.join("\n")));
         if kept.is_ok() {
-            self.faults.push(format!("seed {seed}: see {}", folder.display()));
+            self.faults
+                .push(format!("seed {seed}: see {}", folder.display()));
         }
     }
 }
@@ -105,23 +108,45 @@ impl fmt::Display for Report {
         for (fault, many) in &self.kills {
             writeln!(f, "  {many:>6}  {}", fault.name())?;
         }
-        writeln!(f, "  {:>6}  of these came at another moment than ordered", self.missed)?;
+        writeln!(
+            f,
+            "  {:>6}  of these came at another moment than ordered",
+            self.missed
+        )?;
         writeln!(f, "  {:>6}  starts were killed too", self.failed_starts)?;
         writeln!(f, "acknowledged         {}", counts.acknowledged)?;
         writeln!(f, "refused              {}", counts.refused)?;
         writeln!(f, "delivered            {}", counts.delivered)?;
-        writeln!(f, "expired              {}, authors told of {}", counts.expired, counts.told)?;
+        writeln!(
+            f,
+            "expired              {}, authors told of {}",
+            counts.expired, counts.told
+        )?;
         writeln!(
             f,
             "duplicates           {}; of one stream after one kill {} at most, {} where the disk refused before",
             counts.duplicates, counts.most_duplicates, counts.most_duplicates_of_disk
         )?;
-        writeln!(f, "overtaken while put off by a device  {}", counts.overtaken)?;
+        writeln!(
+            f,
+            "overtaken while put off by a device  {}",
+            counts.overtaken
+        )?;
         let (median, most) = median_and_most(&self.first_answers);
-        writeln!(f, "first answer         median {median:.2?}, at most {most:.2?}")?;
+        writeln!(
+            f,
+            "first answer         median {median:.2?}, at most {most:.2?}"
+        )?;
         let (median, most) = median_and_most(&self.stops);
-        writeln!(f, "end after SIGTERM    median {median:.2?}, at most {most:.2?}")?;
-        writeln!(f, "lost, unexpected, reordered, late or untold: {}", self.faults.len())?;
+        writeln!(
+            f,
+            "end after SIGTERM    median {median:.2?}, at most {most:.2?}"
+        )?;
+        writeln!(
+            f,
+            "lost, unexpected, reordered, late or untold: {}",
+            self.faults.len()
+        )?;
         self.faults
             .iter()
             .take(SHOWN)
@@ -133,5 +158,8 @@ fn median_and_most(times: &[Duration]) -> (Duration, Duration) {
     let mut times = times.to_vec();
     times.sort_unstable();
     let median = times.get(times.len() / 2).copied();
-    (median.unwrap_or_default(), times.last().copied().unwrap_or_default())
+    (
+        median.unwrap_or_default(),
+        times.last().copied().unwrap_or_default(),
+    )
 }

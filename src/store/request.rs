@@ -204,7 +204,7 @@ pub enum StoreRequest {
         /// Of the `Put`.
         token: StoreToken,
     },
-    /// A message leaves custody. Not answered; durable soon (at the next sync, 1 ms at most).
+    /// A message leaves custody. Not answered; durable with the next sync.
     Settle {
         /// Whose.
         recipient: Identity,

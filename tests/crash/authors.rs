@@ -15,6 +15,9 @@ use super::scene::{Person, Scene, play};
 /// The same request is repeated so long, over all restarts, until it is answered.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// Octets of a chunk.
+const CHUNK: usize = 8_192;
+
 /// One author of one stream.
 pub struct Author {
     me: Arc<Person>,
@@ -132,7 +135,7 @@ impl Author {
                 // Not now: the same message again, in a request of its own.
                 503 => scene.pause(Duration::from_millis(100)),
                 _ => {
-                    scene.book.refused(envelope);
+                    scene.book.refused(envelope, clock::now().instant);
                     return Ok(());
                 }
             }
@@ -179,7 +182,7 @@ impl Author {
         for envelope in &self.unanswered {
             let octets = envelope.to_octets();
             let message = chat.msrp.sending("message/cpim", &octets);
-            sent.push(message.in_chunks(8_192).send()?);
+            sent.push(message.in_chunks(CHUNK).send()?);
         }
         let mut broken = None;
         for (message, envelope) in sent.iter().zip(std::mem::take(&mut self.unanswered)) {
@@ -195,6 +198,13 @@ impl Author {
                     self.unanswered.push_back(envelope);
                 }
             }
+        }
+        // A short one can be kept before the long one in front of it.
+        let is_long = |envelope: &Envelope| envelope.content.len() > CHUNK / 2;
+        if self.unanswered.iter().any(is_long) {
+            self.unanswered
+                .iter()
+                .for_each(|each| scene.book.out_of_line(each));
         }
         broken.map_or(Ok(()), Err)
     }

@@ -188,7 +188,7 @@ fn send_receipt(scene: &Scene, person: &Person, receipt: &Envelope) -> Result<()
             }
             503 => scene.pause(Duration::from_millis(100)),
             _ => {
-                scene.book.refused(receipt);
+                scene.book.refused(receipt, clock::now().instant);
                 return Ok(());
             }
         }

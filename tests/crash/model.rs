@@ -28,7 +28,7 @@ pub struct Stream {
 enum Outcome {
     Open,
     Acknowledged(Instant),
-    Refused,
+    Refused(Instant),
 }
 
 struct Sent {
@@ -115,6 +115,7 @@ pub struct Counts {
     pub told: u64,
     /// Messages that came again, with a kill that excuses it.
     pub duplicates: u64,
+    pub duplicates_by_way: BTreeMap<&'static str, u64>,
     /// Of one stream after one kill, at most; where the disk refused for a while, apart.
     pub most_duplicates: u64,
     pub most_duplicates_of_disk: u64,
@@ -154,8 +155,8 @@ impl Book {
         self.end(envelope, Outcome::Acknowledged(now));
     }
 
-    pub fn refused(&self, envelope: &Envelope) {
-        self.end(envelope, Outcome::Refused);
+    pub fn refused(&self, envelope: &Envelope, now: Instant) {
+        self.end(envelope, Outcome::Refused(now));
     }
 
     /// It was not acknowledged while younger ones were.
@@ -260,7 +261,8 @@ impl Pages {
             if arrival.octets != sent.octets {
                 verdict.unexpected.push(format!("{name} was changed"));
             }
-            if sent.outcome == Outcome::Refused {
+            // A device may take it, and refuse it when a dead server's successor asks again.
+            if matches!(sent.outcome, Outcome::Refused(at) if at < arrival.shown) {
                 verdict.unexpected.push(format!("{name} was refused"));
             }
             if let (Some(lives), Outcome::Acknowledged(at)) = (sent.lives, sent.outcome)
@@ -269,7 +271,10 @@ impl Pages {
                 verdict.late.push(name.clone());
             }
             if let Some(before) = latest.insert(arrival.id.clone(), arrival.times()) {
-                match self.excuse_of(before) {
+                // One that was shown by a server that is dead, and taken later, came before the other.
+                let was_late = arrival.at.since(arrival.shown) > UNREAD;
+                let late = || was_late.then(|| self.excuse_of(arrival.times())).flatten();
+                match self.excuse_of(before).or_else(late) {
                     Some(excuse) => *again.entry((excuse, sent.stream)).or_default() += 1,
                     None => verdict.repeated.push(name),
                 }
@@ -288,8 +293,9 @@ impl Pages {
             }
             *last = sent.number.max(*last);
         }
-        for ((excuse, _), many) in again {
+        for ((excuse, stream), many) in again {
             counts.duplicates += many;
+            *counts.duplicates_by_way.entry(stream.way).or_default() += many;
             let most = match self.excuses[excuse].disk {
                 true => &mut counts.most_duplicates_of_disk,
                 false => &mut counts.most_duplicates,
@@ -318,7 +324,7 @@ impl Pages {
             }
             match sent.outcome {
                 Outcome::Open => {}
-                Outcome::Refused => counts.refused += 1,
+                Outcome::Refused(_) => counts.refused += 1,
                 Outcome::Acknowledged(_) => {
                     counts.acknowledged += 1;
                     if came.is_some() {

@@ -56,6 +56,9 @@ impl Report {
         own.expired += more.expired;
         own.told += more.told;
         own.duplicates += more.duplicates;
+        for (way, many) in &more.duplicates_by_way {
+            *own.duplicates_by_way.entry(way).or_default() += many;
+        }
         own.overtaken += more.overtaken;
         own.most_duplicates = own.most_duplicates.max(more.most_duplicates);
         own.most_duplicates_of_disk = own
@@ -127,6 +130,9 @@ impl fmt::Display for Report {
             "duplicates           {}; of one stream after one kill {} at most, {} where the disk refused before",
             counts.duplicates, counts.most_duplicates, counts.most_duplicates_of_disk
         )?;
+        for (way, many) in &counts.duplicates_by_way {
+            writeln!(f, "  {many:>6}  by way of {way}")?;
+        }
         writeln!(
             f,
             "overtaken while put off by a device  {}",

@@ -28,7 +28,7 @@ pub enum Call {
 /// between.
 pub fn read(trace: &str) -> Vec<Call> {
     let mut calls = Vec::new();
-    let mut begun: HashMap<u32, String> = HashMap::new();
+    let mut begun: HashMap<u32, (String, usize)> = HashMap::new();
     for line in trace.lines() {
         let Some((thread, rest)) = line.split_once(' ') else {
             continue;
@@ -38,12 +38,18 @@ pub fn read(trace: &str) -> Vec<Call> {
         };
         let is_resumed = rest.starts_with("<... ");
         if let Some(head) = rest.strip_suffix(" <unfinished ...>") {
+            let at = calls.len();
             begin(head, thread, &mut calls);
-            begun.insert(thread, head.to_owned());
+            begun.insert(thread, (head.to_owned(), at));
         } else if is_resumed {
             let tail = rest.split_once("resumed>").map_or("", |(_, tail)| tail);
-            let head = begun.remove(&thread).unwrap_or_default();
-            end(&format!("{head}{tail}"), thread, &mut calls);
+            let (head, at) = begun.remove(&thread).unwrap_or_default();
+            let whole = format!("{head}{tail}");
+            // Some calls are shown with their octets only once they have returned.
+            if let Some(Call::Sent(octets)) = calls.get_mut(at) {
+                *octets = whole.clone();
+            }
+            end(&whole, thread, &mut calls);
         } else {
             begin(rest, thread, &mut calls);
             end(rest, thread, &mut calls);

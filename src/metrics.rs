@@ -43,6 +43,11 @@ impl Gauge {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// So many now.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// How many right now.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -154,6 +159,12 @@ impl Metrics {
         }
     }
 
+    /// Shards that refuse new work.
+    pub fn overloaded_shards(&self) -> u64 {
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.overloaded.value()).sum()
+    }
+
     /// What `shard` counts into.
     ///
     /// # Panics
@@ -194,6 +205,34 @@ metrics! {
         "MSRP connections closed because of a malformed frame.";
     refused_overload: Counter, "restante_sip_refused_total", r#"reason="overload""#,
         "Requests answered 503 because too much was under way or could not be stored.";
+    refused_submission: Counter, "restante_traffic_refused_total", r#"reason="submission""#,
+        "Messages and sessions answered 403 because their senders may not send.";
+    refused_presence: Counter, "restante_traffic_refused_total", r#"reason="presence""#,
+        "Requests answered 403 because their senders may not use presence.";
+    refused_size: Counter, "restante_traffic_refused_total", r#"reason="size""#,
+        "Messages answered 413 because they were larger than their senders may send.";
+    refused_type: Counter, "restante_traffic_refused_total", r#"reason="type""#,
+        "Messages answered 415 because their senders may not send that type.";
+    refused_user_rate: Counter, "restante_traffic_refused_total", r#"reason="user-rate""#,
+        "Requests answered 503 because their senders sent too many.";
+    refused_user_messages: Counter, "restante_traffic_refused_total", r#"reason="user-messages""#,
+        "Messages refused because their senders had sent as many as they may in a period.";
+    refused_user_octets: Counter, "restante_traffic_refused_total", r#"reason="user-octets""#,
+        "Messages refused because their senders had sent as many octets as they may in a period.";
+    refused_flow: Counter, "restante_traffic_refused_total", r#"reason="whole-server""#,
+        "Messages refused because traffic.messages_per_second or octets_per_second was reached.";
+    refused_no_place: Counter, "restante_traffic_refused_total", r#"reason="senders""#,
+        "Requests refused because traffic.senders users with limits were being counted.";
+    refused_peer: Counter, "restante_traffic_refused_total", r#"reason="peer""#,
+        "Requests answered 403 because their peer is denied.";
+    refused_peer_rate: Counter, "restante_traffic_refused_total", r#"reason="peer-rate""#,
+        "Requests answered 503 because their peer sent too many.";
+    errors_suppressed: Counter, "restante_errors_suppressed_total", r#"kind="answer""#,
+        "Messages that could not be taken and were answered 202 all the same (traffic.suppress_errors).";
+    failures_suppressed: Counter, "restante_errors_suppressed_total", r#"kind="notification""#,
+        "Authors not told that their message failed (traffic.suppress_errors).";
+    failures_delayed: Counter, "restante_failure_notices_delayed_total", "",
+        "Times an author was told later that his message failed (traffic.failures_per_second).";
     rules_unavailable: Counter, "restante_rules_applied_total", r#"verdict="unavailable""#,
         "Requests that a recipient's rules answered with 480.";
     rules_forbidden: Counter, "restante_rules_applied_total", r#"verdict="forbidden""#,
@@ -218,6 +257,18 @@ metrics! {
         "Kept messages that left undelivered.";
     receipts_dropped: Counter, "restante_receipts_dropped_total", "",
         "Receipts not kept because their author's queue was full even for receipts.";
+    refused_delay: Counter, "restante_sip_refused_total", r#"reason="delay""#,
+        "New requests answered 503 unseen because their shard was behind.";
+    refused_memory: Counter, "restante_sip_refused_total", r#"reason="memory""#,
+        "New requests answered 503 unseen because limits.memory was nearly used up.";
+    ignored: Counter, "restante_sip_ignored_total", "",
+        "New requests by datagram that waited so long that their senders repeat them, dropped unseen.";
+    overloaded: Gauge, "restante_overloaded_shards", "",
+        "Shards that refuse new work.";
+    waiting: Gauge, "restante_waiting_room_entries", "",
+        "SIP messages of peers that wait for their shard.";
+    queue_delay: Gauge, "restante_queue_delay_microseconds", "",
+        "How long the SIP message taken last had waited for its shard, all shards added up.";
     refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,
         "Requests answered 503 because the transaction table was full.";
     malformed_responses: Counter, "restante_sip_responses_dropped_total", "",

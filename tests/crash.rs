@@ -14,6 +14,7 @@ mod dice;
 #[path = "crash/episode.rs"]
 mod episode;
 #[path = "crash/faults.rs"]
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod faults;
 #[path = "crash/model.rs"]
 mod model;
@@ -29,8 +30,6 @@ use report::Report;
 
 /// Kills of one episode.
 const KILLS: usize = 10;
-/// So many of a stream may come again after one kill: a window of an MSRP session.
-const WINDOW: u64 = 16;
 
 /// Plays episodes until there were so many kills, and prints what it came to.
 fn play(seed: u64, kills: usize) -> Report {
@@ -60,12 +59,19 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// Episodes that found something once, with the number of their kills: a run's drain that let a conversation
+/// be overtaken; a chat that overtook what was kept for a device no longer registered, a long message in it, and
+/// a repeated one.
+const KEPT: [(u64, usize); 2] = [(7_165_227_785_661_692_831, 5), (854_485_357_053_903_679, 5)];
+
 #[test]
 fn random_traffic_survives_random_kills_and_disk_faults() {
-    let report = play(4711, 6);
-    assert!(report.faults.is_empty(), "{report}");
-    let report = play(rand::random(), 6);
-    assert!(report.faults.is_empty(), "{report}");
+    for (seed, kills) in KEPT {
+        let report = episode::play(seed, kills).expect("the server starts");
+        assert!(report.is_clean(), "episode {seed}\n{report}");
+    }
+    let report = play(rand::random(), 5);
+    assert!(report.is_clean(), "{report}");
 }
 
 #[test]
@@ -74,5 +80,5 @@ fn the_long_form() {
     let seed = number("CRASH_SEED").unwrap_or_else(rand::random);
     let kills = number("CRASH_KILLS").unwrap_or(500);
     let report = play(seed, kills as usize);
-    assert!(report.faults.is_empty(), "{report}");
+    assert!(report.is_clean(), "{report}");
 }

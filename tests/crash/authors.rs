@@ -132,8 +132,12 @@ impl Author {
                     scene.book.acknowledged(envelope, clock::now().instant);
                     return Ok(());
                 }
-                // Not now: the same message again, in a request of its own.
-                503 => scene.pause(Duration::from_millis(100)),
+                // Not now: the same message again, in a request of its own. A disk that failed may have kept
+                // it all the same.
+                503 => {
+                    scene.book.said_again(envelope);
+                    scene.pause(Duration::from_millis(100));
+                }
                 _ => {
                     scene.book.refused(envelope, clock::now().instant);
                     return Ok(());
@@ -195,6 +199,7 @@ impl Author {
                 }
                 Err(failure) => {
                     broken = Some(failure);
+                    scene.book.said_again(&envelope);
                     self.unanswered.push_back(envelope);
                 }
             }

@@ -186,7 +186,10 @@ fn send_receipt(scene: &Scene, person: &Person, receipt: &Envelope) -> Result<()
                 scene.book.acknowledged(receipt, clock::now().instant);
                 return Ok(());
             }
-            503 => scene.pause(Duration::from_millis(100)),
+            503 => {
+                scene.book.said_again(receipt);
+                scene.pause(Duration::from_millis(100));
+            }
             _ => {
                 scene.book.refused(receipt, clock::now().instant);
                 return Ok(());

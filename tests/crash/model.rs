@@ -42,6 +42,8 @@ struct Sent {
     asks: bool,
     /// A younger one was acknowledged before it, so it may come anywhere.
     out_of_line: bool,
+    /// Its author did not hear that it was taken, and said it in another request or session.
+    said_again: bool,
 }
 
 struct Arrival {
@@ -116,6 +118,8 @@ pub struct Counts {
     /// Messages that came again, with a kill that excuses it.
     pub duplicates: u64,
     pub duplicates_by_way: BTreeMap<&'static str, u64>,
+    /// Messages that came again because their authors said them again: they had not heard that they were taken.
+    pub said_again: u64,
     /// Of one stream after one kill, at most; where the disk refused for a while, apart.
     pub most_duplicates: u64,
     pub most_duplicates_of_disk: u64,
@@ -147,6 +151,7 @@ impl Book {
             lives,
             asks: envelope.asks.contains("negative-delivery"),
             out_of_line: false,
+            said_again: false,
         };
         pages.sent.insert(envelope.message_id.clone(), sent);
     }
@@ -163,6 +168,13 @@ impl Book {
     pub fn out_of_line(&self, envelope: &Envelope) {
         if let Some(sent) = self.pages().sent.get_mut(&envelope.message_id) {
             sent.out_of_line = true;
+        }
+    }
+
+    /// It leaves once more, in another request or session.
+    pub fn said_again(&self, envelope: &Envelope) {
+        if let Some(sent) = self.pages().sent.get_mut(&envelope.message_id) {
+            sent.said_again = true;
         }
     }
 
@@ -276,6 +288,7 @@ impl Pages {
                 let late = || was_late.then(|| self.excuse_of(arrival.times())).flatten();
                 match self.excuse_of(before).or_else(late) {
                     Some(excuse) => *again.entry((excuse, sent.stream)).or_default() += 1,
+                    None if sent.said_again => counts.said_again += 1,
                     None => verdict.repeated.push(name),
                 }
                 continue;

@@ -9,6 +9,8 @@ use super::faults::Fault;
 use super::model::Counts;
 use super::server::Server;
 
+/// Messages that a session of a replay has under way at once; a slow disk may forget as many confirmations again.
+const WINDOW: u64 = 16;
 /// So many of what is wrong are printed; the evidence has all.
 const SHOWN: usize = 30;
 
@@ -44,6 +46,11 @@ impl Report {
         self.kills.values().sum()
     }
 
+    /// Nothing is wrong, and no kill repeated more of a stream than a session has under way.
+    pub fn is_clean(&self) -> bool {
+        self.faults.is_empty() && self.counts.most_duplicates <= 2 * WINDOW
+    }
+
     pub fn acknowledged(&self) -> u64 {
         self.counts.acknowledged
     }
@@ -56,6 +63,7 @@ impl Report {
         own.expired += more.expired;
         own.told += more.told;
         own.duplicates += more.duplicates;
+        own.said_again += more.said_again;
         for (way, many) in &more.duplicates_by_way {
             *own.duplicates_by_way.entry(way).or_default() += many;
         }
@@ -133,6 +141,11 @@ impl fmt::Display for Report {
         for (way, many) in &counts.duplicates_by_way {
             writeln!(f, "  {many:>6}  by way of {way}")?;
         }
+        writeln!(
+            f,
+            "  {:>6}  more that their authors had said again",
+            counts.said_again
+        )?;
         writeln!(
             f,
             "overtaken while put off by a device  {}",

@@ -41,7 +41,7 @@ impl Service {
 
     /// Fetches the run's next message, or ends the run.
     pub(super) fn take_next_message(&mut self, id: DeliveryId, now: Now) {
-        let Some(held) = self.next_of_run(id) else {
+        let Some(held) = self.next_of_run(id, now) else {
             return self.end_delivery(id, RunEnd::Done, now);
         };
         let seq = held.seq;

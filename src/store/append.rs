@@ -156,10 +156,11 @@ impl Appender {
         }
     }
 
-    /// Makes everything that was appended durable.
+    /// Makes everything that was appended durable. Whatever it fails with, even for want of room, nobody knows
+    /// afterwards what the disk has: it is no full disk, on which one could go on.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         if self.dirty {
-            self.segment.file.sync()?;
+            self.segment.file.sync().map_err(io::Error::other)?;
             self.dirty = false;
         }
         Ok(())

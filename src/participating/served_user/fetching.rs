@@ -17,7 +17,7 @@ impl ServedUser {
     /// Whether the queue is known; if not, it is read.
     pub fn wants_to_know(&mut self) -> bool {
         if self.loading == Loading::Needed {
-            self.loading = Loading::Asked { again: false };
+            self.loading = Loading::Asked;
             self.actions.push_back(UserAction::Load { after: None });
         }
         self.loading == Loading::Complete

@@ -204,9 +204,7 @@ impl Service {
         let free = match side {
             Side::Caller => {
                 let key = chat.conversation_of(side);
-                self.users
-                    .get(&chat.callee)
-                    .is_none_or(|user| user.may_pass(&key))
+                self.lets_pass(&chat.callee, &key)
             }
             Side::Callee => self.may_pass_to_caller(chat),
         };

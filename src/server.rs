@@ -7,6 +7,7 @@ use bytes::Bytes;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, AccountBook, Admin, AdminThread, Parts, Token};
@@ -170,6 +171,7 @@ impl Server {
         );
         match started {
             Ok(shards) => {
+                shards.helper().spawn(give_memory_back(Arc::clone(&memory)));
                 if let Some(token) = token {
                     admin.set_ready(Parts {
                         token,
@@ -227,6 +229,21 @@ impl Server {
         });
         running.stop();
         Ok(())
+    }
+}
+
+/// How often the memory that the system counts is held against what is accounted for.
+const TRIM: Duration = Duration::from_secs(1);
+
+/// The allocator keeps what was freed, and a flood leaves much of that behind: once the process has a
+/// tenth of the bound more than is in use, free memory goes back to the system.
+async fn give_memory_back(ledger: Arc<Ledger>) {
+    loop {
+        tokio::time::sleep(TRIM).await;
+        let resident = sys::resident_memory().unwrap_or_default();
+        if resident > ledger.total() + ledger.limit() / 10 {
+            sys::release_memory();
+        }
     }
 }
 

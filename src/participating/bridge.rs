@@ -208,13 +208,11 @@ impl Service {
         let free = match side {
             Side::Caller => {
                 let key = chat.conversation_of(side);
-                match self.users.get(&chat.callee) {
-                    Some(user) => user.may_pass(&key),
-                    // The machine of somebody who is not registered is forgotten, what waits for him is not.
-                    None => {
-                        !self.waiting.contains(&chat.callee) || self.reach(&chat.callee).is_some()
-                    }
-                }
+                // The machine of somebody who is not registered is forgotten, what waits for him is not.
+                let is_forgotten = !self.users.contains_key(&chat.callee)
+                    && self.waiting.contains(&chat.callee)
+                    && self.reach(&chat.callee).is_none();
+                !is_forgotten && self.lets_pass(&chat.callee, &key)
             }
             Side::Callee => self.may_pass_to_caller(chat),
         };

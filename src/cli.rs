@@ -19,7 +19,7 @@ mod output;
 
 pub use client::{OperateError, Target};
 use operate::{
-    AccountCommand, BindingsCommand, Group, HealthArguments, MessagesCommand, SessionsCommand,
+    AccountCommand, BansCommand, BindingsCommand, Group, HealthArguments, MessagesCommand, SessionsCommand,
     Single,
 };
 
@@ -73,6 +73,8 @@ pub enum Command {
     Messages(Group<MessagesCommand>),
     /// Chats and replays under way: list, end.
     Sessions(Group<SessionsCommand>),
+    /// Banned addresses and users locked out: list, remove, unlock.
+    Bans(Group<BansCommand>),
     /// List users with a binding or waiting messages.
     Users(Single),
     /// Show version, uptime, shards and messages in custody; with --json the configuration too.
@@ -96,6 +98,7 @@ impl Command {
             Self::Bindings(group) => group.run(out),
             Self::Messages(group) => group.run(out),
             Self::Sessions(group) => group.run(out),
+            Self::Bans(group) => group.run(out),
             Self::Users(single) => single.users(out),
             Self::Status(single) => single.status(out),
             Self::Drain(single) => single.drain(out),

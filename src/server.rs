@@ -148,11 +148,13 @@ impl Server {
         let token = (interface.is_some()).then(|| Token::obtain(&config));
         let token = token.transpose()?;
         let accounts = accounts(&config, &recovered);
-        let knowledge = knowledge::gather(&config, accounts.directory(), &addresses, shards)?;
+        let guards = settings::guards(&config);
+        let directory = accounts.directory();
+        let knowledge = knowledge::gather(&config, directory, &addresses, shards, &guards)?;
         let desk = Arc::clone(&inboxes.desk);
         let context = contexts(&config, &addresses, &metrics, knowledge, recovered);
         let started = Shards::start(
-            settings::shells(&config, tls),
+            settings::shells(&config, tls, &guards),
             inboxes,
             sockets.supplies(clients),
             &metrics,
@@ -167,6 +169,8 @@ impl Server {
                         store: store.watch(),
                         metrics: Arc::clone(&metrics),
                         accounts,
+                        sources: guards.sources,
+                        logins: guards.logins,
                         drain: shards.begin_drain(),
                     });
                 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::{Config, Period};
+use restante::limits::sources::Sources;
 use restante::msrp::reader::{FrameReader, Limits};
 use restante::net::ConnectionId;
 use restante::registrar::Directory;
@@ -54,6 +55,7 @@ impl Bench {
                 run: 1,
             },
             shards: 1,
+            sources: Arc::new(Sources::without_limits()),
         };
         let now = Now {
             instant: Instant::from_micros(1_000_000),

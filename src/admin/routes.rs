@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use super::problem::Problem;
 use super::state::Admin;
-use super::{accounts, bindings, export, exposition, health, messages, server, sessions, users};
+use super::{accounts, bans, bindings, export, exposition, health, messages, server, sessions, users};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -61,6 +61,9 @@ fn guarded() -> OpenApiRouter<Arc<Admin>> {
             accounts::replace,
             accounts::delete
         ))
+        .routes(routes!(bans::list))
+        .routes(routes!(bans::pardon))
+        .routes(routes!(bans::unlock))
         .routes(routes!(server::show))
         .routes(routes!(server::drain))
         .routes(routes!(openapi))

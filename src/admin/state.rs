@@ -12,6 +12,8 @@ use super::token::Token;
 use crate::clock::{self, Now};
 use crate::config::Config;
 use crate::identity::{Identity, shard_of};
+use crate::limits::logins::Logins;
+use crate::limits::sources::Sources;
 use crate::metrics::Metrics;
 use crate::participating::operator::{Answer, Question};
 use crate::shard::operator_desk::Desk;
@@ -43,6 +45,10 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// The accounts.
     pub accounts: AccountBook,
+    /// Who is banned.
+    pub sources: Arc<Sources>,
+    /// Who is locked out.
+    pub logins: Arc<Logins>,
     /// Begins the drain.
     pub drain: Box<dyn Fn() + Send + Sync>,
 }

@@ -314,6 +314,10 @@ fn limits(config: &Config) -> Checked {
     )?;
     at_least_one("limits.inbox", limits.inbox)?;
     at_least_one("limits.sessions", limits.sessions)?;
+    at_least_one("limits.sources", limits.sources)?;
+    let (second, day) = (Period::seconds(1), Period::seconds(86_400));
+    between("limits.ban", limits.ban, second, day)?;
+    between("limits.lockout", limits.lockout, second, day)?;
     let (least, most) = (Size::kib(64), Size::mib(1 << 20));
     size_between(
         "limits.connection_backlog",

@@ -10,6 +10,7 @@ mod check;
 mod document;
 mod environment;
 mod load;
+mod network;
 mod schema;
 mod secret;
 mod user;
@@ -18,6 +19,7 @@ mod values;
 pub use accounts::{check_names, is_reserved, sender_rules};
 pub use address::{HostPort, Listener, Protocol};
 pub use load::{ConfigError, Origin};
+pub use network::Network;
 pub use schema::{
     Account, Admin, Authentication, Blocked, ClientProfile, Config, CopyTo, Deferral, Delivery,
     DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, MsrpOffer, Registrar, Sip, Store,

@@ -3,4 +3,8 @@
 //! Everything here is pure and bounded: a table of sources has as many places as the configuration
 //! says, and who has none is judged as strictly as the busiest.
 
+pub mod logins;
 pub mod rate;
+pub mod reflection;
+pub mod source;
+pub mod sources;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::clock::{Instant, Now};
 use crate::config::EffectiveSettings;
 use crate::identity::Identity;
+use crate::limits::sources::Sources;
 use crate::metrics::ShardMetrics;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::Lifetimes;
@@ -125,6 +126,8 @@ pub enum Waiter {
 pub struct Service {
     pub(crate) settings: Settings,
     pub(crate) metrics: Arc<ShardMetrics>,
+    /// How much each source gets.
+    pub(crate) sources: Arc<Sources>,
     pub(crate) tokens: Tokens,
     pub(crate) sip: Endpoint<Usage>,
     pub(crate) media: Media,
@@ -196,6 +199,8 @@ pub struct Parts {
     pub settings: Settings,
     /// What it counts into.
     pub metrics: Arc<ShardMetrics>,
+    /// How much each source gets.
+    pub sources: Arc<Sources>,
     /// Randomness.
     pub tokens: Tokens,
     /// Its SIP user agent core.
@@ -226,6 +231,7 @@ impl Service {
         Self {
             settings: parts.settings,
             metrics: parts.metrics,
+            sources: parts.sources,
             tokens: parts.tokens,
             sip: parts.sip,
             media: parts.media,

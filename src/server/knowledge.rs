@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::listeners::Addresses;
+use super::settings::Guards;
 use crate::clock;
 use crate::config::{Authentication, Config};
 use crate::registrar::Directory;
@@ -24,6 +25,7 @@ pub(super) fn gather(
     directory: Arc<Directory>,
     addresses: &Addresses,
     shards: u16,
+    limits: &Guards,
 ) -> io::Result<Knowledge> {
     let own = own_names(config, addresses);
     let secret = key(&config.data_dir)?;
@@ -38,6 +40,7 @@ pub(super) fn gather(
                 algorithms: directory.algorithms(),
                 hosts: hosts.chain([config.domain.clone()]).collect(),
                 started_at: clock::now().wall,
+                logins: Arc::clone(&limits.logins),
             })))
         }
     };
@@ -50,6 +53,7 @@ pub(super) fn gather(
             run: Tokens::from_os().number() as u32,
         },
         shards,
+        sources: Arc::clone(&limits.sources),
     })
 }
 

@@ -53,6 +53,7 @@ impl Core {
         let parts = Parts {
             settings: settings(&context),
             metrics: Arc::clone(&context.metrics),
+            sources: Arc::clone(&context.knowledge.sources),
             sip: endpoint(&context),
             media: media(&context),
             registrar,
@@ -205,6 +206,7 @@ fn media_action(action: MediaAction) -> Action {
             port,
         },
         MediaAction::Close(connection) => Action::CloseMsrp { connection },
+        MediaAction::Stray(connection) => Action::StrayMsrp { connection },
     }
 }
 

@@ -22,6 +22,8 @@ use super::outbox::Outbox;
 use super::port::Input;
 use super::store_queue::{StoreGate, StoreQueue};
 use crate::clock::{self, Now};
+use crate::limits::source::Way;
+use crate::limits::sources::{Judgement, Offence, Sources};
 use crate::metrics::ShardMetrics;
 use crate::msrp::listener::MsrpTransport;
 use crate::net::sys::Datagram;
@@ -63,6 +65,8 @@ pub struct Shell<C, G> {
     /// Becomes `true` when the shard has to end.
     pub(super) stop: watch::Receiver<bool>,
     pub(super) metrics: Arc<ShardMetrics>,
+    /// How busy and how harmful each source is.
+    pub(super) sources: Arc<Sources>,
     pub(super) alarm: Alarm,
     pub(super) datagrams: Vec<Datagram>,
     pub(super) inputs: Vec<Input>,
@@ -183,9 +187,15 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             remote: datagram.remote,
             connection: None,
         };
+        let (source, came) = (datagram.remote.ip(), datagram.octets.len());
+        match (self.sources).message(source, Way::Datagrams, now.instant) {
+            Judgement::Pass => {}
+            Judgement::Wait(_) => return self.metrics.dropped_rate.count(),
+            Judgement::Banned => return self.metrics.dropped_banned.count(),
+        }
         let message = match wire::parse(datagram.octets) {
             Ok(message) => message,
-            Err(error) => return self.refuse(listener, flow, &error),
+            Err(error) => return self.refuse(listener, flow, &error, came, now),
         };
         let owner = self.core.borrow().owner_of(&message);
         let input = Input::Sip { flow, message };
@@ -200,11 +210,25 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         }
     }
 
-    fn refuse(&mut self, listener: usize, flow: Flow, error: &wire::WireError) {
+    fn refuse(
+        &mut self,
+        listener: usize,
+        flow: Flow,
+        error: &wire::WireError,
+        came: usize,
+        now: Now,
+    ) {
         self.metrics.sip_malformed.count();
         tracing::debug!(remote = %flow.remote, %error, "malformed datagram");
+        let (source, now) = (flow.remote.ip(), now.instant);
+        let offence = Offence::Malformed;
+        if let Some(ban) = (self.sources).offend(source, Way::Datagrams, offence, now) {
+            self.metrics.bans.count();
+            ban.tell(now);
+        }
         if let Some(Some(transport)) = self.udp.get_mut(listener)
-            && let Some(answer) = refusal::answer(error, flow.remote)
+            && let Some(answer) = refusal::answer_datagram(error, flow.remote, came)
+            && self.sources.may_answer(source, now)
         {
             transport.send(refusal::return_address(error, flow.remote), answer);
         }

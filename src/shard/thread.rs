@@ -171,6 +171,7 @@ fn build<C: ShardCore + 'static, G: StoreGate>(
         drained: common.drained,
         stop: common.stop,
         metrics: own.metrics,
+        sources: common.gate.shared_sources(),
         alarm: Alarm::default(),
         datagrams: Vec::new(),
         inputs: Vec::new(),

@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::Config;
+use restante::limits::sources::Sources;
 use restante::msrp::reader::FrameReader;
 use restante::net::ConnectionId;
 use restante::participating::internal::InternalMessage;
@@ -197,6 +198,7 @@ impl World {
                 run: 1,
             },
             shards,
+            sources: Arc::new(Sources::without_limits()),
         };
         let agents = (0..users)
             .map(|index| Agent::new(index, rng.random_bool(0.3), rng.random_bool(0.7)))

@@ -50,8 +50,8 @@ impl World {
                     let wait = Duration::from_micros(self.rng.random_range(1..500));
                     self.input_after(wait, shard, internal(message));
                 }
-                // Nobody asks as an operator in this world.
-                Action::Answer { .. } => {}
+                // Nobody asks as an operator in this world, and nobody guesses.
+                Action::Answer { .. } | Action::StrayMsrp { .. } => {}
                 Action::Drained => {}
             }
         }

@@ -19,8 +19,8 @@ mod output;
 
 pub use client::{OperateError, Target};
 use operate::{
-    AccountCommand, BansCommand, BindingsCommand, Group, HealthArguments, MessagesCommand, SessionsCommand,
-    Single,
+    AccountCommand, BansCommand, BindingsCommand, Group, HealthArguments, MessagesCommand,
+    SessionsCommand, Single,
 };
 
 const EXIT_CODES: &str = "\

@@ -194,6 +194,34 @@ metrics! {
         "MSRP connections closed because of a malformed frame.";
     refused_overload: Counter, "restante_sip_refused_total", r#"reason="overload""#,
         "Requests answered 503 because too much was under way or could not be stored.";
+    refused_submission: Counter, "restante_traffic_refused_total", r#"reason="submission""#,
+        "Messages and sessions answered 403 because their senders may not send.";
+    refused_presence: Counter, "restante_traffic_refused_total", r#"reason="presence""#,
+        "Requests answered 403 because their senders may not use presence.";
+    refused_size: Counter, "restante_traffic_refused_total", r#"reason="size""#,
+        "Messages answered 413 because they were larger than their senders may send.";
+    refused_type: Counter, "restante_traffic_refused_total", r#"reason="type""#,
+        "Messages answered 415 because their senders may not send that type.";
+    refused_user_rate: Counter, "restante_traffic_refused_total", r#"reason="user-rate""#,
+        "Requests answered 503 because their senders sent too many.";
+    refused_user_messages: Counter, "restante_traffic_refused_total", r#"reason="user-messages""#,
+        "Messages refused because their senders had sent as many as they may in a period.";
+    refused_user_octets: Counter, "restante_traffic_refused_total", r#"reason="user-octets""#,
+        "Messages refused because their senders had sent as many octets as they may in a period.";
+    refused_flow: Counter, "restante_traffic_refused_total", r#"reason="whole-server""#,
+        "Messages refused because traffic.messages_per_second or octets_per_second was reached.";
+    refused_no_place: Counter, "restante_traffic_refused_total", r#"reason="senders""#,
+        "Requests refused because traffic.senders users with limits were being counted.";
+    refused_peer: Counter, "restante_traffic_refused_total", r#"reason="peer""#,
+        "Requests answered 403 because their peer is denied.";
+    refused_peer_rate: Counter, "restante_traffic_refused_total", r#"reason="peer-rate""#,
+        "Requests answered 503 because their peer sent too many.";
+    errors_suppressed: Counter, "restante_errors_suppressed_total", r#"kind="answer""#,
+        "Messages that could not be taken and were answered 202 all the same (traffic.suppress_errors).";
+    failures_suppressed: Counter, "restante_errors_suppressed_total", r#"kind="notification""#,
+        "Authors not told that their message failed (traffic.suppress_errors).";
+    failures_delayed: Counter, "restante_failure_notices_delayed_total", "",
+        "Times an author was told later that his message failed (traffic.failures_per_second).";
     rules_unavailable: Counter, "restante_rules_applied_total", r#"verdict="unavailable""#,
         "Requests that a recipient's rules answered with 480.";
     rules_forbidden: Counter, "restante_rules_applied_total", r#"verdict="forbidden""#,

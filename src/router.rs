@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::limits::logins::Lockout;
+use crate::limits::peers::Barred;
 use crate::limits::sources::Offence;
 use crate::msrp::sdp::SessionDescription;
 use crate::participating::admission::{Admission, UNAVAILABLE};
@@ -101,6 +102,10 @@ impl Router {
         if let Err(rejection) = validate(&request) {
             return service.reject_stateless(&request, came, flow, &rejection);
         }
+        if !self.knowledge.meters.peers.admits_address(flow.remote.ip()) {
+            service.metrics.refused_peer.count();
+            return service.reject_stateless(&request, came, flow, &NOT_AUTHORISED);
+        }
         let request = self.loosely_routed(request);
         match service.receive(&request, came, flow, now) {
             RequestOutcome::New(server) => self.serve(service, request, server, flow, now),
@@ -154,6 +159,10 @@ impl Router {
         if service.handle_in_dialog(&request, server, now) {
             return;
         }
+        let is_new = request.to().is_ok_and(|to| to.tag().is_none());
+        if is_new && let Err(rejection) = self.admit_peer(service, &request, &flow, now) {
+            return service.reject(&request, server, &rejection, now);
+        }
         if request.method() == Method::Register {
             return self.register(service, &request, server, flow, now);
         }
@@ -174,6 +183,34 @@ impl Router {
             (None, Some(author)) => self.serve_user(service, request, server, flow, author, now),
             (None, None) => {}
         }
+    }
+
+    /// Whether a request that begins something is let in by where it comes from, and by the domains
+    /// that its sender says he is of.
+    fn admit_peer(
+        &self,
+        service: &Service,
+        request: &Message,
+        flow: &Flow,
+        now: Now,
+    ) -> Result<(), Rejection> {
+        let peers = &self.knowledge.meters.peers;
+        let mut admitted = peers.take_address(flow.remote.ip(), now.instant);
+        if peers.knows_domains() {
+            for domain in sender_domains(request) {
+                admitted = admitted.and_then(|()| peers.take_domain(&domain, now.instant));
+            }
+        }
+        admitted.map_err(|barred| match barred {
+            Barred::Denied => {
+                service.metrics.refused_peer.count();
+                NOT_AUTHORISED
+            }
+            Barred::TooMany(wait) => {
+                service.metrics.refused_peer_rate.count();
+                Rejection::new(503, "Service Unavailable").with_retry_after(wait)
+            }
+        })
     }
 
     /// RFC 3261 §16.3, as far as the request does not end here.
@@ -241,6 +278,9 @@ impl Router {
             }
         };
         let in_dialog = request.to().is_ok_and(|to| to.tag().is_some());
+        if !in_dialog && let Err(rejection) = service.take_request(&author, request.method(), now) {
+            return service.reject(&request, server, &rejection, now);
+        }
         match request.method() {
             Method::Message if !in_dialog => {
                 service.handle_message(request, server, author, user, now)
@@ -553,13 +593,7 @@ impl Router {
         Proof::Answered
     }
 
-    fn count_failure(
-        &self,
-        service: &Service,
-        flow: Flow,
-        lockout: Option<Lockout>,
-        now: Now,
-    ) {
+    fn count_failure(&self, service: &Service, flow: Flow, lockout: Option<Lockout>, now: Now) {
         service.metrics.failed_logins.count();
         if let Some(lockout) = lockout {
             service.metrics.lockouts.count();
@@ -582,6 +616,21 @@ enum Proof {
     Of(Identity),
     /// The request has been answered.
     Answered,
+}
+
+/// The domains that the sender of a request says he is of, each once. A telephone number names none.
+fn sender_domains(request: &Message) -> Vec<String> {
+    let asserted = request.values(HeaderName::PAssertedIdentity);
+    let asserted = asserted.filter_map(|value| NameAddr::parse(value).ok());
+    let from = request.from().ok().into_iter();
+    let mut domains = Vec::new();
+    for address in from.chain(asserted) {
+        let uri = Uri::parse(address.uri).ok();
+        let uri = uri.filter(|uri| matches!(uri.scheme(), Scheme::Sip | Scheme::Sips));
+        let domain = uri.map(|uri| uri.host().to_ascii_lowercase());
+        domains.extend(domain.filter(|domain| !domains.contains(domain)));
+    }
+    domains
 }
 
 /// The description of a request that offers MSRP.

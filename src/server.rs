@@ -152,6 +152,7 @@ impl Server {
         let directory = accounts.directory();
         let knowledge = knowledge::gather(&config, directory, &addresses, shards, &guards)?;
         let desk = Arc::clone(&inboxes.desk);
+        let meters = Arc::clone(&knowledge.meters);
         let context = contexts(&config, &addresses, &metrics, knowledge, recovered);
         let started = Shards::start(
             settings::shells(&config, tls, &guards),
@@ -171,6 +172,7 @@ impl Server {
                         accounts,
                         sources: guards.sources,
                         logins: guards.logins,
+                        meters,
                         drain: shards.begin_drain(),
                     });
                 }

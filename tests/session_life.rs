@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::{Config, Period};
+use restante::limits::meters::Meters;
 use restante::limits::sources::Sources;
 use restante::msrp::reader::{FrameReader, Limits};
 use restante::net::ConnectionId;
@@ -54,6 +55,7 @@ impl Bench {
                 secret: [7; 32],
                 run: 1,
             },
+            meters: Arc::new(Meters::new(&config)),
             shards: 1,
             sources: Arc::new(Sources::without_limits()),
         };

@@ -138,6 +138,12 @@ fn of_process(admin: &Admin, parts: &Parts) -> Vec<Row> {
             "Accounts, of the file and of the interface.",
             parts.accounts.len() as f64,
         ),
+        (
+            "restante_limited_senders",
+            &[],
+            "Users with limits that have sent something lately.",
+            parts.meters.senders.len() as f64,
+        ),
     ]
 }
 

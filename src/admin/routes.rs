@@ -16,7 +16,10 @@ use utoipa_axum::routes;
 
 use super::problem::Problem;
 use super::state::Admin;
-use super::{accounts, bans, bindings, export, exposition, health, messages, server, sessions, users};
+use super::{
+    accounts, bans, bindings, export, exposition, health, messages, server, sessions, traffic,
+    users,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -64,6 +67,8 @@ fn guarded() -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(bans::list))
         .routes(routes!(bans::pardon))
         .routes(routes!(bans::unlock))
+        .routes(routes!(traffic::show, traffic::change))
+        .routes(routes!(traffic::sent))
         .routes(routes!(server::show))
         .routes(routes!(server::drain))
         .routes(routes!(openapi))

@@ -13,6 +13,7 @@ use crate::clock::{self, Now};
 use crate::config::Config;
 use crate::identity::{Identity, shard_of};
 use crate::limits::logins::Logins;
+use crate::limits::meters::Meters;
 use crate::limits::sources::Sources;
 use crate::metrics::Metrics;
 use crate::participating::operator::{Answer, Question};
@@ -49,6 +50,8 @@ pub struct Parts {
     pub sources: Arc<Sources>,
     /// Who is locked out.
     pub logins: Arc<Logins>,
+    /// What limited users send.
+    pub meters: Arc<Meters>,
     /// Begins the drain.
     pub drain: Box<dyn Fn() + Send + Sync>,
 }

@@ -552,7 +552,11 @@ impl Group<BansCommand> {
                     ("UNTIL", "until"),
                     ("TIMES", "times"),
                 ];
-                printer.list("bans", &columns, entries(&client, "/admin/v1/bans", "bans")?)?;
+                printer.list(
+                    "bans",
+                    &columns,
+                    entries(&client, "/admin/v1/bans", "bans")?,
+                )?;
                 let columns = [
                     ("LOCKED OUT", "user"),
                     ("AT", "address"),

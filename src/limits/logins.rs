@@ -227,8 +227,8 @@ impl Logins {
         }
         part.retain(|_, user| !user.sources.is_empty());
         if count(part) >= most
-            && let Some(oldest) = (part.iter().min_by_key(|(_, user)| user.last))
-                .map(|(name, _)| name.clone())
+            && let Some(oldest) =
+                (part.iter().min_by_key(|(_, user)| user.last)).map(|(name, _)| name.clone())
             && let Some(user) = part.remove(&oldest)
         {
             let forgotten = user.sources.len();

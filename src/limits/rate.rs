@@ -1,6 +1,5 @@
 //! How often something may happen: a token bucket kept as one time (the generic cell rate algorithm).
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Instant;
@@ -37,6 +36,16 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// One from which so much has been taken that it is full again only then.
+    pub fn full_at(at: Instant) -> Self {
+        Self { full_at: at }
+    }
+
+    /// When it is full again.
+    pub fn is_full_at(&self) -> Instant {
+        self.full_at
+    }
+
     /// Takes `cost` at once, or says how long to wait for it. What costs more than a burst passes when
     /// nothing has been taken for long, so that it is not refused for ever.
     pub fn take(&mut self, rate: Rate, cost: u32, now: Instant) -> Result<(), Duration> {
@@ -54,43 +63,6 @@ impl Bucket {
     /// Whether this bucket says as much as a new one.
     pub fn is_full(&self, now: Instant) -> bool {
         self.full_at <= now
-    }
-}
-
-/// A [`Bucket`] that several threads take from, without a lock.
-#[derive(Debug, Default)]
-pub struct SharedBucket(AtomicU64);
-
-impl SharedBucket {
-    /// As [`Bucket::take`].
-    pub fn take(&self, rate: Rate, cost: u32, now: Instant) -> Result<(), Duration> {
-        let mut known = self.0.load(Ordering::Relaxed);
-        loop {
-            let full_at = Instant::from_micros(known);
-            let mut bucket = Bucket { full_at };
-            bucket.take(rate, cost, now)?;
-            let new = bucket.full_at.as_micros();
-            let order = Ordering::Relaxed;
-            match self.0.compare_exchange_weak(known, new, order, order) {
-                Ok(_) => return Ok(()),
-                Err(other) => known = other,
-            }
-        }
-    }
-
-    /// As [`Bucket::is_full`].
-    pub fn is_full(&self, now: Instant) -> bool {
-        self.full_at() <= now
-    }
-
-    /// When it is as if nothing had ever been taken.
-    pub fn full_at(&self) -> Instant {
-        Instant::from_micros(self.0.load(Ordering::Relaxed))
-    }
-
-    /// As if nothing had ever been taken.
-    pub fn refill(&self) {
-        self.0.store(0, Ordering::Relaxed);
     }
 }
 

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::rate::{Rate, SharedBucket};
+use super::network::Network;
+use super::rate::Rate;
+use super::shared::SharedBucket;
 use super::source::{Source, Way};
 use crate::clock::Instant;
-use crate::config::Network;
 
 /// Places that a source may take: the first free one of so many next to each other.
 const WAYS: usize = 8;
@@ -163,7 +164,6 @@ impl Sources {
 
     /// Whether nothing here holds for an address.
     pub fn is_trusted(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
         (self.settings.trusted.iter()).any(|network| network.contains(address))
     }
 
@@ -196,13 +196,7 @@ impl Sources {
     }
 
     /// A source has done harm; the ban that follows, if one does.
-    pub fn offend(
-        &self,
-        address: IpAddr,
-        way: Way,
-        offence: Offence,
-        now: Instant,
-    ) -> Option<Ban> {
+    pub fn offend(&self, address: IpAddr, way: Way, offence: Offence, now: Instant) -> Option<Ban> {
         let rate = self.offences?;
         if self.is_trusted(address) {
             return None;
@@ -259,7 +253,11 @@ impl Sources {
         // Who has kept quiet for the longest ban begins anew.
         let longest = self.settings.ban.saturating_mul(LONGEST);
         let last = bans.get(&(source, way)).map_or(now, |ban| ban.until);
-        let times = if now.since(last) > longest { 1 } else { before + 1 };
+        let times = if now.since(last) > longest {
+            1
+        } else {
+            before + 1
+        };
         let factor = 1_u32.checked_shl(times - 1).unwrap_or(LONGEST);
         let ban = Ban {
             source,
@@ -414,7 +412,10 @@ mod tests {
         for last in 0..8 {
             while pass(&sources, host(last), now) {}
         }
-        assert!(!pass(&sources, host(99), now), "the table is full of busy sources");
+        assert!(
+            !pass(&sources, host(99), now),
+            "the table is full of busy sources"
+        );
         assert!(pass(&sources, host(99), now + SECOND * 2));
     }
 

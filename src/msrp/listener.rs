@@ -146,21 +146,27 @@ impl<D: Deliver> MsrpTransport<D> {
         let shared = Rc::clone(&self.shared);
         let gate = shared.gate.clone();
         let metrics = Arc::clone(&shared.metrics);
-        spawn_local(accept(socket, gate, metrics, move |stream, remote, place| {
-            let id = ConnectionId::next(shared.shard);
-            let (writer, queue) = writer(id, shared.settings.queue);
-            let key = Key {
-                remote,
-                secure: secure.then_some(id),
-            };
-            shared.registry.add(key, writer.clone());
-            let connection = Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
-            let tls = shared.tls.clone().filter(|_| secure);
-            match tls {
-                Some(tls) => spawn_local(accept_secure(connection, tls, stream, queue, place)),
-                None => spawn_local(connection.run(Stream::Plain(stream), queue, place)),
-            };
-        }));
+        spawn_local(accept(
+            socket,
+            gate,
+            metrics,
+            move |stream, remote, place| {
+                let id = ConnectionId::next(shared.shard);
+                let (writer, queue) = writer(id, shared.settings.queue);
+                let key = Key {
+                    remote,
+                    secure: secure.then_some(id),
+                };
+                shared.registry.add(key, writer.clone());
+                let connection =
+                    Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
+                let tls = shared.tls.clone().filter(|_| secure);
+                match tls {
+                    Some(tls) => spawn_local(accept_secure(connection, tls, stream, queue, place)),
+                    None => spawn_local(connection.run(Stream::Plain(stream), queue, place)),
+                };
+            },
+        ));
         Ok(())
     }
 

@@ -198,9 +198,14 @@ mod tests {
         let gate = Gate::new(2, 2, free());
         let (opened, mut accepted) = mpsc::unbounded_channel();
         let metrics = Metrics::new(1).shard(0);
-        tokio::spawn(accept(listener, gate.clone(), metrics, move |stream, _, place| {
-            let _ = opened.send((stream, place));
-        }));
+        tokio::spawn(accept(
+            listener,
+            gate.clone(),
+            metrics,
+            move |stream, _, place| {
+                let _ = opened.send((stream, place));
+            },
+        ));
         let mut peers = Vec::new();
         for _ in 0..3 {
             peers.push(TcpStream::connect(address).await.expect("connected"));

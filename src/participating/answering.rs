@@ -26,7 +26,7 @@ use crate::store::request::Refusal;
 use crate::uri::{Uri, equivalent};
 
 /// Seconds after which a sender may try again when we have too much to do.
-const RETRY_AFTER: &str = "2";
+const RETRY_AFTER: u64 = 2;
 /// Seconds after which there may be room in a recipient's queue again.
 const RETRY_AFTER_FULL: &str = "300";
 /// The warning of a message that is over a quota (cpm-facts §11).
@@ -70,6 +70,8 @@ impl Service {
             return;
         }
         tracing::debug!(%rejection, call_id = request.call_id().unwrap_or_default(), "refused");
+        let suppressed = self.suppressed(request, rejection, now);
+        let rejection = suppressed.as_ref().unwrap_or(rejection);
         let octets = self.rejection(request, rejection, self.sip.allowance(server));
         self.sip.respond(server, rejection.status, octets, now);
     }
@@ -115,7 +117,10 @@ impl Service {
         }
         match rejection.status {
             405 | 501 => reply = reply.header("Allow", ALLOW),
-            503 => reply = reply.header("Retry-After", RETRY_AFTER),
+            503 => {
+                let seconds = rejection.retry_after.unwrap_or(RETRY_AFTER);
+                reply = reply.header("Retry-After", &seconds.to_string());
+            }
             415 => {
                 let accept = match request.method() {
                     Method::Invite => "application/sdp, multipart/mixed, message/cpim",

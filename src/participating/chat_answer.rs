@@ -9,6 +9,7 @@ use crate::participating::leg::{Leg, Unacknowledged};
 use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::reason::Reason;
 use crate::participating::service::Service;
+use crate::participating::submission;
 use crate::participating::{callee, outgoing};
 use crate::sip::dialog::Dialog;
 use crate::sip::message::{Message, Method};
@@ -175,6 +176,9 @@ impl Service {
             .media
             .open_over(secure, media_use, remote, known_as, direction, tokens);
         let media = opened.ok_or(None)?;
+        let settings = &self.directory.settings(&chat.caller).settings;
+        let (most, wrapped) = submission::told_in_session(settings);
+        self.media.take_only(media, most, wrapped);
         match self.media.answer(media, &offer, now) {
             Ok(text) => Ok((media, text)),
             Err(refusal) => {

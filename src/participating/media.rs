@@ -127,6 +127,8 @@ pub(super) struct Description {
     plain: bool,
     accept: Vec<String>,
     wrapped: Vec<String>,
+    /// Octets of the largest message taken in this session, if it takes less than others.
+    most: Option<u64>,
     direction: Direction,
     number: u64,
     version: u64,
@@ -291,6 +293,7 @@ impl Media {
             description: Description {
                 accept: owned(&ACCEPT_TYPES),
                 wrapped: owned(&ACCEPT_WRAPPED),
+                most: None,
                 direction,
                 number,
                 version: number,
@@ -327,6 +330,17 @@ impl Media {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.description.accept = accept;
             entry.description.wrapped = wrapped;
+        }
+    }
+
+    /// Takes no larger messages in this session, and inside envelopes only these types, if any are named.
+    pub fn take_only(&mut self, id: MediaId, most: Option<u64>, wrapped: Vec<String>) {
+        let largest = self.settings.message;
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.description.most = most.map(|most| most.min(largest));
+            if !wrapped.is_empty() {
+                entry.description.wrapped = wrapped;
+            }
         }
     }
 
@@ -389,7 +403,7 @@ impl Media {
             remote: agreement.peer,
             accept_types: agreement.accept_types,
             incoming: IncomingLimits {
-                message: settings.message,
+                message: entry.description.most.unwrap_or(settings.message),
                 ..IncomingLimits::default()
             },
             outgoing: OutgoingLimits {
@@ -486,8 +500,8 @@ impl Media {
                     queue: ConnectionQueue::new(QueueLimits::default()),
                     sessions: BTreeSet::new(),
                     current: None,
-                last_stray: None,
-                strays: 0,
+                    last_stray: None,
+                    strays: 0,
                 });
             touched.insert(frame.connection);
             if state.queue.push(id, frame.octets).is_err() {
@@ -562,7 +576,7 @@ impl Entry {
             accept_types: &accept,
             accept_wrapped_types: &wrapped,
             direction: self.description.direction,
-            max_size: Some(most.message),
+            max_size: Some(self.description.most.unwrap_or(most.message)),
             fingerprint: most.fingerprint.as_deref(),
             cema: most.cema && !self.description.plain,
             session: self.description.number,

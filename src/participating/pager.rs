@@ -103,6 +103,11 @@ impl Service {
             return self.accepted(&request, server, None, now);
         }
         if !content.is_notification
+            && let Err(refused) = self.submit_message(&request, &author, now)
+        {
+            return self.reject(&request, server, &refused.rejection(), now);
+        }
+        if !content.is_notification
             && !self.is_admitted(&request, server, &content, (&author, &recipient), now)
         {
             return;

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Instant, Now};
-use crate::config::EffectiveSettings;
+use crate::config::{EffectiveSettings, Traffic};
 use crate::identity::Identity;
+use crate::limits::meters::Meters;
 use crate::limits::sources::Sources;
 use crate::metrics::ShardMetrics;
 use crate::msrp::event::InboundId;
@@ -135,6 +136,14 @@ pub struct Service {
     /// Who the users are and what they want.
     pub(crate) directory: Arc<Directory>,
     pub(crate) custody: Custody<Waiter>,
+    /// What the operator lets through.
+    pub(super) traffic: Traffic,
+    /// What all shards measure together.
+    pub(crate) meters: Arc<Meters>,
+    /// Users who may receive again and have not been offered what waits for them.
+    pub(super) reoffers: VecDeque<Identity>,
+    /// Errors that were not told, since it was logged last.
+    pub(super) suppressed: super::suppression::Suppressed,
     pub(super) users: HashMap<Identity, ServedUser, foldhash::fast::RandomState>,
     /// Users of this shard for whom messages wait in the store while no machine exists.
     pub(super) waiting: HashSet<Identity, foldhash::fast::RandomState>,
@@ -213,6 +222,10 @@ pub struct Parts {
     pub directory: Arc<Directory>,
     /// Its way into the store.
     pub custody: Custody<Waiter>,
+    /// What the operator lets through.
+    pub traffic: Traffic,
+    /// What all shards measure together.
+    pub meters: Arc<Meters>,
     /// Users for whom messages wait.
     pub waiting: Vec<Identity>,
     /// What was accepted just before a restart: duplicate key and place.
@@ -238,6 +251,10 @@ impl Service {
             registrar: parts.registrar,
             directory: parts.directory,
             custody: parts.custody,
+            traffic: parts.traffic,
+            meters: parts.meters,
+            reoffers: VecDeque::new(),
+            suppressed: super::suppression::Suppressed::default(),
             users: HashMap::default(),
             waiting: parts.waiting.into_iter().collect(),
             pagers: HashMap::default(),

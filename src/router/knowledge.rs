@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::dialog_end::{DialogEnd, RouteKey};
 use crate::identity::{Identity, shard_of};
+use crate::limits::meters::Meters;
 use crate::limits::sources::Sources;
 use crate::participating::callee;
 use crate::participating::outgoing::FUNCTION;
@@ -28,6 +29,8 @@ pub struct Knowledge {
     pub own: Arc<[(String, u16)]>,
     /// What our Record-Route values are written with.
     pub route_key: RouteKey,
+    /// Who may send how much.
+    pub meters: Arc<Meters>,
     /// Shards in this process.
     pub shards: u16,
     /// How busy and how harmful each source is.

@@ -10,6 +10,7 @@ use super::listeners::Addresses;
 use super::settings::Guards;
 use crate::clock;
 use crate::config::{Authentication, Config};
+use crate::limits::meters::Meters;
 use crate::registrar::Directory;
 use crate::router::{Knowledge, RouteKey};
 use crate::sip::digest::{Digest, DigestSettings};
@@ -52,6 +53,7 @@ pub(super) fn gather(
             secret,
             run: Tokens::from_os().number() as u32,
         },
+        meters: Arc::new(Meters::new(config)),
         shards,
         sources: Arc::clone(&limits.sources),
     })

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock::{Instant, Now, UnixMillis};
-use crate::config::{Config, MsrpOffer};
+use crate::config::{Config, MsrpOffer, TrafficOverrides};
 use crate::participating::arrival::Lifetimes;
 use crate::participating::census::Census;
 use crate::participating::custody::Custody;
@@ -59,6 +59,8 @@ impl Core {
             registrar,
             directory: Arc::clone(&context.knowledge.directory),
             custody: custody(&context, now.wall),
+            traffic: TrafficOverrides::of(&context.documents).over(&config.traffic),
+            meters: Arc::clone(&context.knowledge.meters),
             waiting: context.waiting.clone(),
             recent: context
                 .duplicate_keys

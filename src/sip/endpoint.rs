@@ -161,7 +161,8 @@ impl<U: Clone> Endpoint<U> {
         | RequestOutcome::Merged(server)
         | RequestOutcome::CancelOf { cancel: server, .. } = outcome
         {
-            self.transactions.limit(server, allowance(&flow, request, came));
+            self.transactions
+                .limit(server, allowance(&flow, request, came));
         }
         self.collect(now);
         outcome

@@ -30,7 +30,12 @@ fn the_fifth_wrong_password_locks_the_user_out_there_and_nowhere_else() {
             stage.observe(told, "it says when to try again")?;
         }
         let answer = mallory.logs_in("bob", "bob-secret")?;
-        expect(stage, answer.status(), 200, "another user at the same address")?;
+        expect(
+            stage,
+            answer.status(),
+            200,
+            "another user at the same address",
+        )?;
         let answer = alice.logs_in("alice", "alice-secret")?;
         expect(stage, answer.status(), 200, "the user elsewhere")
     });
@@ -115,24 +120,57 @@ fn credentials_that_prove_nothing_are_refused() {
             ("qop missing", without("qop")),
             ("count missing", without("nc")),
             ("cnonce missing", without("cnonce")),
-            ("an empty response", with(&|it| it.response = Some(String::new()))),
-            ("a short response", with(&|it| it.response = Some("0".to_owned()))),
+            (
+                "an empty response",
+                with(&|it| it.response = Some(String::new())),
+            ),
+            (
+                "a short response",
+                with(&|it| it.response = Some("0".to_owned())),
+            ),
             ("zeroes", with(&|it| it.response = Some("0".repeat(32)))),
-            ("algorithm none", with(&|it| it.algorithm = "none".to_owned())),
-            ("an empty algorithm", with(&|it| it.algorithm = "\"\"".to_owned())),
+            (
+                "algorithm none",
+                with(&|it| it.algorithm = "none".to_owned()),
+            ),
+            (
+                "an empty algorithm",
+                with(&|it| it.algorithm = "\"\"".to_owned()),
+            ),
             ("MD5-sess", with(&|it| it.algorithm = "MD5-sess".to_owned())),
-            ("a nonce of one's own", with(&|it| it.nonce = "AAAA".repeat(8))),
+            (
+                "a nonce of one's own",
+                with(&|it| it.nonce = "AAAA".repeat(8)),
+            ),
             ("an empty nonce", with(&|it| it.nonce.clear())),
-            ("another method", with(&|it| it.method = "MESSAGE".to_owned())),
-            ("another user's URI", with(&|it| it.uri = "sip:bob@im.test".to_owned())),
-            ("another domain", with(&|it| it.uri = "sip:elsewhere.test".to_owned())),
+            (
+                "another method",
+                with(&|it| it.method = "MESSAGE".to_owned()),
+            ),
+            (
+                "another user's URI",
+                with(&|it| it.uri = "sip:bob@im.test".to_owned()),
+            ),
+            (
+                "another domain",
+                with(&|it| it.uri = "sip:elsewhere.test".to_owned()),
+            ),
             ("an empty password", with(&|it| it.password.clear())),
-            ("count zero and wrong", with(&|it| {
-                it.count = "00000000".to_owned();
-                it.password = "guess".to_owned();
-            })),
-            ("a count that is none", with(&|it| it.count = "banana".to_owned())),
-            ("another scheme", "Authorization: Basic YWxpY2U6YWxpY2Utc2VjcmV0\r\n".to_owned()),
+            (
+                "count zero and wrong",
+                with(&|it| {
+                    it.count = "00000000".to_owned();
+                    it.password = "guess".to_owned();
+                }),
+            ),
+            (
+                "a count that is none",
+                with(&|it| it.count = "banana".to_owned()),
+            ),
+            (
+                "another scheme",
+                "Authorization: Basic YWxpY2U6YWxpY2Utc2VjcmV0\r\n".to_owned(),
+            ),
             ("a bare word", "Authorization: Digest\r\n".to_owned()),
         ];
         for (what, line) in lies {
@@ -158,7 +196,9 @@ fn credentials_that_were_heard_are_worth_nothing() {
         for thief in [&alice, &mallory] {
             let answer = thief.asks(&thief.register("alice", &line))?;
             expect(stage, answer.status(), 401, "the same once more")?;
-            let stale = answer.header_or_empty("WWW-Authenticate").contains("stale=true");
+            let stale = answer
+                .header_or_empty("WWW-Authenticate")
+                .contains("stale=true");
             stage.observe(stale, "it is stale")?;
         }
         // Right for a REGISTER of Alice, so for nothing of Bob's.
@@ -166,6 +206,11 @@ fn credentials_that_were_heard_are_worth_nothing() {
         credentials.count = "00000002".to_owned();
         let request = mallory.register("bob", &credentials.line());
         let answer = mallory.asks(&request)?;
-        expect(stage, answer.status(), 403, "another user's address of record")
+        expect(
+            stage,
+            answer.status(),
+            403,
+            "another user's address of record",
+        )
     });
 }

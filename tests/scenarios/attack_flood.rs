@@ -42,7 +42,10 @@ fn a_flood_from_one_source_leaves_the_others_served() {
             bob.expect_text(&text)?;
         }
         let dropped = metric(stage, "restante_source_refused_total{reason=\"rate\"}")?;
-        stage.observe(dropped > 2_000, &format!("{dropped} datagrams were dropped"))
+        stage.observe(
+            dropped > 2_000,
+            &format!("{dropped} datagrams were dropped"),
+        )
     });
 }
 
@@ -134,6 +137,9 @@ fn operator(stage: &Stage, command: &[&str]) -> Result<String, Failure> {
         .output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let error = String::from_utf8_lossy(&output.stderr);
-    stage.observe(output.status.success(), &format!("{command:?}: {said}{error}"))?;
+    stage.observe(
+        output.status.success(),
+        &format!("{command:?}: {said}{error}"),
+    )?;
     Ok(said)
 }

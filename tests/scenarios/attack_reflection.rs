@@ -71,8 +71,14 @@ fn no_answer_to_somebody_unknown_is_worth_forging_an_address() {
             requests.push((name.to_owned(), request));
         };
         lines("an extension", "Proxy-Require: a, b, c\r\n");
-        lines("malformed credentials", "Proxy-Authorization: Digest realm=\"im.test\"\r\n");
-        lines("ten hops behind it", &"v:SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKx\r\n".repeat(10));
+        lines(
+            "malformed credentials",
+            "Proxy-Authorization: Digest realm=\"im.test\"\r\n",
+        );
+        lines(
+            "ten hops behind it",
+            &"v:SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKx\r\n".repeat(10),
+        );
         for (what, request) in requests {
             expect_little(stage, &what, request.as_bytes(), 1)?;
         }
@@ -107,7 +113,10 @@ fn repeating_a_request_does_not_multiply_what_comes_back() {
             let sent = long.len() + 20 * short.len();
             stage.observe(!heard.is_empty(), "it is answered at all")?;
             let little = 2 * sum <= 3 * sent;
-            stage.observe(little, &format!("{method}: {sum} octets of answers to {sent}"))?;
+            stage.observe(
+                little,
+                &format!("{method}: {sum} octets of answers to {sent}"),
+            )?;
         }
         Ok(())
     });
@@ -117,8 +126,12 @@ fn repeating_a_request_does_not_multiply_what_comes_back() {
 fn an_ordinary_request_gets_both_challenges_and_a_short_one_a_challenge_all_the_same() {
     on_stage(&Configuration::digest(), 1, |stage| {
         let client = Attacker::at(stage, VICTIM)?;
-        let contact = format!("Contact: <sip:alice@{}>\r\nExpires: 3600\r\n", client.address());
-        let ordinary = format!("{contact}User-Agent: a phone/1.0\r\nAllow: INVITE, MESSAGE, BYE\r\n");
+        let contact = format!(
+            "Contact: <sip:alice@{}>\r\nExpires: 3600\r\n",
+            client.address()
+        );
+        let ordinary =
+            format!("{contact}User-Agent: a phone/1.0\r\nAllow: INVITE, MESSAGE, BYE\r\n");
         let answer = client.asks(&client.register("alice", &ordinary))?;
         let challenges = answer.headers("WWW-Authenticate").count();
         stage.observe(challenges == 2, &format!("{challenges} challenges"))?;
@@ -149,9 +162,16 @@ fn a_source_gets_only_so_many_answers_before_it_has_proved_anything() {
 #[test]
 fn a_maddr_sends_answers_to_nobody_else() {
     on_stage(&Configuration::digest(), 1, |stage| {
-        let (mallory, victim) = (Attacker::at(stage, "127.0.0.2")?, Attacker::at(stage, VICTIM)?);
+        let (mallory, victim) = (
+            Attacker::at(stage, "127.0.0.2")?,
+            Attacker::at(stage, VICTIM)?,
+        );
         let via = format!("{};branch=", mallory.address());
-        let forged = format!("{};maddr={};branch=", mallory.address(), victim.address().ip());
+        let forged = format!(
+            "{};maddr={};branch=",
+            mallory.address(),
+            victim.address().ip()
+        );
         let request = mallory.register("alice", "").replacen(&via, &forged, 1);
         let request = request.replace(
             &format!("UDP {}", mallory.address().ip()),

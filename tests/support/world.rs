@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::Config;
+use restante::limits::meters::Meters;
 use restante::limits::sources::Sources;
 use restante::msrp::reader::FrameReader;
 use restante::net::ConnectionId;
@@ -197,6 +198,7 @@ impl World {
                 secret: [7; 32],
                 run: 1,
             },
+            meters: Arc::new(Meters::new(&config)),
             shards,
             sources: Arc::new(Sources::without_limits()),
         };

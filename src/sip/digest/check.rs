@@ -14,7 +14,9 @@ use crate::identity::Identity;
 use crate::limits::logins::{Lockout, Logins, SourceTag};
 use crate::limits::source::Source;
 use crate::sip::digest::credentials::{Algorithm, Credentials, parameters};
-use crate::sip::digest::nonce::{NonceId, NonceMaker, UsedCounts, constant_time_eq, from_hex, to_hex};
+use crate::sip::digest::nonce::{
+    NonceId, NonceMaker, UsedCounts, constant_time_eq, from_hex, to_hex,
+};
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::rejection::Rejection;
 use crate::token::Tokens;
@@ -507,7 +509,8 @@ mod tests {
             sha256: true,
         });
         assert_eq!(
-            one.challenges(false, HERE, NOW.wall, &mut Tokens::from_seed(1)).len(),
+            one.challenges(false, HERE, NOW.wall, &mut Tokens::from_seed(1))
+                .len(),
             1
         );
     }

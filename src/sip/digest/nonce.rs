@@ -276,7 +276,11 @@ mod tests {
         let nonce = maker().make(HERE, NOW, &mut Tokens::from_seed(1));
         for at in 0..nonce.len() {
             let mut changed = nonce.clone();
-            let other = if nonce[at..].starts_with('A') { "B" } else { "A" };
+            let other = if nonce[at..].starts_with('A') {
+                "B"
+            } else {
+                "A"
+            };
             changed.replace_range(at..=at, other);
             assert!(maker().recognise(&changed, NOW).is_none(), "{at}");
         }

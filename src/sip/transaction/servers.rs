@@ -298,13 +298,14 @@ impl Server {
             return;
         };
         let (flow, octets) = (self.flow, octets.clone());
-        out.events.push_back(if self.allowance == Allowance::Unbounded {
-            TransactionEvent::Transmit { flow, octets }
-        } else if self.allowance.spend(octets.len()) {
-            TransactionEvent::Answer { flow, octets }
-        } else {
-            TransactionEvent::Withheld
-        });
+        out.events
+            .push_back(if self.allowance == Allowance::Unbounded {
+                TransactionEvent::Transmit { flow, octets }
+            } else if self.allowance.spend(octets.len()) {
+                TransactionEvent::Answer { flow, octets }
+            } else {
+                TransactionEvent::Withheld
+            });
     }
 
     fn send_trying(&mut self, out: &mut Outbox<'_>) {

@@ -101,13 +101,20 @@ impl<D: Deliver> TcpTransport<D> {
         let shared = Rc::clone(&self.shared);
         let gate = shared.gate.clone();
         let metrics = Arc::clone(&shared.metrics);
-        spawn_local(accept(socket, gate, metrics, move |stream, address, place| {
-            let remote = Remote { listener, address };
-            let (writer, queue) = writer(ConnectionId::next(shared.shard), shared.settings.queue);
-            shared.registry.add(remote, writer.clone());
-            let connection = Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
-            spawn_local(connection.run(stream, queue, place));
-        }));
+        spawn_local(accept(
+            socket,
+            gate,
+            metrics,
+            move |stream, address, place| {
+                let remote = Remote { listener, address };
+                let (writer, queue) =
+                    writer(ConnectionId::next(shared.shard), shared.settings.queue);
+                shared.registry.add(remote, writer.clone());
+                let connection =
+                    Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
+                spawn_local(connection.run(stream, queue, place));
+            },
+        ));
         Ok(())
     }
 

@@ -43,6 +43,11 @@ impl Gauge {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// So many now.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// How many right now.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -154,6 +159,12 @@ impl Metrics {
         }
     }
 
+    /// Shards that refuse new work.
+    pub fn overloaded_shards(&self) -> u64 {
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.overloaded.value()).sum()
+    }
+
     /// What `shard` counts into.
     ///
     /// # Panics
@@ -246,6 +257,18 @@ metrics! {
         "Kept messages that left undelivered.";
     receipts_dropped: Counter, "restante_receipts_dropped_total", "",
         "Receipts not kept because their author's queue was full even for receipts.";
+    refused_delay: Counter, "restante_sip_refused_total", r#"reason="delay""#,
+        "New requests answered 503 unseen because their shard was behind.";
+    refused_memory: Counter, "restante_sip_refused_total", r#"reason="memory""#,
+        "New requests answered 503 unseen because limits.memory was nearly used up.";
+    ignored: Counter, "restante_sip_ignored_total", "",
+        "New requests by datagram that waited so long that their senders repeat them, dropped unseen.";
+    overloaded: Gauge, "restante_overloaded_shards", "",
+        "Shards that refuse new work.";
+    waiting: Gauge, "restante_waiting_room_entries", "",
+        "SIP messages of peers that wait for their shard.";
+    queue_delay: Gauge, "restante_queue_delay_microseconds", "",
+        "How long the SIP message taken last had waited for its shard, all shards added up.";
     refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,
         "Requests answered 503 because the transaction table was full.";
     refused_locked_out: Counter, "restante_sip_refused_total", r#"reason="locked-out""#,

@@ -106,6 +106,9 @@ impl Router {
             service.metrics.refused_peer.count();
             return service.reject_stateless(&request, came, flow, &NOT_AUTHORISED);
         }
+        if service.turns_away(&request, came, flow, now) {
+            return;
+        }
         let request = self.loosely_routed(request);
         match service.receive(&request, came, flow, now) {
             RequestOutcome::New(server) => self.serve(service, request, server, flow, now),

@@ -70,6 +70,7 @@ impl Bench {
             addresses: Arc::new(addresses),
             knowledge,
             metrics: Arc::default(),
+            memory: restante::limits::memory::Account::detached(),
             bindings: Vec::new(),
             duplicate_keys: Vec::new(),
             waiting: Vec::new(),

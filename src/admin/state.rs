@@ -13,6 +13,7 @@ use crate::clock::{self, Now};
 use crate::config::Config;
 use crate::identity::{Identity, shard_of};
 use crate::limits::logins::Logins;
+use crate::limits::memory::Ledger;
 use crate::limits::meters::Meters;
 use crate::limits::sources::Sources;
 use crate::metrics::Metrics;
@@ -44,6 +45,8 @@ pub struct Parts {
     pub store: StoreWatch,
     /// What the shards count.
     pub metrics: Arc<Metrics>,
+    /// What memory they use.
+    pub memory: Arc<Ledger>,
     /// The accounts.
     pub accounts: AccountBook,
     /// Who is banned.

@@ -4,7 +4,9 @@
 //! says, and who has none is judged as strictly as the busiest.
 
 pub mod ledger;
+pub mod load;
 pub mod logins;
+pub mod memory;
 pub mod meters;
 pub mod network;
 pub mod peers;

@@ -17,6 +17,7 @@ use super::connection::Connection;
 use super::frame::FrameEvent;
 use super::reader;
 use crate::clock::Instant;
+use crate::limits::memory::Account;
 use crate::limits::source::Way;
 use crate::limits::sources::Offence;
 use crate::metrics::ShardMetrics;
@@ -99,6 +100,8 @@ pub struct Shared<D> {
     pub shard: u16,
     /// How many shards there are.
     pub shards: u16,
+    /// Where the memory in use is written down.
+    pub memory: Account,
     /// Bounds.
     pub settings: Settings,
     /// The connections of all shards.
@@ -152,7 +155,7 @@ impl<D: Deliver> MsrpTransport<D> {
             metrics,
             move |stream, remote, place| {
                 let id = ConnectionId::next(shared.shard);
-                let (writer, queue) = writer(id, shared.settings.queue);
+                let (writer, queue) = writer(id, shared.settings.queue, &shared.memory);
                 let key = Key {
                     remote,
                     secure: secure.then_some(id),
@@ -182,7 +185,7 @@ impl<D: Deliver> MsrpTransport<D> {
         let mut opening = None;
         let found = shared.registry.find_or_open(key, shared.shard, || {
             let place = shared.gate.try_enter()?;
-            let (writer, queue) = writer(id, shared.settings.queue);
+            let (writer, queue) = writer(id, shared.settings.queue, &shared.memory);
             opening = Some((queue, place));
             Some(writer)
         });

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::identity::Identity;
+use crate::limits::load::retry_after;
 use crate::limits::reflection::Allowance;
 use crate::msrp::negotiation::SdpRefusal;
 use crate::participating::callee;
@@ -25,8 +26,6 @@ use crate::sip::warning as warning_text;
 use crate::store::request::Refusal;
 use crate::uri::{Uri, equivalent};
 
-/// Seconds after which a sender may try again when we have too much to do.
-const RETRY_AFTER: u64 = 2;
 /// Seconds after which there may be room in a recipient's queue again.
 const RETRY_AFTER_FULL: &str = "300";
 /// The warning of a message that is over a quota (cpm-facts §11).
@@ -72,7 +71,8 @@ impl Service {
         tracing::debug!(%rejection, call_id = request.call_id().unwrap_or_default(), "refused");
         let suppressed = self.suppressed(request, rejection, now);
         let rejection = suppressed.as_ref().unwrap_or(rejection);
-        let octets = self.rejection(request, rejection, self.sip.allowance(server));
+        let allowance = self.sip.allowance(server);
+        let octets = self.rejection(request, rejection, None, allowance);
         self.sip.respond(server, rejection.status, octets, now);
     }
 
@@ -89,8 +89,10 @@ impl Service {
             return;
         }
         let to = reply_flow::reply_flow(&via, flow);
+        // RFC 3261 §8.2.7: repeated, the request gets the same tag.
+        let tag = self.sip.stateless_tag(request);
         let allowance = endpoint::allowance(&flow, request, came);
-        let octets = self.rejection(request, rejection, allowance);
+        let octets = self.rejection(request, rejection, Some(&tag), allowance);
         self.sip.answer_stateless(allowance, octets, to);
     }
 
@@ -99,17 +101,24 @@ impl Service {
         &mut self,
         request: &Message,
         rejection: &Rejection,
+        tag: Option<&str>,
         allowance: Allowance,
     ) -> Bytes {
-        let octets = self.whole_rejection(request, rejection);
-        match allowance.fits(octets.len()) {
-            true => octets,
-            false => reply::terse(request, rejection.status, &self.tokens.token(), None),
+        let octets = self.whole_rejection(request, rejection, tag);
+        if allowance.fits(octets.len()) {
+            return octets;
         }
+        let own = self.tokens.token();
+        reply::terse(request, rejection.status, tag.unwrap_or(&own), None)
     }
 
-    fn whole_rejection(&mut self, request: &Message, rejection: &Rejection) -> Bytes {
-        let mut reply = self.reply(request, rejection.status, rejection.reason, None);
+    fn whole_rejection(
+        &mut self,
+        request: &Message,
+        rejection: &Rejection,
+        tag: Option<&str>,
+    ) -> Bytes {
+        let mut reply = self.reply(request, rejection.status, rejection.reason, tag);
         // A 403 without a warning makes some clients register again at once (cpm-facts §11).
         let default = (rejection.status == 403).then_some(warning_text::NOT_AUTHORISED);
         if let Some(text) = rejection.warning.or(default) {
@@ -118,7 +127,8 @@ impl Service {
         match rejection.status {
             405 | 501 => reply = reply.header("Allow", ALLOW),
             503 => {
-                let seconds = rejection.retry_after.unwrap_or(RETRY_AFTER);
+                let seconds = rejection.retry_after;
+                let seconds = seconds.unwrap_or_else(|| retry_after(self.tokens.number()));
                 reply = reply.header("Retry-After", &seconds.to_string());
             }
             415 => {

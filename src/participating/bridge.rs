@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::cpim::{self, CpimError, Envelope};
+use crate::limits::memory::Room;
 use crate::msrp::event::{EndReason, InboundId, OutboundId, SessionEvent};
 use crate::msrp::frame::FailureReport;
 use crate::msrp::outgoing::OutboundMessage;
@@ -230,7 +231,10 @@ impl Service {
         let Some(transit) = chat.transits.get_mut(&(side, message)) else {
             return;
         };
-        let requests = transit.write(offset, octets.clone(), || custody.new_spool());
+        let mut requests = transit.write(offset, octets.clone(), || custody.new_spool());
+        if self.load.room() != Room::Ample && !transit.discarded {
+            requests.extend(transit.spool.spill(|| custody.new_spool()));
+        }
         for request in requests {
             custody.tell(request);
         }

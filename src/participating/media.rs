@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::{Instant, Now};
+use crate::limits::memory::Room;
 use crate::msrp::connection_queue::{ConnectionQueue, QueueLimits};
 use crate::msrp::event::SessionEvent;
 use crate::msrp::fingerprint::Fingerprint;
@@ -165,6 +166,8 @@ pub struct Media {
     pub(super) actions: VecDeque<MediaAction>,
     /// Sessions that may have frames to write or events to tell.
     pub(super) stirred: BTreeSet<MediaId>,
+    /// Bounds of each connection.
+    pub(super) limits: QueueLimits,
 }
 
 impl Media {
@@ -183,12 +186,33 @@ impl Media {
             events: VecDeque::new(),
             actions: VecDeque::new(),
             stirred: BTreeSet::new(),
+            limits: QueueLimits::default(),
         }
     }
 
     /// How many sessions there are.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// There is so much room in memory.
+    pub fn set_room(&mut self, room: Room) {
+        let limits = QueueLimits::with(room);
+        if self.limits == limits {
+            return;
+        }
+        self.limits = limits;
+        for connection in self.connections.values_mut() {
+            connection.queue.set_limits(limits);
+        }
+    }
+
+    /// Octets that wait for all connections.
+    pub fn waiting(&self) -> usize {
+        let connections = self.connections.values();
+        connections
+            .map(|connection| connection.queue.waiting())
+            .sum()
     }
 
     /// How many connections carry them.
@@ -497,7 +521,7 @@ impl Media {
                 .connections
                 .entry(frame.connection)
                 .or_insert_with(|| Connection {
-                    queue: ConnectionQueue::new(QueueLimits::default()),
+                    queue: ConnectionQueue::new(self.limits),
                     sessions: BTreeSet::new(),
                     current: None,
                     last_stray: None,

@@ -6,6 +6,7 @@
 use crate::clock::Now;
 use crate::config::CopyTo;
 use crate::identity::Identity;
+use crate::limits::memory::{Held, Kind};
 use crate::participating::admission::{Admission, UNAVAILABLE};
 use crate::participating::arrival::{self, Content, ConversationHeaders};
 use crate::participating::contacts::Target;
@@ -21,7 +22,7 @@ use crate::sip::message::Message;
 use crate::sip::proxy::unsupported_requirements;
 use crate::sip::rejection::Rejection;
 use crate::sip::splice::Edit;
-use crate::sip::transaction::table::{Kind, ServerId};
+use crate::sip::transaction::table::{Kind as TransactionKind, ServerId};
 use crate::sip::transport::flow::Flow;
 use crate::sip::warning;
 use crate::store::request::{Body, DeferredMessage, Refusal, Seq, Settlement, StoreRequest};
@@ -48,6 +49,8 @@ pub struct Pager {
     taken: Vec<u64>,
     answers: DeviceAnswers,
     keeping: Keeping,
+    /// What its octets take of memory.
+    _held: Held,
 }
 
 impl Pager {
@@ -123,6 +126,7 @@ impl Service {
         self.expect_receipts_of(&request, &content, &author, &recipient, now);
         let id = PagerId(self.next_number());
         let pager = Pager {
+            _held: self.memory.hold(Kind::Work, request.bytes().len()),
             request,
             server,
             author,
@@ -323,9 +327,14 @@ impl Service {
                 false => to_device(&pager.request, &pager.author, target, &via.value),
             };
             let usage = Usage::Pager(id, target.device);
-            let sent = self
-                .sip
-                .send(Kind::NonInvite, via, octets, target.flow, usage, now);
+            let sent = self.sip.send(
+                TransactionKind::NonInvite,
+                via,
+                octets,
+                target.flow,
+                usage,
+                now,
+            );
             let Some(pager) = self.pagers.get_mut(&id) else {
                 return;
             };

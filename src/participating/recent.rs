@@ -35,6 +35,16 @@ impl RecentlyAccepted {
         }
     }
 
+    /// How many are remembered.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
     /// The message with this key, if it was accepted a moment ago.
     pub fn find(&self, key: u128) -> Option<Seq> {
         self.seqs.get(&key).copied()

@@ -11,6 +11,8 @@ use std::time::Duration;
 use crate::clock::{Instant, Now};
 use crate::config::{EffectiveSettings, Traffic};
 use crate::identity::Identity;
+use crate::limits::load::Load;
+use crate::limits::memory::Account;
 use crate::limits::meters::Meters;
 use crate::limits::sources::Sources;
 use crate::metrics::ShardMetrics;
@@ -73,6 +75,8 @@ pub struct Settings {
     pub most_under_way: usize,
     /// Messages whose receipts are kept track of.
     pub most_receipts: usize,
+    /// How long work may wait before new work is refused.
+    pub queue_delay: Duration,
 }
 
 /// Which of our doings a SIP answer belongs to.
@@ -129,6 +133,12 @@ pub struct Service {
     pub(crate) metrics: Arc<ShardMetrics>,
     /// How much each source gets.
     pub(crate) sources: Arc<Sources>,
+    /// Where the memory in use is written down.
+    pub(crate) memory: Account,
+    pub(super) footprint: super::footprint::Footprint,
+    /// How far this shard keeps up.
+    pub load: Load,
+    pub(super) overload: super::overload::Overload,
     pub(crate) tokens: Tokens,
     pub(crate) sip: Endpoint<Usage>,
     pub(crate) media: Media,
@@ -210,6 +220,8 @@ pub struct Parts {
     pub metrics: Arc<ShardMetrics>,
     /// How much each source gets.
     pub sources: Arc<Sources>,
+    /// Where it writes down what memory it uses.
+    pub memory: Account,
     /// Randomness.
     pub tokens: Tokens,
     /// Its SIP user agent core.
@@ -239,12 +251,16 @@ impl Service {
         for (key, seq) in parts.recent {
             recent.add(key, seq, now);
         }
-        let most = parts.settings.most_receipts;
+        let (most, queue_delay) = (parts.settings.most_receipts, parts.settings.queue_delay);
         let (receipts, hidden) = (ReceiptDesk::new(most), HiddenAuthors::new(most));
         Self {
             settings: parts.settings,
             metrics: parts.metrics,
             sources: parts.sources,
+            footprint: super::footprint::Footprint::new(&parts.memory),
+            memory: parts.memory,
+            load: Load::new(queue_delay),
+            overload: super::overload::Overload::default(),
             tokens: parts.tokens,
             sip: parts.sip,
             media: parts.media,

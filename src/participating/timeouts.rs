@@ -88,6 +88,7 @@ impl Service {
         self.handle_leg_timeouts(now);
         self.handle_provisional_timeouts(now);
         self.handle_relay_timeouts(now);
+        self.weigh_sessions();
         self.offer_again(now);
     }
 
@@ -112,6 +113,7 @@ impl Service {
             return;
         }
         self.next_expiry = now.instant + EXPIRY_INTERVAL;
+        self.tell_of_overload(now);
         self.forget_expired(now);
         self.tell_again(now);
         self.handle_line_timeouts(now);

@@ -16,6 +16,7 @@ use super::operator_desk::Desk;
 use super::port::Input;
 use super::store_queue::StoreGate;
 use super::thread::{self, Common, Own, SipSocket};
+use crate::limits::memory::{Account, Ledger};
 use crate::limits::sources::Sources;
 use crate::metrics::Metrics;
 use crate::msrp::listener as msrp;
@@ -95,6 +96,7 @@ impl Shards {
         inboxes: Inboxes,
         supplies: Vec<Supplies<G>>,
         metrics: &Metrics,
+        memory: &Arc<Ledger>,
         core: impl Fn(u16) -> C + Send + Sync + 'static,
     ) -> io::Result<Self>
     where
@@ -140,6 +142,7 @@ impl Shards {
                 msrp: supplies.msrp,
                 store: supplies.store,
                 metrics: metrics.shard(shard),
+                memory: Account::of_shard(memory, shard),
             };
             let core = Arc::clone(&core);
             let (thread, outcome) = thread::start(common.clone(), own, move || core(shard))?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::clock::{Instant, Now, UnixMillis};
 use crate::config::{Config, MsrpOffer, TrafficOverrides};
+use crate::limits::load::Load;
 use crate::participating::arrival::Lifetimes;
 use crate::participating::census::Census;
 use crate::participating::custody::Custody;
@@ -54,6 +55,7 @@ impl Core {
             settings: settings(&context),
             metrics: Arc::clone(&context.metrics),
             sources: Arc::clone(&context.knowledge.sources),
+            memory: context.memory.clone(),
             sip: endpoint(&context),
             media: media(&context),
             registrar,
@@ -189,6 +191,14 @@ impl ShardCore for Core {
         self.collect();
     }
 
+    fn load(&mut self) -> &mut Load {
+        &mut self.service.load
+    }
+
+    fn account(&mut self) {
+        self.service.account();
+    }
+
     fn owner_of(&self, message: &Message) -> u16 {
         self.router.knowledge().owner_of(message)
     }
@@ -244,6 +254,7 @@ fn settings(context: &CoreContext) -> Settings {
         switch_over: config.deferral.switchover_size.get(),
         most_under_way: config.limits.sessions as usize,
         most_receipts: config.limits.receipts as usize,
+        queue_delay: config.limits.queue_delay.duration(),
     }
 }
 

@@ -252,6 +252,7 @@ impl World {
                     addresses: Arc::clone(&self.addresses),
                     knowledge: self.knowledge.clone(),
                     metrics: Arc::default(),
+                    memory: restante::limits::memory::Account::detached(),
                     bindings: found.bindings,
                     documents: found.documents,
                     duplicate_keys: found.duplicate_keys,

@@ -20,7 +20,7 @@ mod output;
 pub use client::{OperateError, Target};
 use operate::{
     AccountCommand, BansCommand, BindingsCommand, Group, HealthArguments, MessagesCommand,
-    SessionsCommand, Single,
+    SessionsCommand, Single, TrafficCommand,
 };
 
 const EXIT_CODES: &str = "\
@@ -75,6 +75,8 @@ pub enum Command {
     Sessions(Group<SessionsCommand>),
     /// Banned addresses and users locked out: list, remove, unlock.
     Bans(Group<BansCommand>),
+    /// What is let through: show, set, and what a user has sent.
+    Traffic(Group<TrafficCommand>),
     /// List users with a binding or waiting messages.
     Users(Single),
     /// Show version, uptime, shards and messages in custody; with --json the configuration too.
@@ -99,6 +101,7 @@ impl Command {
             Self::Messages(group) => group.run(out),
             Self::Sessions(group) => group.run(out),
             Self::Bans(group) => group.run(out),
+            Self::Traffic(group) => group.run(out),
             Self::Users(single) => single.users(out),
             Self::Status(single) => single.status(out),
             Self::Drain(single) => single.drain(out),

@@ -12,6 +12,7 @@ use crate::identity::Identity;
 use crate::limits::logins::Lockout;
 use crate::limits::peers::Barred;
 use crate::limits::sources::Offence;
+use crate::metrics::ShardMetrics;
 use crate::msrp::sdp::SessionDescription;
 use crate::participating::admission::{Admission, UNAVAILABLE};
 use crate::participating::answering::Asked;
@@ -111,7 +112,10 @@ impl Router {
         }
         let request = self.loosely_routed(request);
         match service.receive(&request, came, flow, now) {
-            RequestOutcome::New(server) => self.serve(service, request, server, flow, now),
+            RequestOutcome::New(server) => {
+                count_request(&service.metrics, request.method());
+                self.serve(service, request, server, flow, now);
+            }
             // RFC 3261 §16.3: to a proxy a merged request is one like any other.
             RequestOutcome::Merged(server) if !self.may_end_here(&request) => {
                 self.serve(service, request, server, flow, now);
@@ -619,6 +623,21 @@ enum Proof {
     Of(Identity),
     /// The request has been answered.
     Answered,
+}
+
+fn count_request(metrics: &ShardMetrics, method: Method) {
+    let counter = match method {
+        Method::Register => &metrics.requests_register,
+        Method::Message => &metrics.requests_message,
+        Method::Invite => &metrics.requests_invite,
+        Method::Bye => &metrics.requests_bye,
+        Method::Options => &metrics.requests_options,
+        Method::Publish => &metrics.requests_publish,
+        Method::Subscribe => &metrics.requests_subscribe,
+        Method::Notify => &metrics.requests_notify,
+        _ => &metrics.requests_other,
+    };
+    counter.count();
 }
 
 /// The domains that the sender of a request says he is of, each once. A telephone number names none.

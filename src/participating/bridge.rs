@@ -140,6 +140,7 @@ impl Service {
         success_report: bool,
         now: Now,
     ) {
+        self.metrics.received_session.count();
         let is_short = total.is_none_or(|total| total <= HEAD as u64);
         let is_unread = is_short && arrival::may_be_receipt(&content_type);
         let deadline = now.instant + self.settings.custody_after;
@@ -450,6 +451,7 @@ impl Service {
         let Some((from, inbound)) = self.source_of(id, side, out) else {
             return;
         };
+        self.metrics.passed_session.count();
         let Some(transit) = self.transit(id, from, inbound) else {
             return;
         };

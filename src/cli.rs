@@ -20,8 +20,8 @@ mod store;
 
 pub use client::{OperateError, Target};
 use operate::{
-    AccountCommand, BindingsCommand, Group, HealthArguments, MessagesCommand, SessionsCommand,
-    Single, TrafficCommand,
+    AccountCommand, BansCommand, BindingsCommand, Group, HealthArguments, MessagesCommand,
+    SessionsCommand, Single, TrafficCommand,
 };
 use store::{BackupArguments, ExportArguments, StoreArguments};
 
@@ -75,6 +75,8 @@ pub enum Command {
     Messages(Group<MessagesCommand>),
     /// Chats and replays under way: list, end.
     Sessions(Group<SessionsCommand>),
+    /// Banned addresses and users locked out: list, remove, unlock.
+    Bans(Group<BansCommand>),
     /// What is let through: show, set, and what a user has sent.
     Traffic(Group<TrafficCommand>),
     /// List users with a binding or waiting messages.
@@ -108,6 +110,7 @@ impl Command {
             Self::Bindings(group) => group.run(out),
             Self::Messages(group) => group.run(out),
             Self::Sessions(group) => group.run(out),
+            Self::Bans(group) => group.run(out),
             Self::Traffic(group) => group.run(out),
             Self::Users(single) => single.users(out),
             Self::Status(single) => single.status(out),

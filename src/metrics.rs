@@ -329,6 +329,22 @@ metrics! {
         "How long the SIP message taken last had waited for its shard, all shards added up.";
     refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,
         "Requests answered 503 because the transaction table was full.";
+    refused_locked_out: Counter, "restante_sip_refused_total", r#"reason="locked-out""#,
+        "Requests answered 403 because their sender had failed to log in too often.";
+    failed_logins: Counter, "restante_failed_logins_total", "",
+        "Wrong answers to challenges.";
+    lockouts: Counter, "restante_lockouts_total", "",
+        "Users locked out where their failed logins came from.";
+    bans: Counter, "restante_bans_total", "",
+        "Addresses banned for a while.";
+    dropped_rate: Counter, "restante_source_refused_total", r#"reason="rate""#,
+        "Datagrams dropped, connections closed or made to wait because their address sent too much.";
+    dropped_banned: Counter, "restante_source_refused_total", r#"reason="banned""#,
+        "Datagrams dropped and connections closed because their address is banned.";
+    withheld_length: Counter, "restante_answers_withheld_total", r#"reason="length""#,
+        "Answers over UDP not sent because they were more than one and a half times as long as a request that nobody had proved.";
+    withheld_rate: Counter, "restante_answers_withheld_total", r#"reason="rate""#,
+        "Answers over UDP not sent because an address had too many requests that nobody had proved.";
     malformed_responses: Counter, "restante_sip_responses_dropped_total", "",
         "Responses dropped because a header field of theirs could not be read.";
     resolutions_refused: Counter, "restante_resolutions_refused_total", "",

@@ -157,12 +157,14 @@ impl Server {
         let token = (interface.is_some()).then(|| Token::obtain(&config));
         let token = token.transpose()?;
         let accounts = accounts(&config, &recovered);
-        let knowledge = knowledge::gather(&config, accounts.directory(), &addresses, shards)?;
+        let guards = settings::guards(&config);
+        let directory = accounts.directory();
+        let knowledge = knowledge::gather(&config, directory, &addresses, shards, &guards)?;
         let desk = Arc::clone(&inboxes.desk);
         let meters = Arc::clone(&knowledge.meters);
         let context = contexts(&config, &addresses, &metrics, &memory, knowledge, recovered);
         let started = Shards::start(
-            settings::shells(&config, tls),
+            settings::shells(&config, tls, &guards),
             inboxes,
             sockets.supplies(clients),
             &metrics,
@@ -180,6 +182,8 @@ impl Server {
                         metrics: Arc::clone(&metrics),
                         memory,
                         accounts,
+                        sources: guards.sources,
+                        logins: guards.logins,
                         meters,
                         drain: shards.begin_drain(),
                     });

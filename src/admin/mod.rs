@@ -7,6 +7,7 @@
 mod account_book;
 mod accounts;
 mod backup;
+mod bans;
 mod bindings;
 mod export;
 mod exposition;

@@ -17,8 +17,8 @@ use utoipa_axum::routes;
 use super::problem::Problem;
 use super::state::Admin;
 use super::{
-    accounts, backup, bindings, export, exposition, health, messages, server, sessions, traffic,
-    users,
+    accounts, backup, bans, bindings, export, exposition, health, messages, server, sessions,
+    traffic, users,
 };
 
 #[derive(OpenApi)]
@@ -66,6 +66,9 @@ fn guarded() -> OpenApiRouter<Arc<Admin>> {
             accounts::replace,
             accounts::delete
         ))
+        .routes(routes!(bans::list))
+        .routes(routes!(bans::pardon))
+        .routes(routes!(bans::unlock))
         .routes(routes!(traffic::show, traffic::change))
         .routes(routes!(traffic::sent))
         .routes(routes!(server::show))

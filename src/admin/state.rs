@@ -12,8 +12,10 @@ use super::token::Token;
 use crate::clock::{self, Now};
 use crate::config::Config;
 use crate::identity::{Identity, shard_of};
+use crate::limits::logins::Logins;
 use crate::limits::memory::Ledger;
 use crate::limits::meters::Meters;
+use crate::limits::sources::Sources;
 use crate::metrics::Metrics;
 use crate::participating::operator::{Answer, Question};
 use crate::shard::operator_desk::Desk;
@@ -47,6 +49,10 @@ pub struct Parts {
     pub memory: Arc<Ledger>,
     /// The accounts.
     pub accounts: AccountBook,
+    /// Who is banned.
+    pub sources: Arc<Sources>,
+    /// Who is locked out.
+    pub logins: Arc<Logins>,
     /// What limited users send.
     pub meters: Arc<Meters>,
     /// Begins the drain.

@@ -340,6 +340,10 @@ fn limits(config: &Config) -> Checked {
     // Less than the process and its queues have to have cannot be held to.
     let (least, most) = (Size::mib(48), Size::mib(1 << 20));
     size_between("limits.memory", limits.memory, least, most)?;
+    at_least_one("limits.sources", limits.sources)?;
+    let (second, day) = (Period::seconds(1), Period::seconds(86_400));
+    between("limits.ban", limits.ban, second, day)?;
+    between("limits.lockout", limits.lockout, second, day)?;
     let (least, most) = (Size::kib(64), Size::mib(1 << 20));
     size_between(
         "limits.connection_backlog",

@@ -151,6 +151,13 @@ impl Service {
             let event = self.sip.poll_event()?;
             match event {
                 EndpointEvent::Transmit(flow, octets) => return Some((flow, octets)),
+                EndpointEvent::Answer(flow, octets) => {
+                    if self.sources.may_answer(flow.remote.ip(), now.instant) {
+                        return Some((flow, octets));
+                    }
+                    self.metrics.withheld_rate.count();
+                }
+                EndpointEvent::Withheld => self.metrics.withheld_length.count(),
                 EndpointEvent::Response(usage, response, flow) => {
                     self.handle_response(usage, response, flow, now);
                 }

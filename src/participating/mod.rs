@@ -5,7 +5,7 @@
 //! holds them together, `custody` is the way into the store, `media` the way to MSRP.
 
 pub mod admission;
-mod answering;
+pub mod answering;
 pub mod arrival;
 mod bridge;
 mod bridge_custody;

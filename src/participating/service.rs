@@ -14,6 +14,7 @@ use crate::identity::Identity;
 use crate::limits::load::Load;
 use crate::limits::memory::Account;
 use crate::limits::meters::Meters;
+use crate::limits::sources::Sources;
 use crate::metrics::ShardMetrics;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::Lifetimes;
@@ -137,6 +138,8 @@ pub enum Waiter {
 pub struct Service {
     pub(crate) settings: Settings,
     pub(crate) metrics: Arc<ShardMetrics>,
+    /// How much each source gets.
+    pub(crate) sources: Arc<Sources>,
     /// Where the memory in use is written down.
     pub(crate) memory: Account,
     pub(super) footprint: super::footprint::Footprint,
@@ -226,6 +229,8 @@ pub struct Parts {
     pub settings: Settings,
     /// What it counts into.
     pub metrics: Arc<ShardMetrics>,
+    /// How much each source gets.
+    pub sources: Arc<Sources>,
     /// Where it writes down what memory it uses.
     pub memory: Account,
     /// Randomness.
@@ -264,6 +269,7 @@ impl Service {
         Self {
             settings: parts.settings,
             metrics: parts.metrics,
+            sources: parts.sources,
             footprint: super::footprint::Footprint::new(&parts.memory),
             memory: parts.memory,
             load: Load::new(queue_delay),

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::limits::logins::{self, Logins};
 use crate::limits::memory::{Account, Kind, Ledger};
+use crate::limits::sources::{self, Sources};
 use crate::msrp::{listener as msrp, reader};
 use crate::net::tls::Tls;
 use crate::resolve;
@@ -48,6 +50,37 @@ pub(super) fn shards(config: &Config) -> u16 {
     }
 }
 
+/// Who sends too much, does harm, or guesses: known to all shards alike.
+#[derive(Clone)]
+pub(super) struct Guards {
+    /// By source.
+    pub sources: Arc<Sources>,
+    /// By user.
+    pub logins: Arc<Logins>,
+}
+
+/// Nobody has done anything yet.
+pub(super) fn guards(config: &Config) -> Guards {
+    let limits = &config.limits;
+    let places = usize::try_from(limits.sources).unwrap_or(usize::MAX);
+    Guards {
+        sources: Arc::new(Sources::new(sources::Settings {
+            trusted: limits.trusted.clone(),
+            messages: limits.source_rate,
+            answers: limits.unproven_rate,
+            offences: limits.offences,
+            ban: limits.ban.duration(),
+            places,
+        })),
+        logins: Arc::new(Logins::new(logins::Settings {
+            failures: limits.failed_logins,
+            failures_per_user: limits.failed_logins_per_user,
+            lockout: limits.lockout.duration(),
+            most: places,
+        })),
+    }
+}
+
 /// The room in each shard's inbox.
 pub(super) fn sizes(config: &Config) -> Sizes {
     let inbox = usize::try_from(config.limits.inbox).unwrap_or(usize::MAX);
@@ -59,7 +92,7 @@ pub(super) fn sizes(config: &Config) -> Sizes {
 }
 
 /// The bounds of the shells.
-pub(super) fn shells(config: &Config, tls: Option<Tls>) -> Settings {
+pub(super) fn shells(config: &Config, tls: Option<Tls>, guards: &Guards) -> Settings {
     let limits = &config.limits;
     let queue = limits.connection_backlog.as_usize();
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
@@ -82,6 +115,7 @@ pub(super) fn shells(config: &Config, tls: Option<Tls>) -> Settings {
         },
         connections: count(limits.connections),
         connections_per_address: count(limits.connections_per_address),
+        sources: Arc::clone(&guards.sources),
         resolver: resolve::Settings::default(),
         tls,
     }

@@ -54,6 +54,7 @@ impl Core {
         let parts = Parts {
             settings: settings(&context),
             metrics: Arc::clone(&context.metrics),
+            sources: Arc::clone(&context.knowledge.sources),
             memory: context.memory.clone(),
             sip: endpoint(&context),
             media: media(&context),
@@ -218,6 +219,7 @@ fn media_action(action: MediaAction) -> Action {
             port,
         },
         MediaAction::Close(connection) => Action::CloseMsrp { connection },
+        MediaAction::Stray(connection) => Action::StrayMsrp { connection },
     }
 }
 

@@ -4,6 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attack_digest;
+mod attack_flood;
+mod attack_reflection;
 mod bad_input;
 mod chat;
 mod client_families;

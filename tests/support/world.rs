@@ -13,6 +13,7 @@ use rand::{RngExt, SeedableRng};
 use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::Config;
 use restante::limits::meters::Meters;
+use restante::limits::sources::Sources;
 use restante::msrp::reader::FrameReader;
 use restante::net::ConnectionId;
 use restante::participating::internal::InternalMessage;
@@ -245,6 +246,7 @@ impl World {
             },
             meters: Arc::new(Meters::new(&config)),
             shards,
+            sources: Arc::new(Sources::without_limits()),
         };
         let start = Now {
             instant: Instant::from_micros(1_000_000),

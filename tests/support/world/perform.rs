@@ -58,8 +58,8 @@ impl World {
                     self.input_after(Duration::from_millis(1), shard, resolved);
                 }
                 Action::Forward { shard: to, message } => self.forward(shard, to, message),
-                // Nobody asks as an operator in this world.
-                Action::Answer { .. } => {}
+                // Nobody asks as an operator in this world, and nobody guesses.
+                Action::Answer { .. } | Action::StrayMsrp { .. } => {}
                 Action::Drained => {}
             }
         }

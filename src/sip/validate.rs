@@ -28,12 +28,15 @@ pub fn validate(message: &Message) -> Result<(), Rejection> {
             return Err(Rejection::new(400, "Repeated Header"));
         }
     }
+    let mut top = None;
     for value in message.values(HeaderName::Via) {
-        if !Via::parse(value)?.parameters().are_sound() {
+        let via = Via::parse(value)?;
+        if !via.parameters().are_sound() {
             return Err(Rejection::new(400, "Malformed Via"));
         }
+        top.get_or_insert(via);
     }
-    let top = message.top_via()?;
+    let top = top.ok_or(Rejection::new(400, "Missing Via"))?;
     if message.is_request() && top.branch == Some(MAGIC_COOKIE) {
         // It claims to be unique and names nothing (RFC 4475 §3.2.1).
         return Err(Rejection::new(400, "Missing Transaction Identifier"));

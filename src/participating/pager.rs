@@ -98,7 +98,9 @@ impl Service {
         if self.pagers.len() >= self.settings.most_under_way {
             return self.overloaded(&request, server, now);
         }
-        if let Some(seq) = self.recent.find(arrival::duplicate_key(&request)) {
+        if !self.recent.is_empty()
+            && let Some(seq) = self.recent.find(arrival::duplicate_key(&request))
+        {
             tracing::debug!(seq = seq.0, "a MESSAGE kept before a restart came again");
             return self.accepted(&request, server, None, now);
         }
@@ -107,12 +109,13 @@ impl Service {
         {
             return;
         }
-        match revocation::revoked_by(&request) {
-            None => {}
-            Some(Err(rejection)) => return self.reject(&request, server, &rejection, now),
-            Some(Ok(revoked)) => {
-                let parties = (author, &recipient);
-                return self.handle_revocation(request, server, parties, revoked, now);
+        if content.is_revocation {
+            match revocation::revoked_by(&request) {
+                Err(rejection) => return self.reject(&request, server, &rejection, now),
+                Ok(revoked) => {
+                    let parties = (author, &recipient);
+                    return self.handle_revocation(request, server, parties, revoked, now);
+                }
             }
         }
         self.expect_receipts_of(&request, &content, &author, &recipient, now);

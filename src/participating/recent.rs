@@ -35,6 +35,11 @@ impl RecentlyAccepted {
         }
     }
 
+    /// Whether none is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.seqs.is_empty()
+    }
+
     /// The message with this key, if it was accepted a moment ago.
     pub fn find(&self, key: u128) -> Option<Seq> {
         self.seqs.get(&key).copied()

@@ -1,5 +1,7 @@
 //! Typed views of header field values: Via, name-addr, CSeq and parameter lists. They borrow.
 
+use std::ops::Range;
+
 use memchr::{memchr, memchr2, memchr3};
 
 use crate::sip::rejection::Rejection;
@@ -225,9 +227,55 @@ impl<'a> Via<'a> {
         self.parameters
     }
 
+    /// Where its parts lie in the text that it was read from, to be taken from there again.
+    pub(super) fn places(&self, text: &str) -> ViaPlaces {
+        let start = text.as_ptr().addr();
+        let place = |part: &str| {
+            let at = (part.as_ptr().addr() - start) as u32;
+            at..at + part.len() as u32
+        };
+        ViaPlaces {
+            transport: place(self.transport),
+            host: place(self.host),
+            port: self.port,
+            branch: self.branch.map(place),
+            received: self.received.map(place),
+            rport: self.rport,
+            parameters: place(self.parameters.0),
+        }
+    }
+
     /// A parameter by its name.
     pub fn param(&self, name: &str) -> Option<Option<&'a str>> {
         self.parameters.find(name)
+    }
+}
+
+/// A [`Via`] by the places of its parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ViaPlaces {
+    transport: Range<u32>,
+    host: Range<u32>,
+    port: Option<u16>,
+    branch: Option<Range<u32>>,
+    received: Option<Range<u32>>,
+    rport: Option<Option<u16>>,
+    parameters: Range<u32>,
+}
+
+impl ViaPlaces {
+    /// The element again, in the text that it was read from.
+    pub fn of<'a>(&self, text: &'a str) -> Option<Via<'a>> {
+        let part = |place: &Range<u32>| text.get(place.start as usize..place.end as usize);
+        Some(Via {
+            transport: part(&self.transport)?,
+            host: part(&self.host)?,
+            port: self.port,
+            branch: self.branch.as_ref().and_then(part),
+            received: self.received.as_ref().and_then(part),
+            rport: self.rport,
+            parameters: Parameters(part(&self.parameters)?),
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 pub use crate::sip::name::{HeaderName, Method};
 
-use crate::sip::header::{CSeq, NameAddr, Via, decimal, split_list};
+use crate::sip::header::{CSeq, NameAddr, Via, ViaPlaces, decimal, split_list};
 use crate::sip::rejection::Rejection;
 
 /// Where a header field lies: its name and its value without surrounding blanks.
@@ -49,10 +49,22 @@ pub(super) struct Parts {
     /// Behind the start line.
     pub fields_at: u32,
     pub fields: Fields,
+    /// Of the topmost Via, if there is one that can be read.
+    pub top_via: Option<ViaPlaces>,
     pub body: Bytes,
 }
 
 impl Parts {
+    fn find_top_via(&self) -> Option<ViaPlaces> {
+        let value = self.text(&self.fields.first(HeaderName::Via)?.value)?;
+        let via = Via::parse(split_list(value).next()?).ok()?;
+        Some(via.places(value))
+    }
+
+    fn text(&self, range: &Range<u32>) -> Option<&str> {
+        std::str::from_utf8(self.slice(range)).ok()
+    }
+
     pub fn slice(&self, range: &Range<u32>) -> &[u8] {
         self.octets
             .get(range.start as usize..range.end as usize)
@@ -135,7 +147,8 @@ impl Fields {
 }
 
 impl Message {
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(super) fn new(mut parts: Parts) -> Self {
+        parts.top_via = parts.find_top_via();
         Self(Arc::new(parts))
     }
 
@@ -163,6 +176,7 @@ impl Message {
             start: parts.start.clone(),
             fields_at: parts.fields_at,
             fields,
+            top_via: None,
         }))
     }
 
@@ -264,6 +278,13 @@ impl Message {
 
     /// The topmost Via.
     pub fn top_via(&self) -> Result<Via<'_>, Rejection> {
+        if let Some(places) = &self.0.top_via
+            && let Some(via) = self
+                .header(HeaderName::Via)
+                .and_then(|text| places.of(text))
+        {
+            return Ok(via);
+        }
         let value = self.values(HeaderName::Via).next();
         Via::parse(value.ok_or(Rejection::new(400, "Missing Via"))?)
     }
@@ -316,6 +337,6 @@ impl Message {
     }
 
     fn text(&self, range: &Range<u32>) -> Option<&str> {
-        std::str::from_utf8(self.slice(range)).ok()
+        self.0.text(range)
     }
 }

@@ -142,6 +142,7 @@ fn read_head(octets: Bytes, head_end: usize) -> Result<Parts, WireError> {
         start,
         fields_at: fields_at as u32,
         fields: Fields::new(),
+        top_via: None,
         octets,
     };
     outcome = outcome.and(read_fields(&mut parts, fields_at, head_end));

@@ -22,6 +22,7 @@ mod footer;
 mod holdings;
 mod index;
 mod log;
+mod log_queue;
 mod manifest;
 mod manifests;
 mod marks;

@@ -43,6 +43,11 @@ impl Gauge {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// So many now.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// How many right now.
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -154,6 +159,12 @@ impl Metrics {
         }
     }
 
+    /// Shards that refuse new work.
+    pub fn overloaded_shards(&self) -> u64 {
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.overloaded.value()).sum()
+    }
+
     /// What `shard` counts into.
     ///
     /// # Panics
@@ -192,8 +203,90 @@ metrics! {
         "Connections closed because the peer read too slowly.";
     msrp_malformed: Counter, "restante_msrp_malformed_total", "",
         "MSRP connections closed because of a malformed frame.";
+    requests_register: Counter, "restante_sip_requests_total", r#"method="REGISTER""#,
+        "Requests received, repetitions aside.";
+    requests_message: Counter, "restante_sip_requests_total", r#"method="MESSAGE""#,
+        "Requests received, repetitions aside.";
+    requests_invite: Counter, "restante_sip_requests_total", r#"method="INVITE""#,
+        "Requests received, repetitions aside.";
+    requests_bye: Counter, "restante_sip_requests_total", r#"method="BYE""#,
+        "Requests received, repetitions aside.";
+    requests_options: Counter, "restante_sip_requests_total", r#"method="OPTIONS""#,
+        "Requests received, repetitions aside.";
+    requests_publish: Counter, "restante_sip_requests_total", r#"method="PUBLISH""#,
+        "Requests received, repetitions aside.";
+    requests_subscribe: Counter, "restante_sip_requests_total", r#"method="SUBSCRIBE""#,
+        "Requests received, repetitions aside.";
+    requests_notify: Counter, "restante_sip_requests_total", r#"method="NOTIFY""#,
+        "Requests received, repetitions aside.";
+    requests_other: Counter, "restante_sip_requests_total", r#"method="other""#,
+        "Requests received, repetitions aside.";
+    responses_1xx: Counter, "restante_sip_responses_total", r#"class="1xx""#,
+        "Responses sent, repetitions and those passed on included.";
+    responses_2xx: Counter, "restante_sip_responses_total", r#"class="2xx""#,
+        "Responses sent, repetitions and those passed on included.";
+    responses_3xx: Counter, "restante_sip_responses_total", r#"class="3xx""#,
+        "Responses sent, repetitions and those passed on included.";
+    responses_4xx: Counter, "restante_sip_responses_total", r#"class="4xx""#,
+        "Responses sent, repetitions and those passed on included.";
+    responses_5xx: Counter, "restante_sip_responses_total", r#"class="5xx""#,
+        "Responses sent, repetitions and those passed on included.";
+    responses_6xx: Counter, "restante_sip_responses_total", r#"class="6xx""#,
+        "Responses sent, repetitions and those passed on included.";
+    registrations: Counter, "restante_registrations_total", "",
+        "REGISTERs answered 200, refreshes and removals included.";
+    sessions_chat: Counter, "restante_sessions_total", r#"kind="chat""#,
+        "Sessions that callers were answered 200 for.";
+    sessions_large: Counter, "restante_sessions_total", r#"kind="large""#,
+        "Sessions that callers were answered 200 for.";
+    received_pager: Counter, "restante_messages_received_total", r#"kind="pager""#,
+        "Messages let in, whatever becomes of them; in sessions word of typing and receipts too.";
+    received_session: Counter, "restante_messages_received_total", r#"kind="session""#,
+        "Messages let in, whatever becomes of them; in sessions word of typing and receipts too.";
+    received_receipt: Counter, "restante_messages_received_total", r#"kind="receipt""#,
+        "Messages let in, whatever becomes of them; in sessions word of typing and receipts too.";
+    passed_pager: Counter, "restante_messages_passed_total", r#"kind="pager""#,
+        "Messages that a device took at once, without being kept.";
+    passed_session: Counter, "restante_messages_passed_total", r#"kind="session""#,
+        "Messages that a device took at once, without being kept.";
+    stored_pager: Counter, "restante_messages_stored_total", r#"kind="pager""#,
+        "Messages made durable for their recipients.";
+    stored_session: Counter, "restante_messages_stored_total", r#"kind="session""#,
+        "Messages made durable for their recipients.";
+    stored_receipt: Counter, "restante_messages_stored_total", r#"kind="receipt""#,
+        "Messages made durable for their recipients.";
+    delivered: Counter, "restante_messages_delivered_total", "",
+        "Kept messages that a device confirmed; where every device gets a copy, each copy.";
     refused_overload: Counter, "restante_sip_refused_total", r#"reason="overload""#,
         "Requests answered 503 because too much was under way or could not be stored.";
+    refused_submission: Counter, "restante_traffic_refused_total", r#"reason="submission""#,
+        "Messages and sessions answered 403 because their senders may not send.";
+    refused_presence: Counter, "restante_traffic_refused_total", r#"reason="presence""#,
+        "Requests answered 403 because their senders may not use presence.";
+    refused_size: Counter, "restante_traffic_refused_total", r#"reason="size""#,
+        "Messages answered 413 because they were larger than their senders may send.";
+    refused_type: Counter, "restante_traffic_refused_total", r#"reason="type""#,
+        "Messages answered 415 because their senders may not send that type.";
+    refused_user_rate: Counter, "restante_traffic_refused_total", r#"reason="user-rate""#,
+        "Requests answered 503 because their senders sent too many.";
+    refused_user_messages: Counter, "restante_traffic_refused_total", r#"reason="user-messages""#,
+        "Messages refused because their senders had sent as many as they may in a period.";
+    refused_user_octets: Counter, "restante_traffic_refused_total", r#"reason="user-octets""#,
+        "Messages refused because their senders had sent as many octets as they may in a period.";
+    refused_flow: Counter, "restante_traffic_refused_total", r#"reason="whole-server""#,
+        "Messages refused because traffic.messages_per_second or octets_per_second was reached.";
+    refused_no_place: Counter, "restante_traffic_refused_total", r#"reason="senders""#,
+        "Requests refused because traffic.senders users with limits were being counted.";
+    refused_peer: Counter, "restante_traffic_refused_total", r#"reason="peer""#,
+        "Requests answered 403 because their peer is denied.";
+    refused_peer_rate: Counter, "restante_traffic_refused_total", r#"reason="peer-rate""#,
+        "Requests answered 503 because their peer sent too many.";
+    errors_suppressed: Counter, "restante_errors_suppressed_total", r#"kind="answer""#,
+        "Messages that could not be taken and were answered 202 all the same (traffic.suppress_errors).";
+    failures_suppressed: Counter, "restante_errors_suppressed_total", r#"kind="notification""#,
+        "Authors not told that their message failed (traffic.suppress_errors).";
+    failures_delayed: Counter, "restante_failure_notices_delayed_total", "",
+        "Times an author was told later that his message failed (traffic.failures_per_second).";
     rules_unavailable: Counter, "restante_rules_applied_total", r#"verdict="unavailable""#,
         "Requests that a recipient's rules answered with 480.";
     rules_forbidden: Counter, "restante_rules_applied_total", r#"verdict="forbidden""#,
@@ -218,6 +311,18 @@ metrics! {
         "Kept messages that left undelivered.";
     receipts_dropped: Counter, "restante_receipts_dropped_total", "",
         "Receipts not kept because their author's queue was full even for receipts.";
+    refused_delay: Counter, "restante_sip_refused_total", r#"reason="delay""#,
+        "New requests answered 503 unseen because their shard was behind.";
+    refused_memory: Counter, "restante_sip_refused_total", r#"reason="memory""#,
+        "New requests answered 503 unseen because limits.memory was nearly used up.";
+    ignored: Counter, "restante_sip_ignored_total", "",
+        "New requests by datagram that waited so long that their senders repeat them, dropped unseen.";
+    overloaded: Gauge, "restante_overloaded_shards", "",
+        "Shards that refuse new work.";
+    waiting: Gauge, "restante_waiting_room_entries", "",
+        "SIP messages of peers that wait for their shard.";
+    queue_delay: Gauge, "restante_queue_delay_microseconds", "",
+        "How long the SIP message taken last had waited for its shard, all shards added up.";
     refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,
         "Requests answered 503 because the transaction table was full.";
     malformed_responses: Counter, "restante_sip_responses_dropped_total", "",
@@ -241,6 +346,23 @@ metrics! {
     messages_confirmed: Counter, "restante_messages_confirmed_total", "",
         "Kept messages that left the store because their recipients confirmed them first.";
     turns: Counter, "restante_shard_turns_total", "", "Turns of the shards' loops.";
+}
+
+impl ShardMetrics {
+    /// A response left, if these are the octets of one (RFC 3261 §7.2).
+    pub fn count_response(&self, octets: &[u8]) {
+        let class = octets.strip_prefix(b"SIP/2.0 ").and_then(<[u8]>::first);
+        let counter = match class {
+            Some(b'1') => &self.responses_1xx,
+            Some(b'2') => &self.responses_2xx,
+            Some(b'3') => &self.responses_3xx,
+            Some(b'4') => &self.responses_4xx,
+            Some(b'5') => &self.responses_5xx,
+            Some(b'6') => &self.responses_6xx,
+            _ => return,
+        };
+        counter.count();
+    }
 }
 
 #[cfg(test)]
@@ -276,6 +398,20 @@ mod tests {
         );
         assert_eq!(buckets.last(), Some(&(f64::INFINITY, 1)));
         assert!((histogram.sum_seconds() - 60.001).abs() < 1e-9);
+    }
+
+    #[test]
+    fn responses_count_by_their_class() {
+        let metrics = ShardMetrics::default();
+        for octets in [
+            "SIP/2.0 202 Accepted\r\n",
+            "SIP/2.0 200 OK\r\n",
+            "MESSAGE a SIP/2.0",
+        ] {
+            metrics.count_response(octets.as_bytes());
+        }
+        assert_eq!(metrics.responses_2xx.value(), 2);
+        assert_eq!(metrics.responses_5xx.value(), 0);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use crate::clock::Now;
 use crate::identity::Identity;
+use crate::limits::peers::Barred;
+use crate::metrics::ShardMetrics;
 use crate::msrp::sdp::SessionDescription;
 use crate::participating::admission::{Admission, UNAVAILABLE};
 use crate::participating::callee;
@@ -97,9 +99,19 @@ impl Router {
         if let Err(rejection) = validate(&request) {
             return service.reject_stateless(&request, flow, &rejection);
         }
+        if !self.knowledge.meters.peers.admits_address(flow.remote.ip()) {
+            service.metrics.refused_peer.count();
+            return service.reject_stateless(&request, flow, &NOT_AUTHORISED);
+        }
+        if service.turns_away(&request, flow, now) {
+            return;
+        }
         let request = self.loosely_routed(request);
         match service.receive(&request, flow, now) {
-            RequestOutcome::New(server) => self.serve(service, request, server, flow, now),
+            RequestOutcome::New(server) => {
+                count_request(&service.metrics, request.method());
+                self.serve(service, request, server, flow, now);
+            }
             // RFC 3261 §16.3: to a proxy a merged request is one like any other.
             RequestOutcome::Merged(server) if !self.may_end_here(&request) => {
                 self.serve(service, request, server, flow, now);
@@ -150,6 +162,10 @@ impl Router {
         if service.handle_in_dialog(&request, server, now) {
             return;
         }
+        let is_new = request.to().is_ok_and(|to| to.tag().is_none());
+        if is_new && let Err(rejection) = self.admit_peer(service, &request, &flow, now) {
+            return service.reject(&request, server, &rejection, now);
+        }
         if request.method() == Method::Register {
             return self.register(service, &request, server, flow, now);
         }
@@ -169,6 +185,34 @@ impl Router {
             (None, Some(author)) => self.serve_user(service, request, server, flow, author, now),
             (None, None) => {}
         }
+    }
+
+    /// Whether a request that begins something is let in by where it comes from, and by the domains
+    /// that its sender says he is of.
+    fn admit_peer(
+        &self,
+        service: &Service,
+        request: &Message,
+        flow: &Flow,
+        now: Now,
+    ) -> Result<(), Rejection> {
+        let peers = &self.knowledge.meters.peers;
+        let mut admitted = peers.take_address(flow.remote.ip(), now.instant);
+        if peers.knows_domains() {
+            for domain in sender_domains(request) {
+                admitted = admitted.and_then(|()| peers.take_domain(&domain, now.instant));
+            }
+        }
+        admitted.map_err(|barred| match barred {
+            Barred::Denied => {
+                service.metrics.refused_peer.count();
+                NOT_AUTHORISED
+            }
+            Barred::TooMany(wait) => {
+                service.metrics.refused_peer_rate.count();
+                Rejection::new(503, "Service Unavailable").with_retry_after(wait)
+            }
+        })
     }
 
     /// RFC 3261 §16.3, as far as the request does not end here.
@@ -234,6 +278,9 @@ impl Router {
             }
         };
         let in_dialog = request.to().is_ok_and(|to| to.tag().is_some());
+        if !in_dialog && let Err(rejection) = service.take_request(&author, request.method(), now) {
+            return service.reject(&request, server, &rejection, now);
+        }
         match request.method() {
             Method::Message if !in_dialog => {
                 service.handle_message(request, server, author, user, now)
@@ -541,6 +588,36 @@ enum Proof {
     Of(Identity),
     /// The request has been answered.
     Answered,
+}
+
+fn count_request(metrics: &ShardMetrics, method: Method) {
+    let counter = match method {
+        Method::Register => &metrics.requests_register,
+        Method::Message => &metrics.requests_message,
+        Method::Invite => &metrics.requests_invite,
+        Method::Bye => &metrics.requests_bye,
+        Method::Options => &metrics.requests_options,
+        Method::Publish => &metrics.requests_publish,
+        Method::Subscribe => &metrics.requests_subscribe,
+        Method::Notify => &metrics.requests_notify,
+        _ => &metrics.requests_other,
+    };
+    counter.count();
+}
+
+/// The domains that the sender of a request says he is of, each once. A telephone number names none.
+fn sender_domains(request: &Message) -> Vec<String> {
+    let asserted = request.values(HeaderName::PAssertedIdentity);
+    let asserted = asserted.filter_map(|value| NameAddr::parse(value).ok());
+    let from = request.from().ok().into_iter();
+    let mut domains = Vec::new();
+    for address in from.chain(asserted) {
+        let uri = Uri::parse(address.uri).ok();
+        let uri = uri.filter(|uri| matches!(uri.scheme(), Scheme::Sip | Scheme::Sips));
+        let domain = uri.map(|uri| uri.host().to_ascii_lowercase());
+        domains.extend(domain.filter(|domain| !domains.contains(domain)));
+    }
+    domains
 }
 
 /// The description of a request that offers MSRP.

@@ -13,6 +13,7 @@ use crate::admin::{self, AccountBook, Admin, AdminThread, Parts, Token};
 use crate::config::Config;
 use crate::identity::Identity;
 use crate::identity::shard_of;
+use crate::limits::memory::{Account, Ledger};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::msrp::fingerprint::fingerprint_of;
 use crate::net::sys;
@@ -84,6 +85,8 @@ pub struct CoreContext {
     pub knowledge: Knowledge,
     /// What this shard counts into.
     pub metrics: Arc<ShardMetrics>,
+    /// Where it writes down what memory it uses.
+    pub memory: Account,
     /// The bindings of this shard's users.
     pub bindings: Vec<RecoveredBinding>,
     /// All documents of the operator's, by name: the accounts made while running, say.
@@ -136,7 +139,8 @@ impl Server {
         sockets.addresses.fingerprint = fingerprint;
         let addresses = Arc::new(sockets.addresses.clone());
         let inboxes = Inboxes::new(shards, settings::sizes(&config));
-        let (store, clients, recovered) = open_store(&config, shards, &inboxes)?;
+        let memory = settings::ledger(&config, shards);
+        let (store, clients, recovered) = open_store(&config, shards, &inboxes, &memory)?;
         tracing::info!(
             messages = recovered.messages,
             bindings = recovered.bindings.len(),
@@ -149,12 +153,14 @@ impl Server {
         let accounts = accounts(&config, &recovered);
         let knowledge = knowledge::gather(&config, accounts.directory(), &addresses, shards)?;
         let desk = Arc::clone(&inboxes.desk);
-        let context = contexts(&config, &addresses, &metrics, knowledge, recovered);
+        let meters = Arc::clone(&knowledge.meters);
+        let context = contexts(&config, &addresses, &metrics, &memory, knowledge, recovered);
         let started = Shards::start(
             settings::shells(&config, tls),
             inboxes,
             sockets.supplies(clients),
             &metrics,
+            &memory,
             move |shard| core(context(shard)),
         );
         match started {
@@ -165,7 +171,9 @@ impl Server {
                         desk,
                         store: store.watch(),
                         metrics: Arc::clone(&metrics),
+                        memory,
                         accounts,
+                        meters,
                         drain: shards.begin_drain(),
                     });
                 }
@@ -222,11 +230,12 @@ fn contexts(
     config: &Arc<Config>,
     addresses: &Arc<Addresses>,
     metrics: &Arc<Metrics>,
+    memory: &Arc<Ledger>,
     knowledge: Knowledge,
     recovered: Recovered,
 ) -> impl Fn(u16) -> CoreContext + use<> {
     let (config, addresses) = (Arc::clone(config), Arc::clone(addresses));
-    let metrics = Arc::clone(metrics);
+    let (metrics, memory) = (Arc::clone(metrics), Arc::clone(memory));
     let shards = knowledge.shards;
     move |shard| {
         let own = |user: &Identity| shard_of(user, shards) == shard;
@@ -239,6 +248,7 @@ fn contexts(
             addresses: Arc::clone(&addresses),
             knowledge: knowledge.clone(),
             metrics: metrics.shard(shard),
+            memory: Account::of_shard(&memory, shard),
             bindings: bindings
                 .filter(|binding| own(&binding.user))
                 .cloned()
@@ -310,7 +320,12 @@ fn tls(config: &Config, addresses: &Addresses) -> Result<Option<Tls>, TlsError> 
 
 type OpenStore = (Store, Vec<StoreClient>, Recovered);
 
-fn open_store(config: &Config, shards: u16, inboxes: &Inboxes) -> Result<OpenStore, StoreError> {
+fn open_store(
+    config: &Config,
+    shards: u16,
+    inboxes: &Inboxes,
+    memory: &Arc<Ledger>,
+) -> Result<OpenStore, StoreError> {
     let answers: Answers = (inboxes.lanes.iter())
         .map(|lanes| {
             let lane = lanes.store.clone();
@@ -319,6 +334,6 @@ fn open_store(config: &Config, shards: u16, inboxes: &Inboxes) -> Result<OpenSto
             answer
         })
         .collect();
-    let config: StoreConfig = settings::store(config);
+    let config: StoreConfig = settings::store(config, memory);
     Store::open(&config, move |user| shard_of(user, shards), answers)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::{Config, Period};
+use restante::limits::meters::Meters;
 use restante::msrp::reader::{FrameReader, Limits};
 use restante::net::ConnectionId;
 use restante::registrar::Directory;
@@ -53,6 +54,7 @@ impl Bench {
                 secret: [7; 32],
                 run: 1,
             },
+            meters: Arc::new(Meters::new(&config)),
             shards: 1,
         };
         let now = Now {
@@ -66,6 +68,7 @@ impl Bench {
             addresses: Arc::new(addresses),
             knowledge,
             metrics: Arc::default(),
+            memory: restante::limits::memory::Account::detached(),
             bindings: Vec::new(),
             duplicate_keys: Vec::new(),
             waiting: Vec::new(),

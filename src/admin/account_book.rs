@@ -1,13 +1,13 @@
-//! The accounts: those of the configuration file, which stay as they are, and those made here, which are
-//! documents in the store. One change at a time; a change is durable before any shard hears of it, and
-//! every shard has heard of it before the operator does.
+//! What the operator changes while the server runs: `[traffic]`, and the accounts. Those of the
+//! configuration file stay as they are, those made here are documents in the store. One change at a time; a
+//! change is durable before any shard hears of it, and every shard has heard of it before the operator does.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use crate::config::{Account, Config};
+use crate::config::{Account, Config, TrafficOverrides};
 use crate::identity::Identity;
 use crate::registrar::{Directory, StoredAccount};
 
@@ -43,6 +43,8 @@ struct State {
     stored: BTreeMap<String, StoredAccount>,
     /// Users whose messages are being cancelled, because their account was deleted.
     deleting: Vec<String>,
+    /// What has been changed of `[traffic]`.
+    traffic: TrafficOverrides,
 }
 
 /// An account and where it is from.
@@ -101,6 +103,7 @@ impl AccountBook {
             directory: Arc::new(directory),
             stored,
             deleting,
+            traffic: TrafficOverrides::of(documents),
         };
         let book = Self {
             config,
@@ -113,6 +116,16 @@ impl AccountBook {
     /// Who the users are.
     pub fn directory(&self) -> Arc<Directory> {
         Arc::clone(&self.state().directory)
+    }
+
+    /// What has been changed of `[traffic]`.
+    pub(super) fn traffic(&self) -> TrafficOverrides {
+        self.state().traffic.clone()
+    }
+
+    /// It is durable.
+    pub(super) fn set_traffic(&self, traffic: TrafficOverrides) {
+        self.state().traffic = traffic;
     }
 
     /// How many accounts there are.

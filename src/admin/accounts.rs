@@ -20,10 +20,10 @@ use super::state::Admin;
 use super::times::written;
 use super::users::Page;
 use crate::clock::{self, UnixMillis};
-use crate::config::{Authentication, SettingsOverrides, check_names, sender_rules};
+use crate::config::{Authentication, SettingsOverrides, check_names, check_settings};
 use crate::identity::Identity;
 use crate::participating::operator::{Answer, Question};
-use crate::registrar::StoredAccount;
+use crate::registrar::{Directory, StoredAccount};
 
 /// A password is not longer than this, in octets.
 const LONGEST_PASSWORD: usize = 1024;
@@ -373,7 +373,7 @@ fn apply(
     let config = &admin.config;
     let invalid = |(field, detail): (&'static str, String)| Problem::invalid(field, detail);
     check_names(&account.user, wanted.tel.as_deref()).map_err(invalid)?;
-    sender_rules(&wanted.settings.rules, "settings.rules")
+    check_settings(&wanted.settings, "settings")
         .map_err(|(field, detail)| Problem::invalid(&field, detail))?;
     if let Some(tel) = &wanted.tel {
         let own = Identity::new(&account.user, &config.domain);
@@ -410,24 +410,37 @@ async fn publish(admin: &Admin, account: StoredAccount) -> Result<StoredAccount,
         value: value.into(),
     };
     change_document(admin, &user, put).await?;
-    let directory = admin.parts()?.accounts.put(account.clone());
+    let accounts = &admin.parts()?.accounts;
+    let before = accounts.directory();
+    let directory = accounts.put(account.clone());
+    let may_receive = |directory: &Directory| directory.settings(&user).settings.may_receive;
+    let is_switched = may_receive(&before) != may_receive(&directory);
     tell_shards(admin, Question::Directory(directory)).await?;
+    if is_switched {
+        admin
+            .ask_user(&user, Question::Reception(user.clone()))
+            .await?;
+    }
     Ok(account)
 }
 
-async fn change_document(admin: &Admin, user: &Identity, change: Question) -> Result<(), Problem> {
+pub(super) async fn change_document(
+    admin: &Admin,
+    user: &Identity,
+    change: Question,
+) -> Result<(), Problem> {
     match admin.ask_user(user, change).await? {
         Answer::Done => Ok(()),
         answer => Err(Problem::unexpected(&answer)),
     }
 }
 
-async fn tell_shards(admin: &Admin, news: Question) -> Result<(), Problem> {
+pub(super) async fn tell_shards(admin: &Admin, news: Question) -> Result<(), Problem> {
     admin.ask_all(&news).await.map(drop)
 }
 
 /// RFC 7396 §2.
-fn merge(target: &mut Value, patch: Value) {
+pub(super) fn merge(target: &mut Value, patch: Value) {
     let Value::Object(patch) = patch else {
         *target = patch;
         return;

@@ -16,7 +16,9 @@ use prometheus_client::registry::Registry;
 
 use super::problem::Problem;
 use super::state::{Admin, Parts, Phase};
+use crate::limits::memory;
 use crate::metrics::{Histogram, Kind, Sample};
+use crate::net::sys;
 use crate::participating::census::{Census, Population};
 use crate::participating::operator::{Answer, Question};
 use crate::store::deferred::Health;
@@ -69,11 +71,18 @@ impl Snapshot {
         let mut gauges = of_process(admin, parts);
         gauges.extend(of_shards(census, population));
         gauges.extend(of_store(parts));
-        let [work, notices, internal] = parts.desk.inbox_lengths();
+        gauges.extend(of_memory(parts));
+        let [work, media, notices, internal] = parts.desk.inbox_lengths();
         let help = "Entries in the shards' inboxes.";
-        for (lane, length) in [("work", work), ("notices", notices), ("internal", internal)] {
+        for (lane, length) in [
+            ("work", work),
+            ("media", media),
+            ("notices", notices),
+            ("internal", internal),
+        ] {
             let labels: &'static [_] = match lane {
                 "work" => &[("lane", "work")],
+                "media" => &[("lane", "media")],
                 "notices" => &[("lane", "notices")],
                 _ => &[("lane", "internal")],
             };
@@ -138,6 +147,12 @@ fn of_process(admin: &Admin, parts: &Parts) -> Vec<Row> {
             "Accounts, of the file and of the interface.",
             parts.accounts.len() as f64,
         ),
+        (
+            "restante_limited_senders",
+            &[],
+            "Users with limits that have sent something lately.",
+            parts.meters.senders.len() as f64,
+        ),
     ]
 }
 
@@ -196,6 +211,48 @@ fn of_shards(census: &Census, population: Population) -> Vec<Row> {
             census.store_requests,
         ),
     ]
+}
+
+fn of_memory(parts: &Parts) -> Vec<Row> {
+    let help = "Octets of memory accounted for, by what they are used for.";
+    let labels = [
+        &[("kind", "process")],
+        &[("kind", "connections")],
+        &[("kind", "write-queues")],
+        &[("kind", "inboxes")],
+        &[("kind", "transactions")],
+        &[("kind", "work")],
+        &[("kind", "media")],
+        &[("kind", "bindings")],
+        &[("kind", "users")],
+        &[("kind", "receipts")],
+        &[("kind", "duplicates")],
+        &[("kind", "store-queues")],
+        &[("kind", "store-index")],
+    ];
+    let kinds = memory::Kind::ALL.into_iter().zip(labels);
+    let mut rows: Vec<Row> = kinds
+        .map(|(kind, labels)| {
+            debug_assert_eq!(kind.name(), labels[0].1);
+            let octets = parts.memory.of(kind) as f64;
+            ("restante_memory_bytes", labels as &[_], help, octets)
+        })
+        .collect();
+    rows.push((
+        "restante_memory_limit_bytes",
+        &[],
+        "limits.memory.",
+        parts.memory.limit() as f64,
+    ));
+    if let Some(resident) = sys::resident_memory() {
+        rows.push((
+            "process_resident_memory_bytes",
+            &[],
+            "Octets of memory the process has, as the system counts.",
+            resident as f64,
+        ));
+    }
+    rows
 }
 
 fn of_store(parts: &Parts) -> Vec<Row> {

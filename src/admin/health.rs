@@ -19,6 +19,8 @@ pub(super) struct Health {
     status: &'static str,
     /// `serving`; `full` while the disk has no room for new messages.
     store: &'static str,
+    /// `normal`; `over` while new work is refused, because a shard is behind or memory is short.
+    load: &'static str,
 }
 
 /// Whether the process is alive: every shard answers. A supervisor restarts it otherwise.
@@ -33,6 +35,7 @@ pub(super) async fn healthz(State(admin): State<Arc<Admin>>) -> Result<Json<Heal
     Ok(Json(Health {
         status: "alive",
         store: store(&admin),
+        load: load(&admin),
     }))
 }
 
@@ -62,7 +65,15 @@ pub(super) async fn readyz(State(admin): State<Arc<Admin>>) -> Result<Json<Healt
     Ok(Json(Health {
         status: "ready",
         store: store(&admin),
+        load: load(&admin),
     }))
+}
+
+fn load(admin: &Admin) -> &'static str {
+    match admin.parts().map(|parts| parts.metrics.overloaded_shards()) {
+        Ok(1..) => "over",
+        _ => "normal",
+    }
 }
 
 fn store(admin: &Admin) -> &'static str {

@@ -20,6 +20,7 @@ mod sessions;
 mod state;
 mod times;
 mod token;
+mod traffic;
 mod users;
 
 pub use account_book::{AccountBook, DocumentError};

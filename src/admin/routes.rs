@@ -16,7 +16,9 @@ use utoipa_axum::routes;
 
 use super::problem::Problem;
 use super::state::Admin;
-use super::{accounts, bindings, export, exposition, health, messages, server, sessions, users};
+use super::{
+    accounts, bindings, export, exposition, health, messages, server, sessions, traffic, users,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -61,6 +63,8 @@ fn guarded() -> OpenApiRouter<Arc<Admin>> {
             accounts::replace,
             accounts::delete
         ))
+        .routes(routes!(traffic::show, traffic::change))
+        .routes(routes!(traffic::sent))
         .routes(routes!(server::show))
         .routes(routes!(server::drain))
         .routes(routes!(openapi))

@@ -12,6 +12,8 @@ use super::token::Token;
 use crate::clock::{self, Now};
 use crate::config::Config;
 use crate::identity::{Identity, shard_of};
+use crate::limits::memory::Ledger;
+use crate::limits::meters::Meters;
 use crate::metrics::Metrics;
 use crate::participating::operator::{Answer, Question};
 use crate::shard::operator_desk::Desk;
@@ -41,8 +43,12 @@ pub struct Parts {
     pub store: StoreWatch,
     /// What the shards count.
     pub metrics: Arc<Metrics>,
+    /// What memory they use.
+    pub memory: Arc<Ledger>,
     /// The accounts.
     pub accounts: AccountBook,
+    /// What limited users send.
+    pub meters: Arc<Meters>,
     /// Begins the drain.
     pub drain: Box<dyn Fn() + Send + Sync>,
 }

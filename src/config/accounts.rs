@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::check::{Checked, rule};
-use super::schema::{Account, Authentication, Config, DigestAlgorithm};
-use super::user::SenderRule;
+use super::check::{Checked, between, rule};
+use super::schema::{Account, Authentication, Config, DigestAlgorithm, UserSettings};
+use super::user::{SenderRule, SettingsOverrides};
+use super::values::Period;
+
+/// The longest text, in characters, that a user can be limited to: in a chat it is counted before
+/// anything of it goes on, in the first octets that are held back.
+const LONGEST_LIMITED_TEXT: u32 = 3_500;
 
 /// The first rule that an account breaks.
 pub(super) fn accounts(config: &Config) -> Checked {
@@ -16,7 +21,7 @@ pub(super) fn accounts(config: &Config) -> Checked {
         let user = account.user.as_str();
         check_names(user, account.tel.as_deref())
             .map_err(|(name, problem)| (key(name), problem))?;
-        sender_rules(&account.settings.rules, &key("settings.rules"))?;
+        check_settings(&account.settings, &key("settings"))?;
         rule(users.insert(user), &key("user"), || {
             format!("\"{user}\" has an account already")
         })?;
@@ -37,8 +42,56 @@ pub fn is_reserved(user: &str) -> bool {
         .any(|name| name.eq_ignore_ascii_case(user))
 }
 
+/// The first rule that an account's settings break; the error names the setting below `key`.
+pub fn check_settings(settings: &SettingsOverrides, key: &str) -> Result<(), (String, String)> {
+    sender_rules(&settings.rules, &format!("{key}.rules"))?;
+    sending(&settings.over(&UserSettings::default()).settings, key)
+}
+
+/// What a user may send must be possible to hold him to.
+pub(super) fn sending(settings: &UserSettings, key: &str) -> Checked {
+    let longest = LONGEST_LIMITED_TEXT;
+    rule(
+        settings.max_text_length <= longest,
+        &format!("{key}.max_text_length"),
+        || {
+            let length = settings.max_text_length;
+            format!("{length} is not allowed; allowed: 0 to {longest}")
+        },
+    )?;
+    let (least, most) = (Period::seconds(1), Period::seconds(366 * 86_400));
+    between(&format!("{key}.period"), settings.period, least, most)?;
+    for (name, types) in [
+        ("content_types", &settings.content_types),
+        ("barred_types", &settings.barred_types),
+    ] {
+        for (index, pattern) in types.iter().enumerate() {
+            rule(
+                is_type_pattern(pattern),
+                &format!("{key}.{name}[{index}]"),
+                || {
+                    format!(
+                        "\"{pattern}\" is not allowed; allowed: such as \"text/plain\", \"image/*\""
+                    )
+                },
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is a media type without parameters, or all of one kind.
+fn is_type_pattern(pattern: &str) -> bool {
+    let is_token = |part: &str| {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
+        !part.is_empty() && part.bytes().all(legal)
+    };
+    let parts = pattern.split_once('/');
+    parts.is_some_and(|(kind, subtype)| is_token(kind) && (subtype == "*" || is_token(subtype)))
+}
+
 /// Each rule must be about somebody; the error names the rule below `key`.
-pub fn sender_rules(rules: &[SenderRule], key: &str) -> Result<(), (String, String)> {
+fn sender_rules(rules: &[SenderRule], key: &str) -> Result<(), (String, String)> {
     for (index, each) in rules.iter().enumerate() {
         if let Err(problem) = each.subject() {
             let key = format!("{key}[{index}].from");

@@ -1,6 +1,6 @@
 //! Rules between keys, and ranges. Each failure is a key and what is wrong with it.
 
-use super::accounts::accounts;
+use super::accounts::{accounts, sending};
 use super::address::{HostPort, Listener, Protocol, is_host};
 use super::schema::{Authentication, Config, MsrpOffer};
 use super::values::{Period, Size};
@@ -33,7 +33,25 @@ pub(super) fn check(config: &Config) -> Checked {
     )?;
     admin(config)?;
     clients(config)?;
+    sending(&config.users, "users")?;
+    at_least_one("traffic.senders", config.traffic.senders)?;
+    peers(config)?;
     accounts(config)
+}
+
+fn peers(config: &Config) -> Checked {
+    for (index, peer) in config.peer.iter().enumerate() {
+        let one = peer.network.is_some() != peer.domain.is_some();
+        rule(one, &format!("peer[{index}].network"), || {
+            "a peer is either a network or a domain".to_owned()
+        })?;
+        if let Some(domain) = &peer.domain {
+            rule(is_host(domain), &format!("peer[{index}].domain"), || {
+                format!("\"{domain}\" is not allowed; allowed: a host name or an address")
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn clients(config: &Config) -> Checked {
@@ -55,7 +73,7 @@ pub(super) fn rule(holds: bool, key: &str, problem: impl FnOnce() -> String) -> 
     Err((key.to_owned(), problem()))
 }
 
-fn between(key: &str, value: Period, least: Period, most: Period) -> Checked {
+pub(super) fn between(key: &str, value: Period, least: Period, most: Period) -> Checked {
     rule(least <= value && value <= most, key, || {
         format!("\"{value}\" is not allowed; allowed: \"{least}\" to \"{most}\"")
     })
@@ -363,6 +381,28 @@ mod tests {
     #[test]
     fn the_defaults_break_no_rule() {
         holds("");
+    }
+
+    #[test]
+    fn a_peer_is_a_network_or_a_domain() {
+        holds("[[peer]]\nnetwork = \"10.0.0.0/8\"\naction = \"deny\"\n");
+        holds("[[peer]]\ndomain = \"other.test\"\nrate = 5\n");
+        for text in ["", "network = \"::1\"\ndomain = \"a.test\"\n"] {
+            let (key, _) = broken(&format!("[[peer]]\n{text}"));
+            assert_eq!(key, "peer[0].network");
+        }
+        let (key, _) = broken("[[peer]]\ndomain = \"a b\"\n");
+        assert_eq!(key, "peer[0].domain");
+    }
+
+    #[test]
+    fn what_a_user_may_send_has_bounds_that_can_be_held() {
+        let (key, _) = broken("[users]\nmax_text_length = 4000\n");
+        assert_eq!(key, "users.max_text_length");
+        let (key, _) = broken("[users]\nbarred_types = [\"image/*\", \"image\"]\n");
+        assert_eq!(key, "users.barred_types[1]");
+        let account = "[[account]]\nuser = \"a\"\n[account.settings]\nperiod = \"0s\"\n";
+        assert_eq!(broken(account).0, "account[0].settings.period");
     }
 
     #[test]

@@ -21,6 +21,18 @@ const CLIENTS: &str = "\
 # profile = \"rcs-e\"                # rcs, rcs-e, cpm (chat without marks), message (no chat)
 ";
 
+const PEERS: &str = "\
+# Who may send requests, and how many: networks and domains, a table each; of either kind the first
+# that fits holds, and a rate is for all of a peer together.
+# [[peer]]
+# network = \"10.0.0.0/8\"           # where requests come from: devices, a proxy, a trunk
+# rate = 500                       # requests outside dialogs a second; over it 503; 0: no limit
+# burst = 1000                     # of these, so many at once; 0: as many as in a second
+# [[peer]]
+# domain = \"other.test\"            # the domain of From or P-Asserted-Identity instead
+# action = \"deny\"                  # 403; or \"allow\"
+";
+
 const ACCOUNTS: &str = "\
 # The users of the domain, a table each; needed when authentication = \"digest\".
 # [[account]]
@@ -46,9 +58,16 @@ impl Config {
         for (key, comment) in Self::KEYS {
             match written.get(*key) {
                 Some(Value::Table(table)) => write_section(&mut out, key, comment, table),
-                Some(_) if ["account", "client"].contains(key) => {}
+                Some(_) if ["account", "client", "peer"].contains(key) => {}
                 Some(value) => write_key(&mut out, key, comment, value),
                 None => {}
+            }
+        }
+        out.push('\n');
+        out.push_str(PEERS);
+        if let Some(Value::Array(peers)) = written.get("peer") {
+            for peer in peers.iter().filter_map(Value::as_table) {
+                put(&mut out, format_args!("\n[[peer]]\n{peer}"));
             }
         }
         out.push('\n');

@@ -12,17 +12,19 @@ mod environment;
 mod load;
 mod schema;
 mod secret;
+mod traffic;
 mod user;
 mod values;
 
-pub use accounts::{check_names, is_reserved, sender_rules};
+pub use accounts::{check_names, check_settings, is_reserved};
 pub use address::{HostPort, Listener, Protocol};
 pub use load::{ConfigError, Origin};
 pub use schema::{
-    Account, Admin, Authentication, Blocked, ClientProfile, Config, CopyTo, Deferral, Delivery,
-    DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, MsrpOffer, Registrar, Sip, Store,
-    Tagless, UserSettings, WhenFull,
+    Access, Account, Admin, Authentication, Blocked, ClientProfile, Config, CopyTo, Deferral,
+    Delivery, DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, MsrpOffer, Registrar,
+    Sip, Store, Tagless, Traffic, UserSettings, WhenFull,
 };
 pub use secret::{Ha1, Secret};
+pub use traffic::{PeerRule, TrafficOverrides};
 pub use user::{ClientRule, EffectiveSettings, RuleSubject, SenderRule, SettingsOverrides};
 pub use values::{Period, Size};

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::address::{HostPort, Listener, Protocol};
 use super::secret::{Ha1, Secret};
+use super::traffic::PeerRule;
 use super::user::{ClientRule, SettingsOverrides};
 use super::values::{Period, Size};
 
@@ -104,6 +105,8 @@ section! {
         deferral: Deferral = Deferral::default();
         /// What users get whose account does not say otherwise.
         users: UserSettings = UserSettings::default();
+        /// What the operator lets through the whole server.
+        traffic: Traffic = Traffic::default();
         /// The log of everything in custody.
         store: Store = Store::default();
         /// Bounds on what the server takes on. Over a bound it answers 503, it never queues without end.
@@ -112,6 +115,8 @@ section! {
         admin: Admin = Admin::default();
         /// What is told on stderr.
         log: Log = Log::default();
+        /// Networks and domains: who may send requests, and how many; the first network and the first domain that fit hold.
+        peer: Vec<PeerRule> = Vec::new();
         /// How devices of one make are spoken to; an account's own `profile` wins.
         client: Vec<ClientRule> = Vec::new();
         /// The users of the domain.
@@ -260,6 +265,54 @@ section! {
         max_size: Size = Size::mib(1_024);
         /// What happens at these bounds: "refuse-new", or "drop-oldest", whose authors are told.
         when_full: WhenFull = WhenFull::RefuseNew;
+        /// Whether a user may send messages and begin chats; if not, he hears 403.
+        may_send: bool = true;
+        /// Whether a user gets messages; if not, what comes for him is kept until he may again.
+        may_receive: bool = true;
+        /// Whether a user may send PUBLISH and SUBSCRIBE; if not, he hears 403.
+        may_use_presence: bool = true;
+        /// Largest message a user may send, beside sip.max_message_size and msrp.max_message_size; a larger one is answered 413; 0: no limit of his own.
+        max_message_size: Size = Size::octets(0);
+        /// Characters of a text a user may send, up to 3500; a longer one is answered 413; 0: no limit.
+        max_text_length: u32 = 0;
+        /// Messages a user may send in each `period`; one more is answered 503, in a chat 413; 0: no limit.
+        messages_per_period: u32 = 0;
+        /// Octets of messages a user may send in each `period`; 0: no limit.
+        octets_per_period: Size = Size::octets(0);
+        /// Begins with the first message after the last one is over. A restart begins new periods.
+        period: Period = Period::seconds(86_400);
+        /// Content types a user may send, such as "text/plain" or "image/*", in an envelope too; others are answered 415; []: all.
+        content_types: Vec<String> = Vec::new();
+        /// Content types a user may not send, whatever content_types says.
+        barred_types: Vec<String> = Vec::new();
+        /// Requests outside dialogs a user may send a second, REGISTER aside; more are answered 503; 0: no limit.
+        requests_per_second: u32 = 0;
+        /// Of these, so many at once; 0: as many as in a second.
+        requests_burst: u32 = 0;
+    }
+}
+
+section! {
+    /// What the operator lets through the whole server. The first six can be changed while it runs.
+    Traffic {
+        /// Whether anybody may send messages and begin chats; if not, everybody hears 403.
+        submission: bool = true;
+        /// Whether messages are delivered; if not, they are kept until they may be again.
+        delivery: bool = true;
+        /// Answers 202 instead of 480, 500 and 503 to a MESSAGE that cannot be taken, and tells no author that his message failed. What cannot be kept is lost: for an emergency.
+        suppress_errors: bool = false;
+        /// Messages through the whole server each second; one more is answered 503, in a chat 413; 0: no limit.
+        messages_per_second: u32 = 0;
+        /// Octets of messages through the whole server each second; 0: no limit.
+        octets_per_second: Size = Size::octets(0);
+        /// Notifications each second that a message failed; further ones wait, and with them the messages they speak of; 0: no limit.
+        failures_per_second: u32 = 500;
+        /// Users with limits of their own that are counted at once, about 200 octets each; one more is answered 503.
+        senders: u32 = 1_000_000;
+        /// Requests from networks without a `[[peer]]`: "allow" or "deny" (403).
+        unlisted_networks: Access = Access::Allow;
+        /// Requests by senders of domains without a `[[peer]]`: "allow" or "deny" (403).
+        unlisted_domains: Access = Access::Allow;
     }
 }
 
@@ -290,6 +343,10 @@ section! {
         connection_backlog: Size = Size::mib(1);
         /// MSRP sessions on one shard; also its MESSAGEs, deliveries and proxied requests under way, each.
         sessions: u32 = 16_384;
+        /// Memory for everything that peers and users can make grow; from nine tenths of it on new work is answered 503. The process as a whole stays within 1.2 times it.
+        memory: Size = Size::mib(1_024);
+        /// How long what peers send may wait for its shard. While a queue stands for five times as long, new work that waited longer is answered 503.
+        queue_delay: Period = Period::millis(20);
         /// Messages a shard keeps track of until their receipts have come, about 300 octets each; beyond it the oldest are forgotten, and a receipt of them passes unchecked.
         receipts: u32 = 200_000;
     }
@@ -410,6 +467,16 @@ words! {
 }
 
 words! {
+    /// Whether a peer is let in.
+    Access {
+        /// It is.
+        Allow = "allow";
+        /// It hears 403.
+        Deny = "deny";
+    }
+}
+
+words! {
     /// What happens when a user's quota is reached.
     WhenFull {
         /// The new message is refused.
@@ -479,6 +546,7 @@ impl Config {
         ("registrar", Registrar::KEYS),
         ("deferral", Deferral::KEYS),
         ("users", UserSettings::KEYS),
+        ("traffic", Traffic::KEYS),
         ("store", Store::KEYS),
         ("limits", Limits::KEYS),
         ("admin", Admin::KEYS),

@@ -7,7 +7,7 @@ use super::address::is_host;
 use super::schema::{
     Blocked, ClientProfile, CopyTo, Delivery, IncomingRule, UserSettings, WhenFull,
 };
-use super::values::Size;
+use super::values::{Period, Size};
 use crate::uri::{Scheme, Uri};
 
 /// One rule of a user about some senders; the first that fits holds.
@@ -97,6 +97,45 @@ pub struct SettingsOverrides {
     /// See [`UserSettings::when_full`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub when_full: Option<WhenFull>,
+    /// See [`UserSettings::may_send`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub may_send: Option<bool>,
+    /// See [`UserSettings::may_receive`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub may_receive: Option<bool>,
+    /// See [`UserSettings::may_use_presence`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub may_use_presence: Option<bool>,
+    /// See [`UserSettings::max_message_size`].
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_message_size: Option<Size>,
+    /// See [`UserSettings::max_text_length`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_text_length: Option<u32>,
+    /// See [`UserSettings::messages_per_period`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages_per_period: Option<u32>,
+    /// See [`UserSettings::octets_per_period`].
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub octets_per_period: Option<Size>,
+    /// See [`UserSettings::period`].
+    #[schema(value_type = Option<String>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub period: Option<Period>,
+    /// See [`UserSettings::content_types`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_types: Option<Vec<String>>,
+    /// See [`UserSettings::barred_types`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub barred_types: Option<Vec<String>>,
+    /// See [`UserSettings::requests_per_second`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<u32>,
+    /// See [`UserSettings::requests_burst`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_burst: Option<u32>,
     /// Speaks to all devices of this user in one dialect, whatever tags they register.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<ClientProfile>,
@@ -130,6 +169,28 @@ impl SettingsOverrides {
                 max_messages: self.max_messages.unwrap_or(defaults.max_messages),
                 max_size: self.max_size.unwrap_or(defaults.max_size),
                 when_full: self.when_full.unwrap_or(defaults.when_full),
+                may_send: self.may_send.unwrap_or(defaults.may_send),
+                may_receive: self.may_receive.unwrap_or(defaults.may_receive),
+                may_use_presence: self.may_use_presence.unwrap_or(defaults.may_use_presence),
+                max_message_size: self.max_message_size.unwrap_or(defaults.max_message_size),
+                max_text_length: self.max_text_length.unwrap_or(defaults.max_text_length),
+                messages_per_period: self
+                    .messages_per_period
+                    .unwrap_or(defaults.messages_per_period),
+                octets_per_period: self.octets_per_period.unwrap_or(defaults.octets_per_period),
+                period: self.period.unwrap_or(defaults.period),
+                content_types: self
+                    .content_types
+                    .clone()
+                    .unwrap_or_else(|| defaults.content_types.clone()),
+                barred_types: self
+                    .barred_types
+                    .clone()
+                    .unwrap_or_else(|| defaults.barred_types.clone()),
+                requests_per_second: self
+                    .requests_per_second
+                    .unwrap_or(defaults.requests_per_second),
+                requests_burst: self.requests_burst.unwrap_or(defaults.requests_burst),
             },
             profile: self.profile,
             rules: self.rules.clone(),

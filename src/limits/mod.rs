@@ -3,4 +3,11 @@
 //! Everything here is pure and bounded: a table of sources has as many places as the configuration
 //! says, and who has none is judged as strictly as the busiest.
 
+pub mod ledger;
+pub mod load;
+pub mod memory;
+pub mod meters;
+pub mod network;
+pub mod peers;
 pub mod rate;
+pub mod shared;

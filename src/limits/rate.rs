@@ -36,6 +36,16 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// One from which so much has been taken that it is full again only then.
+    pub fn full_at(at: Instant) -> Self {
+        Self { full_at: at }
+    }
+
+    /// When it is full again.
+    pub fn is_full_at(&self) -> Instant {
+        self.full_at
+    }
+
     /// Takes `cost` at once, or says how long to wait for it. What costs more than a burst passes when
     /// nothing has been taken for long, so that it is not refused for ever.
     pub fn take(&mut self, rate: Rate, cost: u32, now: Instant) -> Result<(), Duration> {

@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::limits::memory::Room;
+
 /// A session has more octets waiting than its bound: its peer asks faster than it reads, and the
 /// connection has to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,7 +17,7 @@ use bytes::Bytes;
 pub struct Overfull;
 
 /// Bounds of one connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
     /// Octets handed to the socket and not yet written.
     pub in_flight: usize,
@@ -23,6 +25,25 @@ pub struct QueueLimits {
     pub enough: usize,
     /// Waiting octets of one session that are too many.
     pub backlog: usize,
+}
+
+impl QueueLimits {
+    /// The bounds while there is so much room in memory: where it is short, one chunk at a time.
+    pub fn with(room: Room) -> Self {
+        match room {
+            Room::Ample => Self::default(),
+            Room::Scarce => Self {
+                in_flight: 32 * 1024,
+                enough: 1,
+                backlog: 128 * 1024,
+            },
+            Room::None => Self {
+                in_flight: 1,
+                enough: 1,
+                backlog: 128 * 1024,
+            },
+        }
+    }
 }
 
 impl Default for QueueLimits {
@@ -62,6 +83,16 @@ impl<S: Copy + Eq> ConnectionQueue<S> {
             in_flight: VecDeque::new(),
             in_flight_octets: 0,
         }
+    }
+
+    /// Other bounds from here on.
+    pub fn set_limits(&mut self, limits: QueueLimits) {
+        self.limits = limits;
+    }
+
+    /// Octets that wait, without those that are with the socket.
+    pub fn waiting(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.octets).sum()
     }
 
     /// Whether `session` is worth asking for its next frame.

@@ -16,6 +16,7 @@ use tokio::task::spawn_local;
 use super::connection::Connection;
 use super::frame::FrameEvent;
 use super::reader;
+use crate::limits::memory::Account;
 use crate::metrics::ShardMetrics;
 use crate::net::ConnectionId;
 use crate::net::accept::{Gate, Place, accept};
@@ -96,6 +97,8 @@ pub struct Shared<D> {
     pub shard: u16,
     /// How many shards there are.
     pub shards: u16,
+    /// Where the memory in use is written down.
+    pub memory: Account,
     /// Bounds.
     pub settings: Settings,
     /// The connections of all shards.
@@ -133,7 +136,7 @@ impl<D: Deliver> MsrpTransport<D> {
         let gate = shared.gate.clone();
         spawn_local(accept(socket, gate, move |stream, remote, place| {
             let id = ConnectionId::next(shared.shard);
-            let (writer, queue) = writer(id, shared.settings.queue);
+            let (writer, queue) = writer(id, shared.settings.queue, &shared.memory);
             let key = Key {
                 remote,
                 secure: secure.then_some(id),
@@ -161,7 +164,7 @@ impl<D: Deliver> MsrpTransport<D> {
         let mut opening = None;
         let found = shared.registry.find_or_open(key, shared.shard, || {
             let place = shared.gate.try_enter()?;
-            let (writer, queue) = writer(id, shared.settings.queue);
+            let (writer, queue) = writer(id, shared.settings.queue, &shared.memory);
             opening = Some((queue, place));
             Some(writer)
         });

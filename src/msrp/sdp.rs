@@ -134,6 +134,10 @@ pub struct MsrpMedia {
     pub direction: Direction,
     /// `a=max-size`, or `maxsize` as one deployed server spells it: a hint, in octets.
     pub max_size: Option<u64>,
+    /// `a=file-selector`: how large the file is (RFC 5547 §6).
+    pub file_size: Option<u64>,
+    /// `a=file-selector`: of which type it is.
+    pub file_type: Option<String>,
     /// `a=fingerprint`, as written.
     pub fingerprint: Option<String>,
     /// `a=msrp-cema` (RFC 6714).
@@ -289,6 +293,7 @@ impl Draft {
             "accept-types" => media.accept_types = types(value),
             "accept-wrapped-types" => media.accept_wrapped_types = types(value),
             "max-size" | "maxsize" => media.max_size = value.parse().ok(),
+            "file-selector" => (media.file_size, media.file_type) = file(value),
             "fingerprint" => media.fingerprint = Some(value.to_owned()),
             "msrp-cema" => media.cema = true,
             // a=connection has to be ignored (RFC 6135 §4.4); so is what is unknown.
@@ -325,6 +330,23 @@ impl MsrpMedia {
             _ => {}
         }
     }
+}
+
+/// The size and the type of a file selector. A name in quotes may hold what looks like either.
+fn file(selector: &str) -> (Option<u64>, Option<String>) {
+    let outside = selector.split('"').step_by(2);
+    let words = outside.flat_map(str::split_ascii_whitespace);
+    let (mut size, mut media_type) = (None, None);
+    for word in words {
+        match word.split_once(':') {
+            Some(("size", value)) => size = value.parse().ok(),
+            Some(("type", value)) => {
+                media_type = value.split(';').next().map(str::to_ascii_lowercase);
+            }
+            _ => {}
+        }
+    }
+    (size, media_type)
 }
 
 fn types(value: &str) -> Vec<String> {

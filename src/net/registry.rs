@@ -165,9 +165,10 @@ fn note(shards: &mut Vec<u16>, shard: u16) {
 mod tests {
     use super::super::writer::writer;
     use super::*;
+    use crate::limits::memory::Account;
 
     fn connection(serial: u64) -> Writer {
-        writer(ConnectionId::new(1, serial), 1000).0
+        writer(ConnectionId::new(1, serial), 1000, &Account::detached()).0
     }
 
     #[test]
@@ -199,7 +200,7 @@ mod tests {
     #[test]
     fn a_connection_is_closed_when_the_last_shard_that_uses_it_lets_it_go() {
         let registry = Registry::default();
-        let (writer, mut queue) = writer(ConnectionId::new(1, 1), 1000);
+        let (writer, mut queue) = writer(ConnectionId::new(1, 1), 1000, &Account::detached());
         let id = writer.id();
         registry.find_or_open("peer", 0, || Some(writer));
         registry.find(id, 2);

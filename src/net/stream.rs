@@ -31,6 +31,15 @@ impl Stream {
         }
     }
 
+    /// Waits for octets, so that a buffer is needed only once there are some. Over TLS the session has
+    /// buffers of its own.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.readable().await,
+            Self::Secure(_) => Ok(()),
+        }
+    }
+
     /// Waits for octets and appends them; 0 at their end. It may return without any new ones, then
     /// with `WouldBlock`.
     pub async fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {

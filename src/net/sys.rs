@@ -166,6 +166,15 @@ pub fn send(socket: BorrowedFd<'_>, datagrams: &[(SocketAddr, Bytes)]) -> io::Re
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
+/// Octets of memory this process has; `None` where the system does not say.
+pub fn resident_memory() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    // SAFETY: asks for a number.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    pages.checked_mul(u64::try_from(page).ok()?)
+}
+
 /// Raises the number of files this process may open to what the system allows it; returns that.
 pub fn raise_open_files() -> io::Result<u64> {
     let mut limit = libc::rlimit {

@@ -13,9 +13,13 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::id::ConnectionId;
 use super::stream::{Stream, VECTOR};
+use crate::limits::memory::{Account, Kind, Room};
 
 /// What an entry of the queue costs besides its octets, so that many small ones are bounded too.
 const ENTRY: usize = 64;
+/// Over so many waiting octets, or any at all while memory is short, nothing more is read from a peer
+/// that answers are queued for.
+const CROWDED: usize = 64 * 1024;
 /// The connection is closed, or was closed just now because its queue overflowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection is lost")]
@@ -46,6 +50,9 @@ enum Entry {
 struct State {
     queued: AtomicUsize,
     limit: usize,
+    account: Account,
+    /// Told after each write.
+    eased: Notify,
     abort: Notify,
     phase: watch::Sender<Phase>,
 }
@@ -57,12 +64,15 @@ enum Phase {
     Ended,
 }
 
-/// Both ends of the queue of connection `id`, which holds about `limit` octets.
-pub fn writer(id: ConnectionId, limit: usize) -> (Writer, WriteQueue) {
+/// Both ends of the queue of connection `id`, which holds about `limit` octets; while memory is short,
+/// an eighth of it.
+pub fn writer(id: ConnectionId, limit: usize, account: &Account) -> (Writer, WriteQueue) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let state = Arc::new(State {
         queued: AtomicUsize::new(0),
         limit,
+        account: account.clone(),
+        eased: Notify::new(),
         abort: Notify::new(),
         phase: watch::Sender::new(Phase::Opening),
     });
@@ -88,13 +98,31 @@ impl Writer {
     pub fn send(&self, from: u16, octets: Bytes) -> Result<(), Lost> {
         let cost = octets.len() + ENTRY;
         let before = self.state.queued.fetch_add(cost, Ordering::Relaxed);
-        if before > 0 && before.saturating_add(cost) > self.state.limit {
+        if before > 0 && before.saturating_add(cost) > self.state.limit() {
             self.state.queued.fetch_sub(cost, Ordering::Relaxed);
             self.abort();
             return Err(Lost);
         }
+        self.state.account.add(Kind::WriteQueues, cost);
         let entry = Entry::Octets { from, octets };
-        self.queue.send(entry).map_err(|_| Lost)
+        self.queue.send(entry).map_err(|_| {
+            self.state.settle(cost);
+            Lost
+        })
+    }
+
+    /// Waits while too much is queued for a peer to take more from it: who does not read answers
+    /// should not be read from. Fails when that lasts for `stall`.
+    pub async fn eased(&self, stall: Duration) -> Result<(), Lost> {
+        while self.state.is_crowded() {
+            let eased = self.state.eased.notified();
+            if !self.state.is_crowded() {
+                break;
+            }
+            let eased = tokio::time::timeout(stall, eased).await;
+            eased.map_err(|_| Lost)?;
+        }
+        Ok(())
     }
 
     /// Whether octets can leave already.
@@ -121,6 +149,29 @@ impl Writer {
     /// Closes the connection at once.
     pub fn abort(&self) {
         self.state.abort.notify_one();
+    }
+}
+
+impl State {
+    fn limit(&self) -> usize {
+        match self.account.ledger().room() {
+            Room::None => self.limit / 8,
+            Room::Ample | Room::Scarce => self.limit,
+        }
+    }
+
+    fn is_crowded(&self) -> bool {
+        let queued = self.queued.load(Ordering::Relaxed);
+        match self.account.ledger().room() {
+            Room::None => queued > 0,
+            Room::Ample | Room::Scarce => queued > CROWDED,
+        }
+    }
+
+    /// Octets have left, or will not.
+    fn settle(&self, cost: usize) {
+        self.queued.fetch_sub(cost, Ordering::Relaxed);
+        self.account.take(Kind::WriteQueues, cost);
     }
 }
 
@@ -172,7 +223,8 @@ impl WriteQueue {
                 }
             }
             stream.write_all(&mut batch, stall).await?;
-            self.state.queued.fetch_sub(cost, Ordering::Relaxed);
+            self.state.settle(cost);
+            self.state.eased.notify_waiters();
             for (shard, octets) in totals {
                 written(shard, octets).await;
             }
@@ -185,6 +237,13 @@ impl WriteQueue {
 
 impl Drop for WriteQueue {
     fn drop(&mut self) {
+        self.queue.close();
+        while let Ok(entry) = self.queue.try_recv() {
+            if let Entry::Octets { octets, .. } = entry {
+                self.state.settle(octets.len() + ENTRY);
+            }
+        }
+        self.state.eased.notify_waiters();
         self.state.phase.send_replace(Phase::Ended);
     }
 }
@@ -213,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn octets_leave_in_order_and_are_reported_by_shard() {
         let (near, mut far) = connected().await;
-        let (writer, mut queue) = writer(ConnectionId::new(0, 1), 1 << 20);
+        let (writer, mut queue) = writer(ConnectionId::new(0, 1), 1 << 20, &Account::detached());
         let mut expected = Vec::new();
         for index in 0..500_u16 {
             let octets = vec![index as u8; usize::from(index)];
@@ -244,18 +303,18 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_wait_for_a_connection_hear_how_it_went() {
-        let (first, queue) = writer(ConnectionId::new(0, 1), 1000);
+        let (first, queue) = writer(ConnectionId::new(0, 1), 1000, &Account::detached());
         assert!(!first.is_open());
         queue.open();
         assert_eq!(first.opened().await, Ok(()));
-        let (second, queue) = writer(ConnectionId::new(0, 2), 1000);
+        let (second, queue) = writer(ConnectionId::new(0, 2), 1000, &Account::detached());
         let (outcome, ()) = tokio::join!(second.opened(), async { drop(queue) });
         assert_eq!(outcome, Err(Lost));
     }
 
     #[tokio::test]
     async fn overflow_closes_the_connection() {
-        let (writer, queue) = writer(ConnectionId::new(0, 1), 1000);
+        let (writer, queue) = writer(ConnectionId::new(0, 1), 1000, &Account::detached());
         let octets = Bytes::from(vec![0; 5000]);
         writer
             .send(0, octets.clone())
@@ -266,7 +325,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_small_entries_are_bounded_too() {
-        let (writer, _queue) = writer(ConnectionId::new(0, 1), 64 * 100);
+        let (writer, _queue) = writer(ConnectionId::new(0, 1), 64 * 100, &Account::detached());
         let sent = (0..1000).take_while(|_| writer.send(0, Bytes::new()).is_ok());
         assert_eq!(sent.count(), 100);
     }
@@ -274,7 +333,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_takes_nothing_is_given_up() {
         let (near, far) = connected().await;
-        let (writer, mut queue) = writer(ConnectionId::new(0, 1), 1 << 30);
+        let (writer, mut queue) = writer(ConnectionId::new(0, 1), 1 << 30, &Account::detached());
         writer.send(0, vec![0; 64 << 20].into()).expect("queued");
         let stall = Duration::from_millis(50);
         let error = queue.write_to(&near, stall, async |_, _| ()).await;

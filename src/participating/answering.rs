@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::identity::Identity;
+use crate::limits::load::retry_after;
 use crate::msrp::negotiation::SdpRefusal;
 use crate::participating::callee;
 use crate::participating::outgoing::ALLOW;
@@ -21,8 +22,6 @@ use crate::sip::warning as warning_text;
 use crate::store::request::Refusal;
 use crate::uri::{Uri, equivalent};
 
-/// Seconds after which a sender may try again when we have too much to do.
-const RETRY_AFTER: &str = "2";
 /// Seconds after which there may be room in a recipient's queue again.
 const RETRY_AFTER_FULL: &str = "300";
 /// The warning of a message that is over a quota (cpm-facts §11).
@@ -57,7 +56,9 @@ impl Service {
             return;
         }
         tracing::debug!(%rejection, call_id = request.call_id().unwrap_or_default(), "refused");
-        let octets = self.rejection(request, rejection);
+        let suppressed = self.suppressed(request, rejection, now);
+        let rejection = suppressed.as_ref().unwrap_or(rejection);
+        let octets = self.rejection(request, rejection, None);
         self.sip.respond(server, rejection.status, octets, now);
     }
 
@@ -68,12 +69,14 @@ impl Service {
             return;
         }
         let to = reply_flow::reply_flow(&via, flow);
-        let octets = self.rejection(request, rejection);
+        // RFC 3261 §8.2.7: repeated, the request gets the same tag.
+        let tag = self.sip.stateless_tag(request);
+        let octets = self.rejection(request, rejection, Some(&tag));
         self.sip.send_ack(octets, to);
     }
 
-    fn rejection(&mut self, request: &Message, rejection: &Rejection) -> Bytes {
-        let mut reply = self.reply(request, rejection.status, rejection.reason, None);
+    fn rejection(&mut self, request: &Message, rejection: &Rejection, tag: Option<&str>) -> Bytes {
+        let mut reply = self.reply(request, rejection.status, rejection.reason, tag);
         // A 403 without a warning makes some clients register again at once (cpm-facts §11).
         let default = (rejection.status == 403).then_some(warning_text::NOT_AUTHORISED);
         if let Some(text) = rejection.warning.or(default) {
@@ -81,7 +84,11 @@ impl Service {
         }
         match rejection.status {
             405 | 501 => reply = reply.header("Allow", ALLOW),
-            503 => reply = reply.header("Retry-After", RETRY_AFTER),
+            503 => {
+                let seconds = rejection.retry_after;
+                let seconds = seconds.unwrap_or_else(|| retry_after(self.tokens.number()));
+                reply = reply.header("Retry-After", &seconds.to_string());
+            }
             415 => {
                 let accept = match request.method() {
                     Method::Invite => "application/sdp, multipart/mixed, message/cpim",
@@ -223,6 +230,9 @@ impl Service {
         let handled = self.registrar.register(directory, registration);
         let status =
             crate::sip::wire::parse(handled.response.clone()).map_or(500, |reply| reply.status());
+        if status == 200 {
+            self.metrics.registrations.count();
+        }
         self.sip.respond(server, status, handled.response, now);
         if let Some(registered) = handled.registered {
             self.handle_registered(registered, now);

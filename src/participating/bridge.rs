@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::cpim::{self, CpimError, Envelope};
+use crate::limits::memory::Room;
 use crate::msrp::event::{EndReason, InboundId, OutboundId, SessionEvent};
 use crate::msrp::frame::FailureReport;
 use crate::msrp::outgoing::OutboundMessage;
@@ -139,16 +140,20 @@ impl Service {
         success_report: bool,
         now: Now,
     ) {
+        self.metrics.received_session.count();
         let is_short = total.is_none_or(|total| total <= HEAD as u64);
         let is_unread = is_short && arrival::may_be_receipt(&content_type);
         let deadline = now.instant + self.settings.custody_after;
         let mut transit = Transit::new(content_type, Fate::Unread, deadline);
         transit.success_report = success_report;
         transit.total = total;
+        let author = self.chats.get(&id).map(|chat| chat.person(side));
+        let is_measured = author.is_some_and(|author| self.is_measured(author));
         if let Some(chat) = self.chats.get_mut(&id) {
             transit.discarded = chat.silent && side == Side::Caller;
             let is_envelope = arrival::is_type(&transit.content_type, cpim::MEDIA_TYPE);
-            transit.cleared = !(chat.hidden && side == Side::Caller && is_envelope);
+            transit.may_name = chat.hidden && side == Side::Caller && is_envelope;
+            transit.unjudged = is_measured;
             chat.transits.insert((side, message), transit);
         }
         if !is_unread {
@@ -194,6 +199,9 @@ impl Service {
         let earlier = chat.transits.iter().any(|((from, _), transit)| {
             *from == side && matches!(transit.fate, Fate::Custody | Fate::Storing(..))
         });
+        if !self.may_receive(chat.person(side.other())) {
+            return false;
+        }
         let free = match side {
             Side::Caller => {
                 let key = chat.conversation_of(side);
@@ -224,11 +232,14 @@ impl Service {
         let Some(transit) = chat.transits.get_mut(&(side, message)) else {
             return;
         };
-        let requests = transit.write(offset, octets.clone(), || custody.new_spool());
+        let mut requests = transit.write(offset, octets.clone(), || custody.new_spool());
+        if self.load.room() != Room::Ample && !transit.discarded {
+            requests.extend(transit.spool.spill(|| custody.new_spool()));
+        }
         for request in requests {
             custody.tell(request);
         }
-        if !transit.cleared {
+        if !transit.is_cleared() {
             return self.clear(id, side, message, now);
         }
         if matches!(transit.fate, Fate::Unread) && transit.covered.prefix() > HEAD as u64 {
@@ -249,22 +260,40 @@ impl Service {
     }
 
     /// A message of an author who hides goes on once its envelope is known not to name him; one that
-    /// does is refused, because what arrives in a session cannot be rewritten.
+    /// does is refused, because what arrives in a session cannot be rewritten. One of an author with
+    /// limits goes on once it is known to keep within them.
     fn clear(&mut self, id: ChatId, side: Side, message: InboundId, now: Now) {
-        let Some(transit) = self.transit(id, side, message) else {
+        let Some(chat) = self.chats.get(&id) else {
             return;
         };
-        let named = Envelope::parse(&transit.head).map(|it| privacy::names_author(&it));
-        let status = match named {
-            Ok(true) => 403,
-            Ok(false) => {
-                transit.cleared = true;
-                return self.pump(id, side.other(), now);
-            }
-            Err(CpimError::Incomplete) => return,
-            Err(_) => 400,
+        let Some(transit) = chat.transits.get(&(side, message)) else {
+            return;
         };
-        self.end_transit(id, side, message, status);
+        if arrival::is_type(&transit.content_type, cpim::MEDIA_TYPE) {
+            let named = Envelope::parse(&transit.head).map(|it| privacy::names_author(&it));
+            match named {
+                Ok(true) if transit.may_name => return self.end_transit(id, side, message, 403),
+                Ok(_) => {}
+                Err(CpimError::Incomplete) => return,
+                Err(_) => return self.end_transit(id, side, message, 400),
+            }
+        }
+        let counted = match transit.unjudged {
+            false => None,
+            true => match self.submit_transit(chat.person(side), transit, now) {
+                None => return,
+                Some(Ok(octets)) => Some(octets),
+                Some(Err(refused)) => {
+                    let status = refused.status_in_session();
+                    return self.end_transit(id, side, message, status);
+                }
+            },
+        };
+        if let Some(transit) = self.transit(id, side, message) {
+            (transit.may_name, transit.unjudged) = (false, false);
+            transit.counted = counted;
+        }
+        self.pump(id, side.other(), now);
     }
 
     /// Gives the session on `side` what it can take of the messages from the other side.
@@ -303,7 +332,7 @@ impl Service {
         let Some(transit) = self.transit(id, from, inbound) else {
             return false;
         };
-        if !transit.cleared {
+        if !transit.is_cleared() {
             return false;
         }
         let ready = transit.covered.prefix().saturating_sub(offset);
@@ -422,6 +451,7 @@ impl Service {
         let Some((from, inbound)) = self.source_of(id, side, out) else {
             return;
         };
+        self.metrics.passed_session.count();
         let Some(transit) = self.transit(id, from, inbound) else {
             return;
         };
@@ -535,11 +565,23 @@ impl Service {
         let Some(transit) = self.transit(id, side, inbound) else {
             return;
         };
+        transit.complete = Some(length);
+        if !transit.is_cleared() {
+            self.clear(id, side, inbound, now);
+        }
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
         // The header of its envelope has no end: nobody can say whether it names its author.
-        if !transit.cleared {
+        if !transit.is_cleared() {
             return self.end_transit(id, side, inbound, 400);
         }
-        transit.complete = Some(length);
+        if let Some(more) = transit.counted.and_then(|it| length.checked_sub(it)) {
+            self.count_more(id, side, more, now);
+        }
+        let Some(transit) = self.transit(id, side, inbound) else {
+            return;
+        };
         if transit.discarded && transit.is_notification() && !transit.restore() {
             return self.end_transit(id, side, inbound, CANNOT_KEEP);
         }

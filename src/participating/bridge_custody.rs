@@ -29,7 +29,7 @@ impl Service {
             return;
         }
         match transit.fate {
-            Fate::Live(_) | Fate::Unread if !transit.cleared => {
+            Fate::Live(_) | Fate::Unread if !transit.is_cleared() => {
                 self.keep_uncleared(id, side, inbound, now);
             }
             Fate::Live(out) => {
@@ -42,8 +42,8 @@ impl Service {
         }
     }
 
-    /// Nothing of a message goes on before its envelope is known not to name an author who hides, but
-    /// its sender waits for an answer: it is kept.
+    /// Nothing of a message goes on before it is known that it may, but its sender waits for an answer: it
+    /// is kept.
     fn keep_uncleared(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
         let Some(transit) = self.transit(id, side, inbound) else {
             return;

@@ -200,6 +200,9 @@ impl Service {
         if self.chats.len() >= self.settings.most_under_way || self.draining {
             return self.overloaded(&invite, server, now);
         }
+        if let Err(refused) = self.submit_session(&caller, &offer, first.as_ref(), now) {
+            return self.reject(&invite, server, &refused.rejection(), now);
+        }
         let mut timer = SessionTimer::new(self.settings.timer);
         if let Err(too_small) = timer.answer(&invite, now.instant) {
             return self.interval_too_small(&invite, server, too_small, now);

@@ -5,10 +5,12 @@ use crate::msrp::negotiation::SdpRefusal;
 use crate::participating::chat::{Chat, ChatId, ChatState, Side};
 use crate::participating::deferral::Condition;
 use crate::participating::dialogs::DialogUse;
+use crate::participating::large::SessionService;
 use crate::participating::leg::{Leg, Unacknowledged};
 use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::reason::Reason;
 use crate::participating::service::Service;
+use crate::participating::submission;
 use crate::participating::{callee, outgoing};
 use crate::sip::dialog::Dialog;
 use crate::sip::message::{Message, Method};
@@ -156,6 +158,10 @@ impl Service {
         self.dialogs
             .insert(leg.key.clone(), DialogUse::Chat(id, Side::Caller));
         chat.caller_leg = Some(leg);
+        match chat.service {
+            SessionService::Chat => self.metrics.sessions_chat.count(),
+            SessionService::Large => self.metrics.sessions_large.count(),
+        }
         self.sip.respond(server, 200, octets, now);
     }
 
@@ -175,6 +181,9 @@ impl Service {
             .media
             .open_over(secure, media_use, remote, known_as, direction, tokens);
         let media = opened.ok_or(None)?;
+        let settings = &self.directory.settings(&chat.caller).settings;
+        let (most, wrapped) = submission::told_in_session(settings);
+        self.media.take_only(media, most, wrapped);
         match self.media.answer(media, &offer, now) {
             Ok(text) => Ok((media, text)),
             Err(refusal) => {

@@ -69,7 +69,7 @@ impl Target {
 impl Service {
     /// Which row holds when there is no device for a request to go to.
     pub(super) fn absence(&self, user: &Identity) -> Condition {
-        if self.registrar.reachable(user, self.time).is_empty() {
+        if !self.may_receive(user) || self.registrar.reachable(user, self.time).is_empty() {
             Condition::NoContact
         } else {
             Condition::NoCapableContact
@@ -82,27 +82,25 @@ impl Service {
         user: &Identity,
         request: Option<&Message>,
     ) -> Vec<Target> {
-        self.targets(user, request, |binding, capability| {
+        self.delivery_targets(user, request, |binding, capability| {
             capability.message && !binding.is_paused()
         })
-        .unwrap_or_default()
     }
 
     /// The contacts of a user that a replay or a chat can be offered to, best first.
     pub(super) fn session_targets(&self, user: &Identity) -> Vec<Target> {
-        self.targets(user, None, takes_chat).unwrap_or_default()
+        self.delivery_targets(user, None, takes_chat)
     }
 
     /// The contacts a chat INVITE can go to.
     pub(super) fn session_targets_for(&self, user: &Identity, invite: &Message) -> Vec<Target> {
-        self.targets(user, Some(invite), takes_chat)
-            .unwrap_or_default()
+        self.delivery_targets(user, Some(invite), takes_chat)
     }
 
     /// The contacts that take a standalone message in an MSRP session of its own: those first that say
     /// so themselves.
     pub(super) fn large_targets(&self, user: &Identity, invite: Option<&Message>) -> Vec<Target> {
-        let mut targets = self.targets(user, invite, takes_large).unwrap_or_default();
+        let mut targets = self.delivery_targets(user, invite, takes_large);
         targets.sort_by_key(|target| !target.states_large);
         targets
     }
@@ -115,6 +113,19 @@ impl Service {
         request: &Message,
     ) -> Result<Vec<Target>, Rejection> {
         self.targets(user, Some(request), |_, _| true)
+    }
+
+    /// Where messages for a user may go: nowhere while the operator lets nothing be delivered.
+    fn delivery_targets(
+        &self,
+        user: &Identity,
+        request: Option<&Message>,
+        fits: impl Fn(&Binding, &Capability) -> bool,
+    ) -> Vec<Target> {
+        match self.may_receive(user) {
+            true => self.targets(user, request, fits).unwrap_or_default(),
+            false => Vec::new(),
+        }
     }
 
     fn targets(

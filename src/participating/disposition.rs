@@ -156,12 +156,16 @@ impl Service {
     }
 
     fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, delivered: bool, now: Now) {
+        // The store names it again in a second: a storm of failures is told bit by bit.
+        if self.owes_failure(&message, seq, delivered) && !self.may_tell_failure(now) {
+            return;
+        }
         tracing::info!(recipient = %message.recipient, seq = seq.0, "a kept message expired");
         if message.kind == MessageKind::Notification {
             self.metrics.receipts_expired.count();
         }
         self.metrics.messages_expired.count();
-        self.end_waiting(seq, message, Settlement::Expired, delivered, now);
+        self.end_told(seq, message, Settlement::Expired, delivered, now);
     }
 
     /// A kept message turned out to be damaged: its author hears so as far as it is known who he is.
@@ -207,6 +211,43 @@ impl Service {
         delivered: bool,
         now: Now,
     ) {
+        if self.owes_failure(&message, seq, delivered) && !self.may_tell_failure(now) {
+            let recipient = message.recipient.clone();
+            let key = super::arrival::conversation_key(&message);
+            if let Some(machine) = self.users.get_mut(&recipient) {
+                machine.handle_settled(&key, seq);
+            }
+            self.expiring.insert((recipient.clone(), seq), None);
+            self.untold.push(Leaving {
+                seq,
+                message,
+                settlement,
+            });
+            return self.run_user_later(&recipient);
+        }
+        self.end_told(seq, message, settlement, delivered, now);
+    }
+
+    /// Whether an author is to hear that his message failed: he asked for it, no device has it, and the
+    /// operator suppresses no errors.
+    fn owes_failure(&self, message: &DeferredMessage, seq: Seq, delivered: bool) -> bool {
+        let key = super::arrival::conversation_key(message);
+        let machine = self.users.get(&message.recipient);
+        !self.traffic.suppress_errors
+            && !delivered
+            && !machine.is_some_and(|machine| machine.is_marked(&key, seq))
+            && message.dispositions.contains(Dispositions::NEGATIVE)
+            && self.is_notifiable(message)
+    }
+
+    fn end_told(
+        &mut self,
+        seq: Seq,
+        message: Box<DeferredMessage>,
+        settlement: Settlement,
+        delivered: bool,
+        now: Now,
+    ) {
         let recipient = message.recipient.clone();
         let key = super::arrival::conversation_key(&message);
         let mut delivered = delivered;
@@ -214,10 +255,10 @@ impl Service {
             delivered |= machine.is_marked(&key, seq);
             machine.handle_settled(&key, seq);
         }
-        if !delivered
+        let wants_word = !delivered
             && message.dispositions.contains(Dispositions::NEGATIVE)
-            && self.is_notifiable(&message)
-        {
+            && self.is_notifiable(&message);
+        if wants_word && !self.suppresses_failure(now) {
             let number = self.next_number();
             let origin = Origin {
                 shard: self.settings.shard,

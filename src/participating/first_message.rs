@@ -39,6 +39,8 @@ pub struct FirstMessage {
     octets: Bytes,
     /// `imdn.Message-ID`
     message_id: Option<String>,
+    /// It is a disposition notification.
+    is_receipt: bool,
 }
 
 impl FirstMessage {
@@ -82,6 +84,7 @@ impl FirstMessage {
             headers: part.headers.clone(),
             octets,
             message_id: content.message_id,
+            is_receipt: content.is_notification,
         }))
     }
 
@@ -90,6 +93,11 @@ impl FirstMessage {
         if let Some(hidden) = privacy::hide_author(&self.octets) {
             self.octets = hidden.into();
         }
+    }
+
+    /// Its type and its octets, if it is a message and no receipt.
+    pub(super) fn submitted(&self) -> Option<(&str, &[u8])> {
+        (!self.is_receipt).then_some((&self.content_type, &self.octets))
     }
 
     /// `imdn.Message-ID`, if it has one.

@@ -32,6 +32,16 @@ impl HiddenAuthors {
         }
     }
 
+    /// How many are remembered.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
     /// A message of an unnamed author goes to a recipient.
     pub fn sent(&mut self, sent: &Sent, now: UnixMillis) {
         let MessageRef {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::{Instant, Now};
+use crate::limits::memory::Room;
 use crate::msrp::connection_queue::{ConnectionQueue, QueueLimits};
 use crate::msrp::event::SessionEvent;
 use crate::msrp::fingerprint::Fingerprint;
@@ -125,6 +126,8 @@ pub(super) struct Description {
     plain: bool,
     accept: Vec<String>,
     wrapped: Vec<String>,
+    /// Octets of the largest message taken in this session, if it takes less than others.
+    most: Option<u64>,
     direction: Direction,
     number: u64,
     version: u64,
@@ -157,6 +160,8 @@ pub struct Media {
     pub(super) actions: VecDeque<MediaAction>,
     /// Sessions that may have frames to write or events to tell.
     pub(super) stirred: BTreeSet<MediaId>,
+    /// Bounds of each connection.
+    pub(super) limits: QueueLimits,
 }
 
 impl Media {
@@ -175,12 +180,33 @@ impl Media {
             events: VecDeque::new(),
             actions: VecDeque::new(),
             stirred: BTreeSet::new(),
+            limits: QueueLimits::default(),
         }
     }
 
     /// How many sessions there are.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// There is so much room in memory.
+    pub fn set_room(&mut self, room: Room) {
+        let limits = QueueLimits::with(room);
+        if self.limits == limits {
+            return;
+        }
+        self.limits = limits;
+        for connection in self.connections.values_mut() {
+            connection.queue.set_limits(limits);
+        }
+    }
+
+    /// Octets that wait for all connections.
+    pub fn waiting(&self) -> usize {
+        let connections = self.connections.values();
+        connections
+            .map(|connection| connection.queue.waiting())
+            .sum()
     }
 
     /// How many connections carry them.
@@ -285,6 +311,7 @@ impl Media {
             description: Description {
                 accept: owned(&ACCEPT_TYPES),
                 wrapped: owned(&ACCEPT_WRAPPED),
+                most: None,
                 direction,
                 number,
                 version: number,
@@ -321,6 +348,17 @@ impl Media {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.description.accept = accept;
             entry.description.wrapped = wrapped;
+        }
+    }
+
+    /// Takes no larger messages in this session, and inside envelopes only these types, if any are named.
+    pub fn take_only(&mut self, id: MediaId, most: Option<u64>, wrapped: Vec<String>) {
+        let largest = self.settings.message;
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.description.most = most.map(|most| most.min(largest));
+            if !wrapped.is_empty() {
+                entry.description.wrapped = wrapped;
+            }
         }
     }
 
@@ -383,7 +421,7 @@ impl Media {
             remote: agreement.peer,
             accept_types: agreement.accept_types,
             incoming: IncomingLimits {
-                message: settings.message,
+                message: entry.description.most.unwrap_or(settings.message),
                 ..IncomingLimits::default()
             },
             outgoing: OutgoingLimits {
@@ -477,7 +515,7 @@ impl Media {
                 .connections
                 .entry(frame.connection)
                 .or_insert_with(|| Connection {
-                    queue: ConnectionQueue::new(QueueLimits::default()),
+                    queue: ConnectionQueue::new(self.limits),
                     sessions: BTreeSet::new(),
                     current: None,
                 });
@@ -554,7 +592,7 @@ impl Entry {
             accept_types: &accept,
             accept_wrapped_types: &wrapped,
             direction: self.description.direction,
-            max_size: Some(most.message),
+            max_size: Some(self.description.most.unwrap_or(most.message)),
             fingerprint: most.fingerprint.as_deref(),
             cema: most.cema && !self.description.plain,
             session: self.description.number,

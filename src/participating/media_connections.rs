@@ -1,7 +1,7 @@
 //! The connections of the MSRP sessions: who opens them, whose frames they carry, when they end.
 
 use crate::clock::Now;
-use crate::msrp::connection_queue::{ConnectionQueue, QueueLimits};
+use crate::msrp::connection_queue::ConnectionQueue;
 use crate::msrp::event::SessionEvent;
 use crate::msrp::frame::FrameEvent;
 use crate::msrp::session::Session;
@@ -115,7 +115,7 @@ impl Media {
 
     fn connection(&mut self, id: ConnectionId) -> &mut Connection {
         self.connections.entry(id).or_insert_with(|| Connection {
-            queue: ConnectionQueue::new(QueueLimits::default()),
+            queue: ConnectionQueue::new(self.limits),
             sessions: BTreeSet::new(),
             current: None,
         })

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::clock::{Instant, Now, UnixMillis};
+use crate::config::Traffic;
 use crate::identity::Identity;
 use crate::participating::census::{Census, Population};
 use crate::participating::chat::{Chat, ChatId, ChatState, Side};
@@ -83,6 +84,10 @@ pub enum Question {
     RemoveDocument(Box<str>),
     /// The users are these from here on.
     Directory(Arc<Directory>),
+    /// What the operator lets through from here on.
+    Traffic(Box<Traffic>),
+    /// Whether a user may receive has changed, as the directory says.
+    Reception(Identity),
     /// Chats and replays under way.
     Sessions,
     /// Ends one of them.
@@ -276,6 +281,14 @@ impl Service {
             Question::Unbind { user, key } => self.unbind(&user, key.as_deref(), now),
             Question::Directory(directory) => {
                 self.directory = directory;
+                Answer::Done
+            }
+            Question::Traffic(traffic) => {
+                self.set_traffic(*traffic, now);
+                Answer::Done
+            }
+            Question::Reception(user) => {
+                self.handle_registration(&user, now);
                 Answer::Done
             }
             Question::Sessions => Answer::Sessions(self.list_sessions(now)),

@@ -6,6 +6,7 @@
 use crate::clock::Now;
 use crate::config::CopyTo;
 use crate::identity::Identity;
+use crate::limits::memory::{Held, Kind};
 use crate::participating::admission::{Admission, UNAVAILABLE};
 use crate::participating::arrival::{self, Content, ConversationHeaders};
 use crate::participating::contacts::Target;
@@ -21,7 +22,7 @@ use crate::sip::message::Message;
 use crate::sip::proxy::unsupported_requirements;
 use crate::sip::rejection::Rejection;
 use crate::sip::splice::Edit;
-use crate::sip::transaction::table::{Kind, ServerId};
+use crate::sip::transaction::table::{Kind as TransactionKind, ServerId};
 use crate::sip::transport::flow::Flow;
 use crate::sip::warning;
 use crate::store::request::{Body, DeferredMessage, Refusal, Seq, Settlement, StoreRequest};
@@ -48,6 +49,8 @@ pub struct Pager {
     taken: Vec<u64>,
     answers: DeviceAnswers,
     keeping: Keeping,
+    /// What its octets take of memory.
+    _held: Held,
 }
 
 impl Pager {
@@ -105,6 +108,12 @@ impl Service {
             return self.accepted(&request, server, None, now);
         }
         if !content.is_notification
+            && !content.is_revocation
+            && let Err(refused) = self.submit_message(&request, &author, now)
+        {
+            return self.reject(&request, server, &refused.rejection(), now);
+        }
+        if !content.is_notification
             && !self.is_admitted(&request, server, &content, (&author, &recipient), now)
         {
             return;
@@ -121,6 +130,7 @@ impl Service {
         self.expect_receipts_of(&request, &content, &author, &recipient, now);
         let id = PagerId(self.next_number());
         let pager = Pager {
+            _held: self.memory.hold(Kind::Work, request.bytes().len()),
             request,
             server,
             author,
@@ -135,6 +145,10 @@ impl Service {
             keeping: Keeping::No,
         };
         self.pagers.insert(id, pager);
+        match receipt {
+            Some(_) => self.metrics.received_receipt.count(),
+            None => self.metrics.received_pager.count(),
+        }
         match receipt {
             Some(receipt) => self.take_receipt(id, receipt, now),
             None => self.start_pager(id, now),
@@ -321,9 +335,14 @@ impl Service {
                 false => to_device(&pager.request, &pager.author, target, &via.value),
             };
             let usage = Usage::Pager(id, target.device);
-            let sent = self
-                .sip
-                .send(Kind::NonInvite, via, octets, target.flow, usage, now);
+            let sent = self.sip.send(
+                TransactionKind::NonInvite,
+                via,
+                octets,
+                target.flow,
+                usage,
+                now,
+            );
             let Some(pager) = self.pagers.get_mut(&id) else {
                 return;
             };
@@ -409,6 +428,7 @@ impl Service {
                 });
                 pager.keeping = Keeping::Stored(seq, message);
             }
+            Keeping::No => self.metrics.passed_pager.count(),
             Keeping::Storing(message) => pager.keeping = Keeping::Superseded(message),
             Keeping::Stored(seq, message) => {
                 pager.keeping = Keeping::Failed;

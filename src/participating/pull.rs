@@ -33,6 +33,7 @@ use crate::sip::session_timer::SessionTimer;
 use crate::sip::transaction::ServerId;
 use crate::sip::transaction::table::Kind;
 use crate::sip::transport::flow::Flow;
+use crate::sip::warning;
 use crate::store::request::{ConversationKey, Held, Seq};
 use crate::uri::{Uri, unescape};
 
@@ -157,6 +158,10 @@ impl Service {
         let open: usize = self.fetches.values().map(Vec::len).sum();
         if open + self.deliveries.len() >= self.settings.most_under_way || self.draining {
             return self.overloaded(&fetch.invite, fetch.server, now);
+        }
+        if !self.may_receive(user) {
+            let barred = Rejection::new(403, "Forbidden").with_warning(warning::NOT_ALLOWED);
+            return self.reject(&fetch.invite, fetch.server, &barred, now);
         }
         let receives = fetch.offer.usable().next();
         if !receives.is_some_and(|(_, media)| media.direction.receives()) {

@@ -35,9 +35,14 @@ impl RecentlyAccepted {
         }
     }
 
-    /// Whether none is remembered.
+    /// How many are remembered.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.seqs.is_empty()
+        self.order.is_empty()
     }
 
     /// The message with this key, if it was accepted a moment ago.

@@ -3,6 +3,7 @@
 
 use crate::clock::Now;
 use crate::identity::Identity;
+use crate::limits::memory::{self, Held};
 use crate::participating::contacts::Target;
 use crate::participating::forward;
 use crate::participating::service::{Service, Usage};
@@ -24,6 +25,8 @@ pub struct Relay {
     fork: ForkContext,
     /// The branches by the number their answers come back with.
     branches: Vec<ClientId>,
+    /// What its octets take of memory.
+    _held: Held,
 }
 
 /// How a request is proxied.
@@ -107,6 +110,7 @@ impl Service {
         self.relays.insert(
             id,
             Relay {
+                _held: self.memory.hold(memory::Kind::Work, request.bytes().len()),
                 request,
                 server,
                 fork,

@@ -169,6 +169,8 @@ pub struct ServedUser {
     copies: Option<Vec<DeviceReach>>,
     /// What waits is kept until the user asks; only what is no message to him leaves by itself.
     pull: bool,
+    /// The operator lets nothing be delivered: runs carry nothing more.
+    barred: bool,
     /// The user knows that messages wait.
     announced: bool,
     actions: VecDeque<UserAction>,
@@ -190,6 +192,7 @@ impl ServedUser {
             policy,
             copies: None,
             pull: false,
+            barred: false,
             announced: false,
             actions: VecDeque::new(),
         };
@@ -225,6 +228,11 @@ impl ServedUser {
                 .all(|conversation| {
                     conversation.storing == 0 && conversation.first_receipt().is_none()
                 })
+    }
+
+    /// Whether the operator lets nothing be delivered.
+    pub fn set_barred(&mut self, barred: bool) {
+        self.barred = barred;
     }
 
     /// Whether nothing is left to decide, so that the machine can be forgotten. Messages that wait

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Instant, Now};
-use crate::config::EffectiveSettings;
+use crate::config::{EffectiveSettings, Traffic};
 use crate::identity::Identity;
+use crate::limits::load::Load;
+use crate::limits::memory::Account;
+use crate::limits::meters::Meters;
 use crate::metrics::ShardMetrics;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::Lifetimes;
@@ -71,6 +74,8 @@ pub struct Settings {
     pub most_under_way: usize,
     /// Messages whose receipts are kept track of.
     pub most_receipts: usize,
+    /// How long work may wait before new work is refused.
+    pub queue_delay: Duration,
 }
 
 /// Which of our doings a SIP answer belongs to.
@@ -125,6 +130,12 @@ pub enum Waiter {
 pub struct Service {
     pub(crate) settings: Settings,
     pub(crate) metrics: Arc<ShardMetrics>,
+    /// Where the memory in use is written down.
+    pub(crate) memory: Account,
+    pub(super) footprint: super::footprint::Footprint,
+    /// How far this shard keeps up.
+    pub load: Load,
+    pub(super) overload: super::overload::Overload,
     pub(crate) tokens: Tokens,
     pub(crate) sip: Endpoint<Usage>,
     pub(crate) media: Media,
@@ -132,6 +143,14 @@ pub struct Service {
     /// Who the users are and what they want.
     pub(crate) directory: Arc<Directory>,
     pub(crate) custody: Custody<Waiter>,
+    /// What the operator lets through.
+    pub(super) traffic: Traffic,
+    /// What all shards measure together.
+    pub(crate) meters: Arc<Meters>,
+    /// Users who may receive again and have not been offered what waits for them.
+    pub(super) reoffers: VecDeque<Identity>,
+    /// Errors that were not told, since it was logged last.
+    pub(super) suppressed: super::suppression::Suppressed,
     pub(super) users: HashMap<Identity, ServedUser, foldhash::fast::RandomState>,
     /// Users of this shard for whom messages wait in the store while no machine exists.
     pub(super) waiting: HashSet<Identity, foldhash::fast::RandomState>,
@@ -196,6 +215,8 @@ pub struct Parts {
     pub settings: Settings,
     /// What it counts into.
     pub metrics: Arc<ShardMetrics>,
+    /// Where it writes down what memory it uses.
+    pub memory: Account,
     /// Randomness.
     pub tokens: Tokens,
     /// Its SIP user agent core.
@@ -208,6 +229,10 @@ pub struct Parts {
     pub directory: Arc<Directory>,
     /// Its way into the store.
     pub custody: Custody<Waiter>,
+    /// What the operator lets through.
+    pub traffic: Traffic,
+    /// What all shards measure together.
+    pub meters: Arc<Meters>,
     /// Users for whom messages wait.
     pub waiting: Vec<Identity>,
     /// What was accepted just before a restart: duplicate key and place.
@@ -221,17 +246,25 @@ impl Service {
         for (key, seq) in parts.recent {
             recent.add(key, seq, now);
         }
-        let most = parts.settings.most_receipts;
+        let (most, queue_delay) = (parts.settings.most_receipts, parts.settings.queue_delay);
         let (receipts, hidden) = (ReceiptDesk::new(most), HiddenAuthors::new(most));
         Self {
             settings: parts.settings,
             metrics: parts.metrics,
+            footprint: super::footprint::Footprint::new(&parts.memory),
+            memory: parts.memory,
+            load: Load::new(queue_delay),
+            overload: super::overload::Overload::default(),
             tokens: parts.tokens,
             sip: parts.sip,
             media: parts.media,
             registrar: parts.registrar,
             directory: parts.directory,
             custody: parts.custody,
+            traffic: parts.traffic,
+            meters: parts.meters,
+            reoffers: VecDeque::new(),
+            suppressed: super::suppression::Suppressed::default(),
             users: HashMap::default(),
             waiting: parts.waiting.into_iter().collect(),
             pagers: HashMap::default(),

@@ -76,6 +76,14 @@ impl Spool {
         }
     }
 
+    /// Octets of memory in use.
+    pub fn in_use(&self) -> usize {
+        match &self.place {
+            Place::Memory(buffer) => buffer.capacity(),
+            Place::Store(_) => 0,
+        }
+    }
+
     /// Octets up to the end of what has arrived.
     pub fn length(&self) -> u64 {
         self.length

@@ -40,7 +40,7 @@ impl Service {
             self.pager_deadlines.front().map(|(at, _)| *at),
             self.silences.first_key_value().map(|((at, _), _)| *at),
             self.user_deadlines.first().map(|(at, _)| *at),
-            self.has_sessions().then_some(self.next_sweep),
+            (self.has_sessions() || !self.reoffers.is_empty()).then_some(self.next_sweep),
             Some(self.next_expiry),
         ]
         .into_iter()
@@ -88,6 +88,8 @@ impl Service {
         self.handle_leg_timeouts(now);
         self.handle_provisional_timeouts(now);
         self.handle_relay_timeouts(now);
+        self.weigh_sessions();
+        self.offer_again(now);
     }
 
     fn handle_user_timeouts(&mut self, now: Now) {
@@ -111,6 +113,7 @@ impl Service {
             return;
         }
         self.next_expiry = now.instant + EXPIRY_INTERVAL;
+        self.tell_of_overload(now);
         self.forget_expired(now);
         self.tell_again(now);
         self.handle_line_timeouts(now);

@@ -42,8 +42,12 @@ pub(super) struct Transit {
     pub fate: Fate,
     /// Its recipient wants nothing of it: its octets are not kept.
     pub discarded: bool,
-    /// Nothing in its envelope names an author who hides; until that is known, nothing of it goes on.
-    pub cleared: bool,
+    /// Its envelope may name an author who hides.
+    pub may_name: bool,
+    /// Whether its author may send it, and how many of its octets have been counted, is still to be said.
+    pub unjudged: bool,
+    /// Octets that have been counted for its author; `None`: he is not measured.
+    pub counted: Option<u64>,
     pub spool: Spool,
     /// The first octets, for a look at the envelope of a body that lies in the store.
     pub head: Vec<u8>,
@@ -74,7 +78,9 @@ impl Transit {
             receipt: None,
             fate,
             discarded: false,
-            cleared: true,
+            may_name: false,
+            unjudged: false,
+            counted: None,
             spool: Spool::new(),
             head: Vec::new(),
             covered: Covered::default(),
@@ -85,6 +91,12 @@ impl Transit {
             syncing: None,
             deadline,
         }
+    }
+
+    /// Whether nothing holds it back: nothing in its envelope names an author who hides, and he may send
+    /// it. Until then nothing of it goes on.
+    pub fn is_cleared(&self) -> bool {
+        !self.may_name && !self.unjudged
     }
 
     /// Takes octets in; returns what the store must be told.
@@ -146,7 +158,7 @@ impl Transit {
     /// Whether something can be sent on now: octets from `offset`, or word that there are no more. What
     /// is still arriving does not hold up what came after it.
     pub fn has_more_from(&self, offset: u64) -> bool {
-        self.cleared && (self.covered.prefix() > offset || self.complete == Some(offset))
+        self.is_cleared() && (self.covered.prefix() > offset || self.complete == Some(offset))
     }
 
     /// Whether the other side may still take it.

@@ -120,7 +120,9 @@ impl Service {
             }
             Some(_) => return,
             None => {
+                let barred = !self.may_receive(identity);
                 if let Some(user) = self.users.get_mut(identity) {
+                    user.set_barred(barred);
                     user.handle_unreachable();
                 }
             }
@@ -208,6 +210,7 @@ impl Service {
             CopyTo::Every => Some(self.devices(identity)),
         };
         let user = self.user(identity);
+        user.set_barred(false);
         user.set_copies(copies);
         user.handle_reach(reach, now);
     }

@@ -110,6 +110,17 @@ pub struct Binding {
 }
 
 impl Binding {
+    /// Memory in use, about: what every binding has, and its texts, the parameters a second time as
+    /// features.
+    pub(super) fn footprint(&self) -> usize {
+        let facts = &self.facts;
+        let path: usize = facts.path.iter().map(|route| route.len() + 32).sum();
+        let instance = facts.instance.as_ref().map_or(0, String::len);
+        let agent = facts.user_agent.as_ref().map_or(0, String::len);
+        let texts = facts.uri.len() + facts.call_id.len() + instance + agent;
+        size_of::<Self>() + self.key.0.len() + texts + path + 4 * facts.parameters.len() + 128
+    }
+
     pub(super) fn new(contact: Contact, lifetime: Duration, around: &Circumstances<'_>) -> Self {
         let flow = way_to(&contact.uri, around.path, around.flow);
         let facts = Facts {

@@ -32,6 +32,11 @@ pub(super) struct Effect {
 pub(super) struct Bindings(pub(super) Vec<Binding>);
 
 impl Bindings {
+    /// Memory in use, about.
+    pub(super) fn footprint(&self) -> usize {
+        self.0.iter().map(Binding::footprint).sum()
+    }
+
     /// Adds, refreshes and removes; an error changes nothing.
     pub(super) fn update(
         &mut self,

@@ -79,7 +79,12 @@ pub struct Registrar {
     connections: HashMap<ConnectionId, BTreeSet<Identity>, RandomState>,
     /// Bindings of all users.
     contacts: usize,
+    /// Octets of their texts.
+    octets: usize,
 }
+
+/// What a user with bindings costs in memory: the name, and its places in three tables.
+const USER: usize = 384;
 
 impl Registrar {
     /// Without users.
@@ -90,7 +95,13 @@ impl Registrar {
             deadlines: BTreeSet::new(),
             connections: HashMap::default(),
             contacts: 0,
+            octets: 0,
         }
+    }
+
+    /// Memory in use, about.
+    pub fn footprint(&self) -> usize {
+        self.users.len() * USER + self.octets
     }
 
     /// What it grants.
@@ -126,10 +137,11 @@ impl Registrar {
         };
         let bindings = self.users.entry(user.clone()).or_default();
         let old = bindings.next_deadline();
-        let before = bindings.0.len();
+        let (before, octets) = (bindings.0.len(), bindings.footprint());
         bindings.0.retain(|other| other.key != binding.key);
         bindings.0.push(binding);
         self.contacts = self.contacts + bindings.0.len() - before;
+        self.octets = self.octets + bindings.footprint() - octets;
         bindings
             .0
             .sort_by_key(|binding| binding.facts.registered_at);
@@ -242,6 +254,8 @@ impl Registrar {
         };
         let contacts = self.users.get(user).map_or(0, |bindings| bindings.0.len());
         self.contacts = (self.contacts + contacts).saturating_sub(before.contacts);
+        let octets = self.users.get(user).map_or(0, Bindings::footprint);
+        self.octets = (self.octets + octets).saturating_sub(before.octets);
         let after = self.users.get(user).map(on_connections).unwrap_or_default();
         for connection in before.connections {
             if !after.contains(&connection) {
@@ -301,6 +315,7 @@ impl Registrar {
 /// What the tables say of a user before a change.
 struct Before {
     contacts: usize,
+    octets: usize,
     deadline: Option<Instant>,
     connections: Vec<ConnectionId>,
 }
@@ -310,6 +325,7 @@ impl Before {
         let connections = bindings.0.iter().filter_map(|b| b.flow().connection);
         Self {
             contacts: bindings.0.len(),
+            octets: bindings.footprint(),
             deadline: bindings.next_deadline(),
             connections: connections.collect(),
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::dialog_end::{DialogEnd, RouteKey};
 use crate::identity::{Identity, shard_of};
+use crate::limits::meters::Meters;
 use crate::participating::callee;
 use crate::participating::outgoing::FUNCTION;
 use crate::participating::pull::DEFERRED;
@@ -27,6 +28,8 @@ pub struct Knowledge {
     pub own: Arc<[(String, u16)]>,
     /// What our Record-Route values are written with.
     pub route_key: RouteKey,
+    /// Who may send how much.
+    pub meters: Arc<Meters>,
     /// Shards in this process.
     pub shards: u16,
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::listeners::Addresses;
 use crate::clock;
 use crate::config::{Authentication, Config};
+use crate::limits::meters::Meters;
 use crate::registrar::Directory;
 use crate::router::{Knowledge, RouteKey};
 use crate::sip::digest::{Digest, DigestSettings};
@@ -49,6 +50,7 @@ pub(super) fn gather(
             secret,
             run: Tokens::from_os().number() as u32,
         },
+        meters: Arc::new(Meters::new(config)),
         shards,
     })
 }

@@ -16,6 +16,7 @@ use super::operator_desk::Desk;
 use super::port::Input;
 use super::store_queue::StoreGate;
 use super::thread::{self, Common, Own, SipSocket};
+use crate::limits::memory::{Account, Ledger};
 use crate::metrics::Metrics;
 use crate::msrp::listener as msrp;
 use crate::net::accept::Gate;
@@ -92,6 +93,7 @@ impl Shards {
         inboxes: Inboxes,
         supplies: Vec<Supplies<G>>,
         metrics: &Metrics,
+        memory: &Arc<Ledger>,
         core: impl Fn(u16) -> C + Send + Sync + 'static,
     ) -> io::Result<Self>
     where
@@ -133,6 +135,7 @@ impl Shards {
                 msrp: supplies.msrp,
                 store: supplies.store,
                 metrics: metrics.shard(shard),
+                memory: Account::of_shard(memory, shard),
             };
             let core = Arc::clone(&core);
             let (thread, outcome) = thread::start(common.clone(), own, move || core(shard))?;

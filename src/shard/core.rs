@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock::{Instant, Now, UnixMillis};
-use crate::config::{Config, MsrpOffer};
+use crate::config::{Config, MsrpOffer, TrafficOverrides};
+use crate::limits::load::Load;
 use crate::participating::arrival::Lifetimes;
 use crate::participating::census::Census;
 use crate::participating::custody::Custody;
@@ -53,11 +54,14 @@ impl Core {
         let parts = Parts {
             settings: settings(&context),
             metrics: Arc::clone(&context.metrics),
+            memory: context.memory.clone(),
             sip: endpoint(&context),
             media: media(&context),
             registrar,
             directory: Arc::clone(&context.knowledge.directory),
             custody: custody(&context, now.wall),
+            traffic: TrafficOverrides::of(&context.documents).over(&config.traffic),
+            meters: Arc::clone(&context.knowledge.meters),
             waiting: context.waiting.clone(),
             recent: context
                 .duplicate_keys
@@ -100,6 +104,7 @@ impl Core {
                 self.actions.push_back(Action::Forward { shard, message });
             }
             while let Some((flow, octets)) = self.service.poll_transmit(now) {
+                self.service.metrics.count_response(&octets);
                 self.actions.push_back(Action::SendSip { flow, octets });
             }
             while let Some((number, host, port)) = self.service.poll_question() {
@@ -186,6 +191,14 @@ impl ShardCore for Core {
         self.collect();
     }
 
+    fn load(&mut self) -> &mut Load {
+        &mut self.service.load
+    }
+
+    fn account(&mut self) {
+        self.service.account();
+    }
+
     fn owner_of(&self, message: &Message) -> u16 {
         self.router.knowledge().owner_of(message)
     }
@@ -240,6 +253,7 @@ fn settings(context: &CoreContext) -> Settings {
         switch_over: config.deferral.switchover_size.get(),
         most_under_way: config.limits.sessions as usize,
         most_receipts: config.limits.receipts as usize,
+        queue_delay: config.limits.queue_delay.duration(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::port::{Action, Input};
 use crate::clock::{Instant, Now};
+use crate::limits::load::Load;
 use crate::sip::message::Message;
 
 /// Everything a shard decides. It is called by one thread; time is an argument.
@@ -17,6 +18,12 @@ pub trait ShardCore {
 
     /// Lets what is due happen.
     fn handle_timeout(&mut self, now: Now);
+
+    /// How far the shard keeps up; the shell writes it down, the core goes by it.
+    fn load(&mut self) -> &mut Load;
+
+    /// Counts what the core uses of memory.
+    fn account(&mut self);
 
     /// The shard that owns a message that has just arrived: the one that made its transaction,
     /// dialog, or serves its user. Must not depend on anything but the message.

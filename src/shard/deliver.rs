@@ -48,6 +48,12 @@ impl<C> Deliverer<C> {
             let _ = lanes.work.send(input).await;
         }
     }
+
+    async fn media(&self, shard: u16, input: Input) {
+        if let Some(lanes) = self.lanes.get(usize::from(shard)) {
+            let _ = lanes.media.send(input).await;
+        }
+    }
 }
 
 impl<C: ShardCore + 'static> sip::transport::tcp::Deliver for Deliverer<C> {
@@ -67,7 +73,7 @@ impl<C: ShardCore + 'static> sip::transport::tcp::Deliver for Deliverer<C> {
 
 impl<C: ShardCore + 'static> msrp::listener::Deliver for Deliverer<C> {
     async fn event(&self, shard: u16, connection: ConnectionId, event: FrameEvent) {
-        self.work(shard, Input::Msrp { connection, event }).await;
+        self.media(shard, Input::Msrp { connection, event }).await;
     }
 
     async fn written(&self, shard: u16, connection: ConnectionId, octets: usize) {
@@ -82,10 +88,10 @@ impl<C: ShardCore + 'static> msrp::listener::Deliver for Deliverer<C> {
             connection,
             certificate,
         };
-        self.work(shard, secured).await;
+        self.media(shard, secured).await;
     }
 
     async fn lost(&self, shard: u16, connection: ConnectionId) {
-        self.work(shard, Input::MsrpLost { connection }).await;
+        self.media(shard, Input::MsrpLost { connection }).await;
     }
 }

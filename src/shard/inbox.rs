@@ -1,7 +1,7 @@
 //! How a shard is reached from other threads and from its own connections.
 //!
-//! Lanes keep what must get through apart from what may have to wait: `work` from peers is bounded
-//! and slows them down (or, for datagrams, is dropped); `notices` are about things this shard asked
+//! Lanes keep what must get through apart from what may have to wait: `work` and `media` from peers
+//! are bounded and slow them down (or, for datagrams, they are dropped); `notices` are about things this shard asked
 //! for; `internal` comes from other shards; `store` has room for every answer the store owes,
 //! because the store gives no more credits than that. A shard always takes the last three, so no
 //! two shards can wait for each other.
@@ -15,10 +15,14 @@ use crate::store::request::StoreEvent;
 /// Entries taken from one lane in one turn, so that no lane starves another.
 const BATCH: usize = 64;
 
+/// Pieces of MSRP frames that wait for a shard, at most: a sender that is faster than its shard must
+/// not stand before everybody else.
+const MEDIA: usize = 512;
+
 /// Room in the lanes.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Messages and frames of peers.
+    /// SIP messages of peers.
     pub work: usize,
     /// Outcomes of what the shard asked for.
     pub notices: usize,
@@ -29,8 +33,10 @@ pub struct Sizes {
 /// The sending ends; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Lanes {
-    /// What peers sent.
+    /// SIP messages of peers.
     pub work: mpsc::Sender<Input>,
+    /// MSRP of peers.
+    pub media: mpsc::Sender<Input>,
     /// Outcomes of what the shard asked for.
     pub notices: mpsc::Sender<Input>,
     /// From other shards.
@@ -43,6 +49,7 @@ pub struct Lanes {
 #[derive(Debug)]
 pub struct Inbox {
     work: mpsc::Receiver<Input>,
+    media: mpsc::Receiver<Input>,
     notices: mpsc::Receiver<Input>,
     internal: mpsc::Receiver<Input>,
     store: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
@@ -52,17 +59,20 @@ pub struct Inbox {
 /// Both ends of a shard's inbox.
 pub fn inbox(sizes: Sizes) -> (Lanes, Inbox) {
     let (work, work_end) = mpsc::channel(sizes.work.max(1));
+    let (media, media_end) = mpsc::channel(sizes.work.clamp(1, MEDIA));
     let (notices, notices_end) = mpsc::channel(sizes.notices.max(1));
     let (internal, internal_end) = mpsc::channel(sizes.internal.max(1));
     let (store, store_end) = mpsc::unbounded_channel();
     let lanes = Lanes {
         work,
+        media,
         notices,
         internal,
         store,
     };
     let inbox = Inbox {
         work: work_end,
+        media: media_end,
         notices: notices_end,
         internal: internal_end,
         store: store_end,
@@ -72,12 +82,25 @@ pub fn inbox(sizes: Sizes) -> (Lanes, Inbox) {
 }
 
 impl Inbox {
-    /// Appends a batch of every lane to `into`, of the work lane only if `work`; pending if there
-    /// was nothing. Wakes the task when something comes in one of the lanes asked.
+    /// Appends at most `most` SIP messages of peers to `into`; pending if there are none.
+    pub fn poll_work(
+        &mut self,
+        context: &mut Context<'_>,
+        most: usize,
+        into: &mut Vec<Input>,
+    ) -> Poll<usize> {
+        match most {
+            0 => Poll::Pending,
+            _ => self.work.poll_recv_many(context, into, most),
+        }
+    }
+
+    /// Appends a batch of every lane but work to `into`, of the media lane only if `media`; pending if
+    /// there was nothing. Wakes the task when something comes in one of the lanes asked.
     pub fn poll_take(
         &mut self,
         context: &mut Context<'_>,
-        work: bool,
+        media: bool,
         into: &mut Vec<Input>,
     ) -> Poll<()> {
         let before = into.len();
@@ -87,8 +110,8 @@ impl Inbox {
         // An end of a lane cannot come: the shell holds the lanes of all shards.
         let _ = self.notices.poll_recv_many(context, into, BATCH);
         let _ = self.internal.poll_recv_many(context, into, BATCH);
-        if work {
-            let _ = self.work.poll_recv_many(context, into, BATCH);
+        if media {
+            let _ = self.media.poll_recv_many(context, into, BATCH);
         }
         if into.len() > before {
             Poll::Ready(())
@@ -114,8 +137,8 @@ mod tests {
     #[tokio::test]
     async fn a_flood_of_work_does_not_hold_up_answers_and_notices() {
         let (lanes, mut inbox) = inbox(SIZES);
-        for _ in 0..1000 {
-            lanes.work.try_send(Input::Drain).expect("there is room");
+        for _ in 0..MEDIA {
+            lanes.media.try_send(Input::Drain).expect("there is room");
         }
         let token = StoreToken(1);
         let event = StoreEvent::Synced { token };
@@ -132,9 +155,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_waits_while_it_is_not_asked_for() {
+    async fn media_waits_while_it_is_not_asked_for() {
         let (lanes, mut inbox) = inbox(SIZES);
-        lanes.work.try_send(Input::Drain).expect("there is room");
+        lanes.media.try_send(Input::Drain).expect("there is room");
         let mut taken = Vec::new();
         let refused = poll_fn(|context| {
             Poll::Ready(inbox.poll_take(context, false, &mut taken).is_pending())

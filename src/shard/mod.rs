@@ -16,3 +16,4 @@ pub mod port;
 pub mod shell;
 pub mod store_queue;
 pub mod thread;
+pub mod waiting_room;

@@ -51,15 +51,17 @@ impl Desk {
         u16::try_from(self.lanes.len()).unwrap_or(u16::MAX)
     }
 
-    /// How many entries wait in each lane of each shard's inbox: of peers, notices, other shards.
-    pub fn inbox_lengths(&self) -> [usize; 3] {
+    /// How many entries wait in each lane of each shard's inbox: SIP of peers, their MSRP, notices,
+    /// other shards.
+    pub fn inbox_lengths(&self) -> [usize; 4] {
         let length =
             |lane: &tokio::sync::mpsc::Sender<Input>| lane.max_capacity() - lane.capacity();
-        self.lanes.iter().fold([0; 3], |sum, lanes| {
+        self.lanes.iter().fold([0; 4], |sum, lanes| {
             [
                 sum[0] + length(&lanes.work),
-                sum[1] + length(&lanes.notices),
-                sum[2] + length(&lanes.internal),
+                sum[1] + length(&lanes.media),
+                sum[2] + length(&lanes.notices),
+                sum[3] + length(&lanes.internal),
             ]
         })
     }

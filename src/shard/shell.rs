@@ -21,7 +21,9 @@ use super::operator_desk::Desk;
 use super::outbox::Outbox;
 use super::port::Input;
 use super::store_queue::{StoreGate, StoreQueue};
-use crate::clock::{self, Now};
+use super::waiting_room::{Next, WaitingRoom};
+use crate::clock::{self, Instant, Now};
+use crate::limits::memory::{Account, Held};
 use crate::metrics::ShardMetrics;
 use crate::msrp::listener::MsrpTransport;
 use crate::net::sys::Datagram;
@@ -36,6 +38,14 @@ use crate::sip::wire;
 const PRESSURE: usize = 1024;
 /// How soon requests that found no credit are offered to the store again.
 const STORE_RETRY: Duration = Duration::from_millis(5);
+
+/// SIP messages of peers that are served in one turn.
+const BATCH: usize = 64;
+/// Batches of datagrams that one listener gives in a turn: the kernel's buffer is emptied faster than
+/// it fills, whatever is done about what was in it.
+const RECEIVES: usize = 8;
+/// How often memory and load are looked at.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// One shard's part of the world.
 pub struct Shell<C, G> {
@@ -64,6 +74,13 @@ pub struct Shell<C, G> {
     pub(super) stop: watch::Receiver<bool>,
     pub(super) metrics: Arc<ShardMetrics>,
     pub(super) alarm: Alarm,
+    /// SIP of peers that waits for its turn.
+    pub(super) waiting: WaitingRoom,
+    pub(super) memory: Account,
+    /// What the shell itself holds.
+    pub(super) held: Held,
+    pub(super) held_for_store: Held,
+    pub(super) next_look: Instant,
     pub(super) datagrams: Vec<Datagram>,
     pub(super) inputs: Vec<Input>,
 }
@@ -117,11 +134,13 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         let work = !self.is_pressed();
         let mut busy = self.take_inputs(context, work, now);
         if work {
-            busy |= self.take_datagrams(context, now);
+            self.take_in(context, now);
+            busy |= self.serve(now);
         }
         busy |= self.take_timeouts(now);
         self.perform(now);
         self.flush(context);
+        self.look(now);
         busy |= self.local_waits() || self.alarm_rings(context, now);
         busy
     }
@@ -136,9 +155,10 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         waiting + self.store.len() > PRESSURE
     }
 
-    fn take_inputs(&mut self, context: &mut Context<'_>, work: bool, now: Now) -> bool {
+    /// Takes what was asked for, what other shards say, and if `media` MSRP of peers.
+    fn take_inputs(&mut self, context: &mut Context<'_>, media: bool, now: Now) -> bool {
         let mut inputs = std::mem::take(&mut self.inputs);
-        let taken = self.inbox.poll_take(context, work, &mut inputs);
+        let taken = self.inbox.poll_take(context, media, &mut inputs);
         for input in inputs.drain(..) {
             self.take(input, now);
         }
@@ -156,22 +176,74 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         self.core.borrow_mut().handle_input(input, now);
     }
 
-    fn take_datagrams(&mut self, context: &mut Context<'_>, now: Now) -> bool {
+    /// Lets SIP of peers into the waiting room.
+    fn take_in(&mut self, context: &mut Context<'_>, now: Now) {
+        let mut inputs = std::mem::take(&mut self.inputs);
+        let room = self.waiting.room_for_inputs();
+        if self.inbox.poll_work(context, room, &mut inputs).is_ready() {
+            self.waiting.take_inputs(inputs.drain(..), now.instant);
+        }
+        self.inputs = inputs;
         let mut datagrams = std::mem::take(&mut self.datagrams);
-        let mut busy = false;
-        for listener in 0..self.udp.len() {
-            let Some(Some(transport)) = self.udp.get_mut(listener) else {
-                continue;
-            };
-            if transport.poll_receive(context, &mut datagrams).is_ready() {
-                busy = true;
-            }
-            for datagram in datagrams.drain(..) {
-                self.take_datagram(listener, datagram, now);
+        for (listener, transport) in self.udp.iter_mut().enumerate() {
+            let Some(transport) = transport else { continue };
+            for _ in 0..RECEIVES {
+                if !self.waiting.has_room_for_datagrams() {
+                    break;
+                }
+                let received = transport.poll_receive(context, &mut datagrams);
+                let datagrams = datagrams.drain(..);
+                self.waiting
+                    .take_datagrams(listener, datagrams, now.instant);
+                if !matches!(received, Poll::Ready(Ok(true) | Err(_))) {
+                    break;
+                }
             }
         }
         self.datagrams = datagrams;
-        busy
+    }
+
+    /// Serves a batch of what waits, oldest first; `true` if anything did.
+    fn serve(&mut self, now: Now) -> bool {
+        let any = !self.waiting.is_empty();
+        for _ in 0..BATCH {
+            let Some((since, next)) = self.waiting.pop() else {
+                break;
+            };
+            let delay = now.instant.since(since);
+            self.core.borrow_mut().load().waited(delay);
+            match next {
+                Next::Input(input) => self.take(input, now),
+                Next::Datagram(listener, datagram) => self.take_datagram(listener, datagram, now),
+            }
+        }
+        let mut core = self.core.borrow_mut();
+        match self.waiting.is_empty() {
+            true => core.load().caught_up(),
+            false => core.load().is_behind(now.instant),
+        }
+        any
+    }
+
+    /// Looks at what memory is in use, a hundred times a second.
+    fn look(&mut self, now: Now) {
+        if now.instant < self.next_look {
+            return;
+        }
+        self.next_look = now.instant + LOOK;
+        self.waiting.shrink();
+        self.held.set(self.waiting.footprint());
+        self.held_for_store.set(self.store.footprint());
+        self.metrics.waiting.set(self.waiting.len() as u64);
+        let mut core = self.core.borrow_mut();
+        core.account();
+        let room = self.memory.ledger().look();
+        let load = core.load();
+        load.set_room(room);
+        let delay = load.delay().as_micros();
+        self.metrics
+            .queue_delay
+            .set(u64::try_from(delay).unwrap_or(u64::MAX));
     }
 
     /// Parses a datagram and hands it to its shard; without room there it is dropped, and the sender

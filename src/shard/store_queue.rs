@@ -12,11 +12,18 @@ use crate::store::request::{Refusal, StoreEvent, StoreRequest};
 pub trait StoreGate {
     /// Hands a request over, or gives it back if there is no credit for it; never waits.
     fn try_submit(&self, request: StoreRequest) -> Result<(), StoreRequest>;
+
+    /// Octets of what was handed over and is not done.
+    fn octets(&self) -> usize;
 }
 
 impl StoreGate for StoreClient {
     fn try_submit(&self, request: StoreRequest) -> Result<(), StoreRequest> {
         Self::try_submit(self, request)
+    }
+
+    fn octets(&self) -> usize {
+        Self::octets(self)
     }
 }
 
@@ -61,6 +68,11 @@ impl<G: StoreGate> StoreQueue<G> {
         self.waiting.len()
     }
 
+    /// Memory in use, about, here and in the store.
+    pub fn footprint(&self) -> usize {
+        self.gate.octets() + self.waiting.capacity() * size_of::<StoreRequest>()
+    }
+
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
@@ -98,6 +110,10 @@ mod tests {
             self.credits.set(left);
             self.taken.borrow_mut().push(format!("{request:?}"));
             Ok(())
+        }
+
+        fn octets(&self) -> usize {
+            0
         }
     }
 

@@ -19,6 +19,9 @@ use super::operator_desk::Desk;
 use super::outbox::Outbox;
 use super::shell::Shell;
 use super::store_queue::{StoreGate, StoreQueue};
+use super::waiting_room::WaitingRoom;
+use crate::clock::Instant;
+use crate::limits::memory::{Account, Kind};
 use crate::metrics::ShardMetrics;
 use crate::msrp::listener::{self as msrp, MsrpTransport};
 use crate::net::accept::Gate;
@@ -86,6 +89,8 @@ pub struct Own<G> {
     pub store: G,
     /// What it counts into.
     pub metrics: Arc<ShardMetrics>,
+    /// Where it writes down what memory it uses.
+    pub memory: Account,
 }
 
 /// Starts the thread; `core` is called on it. The receiver hears when the shard accepts traffic, or
@@ -148,8 +153,8 @@ fn build<C: ShardCore + 'static, G: StoreGate>(
         lanes: Arc::clone(&common.lanes),
         metrics: Arc::clone(&own.metrics),
     };
-    let (udp, sip) = build_sip(&common, own.sip, own.shard, &deliver)?;
-    let msrp = build_msrp(&common, own.msrp, own.shard, deliver)?;
+    let (udp, sip) = build_sip(&common, own.sip, &own.memory, &deliver)?;
+    let msrp = build_msrp(&common, own.msrp, &own.memory, deliver)?;
     let outboxes = common.lanes.iter();
     Ok(Shell {
         shard: own.shard,
@@ -172,6 +177,11 @@ fn build<C: ShardCore + 'static, G: StoreGate>(
         stop: common.stop,
         metrics: own.metrics,
         alarm: Alarm::default(),
+        waiting: WaitingRoom::default(),
+        held: own.memory.hold(Kind::Inboxes, 0),
+        held_for_store: own.memory.hold(Kind::StoreQueues, 0),
+        memory: own.memory,
+        next_look: Instant::default(),
         datagrams: Vec::new(),
         inputs: Vec::new(),
     })
@@ -182,7 +192,7 @@ type SipTransports<C> = (Vec<Option<UdpTransport>>, TcpTransport<Deliverer<C>>);
 fn build_sip<C: ShardCore + 'static>(
     common: &Common,
     sockets: Vec<SipSocket>,
-    shard: u16,
+    memory: &Account,
     deliver: &Deliverer<C>,
 ) -> io::Result<SipTransports<C>> {
     let source = |socket: &SipSocket| match socket {
@@ -190,7 +200,8 @@ fn build_sip<C: ShardCore + 'static>(
         SipSocket::Udp(_) => None,
     };
     let tcp = TcpTransport::new(tcp::Shared {
-        shard,
+        shard: deliver.shard,
+        memory: memory.clone(),
         settings: common.sip_settings,
         registry: Arc::clone(&common.sip),
         gate: common.gate.clone(),
@@ -216,11 +227,12 @@ fn build_sip<C: ShardCore + 'static>(
 fn build_msrp<C: ShardCore + 'static>(
     common: &Common,
     sockets: Vec<(TcpListener, bool)>,
-    shard: u16,
+    memory: &Account,
     deliver: Deliverer<C>,
 ) -> io::Result<MsrpTransport<Deliverer<C>>> {
     let transport = MsrpTransport::new(msrp::Shared {
-        shard,
+        shard: deliver.shard,
+        memory: memory.clone(),
         shards: u16::try_from(common.lanes.len()).unwrap_or(u16::MAX),
         settings: common.msrp_settings,
         tls: common.tls.clone(),

@@ -28,6 +28,9 @@ const TCP_REFUSED_MOST: usize = 10_000;
 /// An INVITE's asker is remembered for retransmitted 2xx (RFC 6026 Timer M).
 const LATE_ANSWERS: Duration = Duration::from_secs(32);
 
+/// What one who waits for an answer costs in memory, beside the request that may be sent again.
+const ASKER: usize = 384;
+
 /// One of our SIP listeners as peers see it.
 #[derive(Clone, Debug)]
 pub struct Listener {
@@ -296,6 +299,21 @@ impl<U: Clone> Endpoint<U> {
     /// Requests of ours whose asker is remembered.
     pub fn askers(&self) -> usize {
         self.askers.len()
+    }
+
+    /// Whether a request is a retransmission of one that is being served.
+    pub fn knows(&self, request: &Message) -> bool {
+        self.transactions.knows(request)
+    }
+
+    /// The To tag of an answer that is given without a transaction.
+    pub fn stateless_tag(&self, request: &Message) -> String {
+        self.transactions.stateless_tag(request)
+    }
+
+    /// Memory in use, about.
+    pub fn footprint(&self) -> usize {
+        self.transactions.footprint() + self.askers.len() * ASKER
     }
 
     /// Live transactions.

@@ -1,5 +1,7 @@
 //! The peer's fault as a value: what a request is answered with.
 
+use std::time::Duration;
+
 /// A status code and a reason phrase; answered and counted, never logged as an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{status} {reason}")]
@@ -10,6 +12,8 @@ pub struct Rejection {
     pub reason: &'static str,
     /// The text of a `Warning: 399` header field, for clients that look there (cpm-facts §11).
     pub warning: Option<&'static str>,
+    /// After how many seconds it may be tried again, where that is known (RFC 3261 §20.33).
+    pub retry_after: Option<u64>,
 }
 
 impl Rejection {
@@ -19,6 +23,7 @@ impl Rejection {
             status,
             reason,
             warning: None,
+            retry_after: None,
         }
     }
 
@@ -26,6 +31,15 @@ impl Rejection {
     pub const fn with_warning(self, warning: &'static str) -> Self {
         Self {
             warning: Some(warning),
+            ..self
+        }
+    }
+
+    /// The same with the time after which to try again, in full seconds.
+    pub const fn with_retry_after(self, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + (wait.subsec_nanos() > 0) as u64;
+        Self {
+            retry_after: Some(if seconds > 0 { seconds } else { 1 }),
             ..self
         }
     }

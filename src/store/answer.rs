@@ -101,6 +101,11 @@ impl Room {
         self.limit.saturating_sub(self.used.load(Ordering::Acquire))
     }
 
+    /// How much is taken.
+    pub(super) fn used(&self) -> usize {
+        self.used.load(Ordering::Acquire)
+    }
+
     /// Takes `count` if there is room; anything fits into an empty room, so nothing waits for ever.
     pub(super) fn take(&self, count: usize) -> bool {
         let used = self.used.load(Ordering::Acquire);

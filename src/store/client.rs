@@ -58,6 +58,12 @@ impl StoreClient {
         self.desk().map_or(0, |desk| desk.append_octets.free())
     }
 
+    /// Octets of messages and appends of this shard that the store has not dealt with.
+    pub fn octets(&self) -> usize {
+        self.desk()
+            .map_or(0, |desk| desk.put_octets.used() + desk.append_octets.used())
+    }
+
     fn desk(&self) -> Option<&Desk> {
         self.shared.desks.get(usize::from(self.shard))
     }

@@ -22,6 +22,7 @@ use super::request::{Quota, Seq, StoreEvent, StoreToken, Usage};
 use super::shared::Shared;
 use crate::clock::{self, UnixMillis};
 use crate::identity::Identity;
+use crate::limits::memory::Account;
 
 /// How the store is to work.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct StoreConfig {
     pub append_octets: usize,
     /// What may wait in all.
     pub quota: Quota,
+    /// Where the memory in use is written down.
+    pub memory: Account,
     /// The time of the start; decides which duplicate keys still matter.
     pub now: UnixMillis,
 }
@@ -55,6 +58,7 @@ impl StoreConfig {
             put_octets: 16 * 1024 * 1024,
             append_octets: 8 * 1024 * 1024,
             quota: Quota::NONE,
+            memory: Account::detached(),
             now: clock::now().wall,
         }
     }

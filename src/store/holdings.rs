@@ -60,6 +60,11 @@ impl Holdings {
         self.users.get(user).copied().unwrap_or_default()
     }
 
+    /// For how many users anything waits.
+    pub(super) fn len(&self) -> usize {
+        self.users.len()
+    }
+
     /// How much waits in all.
     pub(super) fn total(&self) -> Usage {
         self.total

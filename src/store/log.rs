@@ -226,6 +226,7 @@ impl Log {
         while !self.closing {
             self.gather();
             self.commit();
+            self.shared.index().account(self.appender.lines.capacity());
             for job in self.again.drain(..) {
                 let _ = self.onward.reader.send(job);
             }

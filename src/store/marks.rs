@@ -28,6 +28,11 @@ impl Marks {
         marked.map_or(Box::default(), |marked| marked.devices.as_slice().into())
     }
 
+    /// How many messages have any.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Marks a device; the record to write, unless nothing is new.
     pub(super) fn add(&mut self, seq: Seq, device: u64) -> Option<MarksRecord> {
         let marked = self.0.entry(seq).or_insert(Marked {

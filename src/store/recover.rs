@@ -86,7 +86,7 @@ pub(super) fn recover(
     let body_segments = open_all(&body_folder, body_births, salt_known, &damages)?;
 
     let shelf = Shelf::new(files.clone(), config.data_dir.clone(), salt);
-    let mut index = Index::new(placement, shelf);
+    let mut index = Index::new(placement, shelf, &config.memory);
     for opened in &body_segments {
         let length = opened.segment.file.length();
         let length = length.map_err(|e| StoreError::io(&opened.segment.path, e))?;

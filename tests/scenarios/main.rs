@@ -31,6 +31,7 @@ mod secure_media;
 mod session_life;
 mod standalone;
 mod torture;
+mod traffic;
 mod transports;
 mod warnings;
 mod whole_service;

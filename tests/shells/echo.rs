@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use restante::clock::{Instant, Now};
 use restante::config::Config;
+use restante::limits::load::Load;
 use restante::participating::internal::InternalMessage;
 use restante::server::{Running, Server, ServerError};
 use restante::shard::core_trait::ShardCore;
@@ -28,6 +29,7 @@ pub struct Echo {
     connected: Option<ConnectionId>,
     /// Told to by a body: whoever asked gets an answer when the timer rings.
     ringing: Option<(Flow, Bytes)>,
+    load: Load,
 }
 
 impl Echo {
@@ -124,6 +126,12 @@ impl ShardCore for Echo {
         self.deadline
     }
 
+    fn load(&mut self) -> &mut Load {
+        &mut self.load
+    }
+
+    fn account(&mut self) {}
+
     fn handle_timeout(&mut self, now: Now) {
         assert!(
             self.deadline.take() <= Some(now.instant),
@@ -179,6 +187,7 @@ impl World {
             deadline: None,
             connected: None,
             ringing: None,
+            load: Load::new(Duration::from_secs(1)),
         })?;
         Ok(Self {
             running,

@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::Config;
+use restante::limits::meters::Meters;
 use restante::msrp::reader::FrameReader;
 use restante::net::ConnectionId;
 use restante::participating::internal::InternalMessage;
@@ -196,6 +197,7 @@ impl World {
                 secret: [7; 32],
                 run: 1,
             },
+            meters: Arc::new(Meters::new(&config)),
             shards,
         };
         let agents = (0..users)
@@ -248,6 +250,7 @@ impl World {
                     addresses: Arc::clone(&self.addresses),
                     knowledge: self.knowledge.clone(),
                     metrics: Arc::default(),
+                    memory: restante::limits::memory::Account::detached(),
                     bindings: found.bindings,
                     documents: found.documents,
                     duplicate_keys: found.duplicate_keys,

@@ -12,6 +12,9 @@ use super::{Carrier, Claim, Loading, Reach, Run, RunEnd, RunId, ServedUser, User
 impl ServedUser {
     /// The next message of a run, oldest first; `None` when the run has nothing more to carry.
     pub fn next_message(&mut self, run: RunId) -> Option<Held> {
+        if self.barred {
+            return None;
+        }
         let Run {
             key,
             carrier,

@@ -59,6 +59,8 @@ pub(super) struct Clients {
     slab: Slab<Client>,
     by_key: HashMap<Key, SlotId, FixedState>,
     by_flow: FlowIndex,
+    /// Of all that is kept.
+    kept: usize,
 }
 
 impl Clients {
@@ -67,11 +69,17 @@ impl Clients {
             slab: Slab::new(),
             by_key: HashMap::default(),
             by_flow: FlowIndex::default(),
+            kept: 0,
         }
     }
 
     pub fn len(&self) -> usize {
         self.slab.len()
+    }
+
+    /// Octets of the requests that are kept.
+    pub fn octets(&self) -> usize {
+        self.kept
     }
 
     pub fn is_alive(&self, id: SlotId) -> bool {
@@ -94,6 +102,7 @@ impl Clients {
             ),
             Kind::NonInvite => (Machine::Other(client::START.0), client::START.1),
         };
+        self.kept += octets.len();
         let id = self.slab.insert(Client {
             machine,
             key,
@@ -199,6 +208,7 @@ impl Clients {
         let Some(client) = self.slab.find_mut(id) else {
             return;
         };
+        let before = client.octets.len();
         let mut due = None;
         for action in actions {
             match *action {
@@ -224,6 +234,7 @@ impl Clients {
             }
         }
         client.forget_request();
+        self.kept = self.kept + client.octets.len() - before;
         if client.machine.is_terminated() {
             self.remove(id);
         }
@@ -236,6 +247,7 @@ impl Clients {
         let Some(client) = self.slab.remove(id) else {
             return;
         };
+        self.kept -= client.octets.len();
         if self.by_key.get(&client.key) == Some(&id) {
             self.by_key.remove(&client.key);
         }

@@ -2,7 +2,8 @@
 //!
 //! The identifying fields are peers' text of any length, so a table keeps a keyed 128-bit digest of
 //! them: two SipHash values under random keys. Nobody outside can aim for a collision, and by chance
-//! there is none. A digest never leaves the process; only its equality is ever looked at.
+//! there is none. Half of a digest leaves the process
+//! as a tag of stateless answers; of the rest only its equality is ever looked at.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -14,6 +15,13 @@ use crate::sip::message::{HeaderName, Message, Method};
 /// The digest of what identifies a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key([u64; 2]);
+
+impl Key {
+    /// Half of it, as a tag: nobody outside can find out the keys of the digest from it.
+    pub fn as_tag(self) -> String {
+        format!("{:016x}", self.0[0])
+    }
+}
 
 /// Makes the keys of one table.
 #[derive(Debug, Default)]

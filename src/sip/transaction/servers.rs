@@ -44,6 +44,15 @@ pub(super) struct Servers {
     by_key: HashMap<Key, SlotId, FixedState>,
     by_merge: HashMap<Key, SlotId, FixedState>,
     by_flow: FlowIndex,
+    /// Of all that is kept.
+    octets: usize,
+}
+
+impl Kept {
+    fn octets(&self) -> usize {
+        let (Self::Request(octets) | Self::Response(octets)) = self;
+        octets.len()
+    }
 }
 
 impl Servers {
@@ -53,11 +62,17 @@ impl Servers {
             by_key: HashMap::default(),
             by_merge: HashMap::default(),
             by_flow: FlowIndex::default(),
+            octets: 0,
         }
     }
 
     pub fn len(&self) -> usize {
         self.slab.len()
+    }
+
+    /// Octets of the requests and responses that are kept.
+    pub fn octets(&self) -> usize {
+        self.octets
     }
 
     pub fn is_alive(&self, id: SlotId) -> bool {
@@ -151,6 +166,7 @@ impl Servers {
             return;
         };
         server.machine = machine;
+        self.octets = self.octets + octets.len() - server.kept.octets();
         server.kept = Kept::Response(octets);
         // Who was challenged asks again, and may do so with the same CSeq: that is no merged request.
         if matches!(status, 401 | 407)
@@ -229,7 +245,11 @@ impl Servers {
         for action in actions {
             match *action {
                 ServerAction::SendResponse => server.send(out),
-                ServerAction::SendTrying => server.send_trying(out),
+                ServerAction::SendTrying => {
+                    let before = server.kept.octets();
+                    server.send_trying(out);
+                    self.octets = self.octets + server.kept.octets() - before;
+                }
                 ServerAction::Start(timer) => {
                     let reliable = server.flow.transport.is_reliable();
                     let owner = Owner::Server(id);
@@ -252,6 +272,7 @@ impl Servers {
 
     fn insert(&mut self, server: Server) -> SlotId {
         let (key, merge, flow) = (server.key, server.merge, server.flow);
+        self.octets += server.kept.octets();
         let id = self.slab.insert(server);
         self.by_key.insert(key, id);
         if let Some(merge) = merge {
@@ -265,6 +286,7 @@ impl Servers {
         let Some(server) = self.slab.remove(id) else {
             return;
         };
+        self.octets -= server.kept.octets();
         self.by_key.remove(&server.key);
         if let Some(merge) = server.merge {
             self.by_merge.remove(&merge);

@@ -132,6 +132,23 @@ impl TransactionTable {
         self.len() == 0
     }
 
+    /// Whether a request belongs to a transaction that is alive.
+    pub fn knows(&self, request: &Message) -> bool {
+        self.servers.find(self.keys.server(request)).is_some()
+    }
+
+    /// A tag that is the same for each retransmission of a request (RFC 3261 §8.2.7).
+    pub fn stateless_tag(&self, request: &Message) -> String {
+        self.keys.server(request).as_tag()
+    }
+
+    /// Memory in use, about: what a transaction costs with its places in the tables and its timers,
+    /// and the octets that are kept.
+    pub fn footprint(&self) -> usize {
+        const TRANSACTION: usize = 768;
+        self.len() * TRANSACTION + self.servers.octets() + self.clients.octets()
+    }
+
     /// A branch for [`Self::request`], unique and naming this shard.
     pub fn fresh_branch(&self, tokens: &mut Tokens) -> String {
         branch::fresh(self.shard, tokens)

@@ -15,6 +15,7 @@ use tokio::task::spawn_local;
 
 use super::connection::Connection;
 use super::flow::{ConnectionId, Flow, Transport};
+use crate::limits::memory::Account;
 use crate::metrics::ShardMetrics;
 use crate::net::accept::{Gate, Place, accept};
 use crate::net::conversation::Origin;
@@ -63,6 +64,8 @@ pub struct Remote {
 pub struct Shared<D> {
     /// The shard.
     pub shard: u16,
+    /// Where the memory in use is written down.
+    pub memory: Account,
     /// Bounds.
     pub settings: Settings,
     /// The connections of all shards.
@@ -102,7 +105,11 @@ impl<D: Deliver> TcpTransport<D> {
         let gate = shared.gate.clone();
         spawn_local(accept(socket, gate, move |stream, address, place| {
             let remote = Remote { listener, address };
-            let (writer, queue) = writer(ConnectionId::next(shared.shard), shared.settings.queue);
+            let (writer, queue) = writer(
+                ConnectionId::next(shared.shard),
+                shared.settings.queue,
+                &shared.memory,
+            );
             shared.registry.add(remote, writer.clone());
             let connection = Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
             spawn_local(connection.run(stream, queue, place));
@@ -158,7 +165,11 @@ impl<D: Deliver> TcpTransport<D> {
         let mut opening = None;
         let found = shared.registry.find_or_open(remote, shared.shard, || {
             let place = shared.gate.try_enter()?;
-            let (writer, queue) = writer(ConnectionId::next(shared.shard), shared.settings.queue);
+            let (writer, queue) = writer(
+                ConnectionId::next(shared.shard),
+                shared.settings.queue,
+                &shared.memory,
+            );
             opening = Some((queue, place));
             Some(writer)
         });

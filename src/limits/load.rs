@@ -1,0 +1,211 @@
+//! Whether a shard keeps up, and what it refuses when it does not.
+//!
+//! The measure is how long what peers send has waited for the shard. A queue that empties now and then
+//! is a burst, and bursts are let pass; one that has stood for [`STANDING`] times the bound holds more
+//! than can be served, and from then on new work that waited longer than the bound is refused
+//! (controlled delay, K. Nichols and V. Jacobson, "Controlling Queue Delay", 2012, with the two bounds
+//! that B. Maurer, "Fail at Scale", 2015, gives for requests). So the queue stays short, what is taken
+//! is served in time, and refusing ends as soon as there is less to do.
+
+use std::time::Duration;
+
+use crate::clock::Instant;
+use crate::limits::memory::Room;
+
+/// A queue that has not been empty for so many times the bound stands.
+const STANDING: u32 = 5;
+/// Nobody waits longer than so many times the bound for an answer that is a refusal anyway.
+const HOPELESS: u32 = 50;
+
+/// Why new work is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pressure {
+    /// More comes than the shard can do.
+    Delay,
+    /// There is no room in memory.
+    Memory,
+}
+
+/// How a piece of new work is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It begins.
+    Take,
+    /// It is answered 503.
+    Refuse(Pressure),
+    /// It waited so long that its sender has sent it again: it vanishes.
+    Ignore,
+}
+
+/// What a piece of work has behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing: its sender has done no more than to send it.
+    Fresh,
+    /// It answers a challenge of ours, so half of the work is done.
+    Proven,
+}
+
+/// The state of one shard.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    bound: Duration,
+    /// Since when something has been waiting all the time.
+    standing_since: Option<Instant>,
+    /// How long what was taken last had waited.
+    delay: Duration,
+    room: Room,
+}
+
+impl Load {
+    /// Work may wait for `bound`.
+    pub fn new(bound: Duration) -> Self {
+        Self {
+            bound,
+            standing_since: None,
+            delay: Duration::ZERO,
+            room: Room::Ample,
+        }
+    }
+
+    /// All that had come has been taken.
+    pub fn caught_up(&mut self) {
+        self.standing_since = None;
+        self.delay = Duration::ZERO;
+    }
+
+    /// Something waits that will be taken later.
+    pub fn is_behind(&mut self, now: Instant) {
+        self.standing_since.get_or_insert(now);
+    }
+
+    /// How much memory there is.
+    pub fn set_room(&mut self, room: Room) {
+        self.room = room;
+    }
+
+    /// How much memory there is.
+    pub fn room(&self) -> Room {
+        self.room
+    }
+
+    /// What is taken next has waited for so long.
+    pub fn waited(&mut self, delay: Duration) {
+        self.delay = delay;
+    }
+
+    /// How long what was taken last had waited.
+    pub fn delay(&self) -> Duration {
+        self.delay
+    }
+
+    /// Whether new work is being refused.
+    pub fn is_over(&self, now: Instant) -> bool {
+        self.room == Room::None || (self.stands(now) && self.delay > self.bound)
+    }
+
+    /// Whether work of our own that can wait should: half of the bound is used up.
+    pub fn is_busy(&self) -> bool {
+        self.room == Room::None || self.delay > self.bound / 2
+    }
+
+    /// Whether whatever comes is taken, without a further look.
+    pub fn is_calm(&self) -> bool {
+        self.room != Room::None && self.delay <= self.bound
+    }
+
+    /// What becomes of new work that is taken now.
+    pub fn verdict(&self, stage: Stage, now: Instant) -> Verdict {
+        let standing = self.bound * STANDING;
+        let bound = match stage {
+            Stage::Fresh if self.stands(now) => self.bound,
+            _ => standing,
+        };
+        if self.delay > self.bound * HOPELESS {
+            Verdict::Ignore
+        } else if self.delay > bound {
+            Verdict::Refuse(Pressure::Delay)
+        } else if self.room == Room::None {
+            Verdict::Refuse(Pressure::Memory)
+        } else {
+            Verdict::Take
+        }
+    }
+
+    fn stands(&self, now: Instant) -> bool {
+        let standing = self.bound * STANDING;
+        self.standing_since
+            .is_some_and(|since| now.since(since) >= standing)
+    }
+}
+
+/// Seconds after which the sender of refused work may come back: spread by its own number, so that
+/// those refused together do not return together.
+pub fn retry_after(number: u64) -> u64 {
+    const SOONEST: u64 = 2;
+    const SPREAD: u64 = 9;
+    SOONEST + number % SPREAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUND: Duration = Duration::from_millis(20);
+
+    fn at(millis: u64) -> Instant {
+        Instant::default() + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_burst_is_served_and_a_standing_queue_is_cut() {
+        let mut load = Load::new(BOUND);
+        load.is_behind(at(0));
+        load.waited(BOUND * 2);
+        assert_eq!(load.verdict(Stage::Fresh, at(40)), Verdict::Take);
+        load.is_behind(at(99));
+        assert_eq!(load.verdict(Stage::Fresh, at(99)), Verdict::Take);
+        let refused = Verdict::Refuse(Pressure::Delay);
+        assert_eq!(load.verdict(Stage::Fresh, at(100)), refused);
+        assert!(load.is_over(at(100)));
+        load.waited(BOUND);
+        assert_eq!(load.verdict(Stage::Fresh, at(110)), Verdict::Take);
+        load.waited(BOUND * 2);
+        load.caught_up();
+        load.is_behind(at(120));
+        load.waited(BOUND * 2);
+        assert_eq!(load.verdict(Stage::Fresh, at(121)), Verdict::Take);
+    }
+
+    #[test]
+    fn who_answers_a_challenge_is_served_before_others() {
+        let mut load = Load::new(BOUND);
+        load.is_behind(at(0));
+        load.waited(BOUND * 2);
+        assert_eq!(load.verdict(Stage::Proven, at(200)), Verdict::Take);
+        load.waited(BOUND * 6);
+        let refused = Verdict::Refuse(Pressure::Delay);
+        assert_eq!(load.verdict(Stage::Proven, at(200)), refused);
+        load.waited(BOUND * 51);
+        assert_eq!(load.verdict(Stage::Proven, at(200)), Verdict::Ignore);
+    }
+
+    #[test]
+    fn without_memory_everything_new_is_refused() {
+        let mut load = Load::new(BOUND);
+        load.set_room(Room::Scarce);
+        assert_eq!(load.verdict(Stage::Proven, at(0)), Verdict::Take);
+        load.set_room(Room::None);
+        let refused = Verdict::Refuse(Pressure::Memory);
+        assert_eq!(load.verdict(Stage::Proven, at(0)), refused);
+        assert!(load.is_over(at(0)) && load.is_busy());
+    }
+
+    #[test]
+    fn those_refused_together_do_not_return_together() {
+        let mut times: Vec<u64> = (0..100).map(retry_after).collect();
+        times.sort_unstable();
+        times.dedup();
+        assert_eq!((times.len(), times[0]), (9, 2));
+    }
+}

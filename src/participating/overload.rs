@@ -1,0 +1,98 @@
+//! New work is turned away while the shard is behind or memory is short (RFC 3261 §21.5.4).
+//!
+//! Early and cheaply: without a transaction, before any proof of identity. What has begun goes on:
+//! responses, ACK, CANCEL, everything inside a dialog, retransmissions of what was taken, MSRP.
+
+use crate::clock::{Instant, Now};
+use crate::limits::load::{Pressure, Stage, Verdict};
+use crate::participating::service::Service;
+use crate::sip::message::{HeaderName, Message, Method};
+use crate::sip::rejection::Rejection;
+use crate::sip::transport::flow::Flow;
+use std::time::Duration;
+
+/// The log tells of an overload at most so often.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
+/// Without a refusal for so long it is over.
+const CALM_AFTER: Duration = Duration::from_secs(2);
+
+/// What the log and the metrics say of an overload.
+#[derive(Debug, Default)]
+pub(super) struct Overload {
+    /// Refused since the log last told.
+    refused: u64,
+    /// When the last one was refused, while an overload lasts.
+    last: Option<Instant>,
+    told_at: Option<Instant>,
+}
+
+impl Service {
+    /// Whether a request is new work that there is no room for; if so it has been answered.
+    pub fn turns_away(&mut self, request: &Message, flow: Flow, now: Now) -> bool {
+        if self.load.is_calm() || !begins_work(request) {
+            return false;
+        }
+        let verdict = self.load.verdict(stage(request), now.instant);
+        if verdict == Verdict::Take || self.sip.knows(request) {
+            return false;
+        }
+        self.overload.refused += 1;
+        self.overload.last.get_or_insert_with(|| {
+            self.metrics.overloaded.rise();
+            now.instant
+        });
+        self.overload.last = Some(now.instant);
+        match verdict {
+            // RFC 3261 §17.1.2.2: only over datagrams does its sender send it again.
+            Verdict::Ignore if !flow.transport.is_reliable() => {
+                self.metrics.ignored.count();
+                return true;
+            }
+            Verdict::Refuse(Pressure::Memory) => self.metrics.refused_memory.count(),
+            _ => self.metrics.refused_delay.count(),
+        }
+        let unavailable = Rejection::new(503, "Service Unavailable");
+        self.reject_stateless(request, flow, &unavailable);
+        true
+    }
+
+    /// Tells the log of an overload and of its end.
+    pub(super) fn tell_of_overload(&mut self, now: Now) {
+        let Some(last) = self.overload.last else {
+            return;
+        };
+        if now.instant.since(last) >= CALM_AFTER {
+            self.overload = Overload::default();
+            self.metrics.overloaded.fall();
+            return tracing::info!("new work is taken again");
+        }
+        let told = self.overload.told_at;
+        if told.is_none_or(|at| now.instant.since(at) >= TOLD_EVERY) {
+            tracing::warn!(
+                refused = self.overload.refused,
+                delay = ?self.load.delay(),
+                memory = self.memory.ledger().total(),
+                "new work is refused: the shard is behind, or memory is short"
+            );
+            self.overload.told_at = Some(now.instant);
+            self.overload.refused = 0;
+        }
+    }
+}
+
+/// Whether a request is the first of something, so that nothing breaks if it is refused.
+fn begins_work(request: &Message) -> bool {
+    match request.method() {
+        Method::Ack | Method::Cancel | Method::Bye | Method::Prack | Method::Update => false,
+        _ => request.to().is_ok_and(|to| to.tag().is_none()),
+    }
+}
+
+/// Whether we have asked its sender to prove who he is, and he does.
+fn stage(request: &Message) -> Stage {
+    let proofs = [HeaderName::Authorization, HeaderName::ProxyAuthorization];
+    match proofs.iter().any(|name| request.header(*name).is_some()) {
+        true => Stage::Proven,
+        false => Stage::Fresh,
+    }
+}

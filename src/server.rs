@@ -22,8 +22,7 @@ use crate::net::tls::{Tls, TlsError};
 use crate::router::Knowledge;
 use crate::shard::assembly::{Inboxes, Shards};
 use crate::shard::core_trait::ShardCore;
-use crate::store::deferred::{Answers, DuplicateKey};
-use crate::store::request::StoreEvent;
+use crate::store::deferred::{Answer, Answers, DuplicateKey};
 use crate::store::{Recovered, RecoveredBinding, Store, StoreClient, StoreConfig, StoreError};
 
 mod knowledge;
@@ -355,9 +354,8 @@ fn open_store(
     let answers: Answers = (inboxes.lanes.iter())
         .map(|lanes| {
             let lane = lanes.store.clone();
-            let answer: Box<dyn Fn(StoreEvent) + Send + Sync> =
-                // A shard that has ended needs no answer.
-                Box::new(move |event| drop(lane.send(event)));
+            // A shard that has ended needs no answer.
+            let answer: Answer = Box::new(move |events| drop(lane.send(events)));
             answer
         })
         .collect();

@@ -15,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
-use crate::participating::conversation::{Conversation, State, leaves_by_itself, make_ready, park};
+use crate::participating::conversation::{
+    Conversation, Ready, State, leaves_by_itself, make_ready, park,
+};
 pub use crate::participating::conversation::{ReplayPolicy, RetrySchedule};
 pub use crate::participating::copies::DeviceReach;
 use crate::participating::copies::Obstacles;
@@ -158,8 +160,9 @@ pub struct ServedUser {
     /// Messages on their way to the disk.
     storing: usize,
     conversations: BTreeMap<ConversationKey, Conversation>,
-    /// Conversations that could start, by their oldest message.
-    ready: BTreeMap<Seq, ConversationKey>,
+    ready: Ready,
+    /// Some conversation may wait for its time.
+    may_wait: bool,
     runs: BTreeMap<RunId, Run>,
     next_run: u64,
     policy: ReplayPolicy,
@@ -186,7 +189,8 @@ impl ServedUser {
             stored_late: BTreeMap::new(),
             storing: 0,
             conversations: BTreeMap::new(),
-            ready: BTreeMap::new(),
+            ready: Ready::default(),
+            may_wait: false,
             runs: BTreeMap::new(),
             next_run: 0,
             policy,
@@ -369,8 +373,10 @@ impl ServedUser {
         let Some(conversation) = self.conversations.get_mut(key) else {
             return;
         };
-        conversation.trying.remove(&seq);
         self.stored_late.remove(&seq);
+        if conversation.trying.remove(&seq) {
+            self.ready.look_again();
+        }
         if self.copies.is_some() && conversation.state == State::Ready {
             make_ready(&mut self.ready, key, conversation);
         }
@@ -378,7 +384,7 @@ impl ServedUser {
             return;
         };
         if position == 0 {
-            self.ready.remove(&seq);
+            self.ready.remove(seq);
         }
         conversation.held.remove(position);
         if position < conversation.handed {
@@ -394,7 +400,7 @@ impl ServedUser {
 
     /// When [`Self::handle_timeout`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.reach?;
+        self.reach.filter(|_| self.may_wait)?;
         let all = self.conversations.values();
         all.filter_map(Conversation::waits_until).min()
     }
@@ -408,6 +414,8 @@ impl ServedUser {
                 make_ready(&mut self.ready, key, conversation);
             }
         }
+        let mut all = self.conversations.values();
+        self.may_wait = all.any(|conversation| conversation.waits_until().is_some());
         self.start_runs(now);
     }
 
@@ -433,8 +441,9 @@ impl ServedUser {
             return;
         }
         if let Some(first) = conversation.held.front() {
-            self.ready.remove(&first.seq);
+            self.ready.remove(first.seq);
         }
+        self.may_wait = true;
         park(conversation, &self.policy.retry, now);
     }
 
@@ -444,6 +453,7 @@ impl ServedUser {
             return false;
         };
         let was_tried = conversation.trying.remove(&seq);
+        self.ready.look_again();
         was_tried && conversation.registered_meanwhile
     }
 
@@ -451,6 +461,7 @@ impl ServedUser {
         if let Some(conversation) = self.conversations.get_mut(key)
             && conversation.storing > 0
         {
+            self.ready.look_again();
             conversation.storing -= 1;
             let long = usize::from(is_long).min(conversation.storing_long);
             conversation.storing_long -= long;

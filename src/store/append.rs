@@ -102,7 +102,8 @@ impl Appender {
     /// Writes records one after the other; says where they are. Not durable before `sync`. After an
     /// error nothing was appended, but `take_back` must remove what may have been written.
     pub(super) fn append(&mut self, records: &[(Kind, &[u8])]) -> io::Result<Vec<Place>> {
-        let mut octets = Vec::new();
+        let length = records.iter().map(|(_, payload)| HEADER + payload.len());
+        let mut octets = Vec::with_capacity(length.sum());
         let mut places = Vec::with_capacity(records.len());
         for (kind, payload) in records {
             let position = self.end + octets.len() as u64;

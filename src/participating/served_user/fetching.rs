@@ -12,6 +12,7 @@ impl ServedUser {
     /// Whether the user fetches what waits, from here on.
     pub fn set_pull(&mut self, pull: bool) {
         self.pull = pull;
+        self.ready.look_again();
     }
 
     /// Whether the queue is known; if not, it is read.
@@ -67,7 +68,7 @@ impl ServedUser {
                 continue;
             }
             if let Some(first) = conversation.held.front() {
-                self.ready.remove(&first.seq);
+                self.ready.remove(first.seq);
             }
             let run = RunId(self.next_run);
             self.next_run += 1;

@@ -84,8 +84,12 @@ impl Service {
             StoreEvent::Piece { octets, .. } => run.body.extend_from_slice(&octets),
             _ => return,
         }
+        let expires_at = run.message.as_ref().map(|message| message.expires_at);
         if (run.body.len() as u64) < run.length {
             self.read_more(id, now);
+        } else if expires_at.is_some_and(|at| self.has_expired(at, now)) {
+            // The disk was slow: its time was over before it could leave.
+            self.skip_unread_message(id, seq, Refusal::Unknown, now);
         } else {
             self.send_message_of_run(id, now);
         }

@@ -78,13 +78,14 @@ impl Run {
     fn new(scale: Scale) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let configuration = format!(
-            "domain = \"im.test\"\nshards = 2\ndata_dir = \"data\"\n\
+            "domain = \"im.test\"\nshards = 2\ndata_dir = \"{}\"\n\
              [sip]\nlisten = [\"udp://127.0.0.1:{{sip_udp}}\", \"tcp://127.0.0.1:{{sip_tcp}}\"]\n\
              max_transactions = 1000000\n\
              [msrp]\nlisten = [\"tcp://127.0.0.1:{{msrp}}\"]\nidle_timeout = \"1h\"\n\
              [admin]\nlisten = [\"tcp://127.0.0.1:0\"]\n\
              [limits]\nmemory = \"{} MiB\"\nqueue_delay = \"1s\"\n\
              [log]\nfilter = \"warn\"\n",
+            folder.path().join("data").display(),
             scale.memory
         );
         let server = ServerProcess::start(Path::new(BINARY), folder.path(), &configuration);

@@ -9,9 +9,7 @@ use super::{Loading, ServedUser, Standing};
 impl ServedUser {
     /// Whether it does nothing and asks for nothing, until something happens.
     pub fn is_at_leisure(&self) -> bool {
-        self.runs.is_empty()
-            && self.actions.is_empty()
-            && !matches!(self.loading, Loading::Asked { .. })
+        self.runs.is_empty() && self.actions.is_empty() && !matches!(self.loading, Loading::Asked)
     }
 
     /// Whether the whole queue has been read, so that what is not known here is not held.

@@ -20,7 +20,7 @@ mod output;
 pub use client::{OperateError, Target};
 use operate::{
     AccountCommand, BindingsCommand, Group, HealthArguments, MessagesCommand, SessionsCommand,
-    Single,
+    Single, TrafficCommand,
 };
 
 const EXIT_CODES: &str = "\
@@ -73,6 +73,8 @@ pub enum Command {
     Messages(Group<MessagesCommand>),
     /// Chats and replays under way: list, end.
     Sessions(Group<SessionsCommand>),
+    /// What is let through: show, set, and what a user has sent.
+    Traffic(Group<TrafficCommand>),
     /// List users with a binding or waiting messages.
     Users(Single),
     /// Show version, uptime, shards and messages in custody; with --json the configuration too.
@@ -96,6 +98,7 @@ impl Command {
             Self::Bindings(group) => group.run(out),
             Self::Messages(group) => group.run(out),
             Self::Sessions(group) => group.run(out),
+            Self::Traffic(group) => group.run(out),
             Self::Users(single) => single.users(out),
             Self::Status(single) => single.status(out),
             Self::Drain(single) => single.drain(out),

@@ -203,6 +203,60 @@ metrics! {
         "Connections closed because the peer read too slowly.";
     msrp_malformed: Counter, "restante_msrp_malformed_total", "",
         "MSRP connections closed because of a malformed frame.";
+    requests_register: Counter, "restante_sip_requests_total", r#"method="REGISTER""#,
+        "Requests received, repetitions aside.";
+    requests_message: Counter, "restante_sip_requests_total", r#"method="MESSAGE""#,
+        "Requests received, repetitions aside.";
+    requests_invite: Counter, "restante_sip_requests_total", r#"method="INVITE""#,
+        "Requests received, repetitions aside.";
+    requests_bye: Counter, "restante_sip_requests_total", r#"method="BYE""#,
+        "Requests received, repetitions aside.";
+    requests_options: Counter, "restante_sip_requests_total", r#"method="OPTIONS""#,
+        "Requests received, repetitions aside.";
+    requests_publish: Counter, "restante_sip_requests_total", r#"method="PUBLISH""#,
+        "Requests received, repetitions aside.";
+    requests_subscribe: Counter, "restante_sip_requests_total", r#"method="SUBSCRIBE""#,
+        "Requests received, repetitions aside.";
+    requests_notify: Counter, "restante_sip_requests_total", r#"method="NOTIFY""#,
+        "Requests received, repetitions aside.";
+    requests_other: Counter, "restante_sip_requests_total", r#"method="other""#,
+        "Requests received, repetitions aside.";
+    responses_1xx: Counter, "restante_sip_responses_total", r#"class="1xx""#,
+        "Responses sent, repetitions and those passed on included.";
+    responses_2xx: Counter, "restante_sip_responses_total", r#"class="2xx""#,
+        "Responses sent, repetitions and those passed on included.";
+    responses_3xx: Counter, "restante_sip_responses_total", r#"class="3xx""#,
+        "Responses sent, repetitions and those passed on included.";
+    responses_4xx: Counter, "restante_sip_responses_total", r#"class="4xx""#,
+        "Responses sent, repetitions and those passed on included.";
+    responses_5xx: Counter, "restante_sip_responses_total", r#"class="5xx""#,
+        "Responses sent, repetitions and those passed on included.";
+    responses_6xx: Counter, "restante_sip_responses_total", r#"class="6xx""#,
+        "Responses sent, repetitions and those passed on included.";
+    registrations: Counter, "restante_registrations_total", "",
+        "REGISTERs answered 200, refreshes and removals included.";
+    sessions_chat: Counter, "restante_sessions_total", r#"kind="chat""#,
+        "Sessions that callers were answered 200 for.";
+    sessions_large: Counter, "restante_sessions_total", r#"kind="large""#,
+        "Sessions that callers were answered 200 for.";
+    received_pager: Counter, "restante_messages_received_total", r#"kind="pager""#,
+        "Messages let in, whatever becomes of them; in sessions word of typing and receipts too.";
+    received_session: Counter, "restante_messages_received_total", r#"kind="session""#,
+        "Messages let in, whatever becomes of them; in sessions word of typing and receipts too.";
+    received_receipt: Counter, "restante_messages_received_total", r#"kind="receipt""#,
+        "Messages let in, whatever becomes of them; in sessions word of typing and receipts too.";
+    passed_pager: Counter, "restante_messages_passed_total", r#"kind="pager""#,
+        "Messages that a device took at once, without being kept.";
+    passed_session: Counter, "restante_messages_passed_total", r#"kind="session""#,
+        "Messages that a device took at once, without being kept.";
+    stored_pager: Counter, "restante_messages_stored_total", r#"kind="pager""#,
+        "Messages made durable for their recipients.";
+    stored_session: Counter, "restante_messages_stored_total", r#"kind="session""#,
+        "Messages made durable for their recipients.";
+    stored_receipt: Counter, "restante_messages_stored_total", r#"kind="receipt""#,
+        "Messages made durable for their recipients.";
+    delivered: Counter, "restante_messages_delivered_total", "",
+        "Kept messages that a device confirmed; where every device gets a copy, each copy.";
     refused_overload: Counter, "restante_sip_refused_total", r#"reason="overload""#,
         "Requests answered 503 because too much was under way or could not be stored.";
     refused_submission: Counter, "restante_traffic_refused_total", r#"reason="submission""#,
@@ -294,6 +348,23 @@ metrics! {
     turns: Counter, "restante_shard_turns_total", "", "Turns of the shards' loops.";
 }
 
+impl ShardMetrics {
+    /// A response left, if these are the octets of one (RFC 3261 §7.2).
+    pub fn count_response(&self, octets: &[u8]) {
+        let class = octets.strip_prefix(b"SIP/2.0 ").and_then(<[u8]>::first);
+        let counter = match class {
+            Some(b'1') => &self.responses_1xx,
+            Some(b'2') => &self.responses_2xx,
+            Some(b'3') => &self.responses_3xx,
+            Some(b'4') => &self.responses_4xx,
+            Some(b'5') => &self.responses_5xx,
+            Some(b'6') => &self.responses_6xx,
+            _ => return,
+        };
+        counter.count();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -327,6 +398,20 @@ mod tests {
         );
         assert_eq!(buckets.last(), Some(&(f64::INFINITY, 1)));
         assert!((histogram.sum_seconds() - 60.001).abs() < 1e-9);
+    }
+
+    #[test]
+    fn responses_count_by_their_class() {
+        let metrics = ShardMetrics::default();
+        for octets in [
+            "SIP/2.0 202 Accepted\r\n",
+            "SIP/2.0 200 OK\r\n",
+            "MESSAGE a SIP/2.0",
+        ] {
+            metrics.count_response(octets.as_bytes());
+        }
+        assert_eq!(metrics.responses_2xx.value(), 2);
+        assert_eq!(metrics.responses_5xx.value(), 0);
     }
 
     #[test]

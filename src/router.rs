@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::limits::peers::Barred;
+use crate::metrics::ShardMetrics;
 use crate::msrp::sdp::SessionDescription;
 use crate::participating::admission::{Admission, UNAVAILABLE};
 use crate::participating::callee;
@@ -107,7 +108,10 @@ impl Router {
         }
         let request = self.loosely_routed(request);
         match service.receive(&request, flow, now) {
-            RequestOutcome::New(server) => self.serve(service, request, server, flow, now),
+            RequestOutcome::New(server) => {
+                count_request(&service.metrics, request.method());
+                self.serve(service, request, server, flow, now);
+            }
             // RFC 3261 §16.3: to a proxy a merged request is one like any other.
             RequestOutcome::Merged(server) if !self.may_end_here(&request) => {
                 self.serve(service, request, server, flow, now);
@@ -585,6 +589,21 @@ enum Proof {
     Of(Identity),
     /// The request has been answered.
     Answered,
+}
+
+fn count_request(metrics: &ShardMetrics, method: Method) {
+    let counter = match method {
+        Method::Register => &metrics.requests_register,
+        Method::Message => &metrics.requests_message,
+        Method::Invite => &metrics.requests_invite,
+        Method::Bye => &metrics.requests_bye,
+        Method::Options => &metrics.requests_options,
+        Method::Publish => &metrics.requests_publish,
+        Method::Subscribe => &metrics.requests_subscribe,
+        Method::Notify => &metrics.requests_notify,
+        _ => &metrics.requests_other,
+    };
+    counter.count();
 }
 
 /// The domains that the sender of a request says he is of, each once. A telephone number names none.

@@ -107,6 +107,42 @@ pub struct AccountArguments {
     /// How all devices are spoken to: rcs, rcs-e, cpm, message.
     #[arg(long, value_name = "WORD")]
     profile: Option<String>,
+    /// Whether this user may send messages and begin chats: true, false.
+    #[arg(long, value_name = "BOOL")]
+    may_send: Option<bool>,
+    /// Whether this user gets messages: true, false (they are kept).
+    #[arg(long, value_name = "BOOL")]
+    may_receive: Option<bool>,
+    /// Whether this user may send PUBLISH and SUBSCRIBE: true, false.
+    #[arg(long, value_name = "BOOL")]
+    may_use_presence: Option<bool>,
+    /// Largest message this user may send, such as "100 KiB"; 0: no limit of his own.
+    #[arg(long, value_name = "SIZE")]
+    max_message_size: Option<String>,
+    /// Characters of a text this user may send, up to 3500; 0: no limit.
+    #[arg(long, value_name = "NUMBER")]
+    max_text_length: Option<u32>,
+    /// Messages this user may send in each period; 0: no limit.
+    #[arg(long, value_name = "NUMBER")]
+    messages_per_period: Option<u32>,
+    /// Octets of messages this user may send in each period; 0: no limit.
+    #[arg(long, value_name = "SIZE")]
+    octets_per_period: Option<String>,
+    /// How long such a period is, such as 1d.
+    #[arg(long, value_name = "PERIOD")]
+    period: Option<String>,
+    /// A content type this user may send, such as text/plain or image/*; given once or more, no others.
+    #[arg(long = "content-type", value_name = "TYPE")]
+    content_types: Vec<String>,
+    /// A content type this user may not send.
+    #[arg(long = "barred-type", value_name = "TYPE")]
+    barred_types: Vec<String>,
+    /// Requests outside dialogs this user may send a second; 0: no limit.
+    #[arg(long, value_name = "NUMBER")]
+    requests_per_second: Option<u32>,
+    /// Of these, so many at once.
+    #[arg(long, value_name = "NUMBER")]
+    requests_burst: Option<u32>,
     /// A rule about some senders, FROM=ACTION: a SIP or tel URI, a domain or "anonymous", and allow,
     /// unavailable, unavailable-notify or block. Given once or more it replaces all rules; the first
     /// that fits holds.
@@ -115,6 +151,90 @@ pub struct AccountArguments {
     /// Take a value away, so that the default holds again: tel, rules, or an option above.
     #[arg(long, value_name = "NAME")]
     unset: Vec<String>,
+}
+
+/// What to do with traffic.
+#[derive(Debug, Subcommand)]
+pub enum TrafficCommand {
+    /// Show what is let through, and what of it was changed while running.
+    Show,
+    /// Change what is let through; it is durable when this returns. What is not named stays.
+    Set(TrafficArguments),
+    /// Show what a user has sent in his running period, if he has a limit.
+    Sent {
+        /// `bob` or `bob@im.test`.
+        user: String,
+    },
+}
+
+/// What of the traffic can be changed.
+#[derive(Args, Debug)]
+pub struct TrafficArguments {
+    /// Whether anybody may send messages and begin chats: true, false.
+    #[arg(long, value_name = "BOOL")]
+    submission: Option<bool>,
+    /// Whether messages are delivered: true, false (they are kept).
+    #[arg(long, value_name = "BOOL")]
+    delivery: Option<bool>,
+    /// Answer 202 instead of errors, and tell no author of a failure: true (messages are lost), false.
+    #[arg(long, value_name = "BOOL")]
+    suppress_errors: Option<bool>,
+    /// Messages through the whole server each second; 0: no limit.
+    #[arg(long, value_name = "NUMBER")]
+    messages_per_second: Option<u32>,
+    /// Octets of messages through the whole server each second, such as "10 MiB"; 0: no limit.
+    #[arg(long, value_name = "SIZE")]
+    octets_per_second: Option<String>,
+    /// Notifications each second that a message failed; 0: no limit.
+    #[arg(long, value_name = "NUMBER")]
+    failures_per_second: Option<u32>,
+    /// Take a value away, so that the configuration holds again: an option above.
+    #[arg(long, value_name = "NAME")]
+    unset: Vec<String>,
+}
+
+impl TrafficArguments {
+    /// As the body of a request: only what is named.
+    fn patch(self) -> Value {
+        let named = [
+            ("submission", self.submission.map(Value::from)),
+            ("delivery", self.delivery.map(Value::from)),
+            ("suppress_errors", self.suppress_errors.map(Value::from)),
+            (
+                "messages_per_second",
+                self.messages_per_second.map(Value::from),
+            ),
+            ("octets_per_second", self.octets_per_second.map(Value::from)),
+            (
+                "failures_per_second",
+                self.failures_per_second.map(Value::from),
+            ),
+        ];
+        let named = named.into_iter().filter_map(|(key, value)| {
+            let value = value?;
+            Some((key.to_owned(), value))
+        });
+        let unset = self.unset.iter();
+        let unset = unset.map(|name| (name.replace('-', "_"), Value::Null));
+        Value::Object(named.chain(unset).collect())
+    }
+}
+
+impl Group<TrafficCommand> {
+    /// Performs the command, writing to `out`.
+    pub fn run(self, out: &mut impl Write) -> Result<(), OperateError> {
+        const TRAFFIC: &str = "/admin/v1/traffic";
+        let client = self.target.client(true)?;
+        let json = self.target.json;
+        let answer = match self.command {
+            TrafficCommand::Show => client.json("GET", TRAFFIC, None)?,
+            TrafficCommand::Set(wanted) => client.json("PATCH", TRAFFIC, Some(&wanted.patch()))?,
+            TrafficCommand::Sent { user } => {
+                client.json("GET", &format!("{}/traffic", user_path(&user)), None)?
+            }
+        };
+        Printer { out, json }.one(&answer)
+    }
 }
 
 /// What to do with bindings.
@@ -306,7 +426,36 @@ impl AccountArguments {
             patch.insert("password".to_owned(), password.into());
         }
         patch.extend(self.tel.map(|tel| ("tel".to_owned(), tel.into())));
+        let limits = [
+            ("may_send", self.may_send.map(Value::from)),
+            ("may_receive", self.may_receive.map(Value::from)),
+            ("may_use_presence", self.may_use_presence.map(Value::from)),
+            ("max_text_length", self.max_text_length.map(Value::from)),
+            (
+                "messages_per_period",
+                self.messages_per_period.map(Value::from),
+            ),
+            (
+                "requests_per_second",
+                self.requests_per_second.map(Value::from),
+            ),
+            ("requests_burst", self.requests_burst.map(Value::from)),
+        ];
+        for (key, value) in limits {
+            settings.extend(value.map(|value| (key.to_owned(), value)));
+        }
+        for (key, types) in [
+            ("content_types", self.content_types),
+            ("barred_types", self.barred_types),
+        ] {
+            if !types.is_empty() {
+                settings.insert(key.to_owned(), types.into());
+            }
+        }
         let words = [
+            ("max_message_size", self.max_message_size),
+            ("octets_per_period", self.octets_per_period),
+            ("period", self.period),
             ("delivery", self.delivery),
             ("copy_to", self.copy_to),
             ("incoming", self.incoming),

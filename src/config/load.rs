@@ -90,6 +90,11 @@ impl Config {
         Self::read(path.unwrap_or(Path::new("")), &text, environment)
     }
 
+    /// As [`Config::load`], of a text alone.
+    pub fn of_text(text: &str) -> Result<Self, ConfigError> {
+        Self::read(Path::new(""), text, std::iter::empty())
+    }
+
     /// As [`Config::load`], of a file whose text is already there.
     fn read(
         path: &Path,

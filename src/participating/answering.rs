@@ -230,6 +230,9 @@ impl Service {
         let handled = self.registrar.register(directory, registration);
         let status =
             crate::sip::wire::parse(handled.response.clone()).map_or(500, |reply| reply.status());
+        if status == 200 {
+            self.metrics.registrations.count();
+        }
         self.sip.respond(server, status, handled.response, now);
         if let Some(registered) = handled.registered {
             self.handle_registered(registered, now);

@@ -20,6 +20,7 @@ use crate::participating::media::MediaId;
 use crate::participating::privacy;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Waiter};
+use crate::participating::submission::Refused;
 use crate::participating::transit::{Fate, HEAD, Transit};
 use crate::store::request::{BodySource, StoreRequest};
 
@@ -140,6 +141,7 @@ impl Service {
         success_report: bool,
         now: Now,
     ) {
+        self.metrics.received_session.count();
         let is_short = total.is_none_or(|total| total <= HEAD as u64);
         let is_unread = is_short && arrival::may_be_receipt(&content_type);
         let deadline = now.instant + self.settings.custody_after;
@@ -148,6 +150,8 @@ impl Service {
         transit.total = total;
         let author = self.chats.get(&id).map(|chat| chat.person(side));
         let is_measured = author.is_some_and(|author| self.is_measured(author));
+        let most = author.and_then(|author| self.largest_of(author));
+        transit.most = most.unwrap_or(u64::MAX);
         if let Some(chat) = self.chats.get_mut(&id) {
             transit.discarded = chat.silent && side == Side::Caller;
             let is_envelope = arrival::is_type(&transit.content_type, cpim::MEDIA_TYPE);
@@ -242,6 +246,9 @@ impl Service {
         for request in requests {
             custody.tell(request);
         }
+        if transit.covered.prefix() > transit.most {
+            return self.refuse_transit(id, side, message, Refused::TooLarge);
+        }
         if !transit.is_cleared() {
             return self.clear(id, side, message, now);
         }
@@ -286,10 +293,7 @@ impl Service {
             true => match self.submit_transit(chat.person(side), transit, now) {
                 None => return,
                 Some(Ok(octets)) => Some(octets),
-                Some(Err(refused)) => {
-                    let status = refused.status_in_session();
-                    return self.end_transit(id, side, message, status);
-                }
+                Some(Err(refused)) => return self.end_transit(id, side, message, refused.status()),
             },
         };
         if let Some(transit) = self.transit(id, side, message) {
@@ -297,6 +301,11 @@ impl Service {
             transit.counted = counted;
         }
         self.pump(id, side.other(), now);
+    }
+
+    fn refuse_transit(&mut self, id: ChatId, side: Side, message: InboundId, refused: Refused) {
+        refused.count(&self.metrics);
+        self.end_transit(id, side, message, refused.status());
     }
 
     /// Gives the session on `side` what it can take of the messages from the other side.
@@ -469,6 +478,7 @@ impl Service {
         let Some((from, inbound)) = self.source_of(id, side, out) else {
             return self.note_taken(id, side, out);
         };
+        self.metrics.passed_session.count();
         let Some(transit) = self.transit(id, from, inbound) else {
             return;
         };

@@ -5,6 +5,7 @@ use crate::msrp::negotiation::SdpRefusal;
 use crate::participating::chat::{Chat, ChatId, ChatState, Side};
 use crate::participating::deferral::Condition;
 use crate::participating::dialogs::DialogUse;
+use crate::participating::large::SessionService;
 use crate::participating::leg::{Leg, Unacknowledged};
 use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::reason::Reason;
@@ -157,6 +158,10 @@ impl Service {
         self.dialogs
             .insert(leg.key.clone(), DialogUse::Chat(id, Side::Caller));
         chat.caller_leg = Some(leg);
+        match chat.service {
+            SessionService::Chat => self.metrics.sessions_chat.count(),
+            SessionService::Large => self.metrics.sessions_large.count(),
+        }
         self.sip.respond(server, 200, octets, now);
     }
 

@@ -173,6 +173,7 @@ impl Service {
         };
         let (user, key) = (delivery.user.clone(), delivery.key_of(seq));
         tracing::debug!(%user, seq = seq.0, "delivered");
+        self.metrics.delivered.count();
         let Some(device) = delivery.copies_for else {
             return self.take_out(&user, &key, seq, Settlement::Delivered);
         };

@@ -9,7 +9,7 @@ use crate::sip::endpoint::EndpointEvent;
 use crate::sip::message::Message;
 use crate::sip::transaction::GoneReason;
 use crate::sip::transport::flow::{ConnectionId, Flow};
-use crate::store::request::{Refusal, Seq, StoreEvent};
+use crate::store::request::{MessageKind, Refusal, Seq, StoreEvent};
 use bytes::Bytes;
 
 impl Service {
@@ -33,6 +33,17 @@ impl Service {
     }
 
     fn handle_stored(&mut self, waiter: Waiter, seq: Seq, now: Now) {
+        match &waiter {
+            Waiter::Pager(_) => self.metrics.stored_pager.count(),
+            Waiter::Transit(..) => self.metrics.stored_session.count(),
+            Waiter::Receipt(_) => self.metrics.stored_receipt.count(),
+            Waiter::Internal(message, ..) => match message.kind {
+                MessageKind::Notification => self.metrics.stored_receipt.count(),
+                MessageKind::Chat | MessageKind::Large => self.metrics.stored_session.count(),
+                MessageKind::Pager => self.metrics.stored_pager.count(),
+            },
+            _ => {}
+        }
         match waiter {
             Waiter::Pager(id) => {
                 self.handle_pager_stored(id, seq, now);

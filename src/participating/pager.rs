@@ -105,7 +105,9 @@ impl Service {
             tracing::debug!(seq = seq.0, "a MESSAGE kept before a restart came again");
             return self.accepted(&request, server, None, now);
         }
+        let revoked = revocation::revoked_by(&request);
         if !content.is_notification
+            && revoked.is_none()
             && let Err(refused) = self.submit_message(&request, &author, now)
         {
             return self.reject(&request, server, &refused.rejection(), now);
@@ -115,7 +117,7 @@ impl Service {
         {
             return;
         }
-        match revocation::revoked_by(&request) {
+        match revoked {
             None => {}
             Some(Err(rejection)) => return self.reject(&request, server, &rejection, now),
             Some(Ok(revoked)) => {
@@ -141,6 +143,10 @@ impl Service {
             keeping: Keeping::No,
         };
         self.pagers.insert(id, pager);
+        match receipt {
+            Some(_) => self.metrics.received_receipt.count(),
+            None => self.metrics.received_pager.count(),
+        }
         match receipt {
             Some(receipt) => self.take_receipt(id, receipt, now),
             None => self.start_pager(id, now),
@@ -420,6 +426,7 @@ impl Service {
                 });
                 pager.keeping = Keeping::Stored(seq, message);
             }
+            Keeping::No => self.metrics.passed_pager.count(),
             Keeping::Storing(message) => pager.keeping = Keeping::Superseded(message),
             Keeping::Stored(seq, message) => {
                 pager.keeping = Keeping::Failed;

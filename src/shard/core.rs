@@ -104,6 +104,7 @@ impl Core {
                 self.actions.push_back(Action::Forward { shard, message });
             }
             while let Some((flow, octets)) = self.service.poll_transmit(now) {
+                self.service.metrics.count_response(&octets);
                 self.actions.push_back(Action::SendSip { flow, octets });
             }
             while let Some((number, host, port)) = self.service.poll_question() {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::sip::header::Via;
 use crate::sip::message::{HeaderName, Message};
@@ -86,13 +87,20 @@ pub fn response(
     out.extend(reason.bytes().filter(|byte| !byte.is_ascii_control()));
     out.extend_from_slice(b"\r\n");
     let begins_dialog = (101..300).contains(&status);
+    let mut said = SmallVec::<[HeaderName; 4]>::new();
     for (id, _, value) in request.all_headers() {
+        // What a malformed request says twice, its answer says once.
+        let mut is_first = || {
+            let is_first = !said.contains(&id);
+            said.push(id);
+            is_first
+        };
         let name = match id {
             HeaderName::Via => "Via",
-            HeaderName::From => "From",
-            HeaderName::To => "To",
-            HeaderName::CallId => "Call-ID",
-            HeaderName::CSeq => "CSeq",
+            HeaderName::From if is_first() => "From",
+            HeaderName::To if is_first() => "To",
+            HeaderName::CallId if is_first() => "Call-ID",
+            HeaderName::CSeq if is_first() => "CSeq",
             HeaderName::RecordRoute if begins_dialog => "Record-Route",
             _ => continue,
         };

@@ -65,7 +65,11 @@ impl StreamFramer {
                 self.buffer.advance(2);
             }
         }
-        let Some(head_end) = self.find_head_end()? else {
+        // A head without an end in sight can be answered by what came of it.
+        let head_end = self
+            .find_head_end()
+            .map_err(|error| wire::with_unended_head(error, &self.buffer))?;
+        let Some(head_end) = head_end else {
             return Ok(None);
         };
         let body = self.announced_body(head_end).map_err(|error| {

@@ -84,8 +84,8 @@ fn find_head_end(octets: &[u8]) -> Result<usize, WireError> {
     }
 }
 
-/// A datagram cut off within its head can be answered by what came of it.
-fn with_unended_head(error: WireError, octets: &Bytes) -> WireError {
+/// A datagram cut off within its head, or a head that is too large, can be answered by what came of it.
+pub(super) fn with_unended_head(error: WireError, octets: &[u8]) -> WireError {
     let most = octets.len().min(MAX_HEAD);
     match memchr::memmem::rfind(&octets[..most], b"\r\n") {
         Some(last) => {

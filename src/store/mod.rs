@@ -27,6 +27,8 @@ mod manifests;
 mod marks;
 pub mod memory;
 mod reader;
+#[doc(hidden)]
+pub mod reading;
 mod rebuild;
 mod recent;
 mod record;

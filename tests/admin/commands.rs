@@ -224,3 +224,29 @@ fn a_command_that_cannot_ask_says_why_and_exits_by_kind() {
     let (code, _) = exits(&["messages", "show", "bob"]);
     assert_eq!(code, Some(2));
 }
+
+#[test]
+fn traffic_by_command() {
+    on_every_shard_count(&Configuration::digest(), |stage| {
+        let set = ["traffic", "set", "--delivery", "false"];
+        let rate = ["--messages-per-second", "7"];
+        let changed = json(stage, &[&set[..], &rate[..]].concat())?;
+        stage.observe(changed["delivery"] == false, "delivery is off")?;
+        stage.observe(changed["messages_per_second"] == 7, "with a rate")?;
+        let unset = ["traffic", "set", "--unset", "messages-per-second"];
+        let changed = json(stage, &unset)?;
+        stage.observe(changed["messages_per_second"] == 0, "without one")?;
+        let shown = json(stage, &["traffic", "show"])?;
+        stage.observe(shown["delivery"] == false, "it stays off")?;
+        let account = ["account", "add", "dave", "--password", "dave-secret"];
+        let limits = ["--may-send", "false", "--barred-type", "image/*"];
+        let made = json(stage, &[&account[..], &limits[..]].concat())?;
+        let expected = serde_json::json!({"may_send": false, "barred_types": ["image/*"]});
+        stage.observe(made["settings"] == expected, "an account with limits")?;
+        let sent = json(stage, &["traffic", "sent", "dave"])?;
+        stage.observe(
+            sent["may_send"] == false && sent["messages"] == 0,
+            "his state",
+        )
+    });
+}

@@ -10,3 +10,4 @@ mod hostile;
 mod http;
 mod messages;
 mod operation;
+mod traffic;

@@ -319,6 +319,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_head_that_is_too_large_is_answered_before_the_connection_ends() {
+        let flood = async {
+            let (_transport, _told, address) = listening(LONG, LONG);
+            let mut line = TcpStream::connect(address).await.expect("connected");
+            let request = format!(
+                "OPTIONS sip:im.test SIP/2.0\r\nVia: SIP/2.0/TCP h.test;branch=z9hG4bK1\r\n\
+                 From: <sip:a@im.test>;tag=1\r\nTo: <sip:im.test>\r\nCall-ID: c\r\n\
+                 CSeq: 1 OPTIONS\r\nSubject: {}",
+                "x".repeat(400_000)
+            );
+            // It reads nothing before it has sent everything.
+            line.write_all(request.as_bytes()).await.expect("sent");
+            let mut answer = Vec::new();
+            let end = tokio::time::timeout(LONG, line.read_to_end(&mut answer)).await;
+            end.expect("closed in time").expect("an orderly end");
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with("SIP/2.0 513 "), "{answer}");
+            assert!(answer.contains("\r\nCall-ID: c\r\n"));
+        };
+        LocalSet::new().run_until(flood).await;
+    }
+
+    #[tokio::test]
     async fn a_message_that_comes_in_drips_ends_the_connection() {
         let drip = async {
             let (_transport, mut told, address) = listening(LONG, SHORT);

@@ -11,7 +11,8 @@ use crate::sip::reply;
 use crate::sip::wire::{self, WireError};
 
 /// A response to what `error` is about, for the connection or address it came from. `None` if
-/// nothing can be answered: too little was understood, or it was a response or an ACK.
+/// nothing can be answered: too little was understood, it was a response or an ACK, or what an answer
+/// must repeat is more than a message may have.
 pub fn answer(error: &WireError, source: SocketAddr) -> Option<Bytes> {
     let request = error.partial.as_deref()?;
     if !request.is_request() || request.method() == Method::Ack || request.top_via().is_err() {
@@ -21,8 +22,8 @@ pub fn answer(error: &WireError, source: SocketAddr) -> Option<Bytes> {
     let request = stamped.as_ref().unwrap_or(request);
     // RFC 3261 §8.2.7: a stateless answer gives every copy of a request the same tag.
     let tag = format!("{:08x}", crc32c::crc32c(request.bytes()));
-    let answer = reply::response(request, error.status, error.reason, Some(&tag));
-    Some(answer.build())
+    let answer = reply::response(request, error.status, error.reason, Some(&tag)).build();
+    wire::parse(answer.clone()).is_ok().then_some(answer)
 }
 
 /// Where a response to a malformed datagram from `source` goes: to the very port it came from if the
@@ -84,6 +85,27 @@ mod tests {
         assert_eq!(to, "192.0.2.7:5080".parse().expect("an address"));
         let (error, source) = refused("host.test;branch=z9hG4bKx", "MESSAGE");
         assert_eq!(return_address(&error, source).port(), 5060);
+    }
+
+    #[test]
+    fn what_stands_there_twice_is_answered_once_and_what_is_too_much_not_at_all() {
+        let (error, source) = refused(
+            "host.test;branch=z9hG4bKx\r\nFrom: <sip:c@d>;tag=2\r\nTo: <sip:e@f>",
+            "MESSAGE",
+        );
+        let answered = answer(&error, source).expect("there is enough to answer");
+        for name in ["\r\nFrom: ", "\r\nTo: ", "\r\nCall-ID: ", "\r\nCSeq: "] {
+            assert_eq!(text(&answered).matches(name).count(), 1, "{name}");
+        }
+        let many = "host.test;branch=z9hG4bKx\r\nVia: SIP/2.0/UDP other.test".to_owned();
+        let vias = many + &"\r\nVia: SIP/2.0/UDP other.test".repeat(504);
+        let (error, source) = refused(&vias, "MESSAGE");
+        assert!(answer(&error, source).is_some());
+        let (error, source) = refused(
+            &(vias + &"\r\nVia: SIP/2.0/UDP o.test".repeat(4)),
+            "MESSAGE",
+        );
+        assert_eq!(answer(&error, source), None);
     }
 
     #[test]

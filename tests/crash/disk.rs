@@ -17,27 +17,21 @@ impl SmallDisk {
         fs::create_dir_all(data).ok()?;
         let script =
             format!("mount -t tmpfs -o size=12m tmpfs {data:?} && echo up && exec sleep 600");
-        let mut holder = Command::new("unshare")
+        let holder = Command::new("unshare")
             .args(["-m", "sh", "-c", &script])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .expect("unshare is part of every Linux (util-linux)");
-        let mut said = String::new();
-        let output = holder.stdout.take()?;
-        let _ = BufReader::new(output).read_line(&mut said);
         let mut disk = Self {
             holder,
             data: data.to_owned(),
         };
-        match said.trim() {
-            "up" => Some(disk),
-            _ => {
-                let _ = disk.holder.kill();
-                None
-            }
-        }
+        let mut said = String::new();
+        let output = disk.holder.stdout.take()?;
+        let _ = BufReader::new(output).read_line(&mut said);
+        (said.trim() == "up").then_some(disk)
     }
 
     /// What stands before the server on its command line, so that it sees this disk.

@@ -445,7 +445,7 @@ impl Agent {
                 .ledger
                 .write_receipt(&[(id, envelope)], Disposition::Delivered, sight.now);
         match call.and_then(|number| self.calls.get_mut(&number)) {
-            Some(call) if receipt % 2 == 0 => call.queue.push_back(receipt),
+            Some(call) if receipt.is_multiple_of(2) => call.queue.push_back(receipt),
             _ => self.send_pager(receipt, "", "message/cpim", sight),
         }
     }

@@ -148,7 +148,7 @@ impl Agent {
         let mut content_type = "application/sdp".to_owned();
         if let Kind::First(_, id) = kind {
             let text = &sight.ledger.entries[id].body;
-            (content_type, body) = beside(&body, text, number % 2 == 0);
+            (content_type, body) = beside(&body, text, number.is_multiple_of(2));
         }
         let to = kind
             .peer()
@@ -224,7 +224,7 @@ impl Agent {
                 sight.out.push(Out::Connect(number));
             }
         }
-        if kind == Some(Kind::Fetch(None)) && number % 7 == 0 {
+        if kind == Some(Kind::Fetch(None)) && number.is_multiple_of(7) {
             // It has changed its mind before the first message.
             self.hang_up(number, true, sight);
         }

@@ -206,7 +206,7 @@ impl Ledger {
         receipt.date_time = message.date_time.clone();
         receipt.message_id = format!("mid{id}x{}", self.seed);
         if about.len() > 1 {
-            let mut content = format!("--all\r\nContent-Type: message/imdn+xml\r\n\r\n");
+            let mut content = "--all\r\nContent-Type: message/imdn+xml\r\n\r\n".to_owned();
             let documents: Vec<String> = about
                 .iter()
                 .map(|(_, message)| message.notification(disposition).content_text())

@@ -20,6 +20,7 @@ use crate::participating::media::MediaId;
 use crate::participating::privacy;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Waiter};
+use crate::participating::submission::Refused;
 use crate::participating::transit::{Fate, HEAD, Transit};
 use crate::store::request::{BodySource, StoreRequest};
 
@@ -149,6 +150,8 @@ impl Service {
         transit.total = total;
         let author = self.chats.get(&id).map(|chat| chat.person(side));
         let is_measured = author.is_some_and(|author| self.is_measured(author));
+        let most = author.and_then(|author| self.largest_of(author));
+        transit.most = most.unwrap_or(u64::MAX);
         if let Some(chat) = self.chats.get_mut(&id) {
             transit.discarded = chat.silent && side == Side::Caller;
             let is_envelope = arrival::is_type(&transit.content_type, cpim::MEDIA_TYPE);
@@ -239,6 +242,9 @@ impl Service {
         for request in requests {
             custody.tell(request);
         }
+        if transit.covered.prefix() > transit.most {
+            return self.refuse_transit(id, side, message, Refused::TooLarge);
+        }
         if !transit.is_cleared() {
             return self.clear(id, side, message, now);
         }
@@ -283,10 +289,7 @@ impl Service {
             true => match self.submit_transit(chat.person(side), transit, now) {
                 None => return,
                 Some(Ok(octets)) => Some(octets),
-                Some(Err(refused)) => {
-                    let status = refused.status_in_session();
-                    return self.end_transit(id, side, message, status);
-                }
+                Some(Err(refused)) => return self.end_transit(id, side, message, refused.status()),
             },
         };
         if let Some(transit) = self.transit(id, side, message) {
@@ -294,6 +297,11 @@ impl Service {
             transit.counted = counted;
         }
         self.pump(id, side.other(), now);
+    }
+
+    fn refuse_transit(&mut self, id: ChatId, side: Side, message: InboundId, refused: Refused) {
+        refused.count(&self.metrics);
+        self.end_transit(id, side, message, refused.status());
     }
 
     /// Gives the session on `side` what it can take of the messages from the other side.

@@ -46,6 +46,8 @@ pub(super) struct Transit {
     pub may_name: bool,
     /// Whether its author may send it, and how many of its octets have been counted, is still to be said.
     pub unjudged: bool,
+    /// Octets it may have at most, however many it was said to have.
+    pub most: u64,
     /// Octets that have been counted for its author; `None`: he is not measured.
     pub counted: Option<u64>,
     pub spool: Spool,
@@ -80,6 +82,7 @@ impl Transit {
             discarded: false,
             may_name: false,
             unjudged: false,
+            most: u64::MAX,
             counted: None,
             spool: Spool::new(),
             head: Vec::new(),

@@ -339,6 +339,8 @@ metrics! {
         "Addresses banned for a while.";
     dropped_rate: Counter, "restante_source_refused_total", r#"reason="rate""#,
         "Datagrams dropped, connections closed or made to wait because their address sent too much.";
+    dropped_crowded: Counter, "restante_source_refused_total", r#"reason="connections""#,
+        "Connections closed because their address had limits.connections_per_address open.";
     dropped_banned: Counter, "restante_source_refused_total", r#"reason="banned""#,
         "Datagrams dropped and connections closed because their address is banned.";
     withheld_length: Counter, "restante_answers_withheld_total", r#"reason="length""#,

@@ -172,7 +172,7 @@ impl Server {
         );
         match started {
             Ok(shards) => {
-                shards.helper().spawn(give_memory_back(Arc::clone(&memory)));
+                shards.helper().spawn(weigh_process(Arc::clone(&memory)));
                 if let Some(token) = token {
                     admin.set_ready(Parts {
                         token,
@@ -235,18 +235,14 @@ impl Server {
     }
 }
 
-/// How often the memory that the system counts is held against what is accounted for.
-const TRIM: Duration = Duration::from_secs(1);
+/// How often the system is asked what memory the process has.
+const WEIGH: Duration = Duration::from_millis(100);
 
-/// The allocator keeps what was freed, and a flood leaves much of that behind: once the process has a
-/// tenth of the bound more than is in use, free memory goes back to the system.
-async fn give_memory_back(ledger: Arc<Ledger>) {
+/// Tells the ledger what the process has, so that what the allocator keeps counts too.
+async fn weigh_process(ledger: Arc<Ledger>) {
     loop {
-        tokio::time::sleep(TRIM).await;
-        let resident = sys::resident_memory().unwrap_or_default();
-        if resident > ledger.total() + ledger.limit() / 10 {
-            sys::release_memory();
-        }
+        ledger.set_resident(sys::resident_memory().unwrap_or_default());
+        tokio::time::sleep(WEIGH).await;
     }
 }
 

@@ -3,6 +3,11 @@
 //! Everything that peers or users can make grow is accounted: either as it comes and goes ([`Held`]),
 //! or by counting the tables of a shard a hundred times a second. Each shard writes a row of its own,
 //! so that accounting moves no cache line between CPUs; a reader adds the rows up.
+//!
+//! What the allocator keeps beside that, and what is accounted at too little, shows in what the system
+//! says the process has ([`Ledger::set_resident`]): while that is more than the bound, new work is
+//! refused earlier. What was freed stays with the allocator for what comes next, so the process does
+//! not shrink by itself, and its size alone refuses nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -87,15 +92,19 @@ struct Row([AtomicU64; Kind::ALL.len()]);
 pub struct Ledger {
     rows: Box<[Row]>,
     limit: u64,
+    /// What the process has of the system's memory.
+    resident: AtomicU64,
     room: AtomicU8,
 }
 
 impl Ledger {
-    /// For `shards` shards and the store. New work is refused from nine tenths of `limit` octets on.
+    /// For `shards` shards and the store. New work is refused from nine tenths of `limit` octets on;
+    /// from three quarters while the process has `limit` octets.
     pub fn new(shards: u16, limit: u64) -> Self {
         Self {
             rows: (0..=shards).map(|_| Row::default()).collect(),
             limit,
+            resident: AtomicU64::new(0),
             room: AtomicU8::new(Room::Ample as u8),
         }
     }
@@ -120,15 +129,23 @@ impl Ledger {
         Kind::ALL.into_iter().map(|kind| self.of(kind)).sum()
     }
 
+    /// The process has so many octets of the system's memory; 0 if the system does not say.
+    pub fn set_resident(&self, octets: u64) {
+        self.resident.store(octets, Ordering::Relaxed);
+    }
+
     /// Adds up how much room there is.
     pub fn look(&self) -> Room {
         let total = self.total();
+        let is_large = self.resident.load(Ordering::Relaxed) >= self.limit;
         let room = if total >= self.limit / 10 * 9 {
             Room::None
-        } else if total >= self.limit / 4 * 3 {
-            Room::Scarce
-        } else {
+        } else if total < self.limit / 4 * 3 {
             Room::Ample
+        } else if is_large {
+            Room::None
+        } else {
+            Room::Scarce
         };
         self.room.store(room as u8, Ordering::Relaxed);
         room
@@ -147,7 +164,7 @@ impl Ledger {
 /// How much room there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Room {
-    /// Under three quarters of the limit are in use.
+    /// Under three quarters of the limit are accounted for.
     #[default]
     Ample,
     /// Under nine tenths: what can be put to disk is.
@@ -280,6 +297,18 @@ mod tests {
         assert_eq!(ledger.look(), Room::None);
         held.set(0);
         assert_eq!(ledger.look(), Room::Ample);
+    }
+
+    #[test]
+    fn a_process_that_is_larger_than_the_limit_refuses_from_three_quarters_on() {
+        let ledger = Arc::new(Ledger::new(1, 1000));
+        let mut held = Account::of_shard(&ledger, 0).hold(Kind::Work, 750);
+        ledger.set_resident(999);
+        assert_eq!(ledger.look(), Room::Scarce);
+        ledger.set_resident(1000);
+        assert_eq!(ledger.look(), Room::None);
+        held.set(749);
+        assert_eq!(ledger.look(), Room::Ample, "what was freed is used again");
     }
 
     #[test]

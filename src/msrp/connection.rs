@@ -24,7 +24,7 @@ use crate::net::writer::{WriteQueue, Writer};
 
 /// Octets asked of the socket at once.
 const READ: usize = 16 * 1024;
-/// What a connection costs in memory beside its buffers (measured with 10,000 idle ones).
+/// What a connection costs in memory beside its buffers; estimated.
 const CONNECTION: usize = 4_096;
 
 /// A connection that is open or being opened.

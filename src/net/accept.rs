@@ -161,7 +161,10 @@ pub async fn accept(
             Ok((_, remote)) if !gate.admits(remote.ip(), &metrics) => {}
             Ok((stream, remote)) => match gate.enter().await.of(remote.ip()) {
                 Some(place) => open(stream, remote, place),
-                None => tracing::debug!(%remote, "too many connections of one address"),
+                None => {
+                    metrics.dropped_crowded.count();
+                    tracing::debug!(%remote, "too many connections of one address");
+                }
             },
             Err(error) if is_exhausted(&error) => {
                 tracing::warn!(%error, "accepting rests");

@@ -1,7 +1,7 @@
 //! How much memory a shard uses for what, counted from the sizes of its tables.
 //!
-//! What one entry costs was measured: tables were filled with entries of usual size, and the growth of
-//! the process was divided by their number. Octets that vary are added as they are.
+//! What one entry costs is estimated from the sizes of what it is made of; octets that vary are added as
+//! they are. `tests/scale` holds the sums against what the process has.
 
 use bytes::Bytes;
 

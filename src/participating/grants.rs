@@ -121,7 +121,7 @@ impl Service {
     /// The user's machine has changed its mind, perhaps. Told before anything that follows from it, so
     /// that no shard hears of a kept message before it hears that nothing may pass it.
     pub(super) fn review_grants(&mut self, user: &Identity) {
-        let (machine, in_line) = (self.users.get(user), self.line.has(user));
+        let (machine, in_line) = (self.users.get(user), self.stands_in_line(user));
         let Some(given) = self.grants.given.get_mut(user) else {
             return;
         };

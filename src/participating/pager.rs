@@ -165,9 +165,7 @@ impl Service {
         let request = pager.request.clone();
         let targets = self.message_targets(&recipient, Some(&request));
         let user = self.users.get(&recipient);
-        let in_line = user.is_none() && self.line.has(&recipient);
         let in_order = !is_receipt || user.is_none_or(|user| user.may_pass_receipt(&author));
-        let in_order = in_order && !in_line;
         let free = in_order && self.may_pass(&request, &author, &recipient);
         if free && !targets.is_empty() {
             self.fork_message(id, &targets, now);
@@ -307,15 +305,16 @@ impl Service {
 
     /// A message never overtakes one that is being stored or replayed (decision 3).
     fn may_pass(&mut self, request: &Message, author: &Identity, recipient: &Identity) -> bool {
-        let Some(user) = self.users.get(recipient) else {
-            return true;
-        };
+        if !self.users.contains_key(recipient) {
+            return !self.stands_in_line(recipient);
+        }
         let ids = arrival::ConversationHeaders::read(request, author, recipient, &mut self.tokens);
         ids.is_ok_and(|ids| {
-            user.may_pass(&crate::store::request::ConversationKey {
+            let key = crate::store::request::ConversationKey {
                 author: author.clone(),
                 conversation: ids.conversation.into(),
-            })
+            };
+            self.lets_pass(recipient, &key)
         })
     }
 

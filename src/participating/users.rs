@@ -166,8 +166,13 @@ impl Service {
     pub(super) fn lets_pass(&self, user: &Identity, key: &ConversationKey) -> bool {
         match self.users.get(user) {
             Some(machine) => machine.may_pass(key),
-            None => !self.line.has(user),
+            None => !self.stands_in_line(user),
         }
+    }
+
+    /// Whether what waits for a user will be replayed once it is his turn: nothing may pass it.
+    pub(super) fn stands_in_line(&self, user: &Identity) -> bool {
+        self.line.has(user)
     }
 
     /// What the user's devices can take at the moment; `None` when there is none.
@@ -235,7 +240,7 @@ impl Service {
 
     /// A machine made while its user is reachable must know so.
     fn give_reach(&mut self, identity: &Identity, now: Now) {
-        if self.line.has(identity) {
+        if self.stands_in_line(identity) {
             return;
         }
         let reach = self.reach(identity);

@@ -28,7 +28,7 @@ const GRACE: Duration = Duration::from_secs(300);
 /// SIP messages in a shard's inbox at most: more would only wait longer than anybody waits.
 const WORK: usize = 2_048;
 /// What the process has before anybody asks anything of it: code, threads, tables that are empty, the
-/// cache of the store's view (measured at `ready`, optimised, with one, two and eight shards).
+/// cache of the store's view (estimated).
 const PROCESS: usize = 14 * 1024 * 1024;
 /// What each shard adds: its sockets' buffers and its runtime.
 const SHARD: usize = 2 * 1024 * 1024;

@@ -66,7 +66,7 @@ pub(super) struct Index {
     held: Held,
 }
 
-/// What entries cost in memory (measured with a million messages for 100,000 users).
+/// What entries cost in memory, estimated from the sizes of what they are made of.
 const ENTRY: usize = 224;
 const HOLDING: usize = 128;
 const BINDING: usize = 192;

@@ -28,6 +28,56 @@ impl Tally {
     }
 }
 
+/// Writes requests of phones at this port.
+#[derive(Clone, Copy)]
+pub struct Texts {
+    port: u16,
+}
+
+impl Texts {
+    /// A request of a user, ready to be sent.
+    pub fn request(self, method: &str, from: &str, to: &str, fields: &str, body: &str) -> String {
+        let port = self.port;
+        let uri = match method {
+            "REGISTER" => "sip:im.test".to_owned(),
+            _ => format!("sip:{to}@im.test"),
+        };
+        format!(
+            "{method} {uri} SIP/2.0\r\n\
+             Via: SIP/2.0/UDP 127.0.0.1:{port};branch=z9hG4bK-NUMBER;rport\r\n\
+             Max-Forwards: 70\r\n\
+             From: <sip:{from}@im.test>;tag=NUMBER\r\n\
+             To: <sip:{to}@im.test>\r\n\
+             Call-ID: NUMBER@{port}\r\n\
+             CSeq: 1 {method}\r\n\
+             {fields}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    /// A REGISTER of a user whose phone is this socket.
+    pub fn register(self, user: &str, expires: u32) -> String {
+        self.register_more(user, expires, 0)
+    }
+
+    /// The same, with a Contact that is so many octets longer than it need be.
+    pub fn register_more(self, user: &str, expires: u32, more: usize) -> String {
+        let contact = format!(
+            "Contact: <sip:{user}@127.0.0.1:{};more={}x>;+sip.instance=\"<urn:uuid:{user}>\"\r\n\
+             Expires: {expires}\r\n",
+            self.port,
+            "m".repeat(more)
+        );
+        self.request("REGISTER", user, user, &contact, "")
+    }
+
+    /// A MESSAGE whose body is a number.
+    pub fn message(self, from: &str, to: &str, number: u64) -> String {
+        let body = format!("number={number} {}", "x".repeat(120));
+        self.request("MESSAGE", from, to, "Content-Type: text/plain\r\n", &body)
+    }
+}
+
 /// See the module's text.
 pub struct Phones {
     socket: UdpSocket,
@@ -62,44 +112,10 @@ impl Phones {
         }
     }
 
-    pub fn port(&self) -> u16 {
-        self.socket.local_addr().expect("bound").port()
-    }
-
-    /// A request of a user, ready to be sent.
-    pub fn request(&self, method: &str, from: &str, to: &str, fields: &str, body: &str) -> String {
-        let port = self.port();
-        let uri = match method {
-            "REGISTER" => "sip:im.test".to_owned(),
-            _ => format!("sip:{to}@im.test"),
-        };
-        format!(
-            "{method} {uri} SIP/2.0\r\n\
-             Via: SIP/2.0/UDP 127.0.0.1:{port};branch=z9hG4bK-NUMBER;rport\r\n\
-             Max-Forwards: 70\r\n\
-             From: <sip:{from}@im.test>;tag=NUMBER\r\n\
-             To: <sip:{to}@im.test>\r\n\
-             Call-ID: NUMBER@{port}\r\n\
-             CSeq: 1 {method}\r\n\
-             {fields}Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-    }
-
-    /// A REGISTER of a user whose phone is this socket.
-    pub fn register(&self, user: &str, expires: u32) -> String {
-        let port = self.port();
-        let contact = format!(
-            "Contact: <sip:{user}@127.0.0.1:{port}>;+sip.instance=\"<urn:uuid:{user}>\"\r\n\
-             Expires: {expires}\r\n"
-        );
-        self.request("REGISTER", user, user, &contact, "")
-    }
-
-    /// A MESSAGE whose body is a number.
-    pub fn message(&self, from: &str, to: &str, number: u64) -> String {
-        let body = format!("number={number} {}", "x".repeat(120));
-        self.request("MESSAGE", from, to, "Content-Type: text/plain\r\n", &body)
+    /// What writes their requests.
+    pub fn texts(&self) -> Texts {
+        let port = self.socket.local_addr().expect("bound").port();
+        Texts { port }
     }
 
     /// Sends a request now and does not wait; `label` names it in `answers`.

@@ -1,7 +1,8 @@
 //! What many users, messages, sessions and deaf peers cost, and that the server stays within
 //! `limits.memory`, refuses early, finishes what runs, and recovers.
 //!
-//! The long form: `cargo test --release --test scale -- --ignored --nocapture`.
+//! The long form: `cargo test --release --test scale -- --ignored --nocapture`, with
+//! `RESTANTE_SCALE_MEMORY` for other bounds in MiB. It needs 14,000 descriptors.
 
 mod load;
 mod media;
@@ -18,8 +19,12 @@ use restante::demo::{ServerProcess, Transport};
 
 /// How long what must happen may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The number of messages that only ask whether there is room.
+/// The number of the messages that ask whether there is room, until there is none.
 const PROBE: u64 = 999_999_999;
+/// Octets that each of those who fill it adds to its Contact.
+const MORE: usize = 2_000;
+/// How many of them come, and leave, between two looks.
+const BATCH: u64 = 250;
 const BINARY: &str = env!("CARGO_BIN_EXE_restante");
 
 /// How much of everything.
@@ -37,12 +42,12 @@ struct Scale {
 #[test]
 fn memory_stays_within_its_bound_and_nothing_taken_is_lost() {
     Run::new(Scale {
-        registered: 1_500,
-        absent: 500,
-        each: 8,
-        sessions: 100,
-        deaf: 20,
-        memory: 56,
+        registered: 200,
+        absent: 100,
+        each: 10,
+        sessions: 20,
+        deaf: 10,
+        memory: 48,
     })
     .play();
 }
@@ -56,9 +61,14 @@ fn a_hundred_thousand_users_and_a_million_messages() {
         each: 10,
         sessions: 10_000,
         deaf: 2_000,
-        memory: 1_024,
+        memory: number("RESTANTE_SCALE_MEMORY", 1_024),
     })
     .play();
+}
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    let text = std::env::var(variable).ok();
+    text.map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
 struct Run {
@@ -70,8 +80,8 @@ struct Run {
     taken: Vec<u64>,
     arrived: Vec<u64>,
     worst: (u64, u64),
-    /// What ends the registrations of those who filled it.
-    leaving: Vec<(u64, String)>,
+    /// How many registered to fill it, and have not left.
+    fillers: u64,
 }
 
 impl Run {
@@ -80,7 +90,7 @@ impl Run {
         let configuration = format!(
             "domain = \"im.test\"\nshards = 2\ndata_dir = \"{}\"\n\
              [sip]\nlisten = [\"udp://127.0.0.1:{{sip_udp}}\", \"tcp://127.0.0.1:{{sip_tcp}}\"]\n\
-             max_transactions = 1000000\n\
+             max_transactions = 1000000\nt1 = \"200ms\"\nt2 = \"2s\"\nt4 = \"2s\"\n\
              [msrp]\nlisten = [\"tcp://127.0.0.1:{{msrp}}\"]\nidle_timeout = \"1h\"\n\
              [admin]\nlisten = [\"tcp://127.0.0.1:0\"]\n\
              [limits]\nmemory = \"{} MiB\"\nqueue_delay = \"1s\"\n\
@@ -99,7 +109,7 @@ impl Run {
             taken: Vec::new(),
             arrived: Vec::new(),
             worst: (0, 0),
-            leaving: Vec::new(),
+            fillers: 0,
         }
     }
 
@@ -134,10 +144,10 @@ impl Run {
     /// Everybody is registered.
     fn register(&mut self) {
         let began = clock::now().instant;
-        let texts: Vec<_> = (0..self.scale.registered)
-            .map(|number| (number, self.phones.register(&format!("u{number}"), 3600)))
-            .collect();
-        self.phones.ask_all(64, texts.into_iter());
+        let texts = self.phones.texts();
+        let all = (0..self.scale.registered)
+            .map(|number| (number, texts.register(&format!("u{number}"), 3600)));
+        self.phones.ask_all(64, all);
         let registered = self.phones.tally.of(200) as u64;
         assert_eq!(registered, self.scale.registered, "{:?}", self.phones.tally);
         println!("registered in {:?}", clock::now().instant.since(began));
@@ -147,18 +157,14 @@ impl Run {
     fn store(&mut self) {
         let began = clock::now().instant;
         self.phones.answers.clear();
-        let phones = &self.phones;
+        let texts = self.phones.texts();
         let (absent, each) = (self.scale.absent, self.scale.each);
-        let texts: Vec<_> = (0..absent * each)
-            .map(|number| {
-                let (from, to) = (
-                    format!("u{}", number % 100),
-                    format!("w{}", number % absent),
-                );
-                (number, phones.message(&from, &to, number))
-            })
-            .collect();
-        self.phones.ask_all(256, texts.into_iter());
+        let all = (0..absent * each).map(|number| {
+            let (from, to) = (number % 100, number % absent);
+            let message = texts.message(&format!("u{from}"), &format!("w{to}"), number);
+            (number, message)
+        });
+        self.phones.ask_all(256, all);
         for (number, status) in std::mem::take(&mut self.phones.answers) {
             assert_eq!(status, 202, "{number}");
             self.taken.push(number);
@@ -196,35 +202,52 @@ impl Run {
 
     /// More and more users register, until the server says that it is enough.
     fn fill(&mut self) {
-        let (mut last, mut is_full) = (0, false);
-        while !is_full {
-            let numbers = last..last + 1_000;
-            last = numbers.end;
-            assert!(last < 10_000_000, "there is a bound");
-            let text = |number| self.phones.register(&format!("filler{number}"), 3600);
-            let texts: Vec<_> = numbers.map(|number| (number, text(number))).collect();
-            self.phones.ask_all(64, texts.into_iter());
+        let texts = self.phones.texts();
+        while !(self.probe(PROBE) == 503 && self.refused_for_memory() > 0.0) {
+            let numbers = self.fillers..self.fillers + BATCH;
+            self.fillers = numbers.end;
+            assert!(self.fillers < 10_000_000, "there is a bound");
+            let all = numbers.map(|number| {
+                let user = format!("filler{number}");
+                (number, texts.register_more(&user, 3600, MORE))
+            });
+            self.phones.ask_all(64, all);
             self.look_quietly();
-            let probe = self.phones.message("u1", "w1", PROBE);
-            self.phones.answers.clear();
-            self.phones.ask_all(1, [(0, probe)].into_iter());
-            is_full = self.phones.answers.get(&0) == Some(&503);
         }
         assert_eq!(self.phones.tally.bare, 0, "Retry-After");
-        println!("full with {last} more users");
+        println!("full with {} more users", self.fillers);
         // A registration that ends frees memory, so it is taken even now.
+        self.send_away(10);
+        let mut answers = self.phones.answers.values();
+        assert!(answers.all(|status| *status == 200), "{:?}", self.phones.answers);
+    }
+
+    /// The answer to a message for somebody who is away.
+    fn probe(&mut self, number: u64) -> u16 {
         self.phones.answers.clear();
-        let text = |number| self.phones.register(&format!("filler{number}"), 0);
-        let texts: Vec<_> = (0..last).map(|number| (number, text(number))).collect();
-        let (some, rest) = texts.split_at(10);
-        self.phones.ask_all(1, some.iter().cloned());
-        let taken = self
-            .phones
-            .answers
-            .values()
-            .filter(|status| **status == 200);
-        assert_eq!(taken.count(), 10);
-        self.leaving = rest.to_vec();
+        let message = self.phones.texts().message("u1", "w1", number);
+        self.phones.ask_all(1, [(0, message)].into_iter());
+        let status = self.phones.answers.get(&0).copied().unwrap_or_default();
+        if status == 202 {
+            self.taken.push(number);
+        }
+        status
+    }
+
+    fn refused_for_memory(&self) -> f64 {
+        let refused = self.metric("restante_sip_refused_total{reason=\"memory\"}");
+        refused.iter().sum()
+    }
+
+    /// Some of those who filled it leave.
+    fn send_away(&mut self, count: u64) {
+        let texts = self.phones.texts();
+        let rest = self.fillers.saturating_sub(count);
+        let all = (rest..self.fillers)
+            .map(|number| (number, texts.register(&format!("filler{number}"), 0)));
+        self.phones.answers.clear();
+        self.phones.ask_all(64, all);
+        self.fillers = rest;
     }
 
     /// What runs goes on.
@@ -236,23 +259,22 @@ impl Run {
         }
     }
 
-    /// What filled it goes away, and new work is taken again.
+    /// Those who filled it leave, and new work is taken again.
     fn recover(&mut self) {
-        let leaving = std::mem::take(&mut self.leaving);
-        self.phones.ask_all(64, leaving.into_iter());
         let deadline = clock::now().instant + PATIENCE;
-        let number = u64::from(u32::MAX);
+        let began = clock::now().instant;
+        let mut number = u64::from(u32::MAX);
         loop {
-            let message = self.phones.message("u1", "w1", number);
-            self.phones.answers.clear();
-            self.phones.ask_all(1, [(0, message)].into_iter());
-            match self.phones.answers.get(&0) {
-                Some(202) => break self.taken.push(number),
-                Some(503) => {}
-                other => panic!("neither taken nor refused: {other:?}"),
+            self.send_away(BATCH);
+            number += 1;
+            match self.probe(number) {
+                202 => break,
+                503 => self.phones.listen(),
+                other => panic!("neither taken nor refused: {other}"),
             }
             assert!(clock::now().instant < deadline, "it recovers");
         }
+        println!("recovered in {:?}", clock::now().instant.since(began));
     }
 
     /// Killed and started again.
@@ -275,10 +297,9 @@ impl Run {
         let deadline = clock::now().instant + PATIENCE * 10;
         while !users.is_empty() {
             self.phones.answers.clear();
-            let texts: Vec<_> = (0..)
-                .zip(users.iter().map(|user| self.phones.register(user, 3600)))
-                .collect();
-            self.phones.ask_all(64, texts.into_iter());
+            let texts = self.phones.texts();
+            let all = users.iter().map(|user| texts.register(user, 3600));
+            self.phones.ask_all(64, (0..).zip(all));
             self.look_quietly();
             let taken = |index: u64| self.phones.answers.get(&index) == Some(&200);
             let mut index = 0..;

@@ -25,8 +25,8 @@ use crate::net::writer::{WriteQueue, Writer};
 use crate::sip::stream::{Framed, StreamFramer};
 use crate::sip::wire::{self, WireError};
 
-/// What a connection costs in memory beside its buffers: its task, its writer, its places in tables
-/// (measured with 10,000 idle ones).
+/// What a connection costs in memory beside its buffers: its task, its writer, its places in tables;
+/// estimated (`limits::memory` says what becomes of an error).
 const CONNECTION: usize = 3_072;
 
 /// A connection that is open or being opened.

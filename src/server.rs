@@ -128,6 +128,9 @@ impl Server {
             Ok(limit) => tracing::debug!(limit, "open files"),
             Err(error) => tracing::warn!(%error, "the limit of open files stays"),
         }
+        if let Err(error) = sys::refuse_huge_pages() {
+            tracing::warn!(%error, "huge pages may be used: limits.memory may not be kept");
+        }
         let config = Arc::new(config);
         let shards = settings::shards(&config);
         let mut sockets = Sockets::bind(&config, shards)?;

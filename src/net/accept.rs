@@ -233,6 +233,30 @@ mod tests {
         assert_eq!(gate.addresses().len(), 1);
     }
 
+    #[tokio::test]
+    async fn one_connection_too_many_of_an_address_is_closed_and_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let gate = Gate::new(4, 1, free());
+        let metrics = Metrics::new(1).shard(0);
+        let (opened, mut accepted) = mpsc::unbounded_channel();
+        let accepting = accept(
+            listener,
+            gate,
+            Arc::clone(&metrics),
+            move |stream, _, place| {
+                let _ = opened.send((stream, place));
+            },
+        );
+        tokio::spawn(accepting);
+        let _first = TcpStream::connect(address).await.expect("connected");
+        let _open = accepted.recv().await.expect("accepted");
+        let second = TcpStream::connect(address).await.expect("connected");
+        second.readable().await.expect("something comes");
+        assert_eq!(second.try_read(&mut [0]).expect("the end"), 0);
+        assert_eq!(metrics.dropped_crowded.value(), 1);
+    }
+
     #[test]
     fn only_a_lack_of_descriptors_or_memory_is_exhaustion() {
         assert!(is_exhausted(&io::Error::from_raw_os_error(libc::EMFILE)));

@@ -175,6 +175,16 @@ pub fn resident_memory() -> Option<u64> {
     pages.checked_mul(u64::try_from(page).ok()?)
 }
 
+/// Asks the system for small pages alone: of a huge one (2 MiB) that is touched at one place, all of it
+/// is memory of the process.
+pub fn refuse_huge_pages() -> io::Result<()> {
+    // SAFETY: takes numbers.
+    match unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Raises the number of files this process may open to what the system allows it; returns that.
 pub fn raise_open_files() -> io::Result<u64> {
     let mut limit = libc::rlimit {

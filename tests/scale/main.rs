@@ -47,7 +47,7 @@ fn memory_stays_within_its_bound_and_nothing_taken_is_lost() {
         each: 10,
         sessions: 20,
         deaf: 10,
-        memory: 48,
+        memory: 64,
     })
     .play();
 }
@@ -219,7 +219,11 @@ impl Run {
         // A registration that ends frees memory, so it is taken even now.
         self.send_away(10);
         let mut answers = self.phones.answers.values();
-        assert!(answers.all(|status| *status == 200), "{:?}", self.phones.answers);
+        assert!(
+            answers.all(|status| *status == 200),
+            "{:?}",
+            self.phones.answers
+        );
     }
 
     /// The answer to a message for somebody who is away.
@@ -320,7 +324,7 @@ impl Run {
         let twice = self.phones.delivered.values().filter(|times| **times > 1);
         println!(
             "{} delivered in {:?}, {} more than once",
-            self.taken.len(),
+            self.arrived.len(),
             clock::now().instant.since(began),
             twice.count()
         );

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use restante::demo::{
-    Answering, Disposition, Failure, Profile, Setup, Transport, UserAgent, address, attribute,
+    Answering, Disposition, Failure, Profile, Reaction, Setup, Transport, UserAgent, address,
+    attribute,
 };
 
-use crate::support::{Configuration, Stage, on_every_shard_count};
+use crate::support::{Configuration, Stage, on_every_shard_count, on_stage};
 
 /// `author` writes these to Bob in one chat while he is away.
 fn writes_while_bob_is_away(author: &UserAgent, texts: &[&str]) -> Result<(), Failure> {
@@ -252,6 +253,29 @@ fn the_retry_timer_calls_again_without_a_registration() {
         let replay = bob.expect_invite()?.answers_recvonly(Setup::Active)?;
         replay.expect_text("hello")?;
         replay.expect_bye()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn nothing_passes_what_waits_for_somebody_whose_turn_has_not_come() {
+    let one = Configuration::open().with("deferral", "replays_at_once = 1");
+    on_stage(&one, 1, |stage| {
+        let alice = stage.agent("alice")?;
+        let (bob, dave) = (stage.agent("bob")?, stage.agent("dave")?);
+        alice
+            .sends_message("dave", "for dave")?
+            .expect_status(202)?;
+        alice.sends_message("bob", "old")?.expect_status(202)?;
+        dave.reacts_to_messages(Reaction::StaySilent);
+        dave.registers()?;
+        let first = dave.expect_message()?;
+        bob.registers()?;
+        alice.sends_message("bob", "new")?.expect_status(202)?;
+        bob.expect_no("MESSAGE")?;
+        first.answers(200);
+        bob.expect_text("old")?;
+        bob.expect_text("new")?;
         Ok(())
     });
 }

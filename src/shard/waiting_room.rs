@@ -24,10 +24,6 @@ pub struct WaitingRoom {
 
 /// The next in turn.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "taken out at once; a box would cost an allocation for each message"
-)]
 pub enum Next {
     /// A datagram of this listener.
     Datagram(usize, Datagram),

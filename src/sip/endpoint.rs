@@ -44,10 +44,6 @@ pub struct Listener {
 
 /// What happened to the requests and answers of the users of this endpoint.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "as common as the small ones, and taken out at once"
-)]
 pub enum EndpointEvent<U> {
     /// Send this.
     Transmit(Flow, Bytes),

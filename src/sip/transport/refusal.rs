@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use crate::sip::message::Method;
 use crate::sip::reply;
-use crate::sip::wire::WireError;
+use crate::sip::wire::{self, WireError};
 
 /// A response to what `error` is about, for the connection or address it came from. `None` if
 /// nothing can be answered: too little was understood, it was a response or an ACK, or what an answer
@@ -40,7 +40,6 @@ pub fn return_address(error: &WireError, source: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sip::wire;
 
     const SOURCE: &str = "192.0.2.7:4711";
 

@@ -321,10 +321,30 @@ metrics! {
         "Shards that refuse new work.";
     waiting: Gauge, "restante_waiting_room_entries", "",
         "SIP messages of peers that wait for their shard.";
+    replay_line: Gauge, "restante_replay_users", r#"state="waiting""#,
+        "Users who stand in line for a replay of what waits for them.";
+    replays_served: Gauge, "restante_replay_users", r#"state="served""#,
+        "Users whose waiting messages are being replayed.";
     queue_delay: Gauge, "restante_queue_delay_microseconds", "",
         "How long the SIP message taken last had waited for its shard, all shards added up.";
     refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,
         "Requests answered 503 because the transaction table was full.";
+    refused_locked_out: Counter, "restante_sip_refused_total", r#"reason="locked-out""#,
+        "Requests answered 403 because their sender had failed to log in too often.";
+    failed_logins: Counter, "restante_failed_logins_total", "",
+        "Wrong answers to challenges.";
+    lockouts: Counter, "restante_lockouts_total", "",
+        "Users locked out where their failed logins came from.";
+    bans: Counter, "restante_bans_total", "",
+        "Addresses banned for a while.";
+    dropped_rate: Counter, "restante_source_refused_total", r#"reason="rate""#,
+        "Datagrams dropped, connections closed or made to wait because their address sent too much.";
+    dropped_banned: Counter, "restante_source_refused_total", r#"reason="banned""#,
+        "Datagrams dropped and connections closed because their address is banned.";
+    withheld_length: Counter, "restante_answers_withheld_total", r#"reason="length""#,
+        "Answers over UDP not sent because they were more than one and a half times as long as a request that nobody had proved.";
+    withheld_rate: Counter, "restante_answers_withheld_total", r#"reason="rate""#,
+        "Answers over UDP not sent because an address had too many requests that nobody had proved.";
     malformed_responses: Counter, "restante_sip_responses_dropped_total", "",
         "Responses dropped because a header field of theirs could not be read.";
     resolutions_refused: Counter, "restante_resolutions_refused_total", "",

@@ -9,10 +9,13 @@ use std::sync::Arc;
 
 use crate::clock::Now;
 use crate::identity::Identity;
+use crate::limits::logins::Lockout;
 use crate::limits::peers::Barred;
+use crate::limits::sources::Offence;
 use crate::metrics::ShardMetrics;
 use crate::msrp::sdp::SessionDescription;
 use crate::participating::admission::{Admission, UNAVAILABLE};
+use crate::participating::answering::Asked;
 use crate::participating::callee;
 use crate::participating::forward;
 use crate::participating::pull::{Fetch, Wanted};
@@ -93,21 +96,22 @@ impl Router {
                 }
             };
         }
+        let came = message.bytes().len();
         let Some(request) = stamped(message, &flow) else {
             return;
         };
         if let Err(rejection) = validate(&request) {
-            return service.reject_stateless(&request, flow, &rejection);
+            return service.reject_stateless(&request, came, flow, &rejection);
         }
         if !self.knowledge.meters.peers.admits_address(flow.remote.ip()) {
             service.metrics.refused_peer.count();
-            return service.reject_stateless(&request, flow, &NOT_AUTHORISED);
+            return service.reject_stateless(&request, came, flow, &NOT_AUTHORISED);
         }
-        if service.turns_away(&request, flow, now) {
+        if service.turns_away(&request, came, flow, now) {
             return;
         }
         let request = self.loosely_routed(request);
-        match service.receive(&request, flow, now) {
+        match service.receive(&request, came, flow, now) {
             RequestOutcome::New(server) => {
                 count_request(&service.metrics, request.method());
                 self.serve(service, request, server, flow, now);
@@ -127,7 +131,7 @@ impl Router {
             RequestOutcome::Busy => {
                 service.metrics.refused_transactions.count();
                 let busy = Rejection::new(503, "Service Unavailable");
-                service.reject_stateless(&request, flow, &busy);
+                service.reject_stateless(&request, came, flow, &busy);
             }
             RequestOutcome::Absorbed | RequestOutcome::Ack(_) => {}
         }
@@ -172,11 +176,12 @@ impl Router {
         let passing = self.knowledge.passing(&request).filter(|it| it.trusted);
         let author = match passing {
             Some(_) => None,
-            None => self.authenticate(service, &request, server, now),
+            None => self.authenticate(service, &request, Asked { server, flow }, now),
         };
         if passing.is_none() && author.is_none() {
             return;
         }
+        service.trust(server);
         if let Err(rejection) = self.forwardable(service, &request) {
             return self.refuse_forwarding(service, &request, server, rejection, now);
         }
@@ -468,11 +473,13 @@ impl Router {
         flow: Flow,
         now: Now,
     ) {
-        let authenticated = match self.prove(service, request, server, Challenger::Server, now) {
+        let asked = Asked { server, flow };
+        let authenticated = match self.prove(service, request, asked, Challenger::Server, now) {
             Proof::Open => None,
             Proof::Of(identity) => Some(identity),
             Proof::Answered => return,
         };
+        service.trust(server);
         let to_tag = service.new_tag();
         let registration = Registration {
             request,
@@ -489,9 +496,10 @@ impl Router {
         &self,
         service: &mut Service,
         request: &Message,
-        server: ServerId,
+        asked: Asked,
         now: Now,
     ) -> Option<Identity> {
+        let server = asked.server;
         // In open mode nobody is challenged.
         let challenges = self.knowledge.digest.is_some();
         let challenger = match challenges && self.is_for_server(request) {
@@ -501,7 +509,7 @@ impl Router {
         let from = request.from().ok()?;
         let claimed = Uri::parse(from.uri).ok();
         let claimed = claimed.map(|uri| self.claimed_identity(&uri));
-        match self.prove(service, request, server, challenger, now) {
+        match self.prove(service, request, asked, challenger, now) {
             // RFC 3325 §6: who hides says to his own server who he is.
             Proof::Open if forward::wants_privacy(request) => {
                 let preferred = request.values(HeaderName::PPreferredIdentity).next();
@@ -561,7 +569,7 @@ impl Router {
         &self,
         service: &mut Service,
         request: &Message,
-        server: ServerId,
+        asked: Asked,
         challenger: Challenger,
         now: Now,
     ) -> Proof {
@@ -570,14 +578,40 @@ impl Router {
         };
         let directory = &self.knowledge.directory;
         let lookup = |name: &str| directory.credentials(name);
-        match digest.check(request, challenger, lookup, now.wall) {
+        let address = asked.flow.remote.ip();
+        let stale = match digest.check(request, address, challenger, lookup, now) {
             Verdict::Accepted(identity) => return Proof::Of(identity),
-            Verdict::Malformed(rejection) => service.reject(request, server, &rejection, now),
-            Verdict::Challenge { stale } => {
-                service.challenge(digest, request, server, challenger, stale, now)
+            Verdict::Malformed(rejection) => {
+                service.reject(request, asked.server, &rejection, now);
+                return Proof::Answered;
             }
-        }
+            Verdict::Locked(left) => {
+                service.locked_out(request, asked.server, left, now);
+                return Proof::Answered;
+            }
+            Verdict::Failed(lockout) => {
+                self.count_failure(service, asked.flow, lockout, now);
+                false
+            }
+            Verdict::Challenge { stale } => stale,
+        };
+        service.challenge(digest, request, asked, challenger, stale, now);
         Proof::Answered
+    }
+
+    fn count_failure(&self, service: &Service, flow: Flow, lockout: Option<Lockout>, now: Now) {
+        service.metrics.failed_logins.count();
+        if let Some(lockout) = lockout {
+            service.metrics.lockouts.count();
+            let seconds = lockout.until.since(now.instant).as_secs();
+            tracing::warn!(user = ?lockout.user, source = %lockout.source, seconds, "locked out");
+        }
+        let (address, way) = (flow.remote.ip(), flow.transport.way());
+        let offence = Offence::FailedLogin;
+        if let Some(ban) = (self.knowledge.sources).offend(address, way, offence, now.instant) {
+            service.metrics.bans.count();
+            ban.tell(now.instant);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, AccountBook, Admin, AdminThread, Parts, Token};
@@ -56,6 +57,10 @@ impl ServerError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Bind(_) | Self::Locked(_) | Self::Certificate(_) => 2,
+            // A restart would find the same: somebody has to look.
+            Self::Store(
+                StoreError::Newer { .. } | StoreError::Misnamed { .. } | StoreError::Elsewhere(_),
+            ) => 2,
             Self::Store(_) | Self::Start(_) => 1,
         }
     }
@@ -151,12 +156,14 @@ impl Server {
         let token = (interface.is_some()).then(|| Token::obtain(&config));
         let token = token.transpose()?;
         let accounts = accounts(&config, &recovered);
-        let knowledge = knowledge::gather(&config, accounts.directory(), &addresses, shards)?;
+        let guards = settings::guards(&config);
+        let directory = accounts.directory();
+        let knowledge = knowledge::gather(&config, directory, &addresses, shards, &guards)?;
         let desk = Arc::clone(&inboxes.desk);
         let meters = Arc::clone(&knowledge.meters);
         let context = contexts(&config, &addresses, &metrics, &memory, knowledge, recovered);
         let started = Shards::start(
-            settings::shells(&config, tls),
+            settings::shells(&config, tls, &guards),
             inboxes,
             sockets.supplies(clients),
             &metrics,
@@ -165,6 +172,7 @@ impl Server {
         );
         match started {
             Ok(shards) => {
+                shards.helper().spawn(give_memory_back(Arc::clone(&memory)));
                 if let Some(token) = token {
                     admin.set_ready(Parts {
                         token,
@@ -173,6 +181,8 @@ impl Server {
                         metrics: Arc::clone(&metrics),
                         memory,
                         accounts,
+                        sources: guards.sources,
+                        logins: guards.logins,
                         meters,
                         drain: shards.begin_drain(),
                     });
@@ -222,6 +232,21 @@ impl Server {
         });
         running.stop();
         Ok(())
+    }
+}
+
+/// How often the memory that the system counts is held against what is accounted for.
+const TRIM: Duration = Duration::from_secs(1);
+
+/// The allocator keeps what was freed, and a flood leaves much of that behind: once the process has a
+/// tenth of the bound more than is in use, free memory goes back to the system.
+async fn give_memory_back(ledger: Arc<Ledger>) {
+    loop {
+        tokio::time::sleep(TRIM).await;
+        let resident = sys::resident_memory().unwrap_or_default();
+        if resident > ledger.total() + ledger.limit() / 10 {
+            sys::release_memory();
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::{Config, Period};
 use restante::limits::meters::Meters;
+use restante::limits::sources::Sources;
 use restante::msrp::reader::{FrameReader, Limits};
 use restante::net::ConnectionId;
 use restante::registrar::Directory;
@@ -56,6 +57,7 @@ impl Bench {
             },
             meters: Arc::new(Meters::new(&config)),
             shards: 1,
+            sources: Arc::new(Sources::without_limits()),
         };
         let now = Now {
             instant: Instant::from_micros(1_000_000),

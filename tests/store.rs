@@ -122,13 +122,13 @@ fn a_folder_of_a_later_version_is_refused_and_left_alone() {
     let path = segments(folder.path(), "log").remove(0);
     let mut octets = std::fs::read(&path).expect("read");
     for copy in [0, 40] {
-        octets[copy + 8] = 3;
+        octets[copy + 8] = 4;
         let crc = crc32c::crc32c(&octets[copy..copy + 36]).to_le_bytes();
         octets[copy + 36..copy + 40].copy_from_slice(&crc);
     }
     std::fs::write(&path, &octets).expect("written");
     let refused = Desk::try_open(&config(folder.path()), Arc::new(DiskFiles)).map(|_| ());
-    assert!(matches!(refused, Err(StoreError::Newer { format: 3, .. })));
+    assert!(matches!(refused, Err(StoreError::Newer { format: 4, .. })));
     assert_eq!(std::fs::read(&path).expect("read"), octets);
 }
 
@@ -304,6 +304,8 @@ fn any_flipped_bit_costs_one_record_at_most_and_is_reported() {
         .iter()
         .rposition(|octet| *octet != 0)
         .expect("written");
+    let mark = sound.windows(MARKER.len()).rposition(|four| four == MARKER);
+    let mark = mark.expect("a mark behind what was synced");
     for at in (0..=used).step_by(7) {
         let copy = copy_of(folder.path());
         let mut octets = sound.clone();
@@ -315,10 +317,14 @@ fn any_flipped_bit_costs_one_record_at_most_and_is_reported() {
         let missing = numbers.len() - delivered.len();
         assert!(missing <= 1, "octet {at}: {delivered:?}");
         assert!(delivered.is_sorted());
-        let reported = desk.recovered.damaged + desk.recovered.torn_octets;
-        assert_eq!(missing > 0, reported > 0, "octet {at}");
+        // The last one too is known to have been acknowledged: only the mark behind it can be torn.
+        let found = &desk.recovered;
+        assert_eq!(at >= mark, found.torn_octets > 0, "octet {at}");
+        assert!(missing as u64 <= found.damaged, "octet {at}");
+        let reported = found.damaged + u64::from(found.torn_octets > 0);
+        assert_eq!(reported, u64::from(at >= HEADERS), "octet {at}");
         let aside = std::fs::read_dir(copy.path().join("damaged")).expect("there");
-        assert_eq!(aside.count(), missing, "octet {at}");
+        assert_eq!(aside.count() as u64, reported, "octet {at}");
         // What was found stays found, and new messages go on.
         desk.store(message("bob", 99), Body::Inline(body(99)));
         desk.close();
@@ -352,9 +358,25 @@ fn damage_in_a_sealed_segment_is_met_when_it_is_read() {
     desk.close();
 }
 
-/// Intake and settlement of small and large messages; what was acknowledged before a failure.
-fn intake_and_settle(desk: &mut Desk) -> (Vec<u64>, Vec<u64>, bool) {
-    let (mut stored, mut settled, mut failed) = (Vec::new(), Vec::new(), false);
+/// What became of some messages.
+#[derive(Default)]
+struct Fates {
+    stored: Vec<u64>,
+    settled: Vec<u64>,
+    /// For want of room: never to be seen.
+    refused: Vec<u64>,
+    /// The store has given up.
+    failed: bool,
+}
+
+/// Intake and settlement of small and large messages.
+fn intake_and_settle(desk: &mut Desk) -> Fates {
+    let Fates {
+        mut stored,
+        mut settled,
+        mut refused,
+        mut failed,
+    } = Fates::default();
     for number in 0..12 {
         let (number, body) = match number % 4 {
             3 => (LARGE + number, Body::Inline(octets(LARGE + number, 70_000))),
@@ -371,26 +393,45 @@ fn intake_and_settle(desk: &mut Desk) -> (Vec<u64>, Vec<u64>, bool) {
                     settled.push(number);
                 }
             }
-            Err(refusal) => {
-                assert_eq!(refusal, Refusal::Poisoned);
-                failed = true;
-            }
+            Err(Refusal::Poisoned) => failed = true,
+            // No room is no failure: it goes on once there is some.
+            Err(Refusal::Full) => refused.push(number),
+            Err(refusal) => panic!("{refusal}"),
         }
     }
-    (stored, settled, failed)
+    Fates {
+        stored,
+        settled,
+        refused,
+        failed,
+    }
 }
 
 #[test]
 fn a_failure_of_any_write_or_sync_loses_nothing_that_was_acknowledged() {
+    every_call_fails(std::io::ErrorKind::Other);
+}
+
+#[test]
+fn no_room_at_any_write_or_sync_loses_nothing_and_nothing_that_was_refused_comes() {
+    every_call_fails(std::io::ErrorKind::StorageFull);
+}
+
+fn every_call_fails(kind: std::io::ErrorKind) {
     let mut survived = 0;
     for call in 1..400 {
         let files = CutFiles::new(Mutant::None);
         let mut config = config(Path::new("/cut"));
         config.segment_bytes = 8 * 1024;
         let mut desk = Desk::try_open(&config, Arc::new(files.clone())).expect("opens");
-        files.fail_at(Some(call));
-        let (stored, settled, failed) = intake_and_settle(&mut desk);
-        assert!(!failed || files.has_failed());
+        files.fail_at(Some((call, kind)));
+        let Fates {
+            stored,
+            settled,
+            refused,
+            failed,
+        } = intake_and_settle(&mut desk);
+        assert!(files.has_failed() || !failed && refused.is_empty());
         desk.close();
         let done = !files.has_failed();
         files.fail_at(None);
@@ -406,6 +447,12 @@ fn a_failure_of_any_write_or_sync_loses_nothing_that_was_acknowledged() {
                 assert!(
                     found.contains(number),
                     "call {call} {seed:?}: {number} is lost"
+                );
+            }
+            for number in &refused {
+                assert!(
+                    !found.contains(number),
+                    "call {call} {seed:?}: {number} was refused"
                 );
             }
             desk.close();
@@ -518,6 +565,11 @@ fn segments(data: &Path, folder: &str) -> Vec<std::path::PathBuf> {
     files.sort();
     files
 }
+
+/// How a record begins.
+const MARKER: [u8; 4] = [0xA7, b'R', b's', 0x1E];
+/// Octets of the two headers of a segment; one of them may be damaged.
+const HEADERS: usize = 80;
 
 fn copy_of(data: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().expect("a folder");

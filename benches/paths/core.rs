@@ -8,6 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::Config;
+use restante::limits::memory::Account;
+use restante::limits::meters::Meters;
+use restante::limits::sources::Sources;
 use restante::registrar::Directory;
 use restante::router::{Knowledge, RouteKey};
 use restante::server::{Addresses, CoreContext};
@@ -54,6 +57,8 @@ impl Bench {
             knowledge: Knowledge {
                 directory: Arc::new(Directory::new(&config)),
                 digest: None,
+                meters: Arc::new(Meters::new(&config)),
+                sources: Arc::new(Sources::without_limits()),
                 own: Arc::new([("192.0.2.1".to_owned(), 5060)]),
                 route_key: RouteKey {
                     secret: [7; 32],
@@ -70,6 +75,7 @@ impl Bench {
                 ..Addresses::default()
             }),
             metrics: Arc::default(),
+            memory: Account::detached(),
             bindings: Vec::new(),
             documents: Vec::new(),
             duplicate_keys: Vec::new(),

@@ -246,7 +246,7 @@ fn of_memory(parts: &Parts) -> Vec<Row> {
     ));
     if let Some(resident) = sys::resident_memory() {
         rows.push((
-            "process_resident_memory_bytes",
+            "restante_resident_memory_bytes",
             &[],
             "Octets of memory the process has, as the system counts.",
             resident as f64,
@@ -304,6 +304,12 @@ fn of_store(parts: &Parts) -> Vec<Row> {
             &[],
             "Entries of the index that are in memory.",
             store.in_memory() as f64,
+        ),
+        (
+            "restante_store_torn_bytes",
+            &[],
+            "Octets of unfinished writes that the start found behind the log and set aside.",
+            store.torn() as f64,
         ),
         (
             "restante_store_damaged_places",

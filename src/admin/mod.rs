@@ -6,6 +6,8 @@
 
 mod account_book;
 mod accounts;
+mod backup;
+mod bans;
 mod bindings;
 mod export;
 mod exposition;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::account_book::AccountBook;
 use super::problem::Problem;
@@ -12,8 +12,10 @@ use super::token::Token;
 use crate::clock::{self, Now};
 use crate::config::Config;
 use crate::identity::{Identity, shard_of};
+use crate::limits::logins::Logins;
 use crate::limits::memory::Ledger;
 use crate::limits::meters::Meters;
+use crate::limits::sources::Sources;
 use crate::metrics::Metrics;
 use crate::participating::operator::{Answer, Question};
 use crate::shard::operator_desk::Desk;
@@ -47,6 +49,10 @@ pub struct Parts {
     pub memory: Arc<Ledger>,
     /// The accounts.
     pub accounts: AccountBook,
+    /// Who is banned.
+    pub sources: Arc<Sources>,
+    /// Who is locked out.
+    pub logins: Arc<Logins>,
     /// What limited users send.
     pub meters: Arc<Meters>,
     /// Begins the drain.
@@ -59,6 +65,8 @@ pub struct Admin {
     pub(super) started: Now,
     pub(super) requests: AtomicU64,
     pub(super) refused_connections: AtomicU64,
+    /// Who streams the whole store: one at a time.
+    pub(super) streams: Arc<Semaphore>,
     phase: AtomicU8,
     parts: OnceLock<Parts>,
     /// Rings once the parts are there.
@@ -73,6 +81,7 @@ impl Admin {
             started: clock::now(),
             requests: AtomicU64::new(0),
             refused_connections: AtomicU64::new(0),
+            streams: Arc::new(Semaphore::new(1)),
             phase: AtomicU8::new(0),
             parts: OnceLock::new(),
             ready: Notify::new(),

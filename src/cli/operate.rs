@@ -317,6 +317,23 @@ pub enum SessionsCommand {
     },
 }
 
+/// What to do with bans.
+#[derive(Debug, Subcommand)]
+pub enum BansCommand {
+    /// List banned addresses and users locked out.
+    List,
+    /// Hear an address again.
+    Remove {
+        /// As the list names it, or any address of the network.
+        address: String,
+    },
+    /// Let a user in again wherever he was locked out.
+    Unlock {
+        /// `bob` or `bob@im.test`, or as the list names him.
+        user: String,
+    },
+}
+
 /// Arguments of `restante health`.
 #[derive(Args, Debug)]
 pub struct HealthArguments {
@@ -661,6 +678,52 @@ impl Group<SessionsCommand> {
                     None,
                 )?;
                 printer.done("it is ending")
+            }
+        }
+    }
+}
+
+impl Group<BansCommand> {
+    /// Performs the command, writing to `out`.
+    pub fn run(self, out: &mut impl Write) -> Result<(), OperateError> {
+        let client = self.target.client(true)?;
+        let json = self.target.json;
+        let mut printer = Printer { out, json };
+        match self.command {
+            BansCommand::List if json => {
+                let answer = client.json("GET", "/admin/v1/bans", None)?;
+                Ok(output::json(printer.out, &answer)?)
+            }
+            BansCommand::List => {
+                let columns = [
+                    ("ADDRESS", "address"),
+                    ("BY", "transport"),
+                    ("UNTIL", "until"),
+                    ("TIMES", "times"),
+                ];
+                printer.list(
+                    "bans",
+                    &columns,
+                    entries(&client, "/admin/v1/bans", "bans")?,
+                )?;
+                let columns = [
+                    ("LOCKED OUT", "user"),
+                    ("AT", "address"),
+                    ("UNTIL", "until"),
+                    ("TIMES", "times"),
+                ];
+                let lockouts = entries(&client, "/admin/v1/bans", "lockouts")?;
+                printer.list("lockouts", &columns, lockouts)
+            }
+            BansCommand::Remove { address } => {
+                let path = format!("/admin/v1/bans/{}", segment(&address));
+                client.json("DELETE", &path, None)?;
+                printer.done("it is heard again")
+            }
+            BansCommand::Unlock { user } => {
+                let path = format!("/admin/v1/lockouts/{}", segment(&user));
+                client.json("DELETE", &path, None)?;
+                printer.done("he may try again")
             }
         }
     }

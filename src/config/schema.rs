@@ -9,6 +9,7 @@ use super::secret::{Ha1, Secret};
 use super::traffic::PeerRule;
 use super::user::{ClientRule, SettingsOverrides};
 use super::values::{Period, Size};
+use crate::limits::network::Network;
 
 /// Declares a section: a struct whose defaults and comments the documentation is made from.
 macro_rules! section {
@@ -237,6 +238,10 @@ section! {
         replays_per_device: u16 = 2;
         /// Replays in sessions that one user gets at the same time, on all devices.
         replays_per_user: u16 = 4;
+        /// Users of one shard to whom waiting messages are replayed at the same time; who registers meanwhile stands in line.
+        replays_at_once: u32 = 1_000;
+        /// Users of one shard whose replay begins within a second, at most.
+        replays_per_second: u32 = 1_000;
         /// A kept standalone message over this leaves in an MSRP session of its own (INVITE), up to it as a MESSAGE (RFC 3428 §8). Over TCP to a device that does not state large messages, MESSAGE carries any size.
         switchover_size: Size = Size::octets(1_300);
         /// A live chat peer that confirms nothing for this long is taken as gone; below the sender's own 30s.
@@ -335,8 +340,8 @@ section! {
     Limits {
         /// TCP connections, SIP and MSRP together.
         connections: u32 = 16_384;
-        /// TCP connections from one address.
-        connections_per_address: u32 = 16_384;
+        /// TCP connections from one address outside of `trusted` (IPv6: one /64).
+        connections_per_address: u32 = 2_048;
         /// Messages on their way from one shard to another.
         inbox: u32 = 8_192;
         /// Octets waiting to be written to one connection.
@@ -349,6 +354,24 @@ section! {
         queue_delay: Period = Period::millis(20);
         /// Messages a shard keeps track of until their receipts have come, about 300 octets each; beyond it the oldest are forgotten, and a receipt of them passes unchecked.
         receipts: u32 = 200_000;
+        /// Networks that the rates and bans of single addresses do not hold for.
+        trusted: Vec<Network> = vec![Network::LOOPBACK_V4, Network::LOOPBACK_V6];
+        /// SIP messages and connections a second from one address (IPv6: one /64), twice as many at once; 0 is no limit. Datagrams over it are dropped, connections wait.
+        source_rate: u32 = 10_000;
+        /// Answers a second to one address over UDP before its requests have proved who sent them, twice as many at once; 0 is no limit.
+        unproven_rate: u32 = 5_000;
+        /// Points a minute after which an address is banned: 1 for octets that are no message, 2 for a failed login, 5 for an MSRP session that does not exist; 0 bans nobody.
+        offences: u32 = 200;
+        /// The first ban of an address; each further one is twice as long, up to 64 times.
+        ban: Period = Period::seconds(60);
+        /// Addresses kept track of at once, and as many users with failed logins.
+        sources: u32 = 16_384;
+        /// Failed logins of one user from one address after which he is locked out there; 0 locks nobody out. Holds for trusted networks too.
+        failed_logins: u32 = 5;
+        /// Failed logins of one user from anywhere within an hour, after which one more locks him out where it comes from.
+        failed_logins_per_user: u32 = 100;
+        /// The first lockout, answered 403 with Retry-After; each further one is twice as long, up to 64 times.
+        lockout: Period = Period::seconds(60);
     }
 }
 

@@ -17,6 +17,7 @@ pub struct Sending<'a> {
     backwards: bool,
     success_report: bool,
     failure_report: Option<String>,
+    says_total: bool,
 }
 
 /// A message on its way.
@@ -37,6 +38,7 @@ impl MsrpSession {
             backwards: false,
             success_report: false,
             failure_report: None,
+            says_total: true,
         }
     }
 
@@ -56,6 +58,12 @@ impl<'a> Sending<'a> {
     /// Last chunk first.
     pub fn backwards(mut self) -> Self {
         self.backwards = true;
+        self
+    }
+
+    /// Without a word of how long it will be (RFC 4975 §7.1.1).
+    pub fn without_total(mut self) -> Self {
+        self.says_total = false;
         self
     }
 
@@ -104,6 +112,10 @@ impl<'a> Sending<'a> {
     fn frame(&self, message_id: &str, transaction: &str, range: Range<usize>) -> Vec<u8> {
         let total = self.body.len();
         let flag = if range.end == total { '$' } else { '+' };
+        let said = match self.says_total {
+            true => total.to_string(),
+            false => "*".to_owned(),
+        };
         let mut head = format!(
             "MSRP {transaction} SEND\r\nTo-Path: {}\r\nFrom-Path: {}\r\nMessage-ID: {message_id}\r\n",
             self.session.peer_path(),
@@ -116,7 +128,7 @@ impl<'a> Sending<'a> {
             head.push_str(&format!("Failure-Report: {wish}\r\n"));
         }
         head.push_str(&format!(
-            "Byte-Range: {}-{}/{total}\r\nContent-Type: {}\r\n\r\n",
+            "Byte-Range: {}-{}/{said}\r\nContent-Type: {}\r\n\r\n",
             range.start + 1,
             range.end,
             self.content_type
@@ -130,6 +142,11 @@ impl SentMessage<'_> {
     /// The Message-ID of the MSRP headers.
     pub fn message_id(&self) -> &str {
         &self.message_id
+    }
+
+    /// The transactions of its chunks, in the order they were sent.
+    pub fn transactions(&self) -> &[String] {
+        &self.transactions
     }
 
     /// Every chunk is answered so.

@@ -5,9 +5,13 @@
 
 pub mod ledger;
 pub mod load;
+pub mod logins;
 pub mod memory;
 pub mod meters;
 pub mod network;
 pub mod peers;
 pub mod rate;
+pub mod reflection;
 pub mod shared;
+pub mod source;
+pub mod sources;

@@ -1,7 +1,7 @@
 //! A network of addresses: `10.0.0.0/8`, `2001:db8::/32`, or one address.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -14,6 +14,17 @@ pub struct Network {
 }
 
 impl Network {
+    /// This host.
+    pub const LOOPBACK_V4: Self = Self {
+        address: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)),
+        prefix: 8,
+    };
+    /// This host.
+    pub const LOOPBACK_V6: Self = Self {
+        address: IpAddr::V6(Ipv6Addr::LOCALHOST),
+        prefix: 128,
+    };
+
     /// Whether an address lies in it. An IPv4 address written as an IPv6 one counts as what it is.
     pub fn contains(self, address: IpAddr) -> bool {
         let (network, network_bits) = bits(self.address);

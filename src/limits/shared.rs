@@ -34,6 +34,21 @@ impl SharedBucket {
             });
         taken.map(drop).map_err(|_| wait)
     }
+
+    /// As [`Bucket::is_full`].
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.full_at() <= now
+    }
+
+    /// When it is as if nothing had ever been taken.
+    pub fn full_at(&self) -> Instant {
+        Instant::from_micros(self.0.load(Ordering::Relaxed))
+    }
+
+    /// As if nothing had ever been taken.
+    pub fn refill(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]

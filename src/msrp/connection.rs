@@ -15,6 +15,8 @@ use super::listener::{Deliver, Shared};
 use super::reader::{FrameError, FrameReader};
 use crate::clock::now;
 use crate::limits::memory::Kind;
+use crate::limits::source::Way;
+use crate::limits::sources::Offence;
 use crate::net::accept::Place;
 use crate::net::conversation::{Origin, converse};
 use crate::net::stream::Stream;
@@ -45,6 +47,8 @@ enum Stop {
     Closed,
     #[error("nothing came for too long")]
     Silent,
+    #[error("its address is banned")]
+    Banned,
     #[error("{0}")]
     Frame(#[from] FrameError),
     #[error("{0}")]
@@ -80,6 +84,8 @@ impl<D: Deliver> Connection<D> {
             let stop = self.read(&stream).await.err().unwrap_or(Stop::Closed);
             if let Stop::Frame(_) = stop {
                 self.shared.metrics.msrp_malformed.count();
+                let now = now().instant;
+                self.shared.offend(self.remote, Offence::Malformed, now);
             }
             tracing::debug!(remote = %self.remote, %stop, "connection ends");
         };
@@ -132,7 +138,12 @@ impl<D: Deliver> Connection<D> {
                 *buffer = BytesMut::new();
             }
             held.set(CONNECTION + buffer.capacity());
-            let silent = now().instant.since(alive);
+            let now = now().instant;
+            let address = self.remote.ip();
+            if (self.shared.gate.sources()).is_banned(address, Way::Connections, now) {
+                return Err(Stop::Banned);
+            }
+            let silent = now.since(alive);
             let left = idle.checked_sub(silent);
             read_some(stream, &mut frames, left.ok_or(Stop::Silent)?).await?;
         }

@@ -16,7 +16,10 @@ use tokio::task::spawn_local;
 use super::connection::Connection;
 use super::frame::FrameEvent;
 use super::reader;
+use crate::clock::Instant;
 use crate::limits::memory::Account;
+use crate::limits::source::Way;
+use crate::limits::sources::Offence;
 use crate::metrics::ShardMetrics;
 use crate::net::ConnectionId;
 use crate::net::accept::{Gate, Place, accept};
@@ -113,6 +116,17 @@ pub struct Shared<D> {
     pub metrics: Arc<ShardMetrics>,
 }
 
+impl<D> Shared<D> {
+    /// A peer has done harm; the ban that may follow ends its connections.
+    pub fn offend(&self, remote: SocketAddr, offence: Offence, now: Instant) {
+        let sources = self.gate.sources();
+        if let Some(ban) = sources.offend(remote.ip(), Way::Connections, offence, now) {
+            self.metrics.bans.count();
+            ban.tell(now);
+        }
+    }
+}
+
 /// Sends over connections and opens them; to be used within the shard's `LocalSet`.
 #[derive(Debug)]
 pub struct MsrpTransport<D> {
@@ -134,21 +148,28 @@ impl<D: Deliver> MsrpTransport<D> {
         let socket = TcpListener::from_std(socket)?;
         let shared = Rc::clone(&self.shared);
         let gate = shared.gate.clone();
-        spawn_local(accept(socket, gate, move |stream, remote, place| {
-            let id = ConnectionId::next(shared.shard);
-            let (writer, queue) = writer(id, shared.settings.queue, &shared.memory);
-            let key = Key {
-                remote,
-                secure: secure.then_some(id),
-            };
-            shared.registry.add(key, writer.clone());
-            let connection = Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
-            let tls = shared.tls.clone().filter(|_| secure);
-            match tls {
-                Some(tls) => spawn_local(accept_secure(connection, tls, stream, queue, place)),
-                None => spawn_local(connection.run(Stream::Plain(stream), queue, place)),
-            };
-        }));
+        let metrics = Arc::clone(&shared.metrics);
+        spawn_local(accept(
+            socket,
+            gate,
+            metrics,
+            move |stream, remote, place| {
+                let id = ConnectionId::next(shared.shard);
+                let (writer, queue) = writer(id, shared.settings.queue, &shared.memory);
+                let key = Key {
+                    remote,
+                    secure: secure.then_some(id),
+                };
+                shared.registry.add(key, writer.clone());
+                let connection =
+                    Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
+                let tls = shared.tls.clone().filter(|_| secure);
+                match tls {
+                    Some(tls) => spawn_local(accept_secure(connection, tls, stream, queue, place)),
+                    None => spawn_local(connection.run(Stream::Plain(stream), queue, place)),
+                };
+            },
+        ));
         Ok(())
     }
 
@@ -194,6 +215,14 @@ impl<D: Deliver> MsrpTransport<D> {
     pub fn close(&mut self, connection: ConnectionId) {
         self.writers.remove(&connection);
         self.shared.registry.release(connection, self.shared.shard);
+    }
+
+    /// A connection asked for a session that nobody knows.
+    pub fn stray(&self, connection: ConnectionId, now: Instant) {
+        let key = self.shared.registry.key_of(connection);
+        if let Some(key) = key {
+            self.shared.offend(key.remote, Offence::UnknownSession, now);
+        }
     }
 
     /// Drops what is remembered of a lost connection.

@@ -4,6 +4,7 @@
 //! ends; the kernel's backlog holds the peers meanwhile. Nothing spins.
 
 use foldhash::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,23 +12,36 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::clock::now;
+use crate::limits::source::{Source, Way};
+use crate::limits::sources::{Judgement, Sources};
+use crate::metrics::ShardMetrics;
+
 /// How long accepting rests when descriptors ran out and no connection of ours ends.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Counts the open connections over all shards, and those of each address.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Gate {
     room: Arc<Semaphore>,
     released: Arc<Notify>,
     per_address: usize,
-    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    addresses: Arc<Mutex<HashMap<Source, usize>>>,
+    sources: Arc<Sources>,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Gate");
+        out.field("room", &self.room).finish_non_exhaustive()
+    }
 }
 
 /// A place within the limit; given back on drop.
 #[derive(Debug)]
 pub struct Place {
     gate: Gate,
-    address: Option<IpAddr>,
+    address: Option<Source>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -41,14 +55,36 @@ impl Drop for Place {
 }
 
 impl Gate {
-    /// Lets `limit` connections in, `per_address` of them from one address.
-    pub fn new(limit: usize, per_address: usize) -> Self {
+    /// Lets `limit` connections in, `per_address` of them from one address that is not trusted.
+    pub fn new(limit: usize, per_address: usize, sources: Arc<Sources>) -> Self {
         Self {
             room: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
             released: Arc::new(Notify::new()),
             per_address,
             addresses: Arc::default(),
+            sources,
         }
+    }
+
+    /// How busy and how harmful each source is.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// The same, to be kept.
+    pub fn shared_sources(&self) -> Arc<Sources> {
+        Arc::clone(&self.sources)
+    }
+
+    /// Whether a connection from `address` is taken at all.
+    fn admits(&self, address: IpAddr, metrics: &ShardMetrics) -> bool {
+        let judgement = (self.sources).message(address, Way::Connections, now().instant);
+        match judgement {
+            Judgement::Pass => {}
+            Judgement::Wait(_) => metrics.dropped_rate.count(),
+            Judgement::Banned => metrics.dropped_banned.count(),
+        }
+        judgement == Judgement::Pass
     }
 
     /// Waits for a place.
@@ -75,7 +111,7 @@ impl Gate {
         let _ = tokio::time::timeout(PAUSE, self.released.notified()).await;
     }
 
-    fn leave(&self, address: IpAddr) {
+    fn leave(&self, address: Source) {
         let mut addresses = self.addresses();
         if let Some(count) = addresses.get_mut(&address) {
             *count = count.saturating_sub(1);
@@ -85,7 +121,7 @@ impl Gate {
         }
     }
 
-    fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn addresses(&self) -> MutexGuard<'_, HashMap<Source, usize>> {
         let addresses = self.addresses.lock();
         addresses.expect("no code that holds this lock panics")
     }
@@ -94,6 +130,10 @@ impl Gate {
 impl Place {
     /// Counts this place as one of `address`; gives it back if that address has too many.
     fn of(mut self, address: IpAddr) -> Option<Self> {
+        if self.gate.sources.is_trusted(address) {
+            return Some(self);
+        }
+        let address = Source::of(address);
         let mut addresses = self.gate.addresses();
         let count = addresses.entry(address).or_default();
         if *count >= self.gate.per_address {
@@ -112,13 +152,15 @@ impl Place {
 pub async fn accept(
     listener: TcpListener,
     gate: Gate,
+    metrics: Arc<ShardMetrics>,
     mut open: impl FnMut(TcpStream, SocketAddr, Place),
 ) {
     loop {
         match listener.accept().await {
+            // This one is closed, and so is one too many.
+            Ok((_, remote)) if !gate.admits(remote.ip(), &metrics) => {}
             Ok((stream, remote)) => match gate.enter().await.of(remote.ip()) {
                 Some(place) => open(stream, remote, place),
-                // This one is closed.
                 None => tracing::debug!(%remote, "too many connections of one address"),
             },
             Err(error) if is_exhausted(&error) => {
@@ -142,17 +184,28 @@ fn is_exhausted(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
     use tokio::sync::mpsc;
+
+    fn free() -> Arc<Sources> {
+        Arc::new(Sources::without_limits())
+    }
 
     #[tokio::test]
     async fn accepting_pauses_at_the_limit_and_resumes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("bound");
-        let gate = Gate::new(2, 2);
+        let gate = Gate::new(2, 2, free());
         let (opened, mut accepted) = mpsc::unbounded_channel();
-        tokio::spawn(accept(listener, gate.clone(), move |stream, _, place| {
-            let _ = opened.send((stream, place));
-        }));
+        let metrics = Metrics::new(1).shard(0);
+        tokio::spawn(accept(
+            listener,
+            gate.clone(),
+            metrics,
+            move |stream, _, place| {
+                let _ = opened.send((stream, place));
+            },
+        ));
         let mut peers = Vec::new();
         for _ in 0..3 {
             peers.push(TcpStream::connect(address).await.expect("connected"));
@@ -167,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_address_cannot_take_all_places() {
-        let gate = Gate::new(4, 1);
+        let gate = Gate::new(4, 1, free());
         let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
         let first = gate.enter().await.of(here).expect("there is room");
         assert!(gate.enter().await.of(here).is_none());

@@ -75,6 +75,13 @@ impl<K: Copy + Eq + Hash> Registry<K> {
         Some(connection.writer.clone())
     }
 
+    /// What the connection `id` is reused by.
+    pub fn key_of(&self, id: ConnectionId) -> Option<K> {
+        let tables = self.lock();
+        let connection = tables.connections.get(&id)?;
+        Some(connection.key)
+    }
+
     /// A connection for `key`, or else the one that `open` makes, if it does; `shard` will hear of
     /// its end.
     pub fn find_or_open(

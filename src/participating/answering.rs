@@ -1,10 +1,13 @@
 //! How requests are answered, and what the router asks of the participating function.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::limits::load::retry_after;
+use crate::limits::reflection::Allowance;
 use crate::msrp::negotiation::SdpRefusal;
 use crate::participating::callee;
 use crate::participating::outgoing::ALLOW;
@@ -12,6 +15,7 @@ use crate::participating::service::Service;
 use crate::registrar::{Binding, Directory, Registered, Registration};
 use crate::sip::dialog::DialogId;
 use crate::sip::digest::{Challenger, Digest};
+use crate::sip::endpoint;
 use crate::sip::message::{Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::sip::reply::{self, ResponseBuilder, warning};
@@ -26,6 +30,15 @@ use crate::uri::{Uri, equivalent};
 const RETRY_AFTER_FULL: &str = "300";
 /// The warning of a message that is over a quota (cpm-facts §11).
 pub(super) const SIZE_EXCEEDED: &str = "133 Size exceeded";
+
+/// A request that has been asked, and where it came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Its transaction.
+    pub server: ServerId,
+    /// How it came.
+    pub flow: Flow,
+}
 
 impl Service {
     /// A response being written; our tag is added where none is given.
@@ -58,12 +71,19 @@ impl Service {
         tracing::debug!(%rejection, call_id = request.call_id().unwrap_or_default(), "refused");
         let suppressed = self.suppressed(request, rejection, now);
         let rejection = suppressed.as_ref().unwrap_or(rejection);
-        let octets = self.rejection(request, rejection, None);
+        let allowance = self.sip.allowance(server);
+        let octets = self.rejection(request, rejection, None, allowance);
         self.sip.respond(server, rejection.status, octets, now);
     }
 
-    /// Refuses a request that gets no transaction.
-    pub fn reject_stateless(&mut self, request: &Message, flow: Flow, rejection: &Rejection) {
+    /// Refuses a request that gets no transaction; it was `came` octets long before its Via was stamped.
+    pub fn reject_stateless(
+        &mut self,
+        request: &Message,
+        came: usize,
+        flow: Flow,
+        rejection: &Rejection,
+    ) {
         let Ok(via) = request.top_via() else { return };
         if request.method() == Method::Ack {
             return;
@@ -71,11 +91,33 @@ impl Service {
         let to = reply_flow::reply_flow(&via, flow);
         // RFC 3261 §8.2.7: repeated, the request gets the same tag.
         let tag = self.sip.stateless_tag(request);
-        let octets = self.rejection(request, rejection, Some(&tag));
-        self.sip.send_ack(octets, to);
+        let allowance = endpoint::allowance(&flow, request, came);
+        let octets = self.rejection(request, rejection, Some(&tag), allowance);
+        self.sip.answer_stateless(allowance, octets, to);
     }
 
-    fn rejection(&mut self, request: &Message, rejection: &Rejection, tag: Option<&str>) -> Bytes {
+    /// As much of an answer as may be sent.
+    fn rejection(
+        &mut self,
+        request: &Message,
+        rejection: &Rejection,
+        tag: Option<&str>,
+        allowance: Allowance,
+    ) -> Bytes {
+        let octets = self.whole_rejection(request, rejection, tag);
+        if allowance.fits(octets.len()) {
+            return octets;
+        }
+        let own = self.tokens.token();
+        reply::terse(request, rejection.status, tag.unwrap_or(&own), None)
+    }
+
+    fn whole_rejection(
+        &mut self,
+        request: &Message,
+        rejection: &Rejection,
+        tag: Option<&str>,
+    ) -> Bytes {
         let mut reply = self.reply(request, rejection.status, rejection.reason, tag);
         // A 403 without a warning makes some clients register again at once (cpm-facts §11).
         let default = (rejection.status == 403).then_some(warning_text::NOT_AUTHORISED);
@@ -199,24 +241,52 @@ impl Service {
         self.sip.respond(server, 202, reply.build(), now);
     }
 
-    /// Asks for credentials: one challenge for each algorithm, the best on top (RFC 8760 §2.3).
+    /// Asks for credentials: one challenge for each algorithm, the best on top (RFC 8760 §2.3). Who may be sent
+    /// little gets one alone, the last, which every client knows.
     pub fn challenge(
         &mut self,
         digest: &Digest,
         request: &Message,
-        server: ServerId,
+        asked: Asked,
         challenger: Challenger,
         stale: bool,
         now: Now,
     ) {
         let (status, reason) = challenger.status();
         let name = challenger.challenge_header();
-        let challenges = digest.challenges(stale, now.wall, &mut self.tokens);
-        let mut reply = self.reply(request, status, reason, None);
-        for challenge in &challenges {
-            reply = reply.header(name, challenge);
-        }
-        self.sip.respond(server, status, reply.build(), now);
+        let address = asked.flow.remote.ip();
+        let challenges = digest.challenges(stale, address, now.wall, &mut self.tokens);
+        let tag = self.tokens.token();
+        let write = |challenges: &[String]| {
+            let reply = reply::response(request, status, reason, Some(&tag));
+            let add = |reply: ResponseBuilder, it: &String| reply.header(name, it);
+            challenges.iter().fold(reply, add).build()
+        };
+        let allowance = self.sip.allowance(asked.server);
+        let last = challenges.last().map_or(&[][..], std::slice::from_ref);
+        let fits = |octets: &Bytes| allowance.fits(octets.len());
+        let whole = Some(write(&challenges)).filter(fits);
+        let one = || Some(write(last)).filter(fits);
+        let octets = whole.or_else(one).unwrap_or_else(|| {
+            let challenge = last.first().map(|it| (name, it.as_str()));
+            reply::terse(request, status, &tag, challenge)
+        });
+        self.sip.respond(asked.server, status, octets, now);
+    }
+
+    /// Who guessed too often is told when he may try again.
+    pub fn locked_out(&mut self, request: &Message, server: ServerId, left: Duration, now: Now) {
+        self.metrics.refused_locked_out.count();
+        let seconds = left.as_millis().div_ceil(1_000).to_string();
+        let text = warning(399, &self.settings.domain, warning_text::NOT_AUTHORISED);
+        let reply = self.reply(request, 403, "Forbidden", None);
+        let reply = reply.header("Retry-After", &seconds);
+        let octets = reply.header("Warning", &text).build();
+        let octets = match self.sip.allowance(server).fits(octets.len()) {
+            true => octets,
+            false => reply::terse(request, 403, &self.tokens.token(), None),
+        };
+        self.sip.respond(server, 403, octets, now);
     }
 
     /// Answers a REGISTER and offers what waits to who came.
@@ -252,10 +322,21 @@ impl Service {
         self.tokens.token()
     }
 
+    /// Whoever sent this request is known to be there, or nobody here has to prove that.
+    pub fn trust(&mut self, server: ServerId) {
+        self.sip.trust(server);
+    }
+
     /// Whether the request is news.
-    pub fn receive(&mut self, request: &Message, flow: Flow, now: Now) -> RequestOutcome {
+    pub fn receive(
+        &mut self,
+        request: &Message,
+        came: usize,
+        flow: Flow,
+        now: Now,
+    ) -> RequestOutcome {
         self.time = now.instant;
-        self.sip.handle_request(request, flow, now)
+        self.sip.handle_request(request, came, flow, now)
     }
 
     /// A response came.
@@ -301,7 +382,11 @@ impl Service {
             return false;
         };
         match self.dialogs.find(&id.call_id, &id.local_tag) {
-            Some(usage) => self.handle_leg_request(usage, request, server, now),
+            Some(usage) => {
+                // Our tag is nothing one could guess.
+                self.sip.trust(server);
+                self.handle_leg_request(usage, request, server, now);
+            }
             None if self.is_ours(request) => {
                 self.reject(
                     request,
@@ -347,8 +432,11 @@ impl Service {
             return self.reject(request, cancel, &unknown, now);
         };
         let octets = self.reply(request, 200, "OK", None).build();
+        if self.sip.allowance(invite) == Allowance::Unbounded {
+            self.sip.trust(cancel);
+        }
         self.sip.respond(cancel, 200, octets, now);
-        if !self.handle_chat_cancel(invite, now) {
+        if !self.handle_chat_cancel(invite, now) && !self.cancel_fetch(invite, now) {
             let _ = self.cancel_relay(invite, now) || self.cancel_unresolved(invite, now);
         }
     }

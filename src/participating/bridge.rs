@@ -20,6 +20,7 @@ use crate::participating::media::MediaId;
 use crate::participating::privacy;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Waiter};
+use crate::participating::submission::Refused;
 use crate::participating::transit::{Fate, HEAD, Transit};
 use crate::store::request::{BodySource, StoreRequest};
 
@@ -149,6 +150,8 @@ impl Service {
         transit.total = total;
         let author = self.chats.get(&id).map(|chat| chat.person(side));
         let is_measured = author.is_some_and(|author| self.is_measured(author));
+        let most = author.and_then(|author| self.largest_of(author));
+        transit.most = most.unwrap_or(u64::MAX);
         if let Some(chat) = self.chats.get_mut(&id) {
             transit.discarded = chat.silent && side == Side::Caller;
             let is_envelope = arrival::is_type(&transit.content_type, cpim::MEDIA_TYPE);
@@ -163,7 +166,7 @@ impl Service {
 
     /// A message goes to the other side, or if it cannot, into custody.
     pub(super) fn go_on(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
-        let live = self.may_go_live(id, side);
+        let live = self.may_go_live(id, side) && !self.is_repeated(id, side, inbound);
         let media = self.media_of(id, side.other()).filter(|_| live);
         let transits = self.chats.get_mut(&id).map(|chat| &mut chat.transits);
         let Some(transit) = transits.and_then(|all| all.get_mut(&(side, inbound))) else {
@@ -205,9 +208,11 @@ impl Service {
         let free = match side {
             Side::Caller => {
                 let key = chat.conversation_of(side);
-                self.users
-                    .get(&chat.callee)
-                    .is_none_or(|user| user.may_pass(&key))
+                // The machine of somebody who is not registered is forgotten, what waits for him is not.
+                let is_forgotten = !self.users.contains_key(&chat.callee)
+                    && self.waiting.contains(&chat.callee)
+                    && self.reach(&chat.callee).is_none();
+                !is_forgotten && self.lets_pass(&chat.callee, &key)
             }
             Side::Callee => self.may_pass_to_caller(chat),
         };
@@ -238,6 +243,9 @@ impl Service {
         }
         for request in requests {
             custody.tell(request);
+        }
+        if transit.covered.prefix() > transit.most {
+            return self.refuse_transit(id, side, message, Refused::TooLarge);
         }
         if !transit.is_cleared() {
             return self.clear(id, side, message, now);
@@ -283,10 +291,7 @@ impl Service {
             true => match self.submit_transit(chat.person(side), transit, now) {
                 None => return,
                 Some(Ok(octets)) => Some(octets),
-                Some(Err(refused)) => {
-                    let status = refused.status_in_session();
-                    return self.end_transit(id, side, message, status);
-                }
+                Some(Err(refused)) => return self.end_transit(id, side, message, refused.status()),
             },
         };
         if let Some(transit) = self.transit(id, side, message) {
@@ -294,6 +299,11 @@ impl Service {
             transit.counted = counted;
         }
         self.pump(id, side.other(), now);
+    }
+
+    fn refuse_transit(&mut self, id: ChatId, side: Side, message: InboundId, refused: Refused) {
+        refused.count(&self.metrics);
+        self.end_transit(id, side, message, refused.status());
     }
 
     /// Gives the session on `side` what it can take of the messages from the other side.
@@ -447,9 +457,24 @@ impl Service {
         }
     }
 
+    /// The other side confirms a message that is being stored, because its session ends: it shall not come
+    /// again.
+    fn note_taken(&mut self, id: ChatId, side: Side, out: OutboundId) {
+        let Some(chat) = self.chats.get_mut(&id) else {
+            return;
+        };
+        let kept = chat
+            .transits
+            .iter_mut()
+            .find(|((from, _), transit)| *from == side.other() && transit.was_sent_as == Some(out));
+        if let Some((_, transit)) = kept {
+            transit.is_taken = true;
+        }
+    }
+
     fn handle_delivered(&mut self, id: ChatId, side: Side, out: OutboundId, now: Now) {
         let Some((from, inbound)) = self.source_of(id, side, out) else {
-            return;
+            return self.note_taken(id, side, out);
         };
         self.metrics.passed_session.count();
         let Some(transit) = self.transit(id, from, inbound) else {

@@ -55,6 +55,8 @@ pub enum MediaAction {
     Resolve(AttemptId, String, u16),
     /// Close a connection once its octets are written.
     Close(ConnectionId),
+    /// A connection asked for a session that does not exist.
+    Stray(ConnectionId),
 }
 
 /// How the peer of a TLS connection is known.
@@ -141,6 +143,10 @@ pub(super) struct Connection {
     pub(super) sessions: BTreeSet<MediaId>,
     /// Whose frame is arriving.
     pub(super) current: Option<MediaId>,
+    /// A hash of the last session asked for that does not exist.
+    pub(super) last_stray: Option<u32>,
+    /// How many of those there were.
+    pub(super) strays: u32,
 }
 
 /// See the module's text.
@@ -518,6 +524,8 @@ impl Media {
                     queue: ConnectionQueue::new(self.limits),
                     sessions: BTreeSet::new(),
                     current: None,
+                    last_stray: None,
+                    strays: 0,
                 });
             touched.insert(frame.connection);
             if state.queue.push(id, frame.octets).is_err() {

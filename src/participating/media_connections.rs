@@ -19,6 +19,9 @@ use std::net::{IpAddr, SocketAddr};
 /// Pieces of frames kept for a session whose answer is still on its way; the SEND that binds it is two.
 const EARLY: usize = 16;
 
+/// Sessions that do not exist, asked for on one connection, after which it is closed.
+const MOST_STRAYS: u32 = 8;
+
 impl Media {
     /// RFC 6135 §4.2.2: the active side connects to the first URI of the peer's path.
     pub(super) fn connect(&mut self, id: MediaId, host: &str, port: u16) {
@@ -118,6 +121,8 @@ impl Media {
             queue: ConnectionQueue::new(self.limits),
             sessions: BTreeSet::new(),
             current: None,
+            last_stray: None,
+            strays: 0,
         })
     }
 
@@ -171,6 +176,7 @@ impl Media {
                 {
                     self.actions
                         .push_back(MediaAction::Send(connection, refusal));
+                    self.count_stray(connection, head.to_path());
                 }
                 found
             }
@@ -201,6 +207,23 @@ impl Media {
             if session.connection() == Some(connection) {
                 self.attach(id, connection);
             }
+        }
+    }
+
+    /// A peer asked for a session that does not exist. What is on its way to one that has just ended keeps
+    /// naming the same; who names many is guessing (RFC 4975 §14.1).
+    fn count_stray(&mut self, connection: ConnectionId, to_path: &str) {
+        let name = crc32c::crc32c(to_path.as_bytes());
+        let state = self.connection(connection);
+        if state.last_stray == Some(name) {
+            return;
+        }
+        state.last_stray = Some(name);
+        state.strays += 1;
+        let many = state.strays >= MOST_STRAYS && state.sessions.is_empty();
+        self.actions.push_back(MediaAction::Stray(connection));
+        if many {
+            self.actions.push_back(MediaAction::Close(connection));
         }
     }
 

@@ -5,7 +5,7 @@
 //! holds them together, `custody` is the way into the store, `media` the way to MSRP.
 
 pub mod admission;
-mod answering;
+pub mod answering;
 pub mod arrival;
 mod bridge;
 mod bridge_custody;
@@ -59,6 +59,7 @@ mod refresh;
 pub mod relay;
 mod replay_inbound;
 mod replay_invite;
+pub mod replay_line;
 mod replay_sending;
 pub mod replay_table;
 pub mod revocation;

@@ -27,8 +27,9 @@ pub(super) struct Overload {
 }
 
 impl Service {
-    /// Whether a request is new work that there is no room for; if so it has been answered.
-    pub fn turns_away(&mut self, request: &Message, flow: Flow, now: Now) -> bool {
+    /// Whether a request is new work that there is no room for; if so it has been answered. It was `came`
+    /// octets long before its Via was stamped.
+    pub fn turns_away(&mut self, request: &Message, came: usize, flow: Flow, now: Now) -> bool {
         if self.load.is_calm() || !begins_work(request) {
             return false;
         }
@@ -52,7 +53,7 @@ impl Service {
             _ => self.metrics.refused_delay.count(),
         }
         let unavailable = Rejection::new(503, "Service Unavailable");
-        self.reject_stateless(request, flow, &unavailable);
+        self.reject_stateless(request, came, flow, &unavailable);
         true
     }
 
@@ -84,6 +85,8 @@ impl Service {
 fn begins_work(request: &Message) -> bool {
     match request.method() {
         Method::Ack | Method::Cancel | Method::Bye | Method::Prack | Method::Update => false,
+        // Who goes makes room.
+        Method::Register if request.header(HeaderName::Expires) == Some("0") => false,
         _ => request.to().is_ok_and(|to| to.tag().is_none()),
     }
 }

@@ -165,7 +165,9 @@ impl Service {
         let request = pager.request.clone();
         let targets = self.message_targets(&recipient, Some(&request));
         let user = self.users.get(&recipient);
+        let in_line = user.is_none() && self.line.has(&recipient);
         let in_order = !is_receipt || user.is_none_or(|user| user.may_pass_receipt(&author));
+        let in_order = in_order && !in_line;
         let free = in_order && self.may_pass(&request, &author, &recipient);
         if free && !targets.is_empty() {
             self.fork_message(id, &targets, now);

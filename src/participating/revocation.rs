@@ -86,6 +86,9 @@ impl Service {
         message_id: String,
         now: Now,
     ) {
+        if self.revocations.len() >= self.settings.most_under_way {
+            return self.overloaded(&request, server, now);
+        }
         let waiting = self.revocations.entry(recipient.clone()).or_default();
         if waiting.len() >= MOST_WAITING {
             return self.overloaded(&request, server, now);

@@ -112,9 +112,7 @@ pub enum Standing {
 enum Loading {
     /// The store may hold messages; it is asked once the user has a device.
     Needed,
-    Asked {
-        again: bool,
-    },
+    Asked,
     Complete,
 }
 
@@ -156,6 +154,9 @@ pub struct ServedUser {
     last_loaded: Option<Seq>,
     /// Loaded while their `Stored` was still on its way.
     loaded_early: BTreeSet<Seq>,
+    /// Durable since the queue was asked for. One of them that is long can be older than what a page has
+    /// already told, so none is left to the next page.
+    stored_late: BTreeMap<Seq, Held>,
     /// Messages on their way to the disk.
     storing: usize,
     conversations: BTreeMap<ConversationKey, Conversation>,
@@ -171,6 +172,8 @@ pub struct ServedUser {
     pull: bool,
     /// The operator lets nothing be delivered: runs carry nothing more.
     barred: bool,
+    /// A fetch waits until what leaves unasked has ended.
+    fetch_waits: bool,
     /// The user knows that messages wait.
     announced: bool,
     actions: VecDeque<UserAction>,
@@ -183,6 +186,7 @@ impl ServedUser {
             loading: Loading::Complete,
             last_loaded: None,
             loaded_early: BTreeSet::new(),
+            stored_late: BTreeMap::new(),
             storing: 0,
             conversations: BTreeMap::new(),
             ready: Ready::default(),
@@ -192,6 +196,7 @@ impl ServedUser {
             policy,
             copies: None,
             pull: false,
+            fetch_waits: false,
             barred: false,
             announced: false,
             actions: VecDeque::new(),
@@ -240,7 +245,7 @@ impl ServedUser {
     pub fn is_idle(&self) -> bool {
         self.runs.is_empty()
             && self.actions.is_empty()
-            && !matches!(self.loading, Loading::Asked { .. })
+            && !matches!(self.loading, Loading::Asked)
             && self.conversations.values().all(|c| c.storing == 0)
             && (self.reach.is_none() || self.holds_nothing() || self.has_copied_all())
     }
@@ -254,7 +259,7 @@ impl ServedUser {
     pub fn handle_reach(&mut self, reach: Reach, now: Now) {
         self.reach = Some(reach);
         if self.loading == Loading::Needed {
-            self.loading = Loading::Asked { again: false };
+            self.loading = Loading::Asked;
             self.actions.push_back(UserAction::Load { after: None });
         }
         for (key, conversation) in &mut self.conversations {
@@ -282,19 +287,21 @@ impl ServedUser {
     pub fn handle_loaded(&mut self, held: Vec<Held>, more: bool, now: Now) {
         for item in held {
             self.last_loaded = self.last_loaded.max(Some(item.seq));
+            self.stored_late.remove(&item.seq);
             if self.storing > 0 {
                 self.loaded_early.insert(item.seq);
             }
             self.add(item);
         }
-        let again = more || self.loading == Loading::Asked { again: true };
-        if again {
-            self.loading = Loading::Asked { again: false };
+        if more {
             let after = self.last_loaded;
             self.actions.push_back(UserAction::Load { after });
             return;
         }
         self.loading = Loading::Complete;
+        for held in std::mem::take(&mut self.stored_late).into_values() {
+            self.add(held);
+        }
         self.start_runs(now);
     }
 
@@ -325,10 +332,16 @@ impl ServedUser {
         if tried && !again {
             self.park_ready(&held.conversation, now);
         }
-        match &mut self.loading {
+        // It may have been read from the store before devices took it as it came.
+        for device in &held.marks {
+            self.handle_marked(&held.conversation, held.seq, *device);
+        }
+        match self.loading {
             Loading::Needed => {}
-            Loading::Asked { again } => *again = true,
-            Loading::Complete if self.loaded_early.remove(&held.seq) => {}
+            Loading::Asked | Loading::Complete if self.loaded_early.remove(&held.seq) => {}
+            Loading::Asked => {
+                self.stored_late.insert(held.seq, held);
+            }
             Loading::Complete => self.add(held),
         }
         if self.storing == 0 {
@@ -360,6 +373,7 @@ impl ServedUser {
         let Some(conversation) = self.conversations.get_mut(key) else {
             return;
         };
+        self.stored_late.remove(&seq);
         if conversation.trying.remove(&seq) {
             self.ready.look_again();
         }

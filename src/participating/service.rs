@@ -4,7 +4,7 @@
 //! The other files of this folder add to [`Service`] what their names say: `pager` takes MESSAGE,
 //! `chat` INVITE, `bridge` the MSRP of a chat, `message_run` and `session_run` deliver what was kept.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::identity::Identity;
 use crate::limits::load::Load;
 use crate::limits::memory::Account;
 use crate::limits::meters::Meters;
+use crate::limits::sources::Sources;
 use crate::metrics::ShardMetrics;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::Lifetimes;
@@ -31,6 +32,7 @@ use crate::participating::operator::{Answer, Question, Ticket};
 use crate::participating::pager::{Pager, PagerId};
 use crate::participating::receipt_lane::{ReceiptDesk, StoringReceipt};
 use crate::participating::relay::{Relay, RelayId};
+use crate::participating::replay_line::ReplayLine;
 use crate::participating::served_user::{ReplayPolicy, ServedUser};
 use crate::participating::spool::BodySize;
 use crate::registrar::{Directory, Registrar};
@@ -76,6 +78,10 @@ pub struct Settings {
     pub most_receipts: usize,
     /// How long work may wait before new work is refused.
     pub queue_delay: Duration,
+    /// Users to whom waiting messages are replayed at the same time.
+    pub replays_at_once: usize,
+    /// Users whose replay begins within a second.
+    pub replays_per_second: u32,
 }
 
 /// Which of our doings a SIP answer belongs to.
@@ -124,18 +130,24 @@ pub enum Waiter {
     Receipt(Box<StoringReceipt>),
     /// A message that its recipient has confirmed is looked for.
     Search(Box<Search>),
+    /// Whether anything is left for a user without a machine; the number tells questions apart.
+    Left(Identity, u64),
 }
 
 /// See the module's text.
 pub struct Service {
     pub(crate) settings: Settings,
     pub(crate) metrics: Arc<ShardMetrics>,
+    /// How much each source gets.
+    pub(crate) sources: Arc<Sources>,
     /// Where the memory in use is written down.
     pub(crate) memory: Account,
     pub(super) footprint: super::footprint::Footprint,
     /// How far this shard keeps up.
     pub load: Load,
     pub(super) overload: super::overload::Overload,
+    /// Users who wait until what waits for them is offered.
+    pub(super) line: ReplayLine,
     pub(crate) tokens: Tokens,
     pub(crate) sip: Endpoint<Usage>,
     pub(crate) media: Media,
@@ -154,6 +166,8 @@ pub struct Service {
     pub(super) users: HashMap<Identity, ServedUser, foldhash::fast::RandomState>,
     /// Users of this shard for whom messages wait in the store while no machine exists.
     pub(super) waiting: HashSet<Identity, foldhash::fast::RandomState>,
+    /// Those of them whose last message may have left, with the number of the question to the store.
+    pub(super) doubtful: BTreeMap<Identity, Option<u64>>,
     pub(super) pagers: HashMap<PagerId, Pager, foldhash::fast::RandomState>,
     pub(super) pager_deadlines: VecDeque<(Instant, PagerId)>,
     pub(super) receipts: ReceiptDesk,
@@ -215,6 +229,8 @@ pub struct Parts {
     pub settings: Settings,
     /// What it counts into.
     pub metrics: Arc<ShardMetrics>,
+    /// How much each source gets.
+    pub sources: Arc<Sources>,
     /// Where it writes down what memory it uses.
     pub memory: Account,
     /// Randomness.
@@ -247,14 +263,18 @@ impl Service {
             recent.add(key, seq, now);
         }
         let (most, queue_delay) = (parts.settings.most_receipts, parts.settings.queue_delay);
+        let settings = &parts.settings;
+        let line = ReplayLine::new(settings.replays_at_once, settings.replays_per_second);
         let (receipts, hidden) = (ReceiptDesk::new(most), HiddenAuthors::new(most));
         Self {
             settings: parts.settings,
             metrics: parts.metrics,
+            sources: parts.sources,
             footprint: super::footprint::Footprint::new(&parts.memory),
             memory: parts.memory,
             load: Load::new(queue_delay),
             overload: super::overload::Overload::default(),
+            line,
             tokens: parts.tokens,
             sip: parts.sip,
             media: parts.media,
@@ -267,6 +287,7 @@ impl Service {
             suppressed: super::suppression::Suppressed::default(),
             users: HashMap::default(),
             waiting: parts.waiting.into_iter().collect(),
+            doubtful: BTreeMap::new(),
             pagers: HashMap::default(),
             pager_deadlines: VecDeque::new(),
             receipts,

@@ -71,7 +71,7 @@ impl Refused {
     }
 
     /// The answer to his SEND: MSRP has no "later", so he is to stop sending it (RFC 4975 §10.5).
-    pub(super) fn status_in_session(self) -> u16 {
+    pub(super) fn status(self) -> u16 {
         match self {
             Self::Barred | Self::Presence => 403,
             Self::Type => 415,
@@ -79,7 +79,7 @@ impl Refused {
         }
     }
 
-    fn count(self, metrics: &ShardMetrics) {
+    pub(super) fn count(self, metrics: &ShardMetrics) {
         let counter = match self {
             Self::Barred => &metrics.refused_submission,
             Self::Presence => &metrics.refused_presence,
@@ -255,6 +255,12 @@ impl Service {
             || traffic.messages_per_second > 0
             || traffic.octets_per_second.get() > 0
             || has_limits(&self.settings_of(author).settings)
+    }
+
+    /// Octets of the largest message that a user may send, if he has a limit.
+    pub(super) fn largest_of(&self, author: &Identity) -> Option<u64> {
+        let most = self.settings_of(author).settings.max_message_size.get();
+        (most > 0).then_some(most)
     }
 
     /// What of a message in a chat has arrived: whether it may go on, and how many octets have been

@@ -40,12 +40,18 @@ pub(super) struct Transit {
     /// A receipt that was found fit to go to the author.
     pub receipt: Option<Box<Receipt>>,
     pub fate: Fate,
+    /// How it was on its way to the other side before it was to be kept.
+    pub was_sent_as: Option<OutboundId>,
+    /// The other side has confirmed it all the same.
+    pub is_taken: bool,
     /// Its recipient wants nothing of it: its octets are not kept.
     pub discarded: bool,
     /// Its envelope may name an author who hides.
     pub may_name: bool,
     /// Whether its author may send it, and how many of its octets have been counted, is still to be said.
     pub unjudged: bool,
+    /// Octets it may have at most, however many it was said to have.
+    pub most: u64,
     /// Octets that have been counted for its author; `None`: he is not measured.
     pub counted: Option<u64>,
     pub spool: Spool,
@@ -76,10 +82,13 @@ impl Transit {
             success_report: false,
             total: None,
             receipt: None,
+            was_sent_as: None,
+            is_taken: false,
             fate,
             discarded: false,
             may_name: false,
             unjudged: false,
+            most: u64::MAX,
             counted: None,
             spool: Spool::new(),
             head: Vec::new(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::dialog_end::{DialogEnd, RouteKey};
 use crate::identity::{Identity, shard_of};
 use crate::limits::meters::Meters;
+use crate::limits::sources::Sources;
 use crate::participating::callee;
 use crate::participating::outgoing::FUNCTION;
 use crate::participating::pull::DEFERRED;
@@ -32,6 +33,8 @@ pub struct Knowledge {
     pub meters: Arc<Meters>,
     /// Shards in this process.
     pub shards: u16,
+    /// How busy and how harmful each source is.
+    pub sources: Arc<Sources>,
 }
 
 /// Whom a request is for.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::listeners::Addresses;
+use super::settings::Guards;
 use crate::clock;
 use crate::config::{Authentication, Config};
 use crate::limits::meters::Meters;
@@ -25,6 +26,7 @@ pub(super) fn gather(
     directory: Arc<Directory>,
     addresses: &Addresses,
     shards: u16,
+    limits: &Guards,
 ) -> io::Result<Knowledge> {
     let own = own_names(config, addresses);
     let secret = key(&config.data_dir)?;
@@ -39,6 +41,7 @@ pub(super) fn gather(
                 algorithms: directory.algorithms(),
                 hosts: hosts.chain([config.domain.clone()]).collect(),
                 started_at: clock::now().wall,
+                logins: Arc::clone(&limits.logins),
             })))
         }
     };
@@ -52,6 +55,7 @@ pub(super) fn gather(
         },
         meters: Arc::new(Meters::new(config)),
         shards,
+        sources: Arc::clone(&limits.sources),
     })
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::limits::logins::{self, Logins};
 use crate::limits::memory::{Account, Kind, Ledger};
+use crate::limits::sources::{self, Sources};
 use crate::msrp::{listener as msrp, reader};
 use crate::net::tls::Tls;
 use crate::resolve;
@@ -23,6 +25,8 @@ const STALL: Duration = Duration::from_secs(20);
 /// A peer refreshes its registration before it ends; its connection lives that long and a bit.
 const GRACE: Duration = Duration::from_secs(300);
 
+/// SIP messages in a shard's inbox at most: more would only wait longer than anybody waits.
+const WORK: usize = 2_048;
 /// What the process has before anybody asks anything of it: code, threads, tables that are empty, the
 /// cache of the store's view (measured at `ready`, optimised, with one, two and eight shards).
 const PROCESS: usize = 14 * 1024 * 1024;
@@ -46,18 +50,49 @@ pub(super) fn shards(config: &Config) -> u16 {
     }
 }
 
+/// Who sends too much, does harm, or guesses: known to all shards alike.
+#[derive(Clone)]
+pub(super) struct Guards {
+    /// By source.
+    pub sources: Arc<Sources>,
+    /// By user.
+    pub logins: Arc<Logins>,
+}
+
+/// Nobody has done anything yet.
+pub(super) fn guards(config: &Config) -> Guards {
+    let limits = &config.limits;
+    let places = usize::try_from(limits.sources).unwrap_or(usize::MAX);
+    Guards {
+        sources: Arc::new(Sources::new(sources::Settings {
+            trusted: limits.trusted.clone(),
+            messages: limits.source_rate,
+            answers: limits.unproven_rate,
+            offences: limits.offences,
+            ban: limits.ban.duration(),
+            places,
+        })),
+        logins: Arc::new(Logins::new(logins::Settings {
+            failures: limits.failed_logins,
+            failures_per_user: limits.failed_logins_per_user,
+            lockout: limits.lockout.duration(),
+            most: places,
+        })),
+    }
+}
+
 /// The room in each shard's inbox.
 pub(super) fn sizes(config: &Config) -> Sizes {
     let inbox = usize::try_from(config.limits.inbox).unwrap_or(usize::MAX);
     Sizes {
-        work: inbox,
+        work: inbox.min(WORK),
         notices: inbox,
         internal: inbox,
     }
 }
 
 /// The bounds of the shells.
-pub(super) fn shells(config: &Config, tls: Option<Tls>) -> Settings {
+pub(super) fn shells(config: &Config, tls: Option<Tls>, guards: &Guards) -> Settings {
     let limits = &config.limits;
     let queue = limits.connection_backlog.as_usize();
     let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
@@ -80,6 +115,7 @@ pub(super) fn shells(config: &Config, tls: Option<Tls>) -> Settings {
         },
         connections: count(limits.connections),
         connections_per_address: count(limits.connections_per_address),
+        sources: Arc::clone(&guards.sources),
         resolver: resolve::Settings::default(),
         tls,
     }

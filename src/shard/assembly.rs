@@ -17,6 +17,7 @@ use super::port::Input;
 use super::store_queue::StoreGate;
 use super::thread::{self, Common, Own, SipSocket};
 use crate::limits::memory::{Account, Ledger};
+use crate::limits::sources::Sources;
 use crate::metrics::Metrics;
 use crate::msrp::listener as msrp;
 use crate::net::accept::Gate;
@@ -25,7 +26,7 @@ use crate::resolve::{self, Resolver};
 use crate::sip::transport::tcp;
 
 /// Bounds of the shells.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// Of SIP connections.
     pub sip: tcp::Settings,
@@ -35,6 +36,8 @@ pub struct Settings {
     pub connections: usize,
     /// TCP connections from one address.
     pub connections_per_address: usize,
+    /// How busy and how harmful each source is.
+    pub sources: Arc<Sources>,
     /// Of the resolver.
     pub resolver: resolve::Settings,
     /// Our certificate for MSRP over TLS.
@@ -107,7 +110,11 @@ impl Shards {
             lanes: Arc::clone(&inboxes.lanes),
             sip: Arc::default(),
             msrp: Arc::default(),
-            gate: Gate::new(settings.connections, settings.connections_per_address),
+            gate: Gate::new(
+                settings.connections,
+                settings.connections_per_address,
+                settings.sources,
+            ),
             sip_settings: settings.sip,
             msrp_settings: settings.msrp,
             tls: settings.tls,

@@ -54,6 +54,7 @@ impl Core {
         let parts = Parts {
             settings: settings(&context),
             metrics: Arc::clone(&context.metrics),
+            sources: Arc::clone(&context.knowledge.sources),
             memory: context.memory.clone(),
             sip: endpoint(&context),
             media: media(&context),
@@ -218,6 +219,7 @@ fn media_action(action: MediaAction) -> Action {
             port,
         },
         MediaAction::Close(connection) => Action::CloseMsrp { connection },
+        MediaAction::Stray(connection) => Action::StrayMsrp { connection },
     }
 }
 
@@ -254,6 +256,8 @@ fn settings(context: &CoreContext) -> Settings {
         most_under_way: config.limits.sessions as usize,
         most_receipts: config.limits.receipts as usize,
         queue_delay: config.limits.queue_delay.duration(),
+        replays_at_once: deferral.replays_at_once as usize,
+        replays_per_second: deferral.replays_per_second,
     }
 }
 

@@ -82,6 +82,16 @@ pub fn inbox(sizes: Sizes) -> (Lanes, Inbox) {
 }
 
 impl Inbox {
+    /// Memory that what waits in the lanes takes, about; octets that belong to messages are those of
+    /// peers that are made to wait, and are counted as if each had a usual length.
+    pub fn footprint(&self) -> usize {
+        const OCTETS: usize = 768;
+        let sip = self.work.len() * (size_of::<Input>() + OCTETS);
+        let media = self.media.len() * (size_of::<Input>() + 16 * 1024);
+        let rest = self.notices.len() + self.internal.len();
+        sip + media + rest * size_of::<Input>() + self.store.len() * size_of::<StoreEvent>()
+    }
+
     /// Appends at most `most` SIP messages of peers to `into`; pending if there are none.
     pub fn poll_work(
         &mut self,

@@ -25,16 +25,16 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
     /// Performs all actions, and those that follow from what failed at once.
     pub(super) fn perform(&mut self, now: Now) {
         for _ in 0..LOCAL {
-            self.perform_actions();
+            self.perform_actions(now);
             let Some(input) = self.local.pop_front() else {
                 return;
             };
             self.take(input, now);
         }
-        self.perform_actions();
+        self.perform_actions(now);
     }
 
-    fn perform_actions(&mut self) {
+    fn perform_actions(&mut self, now: Now) {
         loop {
             let action = self.core.borrow_mut().poll_action();
             let Some(action) = action else { return };
@@ -47,6 +47,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
                 } => self.connect_msrp(attempt, remote, secure),
                 Action::SendMsrp { connection, octets } => self.send_msrp(connection, octets),
                 Action::CloseMsrp { connection } => self.msrp.close(connection),
+                Action::StrayMsrp { connection } => self.msrp.stray(connection, now.instant),
                 Action::Store(request) => self.ask_store(request),
                 Action::Resolve {
                     attempt,

@@ -124,6 +124,11 @@ pub enum Action {
         /// Which.
         connection: ConnectionId,
     },
+    /// An MSRP connection asked for a session that does not exist: that counts against its peer.
+    StrayMsrp {
+        /// Which.
+        connection: ConnectionId,
+    },
     /// Ask the store. The core never has more requests open than the credits it was given.
     Store(StoreRequest),
     /// Look up a host name.

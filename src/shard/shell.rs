@@ -24,6 +24,8 @@ use super::store_queue::{StoreGate, StoreQueue};
 use super::waiting_room::{Next, WaitingRoom};
 use crate::clock::{self, Instant, Now};
 use crate::limits::memory::{Account, Held};
+use crate::limits::source::Way;
+use crate::limits::sources::{Judgement, Offence, Sources};
 use crate::metrics::ShardMetrics;
 use crate::msrp::listener::MsrpTransport;
 use crate::net::sys::Datagram;
@@ -73,6 +75,8 @@ pub struct Shell<C, G> {
     /// Becomes `true` when the shard has to end.
     pub(super) stop: watch::Receiver<bool>,
     pub(super) metrics: Arc<ShardMetrics>,
+    /// How busy and how harmful each source is.
+    pub(super) sources: Arc<Sources>,
     pub(super) alarm: Alarm,
     /// SIP of peers that waits for its turn.
     pub(super) waiting: WaitingRoom,
@@ -192,7 +196,16 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
                     break;
                 }
                 let received = transport.poll_receive(context, &mut datagrams);
-                let datagrams = datagrams.drain(..);
+                let admitted = |datagram: &Datagram| {
+                    let source = datagram.remote.ip();
+                    match (self.sources).message(source, Way::Datagrams, now.instant) {
+                        Judgement::Pass => return true,
+                        Judgement::Wait(_) => self.metrics.dropped_rate.count(),
+                        Judgement::Banned => self.metrics.dropped_banned.count(),
+                    }
+                    false
+                };
+                let datagrams = datagrams.drain(..).filter(admitted);
                 self.waiting
                     .take_datagrams(listener, datagrams, now.instant);
                 if !matches!(received, Poll::Ready(Ok(true) | Err(_))) {
@@ -232,7 +245,8 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         }
         self.next_look = now.instant + LOOK;
         self.waiting.shrink();
-        self.held.set(self.waiting.footprint());
+        let waiting = self.waiting.footprint() + self.inbox.footprint();
+        self.held.set(waiting);
         self.held_for_store.set(self.store.footprint());
         self.metrics.waiting.set(self.waiting.len() as u64);
         let mut core = self.core.borrow_mut();
@@ -255,9 +269,10 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             remote: datagram.remote,
             connection: None,
         };
+        let came = datagram.octets.len();
         let message = match wire::parse(datagram.octets) {
             Ok(message) => message,
-            Err(error) => return self.refuse(listener, flow, &error),
+            Err(error) => return self.refuse(listener, flow, &error, came, now),
         };
         let owner = self.core.borrow().owner_of(&message);
         let input = Input::Sip { flow, message };
@@ -272,11 +287,25 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         }
     }
 
-    fn refuse(&mut self, listener: usize, flow: Flow, error: &wire::WireError) {
+    fn refuse(
+        &mut self,
+        listener: usize,
+        flow: Flow,
+        error: &wire::WireError,
+        came: usize,
+        now: Now,
+    ) {
         self.metrics.sip_malformed.count();
         tracing::debug!(remote = %flow.remote, %error, "malformed datagram");
+        let (source, now) = (flow.remote.ip(), now.instant);
+        let offence = Offence::Malformed;
+        if let Some(ban) = (self.sources).offend(source, Way::Datagrams, offence, now) {
+            self.metrics.bans.count();
+            ban.tell(now);
+        }
         if let Some(Some(transport)) = self.udp.get_mut(listener)
-            && let Some(answer) = refusal::answer(error, flow.remote)
+            && let Some(answer) = refusal::answer_datagram(error, flow.remote, came)
+            && self.sources.may_answer(source, now)
         {
             transport.send(refusal::return_address(error, flow.remote), answer);
         }

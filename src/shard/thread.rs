@@ -176,6 +176,7 @@ fn build<C: ShardCore + 'static, G: StoreGate>(
         drained: common.drained,
         stop: common.stop,
         metrics: own.metrics,
+        sources: common.gate.shared_sources(),
         alarm: Alarm::default(),
         waiting: WaitingRoom::default(),
         held: own.memory.hold(Kind::Inboxes, 0),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::{Instant, Now};
+use crate::limits::reflection::Allowance;
 use crate::sip::message::Message;
 use crate::sip::transaction::action::GoneReason;
 use crate::sip::transaction::branch;
@@ -47,6 +48,10 @@ pub struct Listener {
 pub enum EndpointEvent<U> {
     /// Send this.
     Transmit(Flow, Bytes),
+    /// Send this answer to an address that only a datagram has named.
+    Answer(Flow, Bytes),
+    /// An answer to such an address would have been too much.
+    Withheld,
     /// A response to a request, provisional or final, and how it came.
     Response(U, Message, Flow),
     /// No final answer came in time.
@@ -142,10 +147,43 @@ impl<U: Clone> Endpoint<U> {
     }
 
     /// A request arrived: absorbs retransmissions and the ACKs of refusals.
-    pub fn handle_request(&mut self, request: &Message, flow: Flow, now: Now) -> RequestOutcome {
+    /// It was `came` octets long before its Via was stamped.
+    pub fn handle_request(
+        &mut self,
+        request: &Message,
+        came: usize,
+        flow: Flow,
+        now: Now,
+    ) -> RequestOutcome {
         let outcome = self.transactions.handle_request(request, flow, now);
+        if let RequestOutcome::New(server)
+        | RequestOutcome::Merged(server)
+        | RequestOutcome::CancelOf { cancel: server, .. } = outcome
+        {
+            self.transactions
+                .limit(server, allowance(&flow, request, came));
+        }
         self.collect(now);
         outcome
+    }
+
+    /// Whoever sent this request is known to be there.
+    pub fn trust(&mut self, server: ServerId) {
+        self.transactions.limit(server, Allowance::Unbounded);
+    }
+
+    /// How much may still be sent to who sent this request.
+    pub fn allowance(&self, server: ServerId) -> Allowance {
+        self.transactions.allowance(server)
+    }
+
+    /// Answers a request that gets no transaction.
+    pub fn answer_stateless(&mut self, allowance: Allowance, octets: Bytes, flow: Flow) {
+        self.events.push_back(match allowance {
+            Allowance::Unbounded => EndpointEvent::Transmit(flow, octets),
+            bound if bound.fits(octets.len()) => EndpointEvent::Answer(flow, octets),
+            Allowance::Octets { .. } => EndpointEvent::Withheld,
+        });
     }
 
     /// A response arrived.
@@ -364,6 +402,10 @@ impl<U: Clone> Endpoint<U> {
                 TransactionEvent::Transmit { flow, octets } => {
                     self.events.push_back(EndpointEvent::Transmit(flow, octets));
                 }
+                TransactionEvent::Answer { flow, octets } => {
+                    self.events.push_back(EndpointEvent::Answer(flow, octets));
+                }
+                TransactionEvent::Withheld => self.events.push_back(EndpointEvent::Withheld),
                 TransactionEvent::ServerGone(server, reason) => {
                     self.events
                         .push_back(EndpointEvent::ServerGone(server, reason));
@@ -408,6 +450,14 @@ impl<U: Clone> Endpoint<U> {
         {
             self.events.push_back(EndpointEvent::Unreachable(usage));
         }
+    }
+}
+
+/// What may be sent for a request before anybody has proved who he is.
+pub fn allowance(flow: &Flow, request: &Message, came: usize) -> Allowance {
+    match flow.transport {
+        Transport::Tcp => Allowance::Unbounded,
+        Transport::Udp => Allowance::of(came, request.bytes().len()),
     }
 }
 

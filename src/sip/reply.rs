@@ -120,6 +120,41 @@ pub fn response(
     Builder::begun(out)
 }
 
+/// The same answer with nothing that could be left out, for who may be sent little: short names
+/// (RFC 3261 §7.3.3), no reason phrase (§25.1 lets it be empty), no Content-Length, which a datagram can do
+/// without (§18.3), and `challenge` if it is one.
+pub fn terse(
+    request: &Message,
+    status: u16,
+    to_tag: &str,
+    challenge: Option<(&str, &str)>,
+) -> Bytes {
+    let mut out = format!("SIP/2.0 {status} \r\n").into_bytes();
+    for (id, _, value) in request.all_headers() {
+        let name = match id {
+            HeaderName::Via => "v",
+            HeaderName::From => "f",
+            HeaderName::To => "t",
+            HeaderName::CallId => "i",
+            HeaderName::CSeq => "CSeq",
+            _ => continue,
+        };
+        out.extend_from_slice(name.as_bytes());
+        out.push(b':');
+        out.extend_from_slice(value);
+        if id == HeaderName::To && request.to().is_ok_and(|to| to.tag().is_none()) {
+            out.extend_from_slice(b";tag=");
+            out.extend_from_slice(to_tag.as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+    if let Some((name, value)) = challenge {
+        write_field(&mut out, name, value);
+    }
+    out.extend_from_slice(b"\r\n");
+    out.into()
+}
+
 /// The request with `received` and `rport` filled into its top Via, as the first thing done with it
 /// (RFC 3261 §18.2.1, RFC 3581 §4). `None` when its Via cannot be read.
 pub fn stamp_source(request: &Message, source: SocketAddr) -> Option<Message> {

@@ -13,6 +13,7 @@ use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::Config;
 use restante::limits::memory::Account;
 use restante::limits::meters::Meters;
+use restante::limits::sources::Sources;
 use restante::msrp::frame::FrameEvent;
 use restante::msrp::reader::{FrameReader, Limits};
 use restante::net::ConnectionId;
@@ -110,6 +111,7 @@ impl World {
                 run: 1,
             },
             shards: 1,
+            sources: Arc::new(Sources::without_limits()),
         };
         let now = Now {
             instant: Instant::from_micros(1_000_000),
@@ -344,7 +346,10 @@ impl World {
                 assert_eq!(shard, 0, "there is one shard");
                 self.input(Input::Internal(message));
             }
-            Action::CloseMsrp { .. } | Action::Answer { .. } | Action::Drained => {}
+            Action::CloseMsrp { .. }
+            | Action::StrayMsrp { .. }
+            | Action::Answer { .. }
+            | Action::Drained => {}
         }
     }
 

@@ -302,7 +302,9 @@ impl Table {
     fn take_events(&mut self) {
         while let Some(event) = self.table.poll_event() {
             match event {
-                TransactionEvent::Transmit { octets, .. } => {
+                TransactionEvent::Withheld => panic!("nothing is withheld without a bound"),
+                TransactionEvent::Transmit { octets, .. }
+                | TransactionEvent::Answer { octets, .. } => {
                     wire::parse(octets).expect("what is sent is a message");
                 }
                 TransactionEvent::ServerGone(id, _) => {

@@ -1,11 +1,13 @@
 //! The values of header fields.
 
-use std::sync::OnceLock;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use restante::clock::UnixMillis;
+use restante::clock::{Now, UnixMillis};
 use restante::identity::Identity;
+use restante::limits::logins::{self, Logins};
 use restante::registrar::{FeatureSet, Preferences, RequestDisposition};
 use restante::sip::digest::{Algorithms, Challenger, Digest, DigestSettings, Hashes, Verdict};
 use restante::sip::header::{CSeq, NameAddr, Parameters, Via, split_list};
@@ -110,6 +112,12 @@ fn digest() -> &'static (Digest, Hashes) {
             },
             hosts: vec!["im.test".to_owned()],
             started_at: UnixMillis(1_700_000_000_000),
+            logins: Arc::new(Logins::new(logins::Settings {
+                failures: 0,
+                failures_per_user: 0,
+                lockout: Duration::ZERO,
+                most: 1,
+            })),
         };
         let hashes = Hashes::of_password("alice", "im.test", "no fuzzer guesses this: 7Qe1xP");
         (Digest::new(settings), hashes)
@@ -135,14 +143,19 @@ pub fn credentials_cannot_be_made_up(octets: &[u8]) {
     let alice = || Identity::new("alice", "im.test");
     let verdict = digest.check(
         &request,
+        IpAddr::from([192, 0, 2, 1]),
         Challenger::Server,
         |name| (name == "alice").then(|| (alice(), hashes)),
-        UnixMillis(1_700_000_100_000),
+        Now {
+            wall: UnixMillis(1_700_000_100_000),
+            ..Now::default()
+        },
     );
     match verdict {
         Verdict::Accepted(user) => panic!("{user} was believed"),
         Verdict::Malformed(rejection) => assert_eq!(rejection.status, 400),
-        Verdict::Challenge { .. } => {}
+        Verdict::Challenge { .. } | Verdict::Failed(_) => {}
+        Verdict::Locked(_) => panic!("nobody is locked out here"),
     }
 }
 

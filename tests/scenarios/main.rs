@@ -4,6 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attack_digest;
+mod attack_flood;
+mod attack_reflection;
 mod bad_input;
 mod chat;
 mod client_families;
@@ -15,6 +18,7 @@ mod dialogs;
 mod first_message;
 mod ipv6;
 mod large;
+mod msrp_hostile;
 mod pager;
 mod privacy;
 mod process;

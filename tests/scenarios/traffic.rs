@@ -235,7 +235,8 @@ fn in_a_chat_each_side_keeps_to_its_own_limits() {
         "max_text_length = 100",
         "content_types = [\"text/plain\"]",
         "messages_per_period = 3",
-    ]);
+    ])
+    .for_account("bob", "settings.max_message_size = \"4 KiB\"");
     on_every_shard_count(&configuration, |stage| {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
         bob.registers()?;
@@ -261,6 +262,9 @@ fn in_a_chat_each_side_keeps_to_its_own_limits() {
             at_bob.sends(&receipt)?.expect_status(200)?;
             let long = bob.envelope("alice", &"y".repeat(3_000));
             at_bob.sends(&long)?.expect_status(200)?;
+            let longer = bob.envelope("alice", &"y".repeat(5_000)).to_octets();
+            let unsaid = at_bob.msrp.sending("message/cpim", &longer).without_total();
+            unsaid.send()?.expect_status(413)?;
             at_alice.says("three")?;
             at_bob.expect_text("three")?;
             let fourth = alice.envelope("bob", "four");

@@ -2,10 +2,12 @@
 
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
 
+mod attacker;
 mod configuration;
 mod families;
 mod stage;
 
+pub use attacker::{Attacker, Credentials, nonce_in};
 pub use configuration::Configuration;
 pub use families::{Family, Shown};
 pub use stage::{BINARY, Stage, on_every_shard_count, on_stage};

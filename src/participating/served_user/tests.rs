@@ -507,19 +507,45 @@ fn a_message_stored_while_the_queue_is_loading_is_taken_once() {
         false,
         Now::default(),
     );
-    assert_eq!(
-        user.poll_action(),
-        Some(UserAction::Load {
-            after: Some(Seq(1))
-        })
-    );
-    user.handle_loaded(
-        vec![held(2, "alice", MessageKind::Pager)],
-        false,
-        Now::default(),
-    );
     let run = started(&mut user)[0].0;
     assert_eq!(take_all(&mut user, run), [1, 2]);
+}
+
+#[test]
+fn a_copy_that_a_device_took_as_it_came_counts_although_the_queue_was_read_meanwhile() {
+    let now = Now::default();
+    let mut user = copying(&[(7, BOTH), (8, BOTH)]);
+    user.handle_storing(&key("alice"), false);
+    user.handle_trying(&key("alice"), Seq(1));
+    user.handle_loaded(vec![held(1, "alice", MessageKind::Pager)], false, now);
+    let taken = Held {
+        marks: Box::new([7]),
+        ..held(1, "alice", MessageKind::Pager)
+    };
+    user.handle_stored(taken, false, false, now);
+    user.handle_reach(BOTH, now);
+    assert_eq!(copied(&mut user), [(8, vec![1])]);
+}
+
+#[test]
+fn while_a_fetch_waits_nothing_more_leaves_unasked() {
+    let now = Now::default();
+    let mut user = user();
+    user.set_pull(true);
+    for (seq, author) in [(1, "alice"), (2, "carol")] {
+        let receipt = held(seq, author, MessageKind::Notification);
+        user.handle_stored(receipt, false, false, now);
+    }
+    user.handle_reach(BOTH, now);
+    let first = started(&mut user);
+    assert_eq!(first.len(), 1, "one MESSAGE at a time");
+    let run = first[0].0;
+    assert_eq!(take_all(&mut user, run), [1]);
+    user.let_fetches_pass(true, now);
+    user.handle_run_ended(run, RunEnd::Parked, now);
+    assert!(started(&mut user).is_empty());
+    user.let_fetches_pass(false, now);
+    assert_eq!(started(&mut user).len(), 1);
 }
 
 #[test]
@@ -692,4 +718,22 @@ fn a_receipt_that_every_device_has_lets_nothing_behind_it_leave_before_the_fetch
     let receipt = held(3, "alice", MessageKind::Notification);
     user.handle_stored(receipt, false, false, now);
     assert_eq!(copied(&mut user), [(7, vec![3]), (8, vec![3])]);
+}
+
+#[test]
+fn a_message_stored_while_the_queue_is_loaded_is_held_though_younger_ones_came_first() {
+    let now = Now::default();
+    let retry = RetrySchedule::new(&[Duration::from_secs(30)]);
+    let mut user = ServedUser::new(true, policy(retry));
+    // A long message is on its way to the disk, a short one behind it is there already.
+    user.handle_storing(&key("alice"), true);
+    user.handle_storing(&key("alice"), false);
+    user.handle_reach(BOTH, now);
+    user.handle_stored(held(2, "alice", MessageKind::Chat), false, false, now);
+    user.handle_loaded(vec![held(2, "alice", MessageKind::Chat)], true, now);
+    user.handle_stored(held(1, "alice", MessageKind::Chat), true, false, now);
+    user.handle_loaded(Vec::new(), false, now);
+    let runs = started(&mut user);
+    assert_eq!(runs.len(), 1);
+    assert_eq!(take_all(&mut user, runs[0].0), [1, 2]);
 }

@@ -1,15 +1,22 @@
 //! Challenges and their check.
 
 use std::fmt;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
-use crate::clock::UnixMillis;
+use crate::clock::{Now, UnixMillis};
 use crate::identity::Identity;
+use crate::limits::logins::{Lockout, Logins, SourceTag};
+use crate::limits::source::Source;
 use crate::sip::digest::credentials::{Algorithm, Credentials, parameters};
-use crate::sip::digest::nonce::{NonceMaker, UsedCounts, constant_time_eq, from_hex, to_hex};
+use crate::sip::digest::nonce::{
+    NonceId, NonceMaker, UsedCounts, constant_time_eq, from_hex, to_hex,
+};
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::rejection::Rejection;
 use crate::token::Tokens;
@@ -132,6 +139,10 @@ pub enum Verdict {
         /// Tells the client to try again without asking its user (RFC 7616 §3.3).
         stale: bool,
     },
+    /// The answer to a challenge of ours is wrong; to be challenged as ever.
+    Failed(Option<Lockout>),
+    /// Whoever got the challenge is locked out for so long (RFC 3261 §21.4.4 tells him not to repeat it).
+    Locked(Duration),
     /// The credentials break the rules.
     Malformed(Rejection),
 }
@@ -151,6 +162,8 @@ pub struct DigestSettings {
     pub hosts: Vec<String>,
     /// When the process started: older nonces are stale.
     pub started_at: UnixMillis,
+    /// Who guesses.
+    pub logins: Arc<Logins>,
 }
 
 /// Challenges and checks; shared by all shards.
@@ -160,6 +173,8 @@ pub struct Digest {
     hosts: Vec<String>,
     nonces: NonceMaker,
     used: UsedCounts,
+    logins: Arc<Logins>,
+    tags: foldhash::quality::FixedState,
     /// Stands in for an unknown user, so that the work is the same.
     nobody: Hashes,
 }
@@ -171,6 +186,10 @@ impl Digest {
         Self {
             nonces: NonceMaker::new(&settings.key, settings.lifetime, settings.started_at),
             used: UsedCounts::new(MOST_NONCES, settings.lifetime),
+            logins: settings.logins,
+            tags: foldhash::quality::FixedState::with_seed(
+                (settings.key.first_chunk()).map_or(0, |seed| u64::from_be_bytes(*seed)),
+            ),
             nobody: Hashes::of_password("", &settings.realm, &nobody),
             realm: settings.realm,
             algorithms: settings.algorithms,
@@ -179,8 +198,15 @@ impl Digest {
     }
 
     /// The values of the challenge header fields, the preferred algorithm first (RFC 8760 §2.3).
-    pub fn challenges(&self, stale: bool, now: UnixMillis, tokens: &mut Tokens) -> Vec<String> {
-        let nonce = self.nonces.make(now, tokens);
+    /// They are for whoever sent from `address`.
+    pub fn challenges(
+        &self,
+        stale: bool,
+        address: IpAddr,
+        now: UnixMillis,
+        tokens: &mut Tokens,
+    ) -> Vec<String> {
+        let nonce = self.nonces.make(self.tag(address), now, tokens);
         let offered = [
             (Algorithm::Sha256, self.algorithms.sha256),
             (Algorithm::Md5, self.algorithms.md5),
@@ -196,16 +222,22 @@ impl Digest {
         offered.map(|(algorithm, _)| write(algorithm)).collect()
     }
 
-    /// Checks the credentials in `request`. `lookup` gives the user and the hashes of a user name.
+    fn tag(&self, address: IpAddr) -> SourceTag {
+        SourceTag(self.tags.hash_one(Source::of(address)) as u32)
+    }
+
+    /// Checks the credentials in `request`, which came from `address`. `lookup` gives the user and the
+    /// hashes of a user name.
     ///
     /// Accepting uses the nonce-count up: call it once for a transaction, and never for ACK or
     /// CANCEL, which cannot be challenged (RFC 3261 §22.1).
     pub fn check<'d>(
         &self,
         request: &Message,
+        address: IpAddr,
         challenger: Challenger,
         lookup: impl FnOnce(&str) -> Option<(Identity, &'d Hashes)>,
-        now: UnixMillis,
+        now: Now,
     ) -> Verdict {
         let credentials = match self.find(request, challenger.credentials_header()) {
             Ok(Some(credentials)) => credentials,
@@ -215,12 +247,27 @@ impl Digest {
         if !self.is_same_resource(&credentials.uri, request.request_uri()) {
             return Verdict::Malformed(Rejection::new(400, "Digest URI Mismatch"));
         }
+        // RFC 7616 §3.3: stale says only that the nonce was. Whether the answer to it was right is not
+        // told, or passwords could be guessed with nonces that nobody gave out.
+        let Some(nonce) = self.nonces.recognise(&credentials.nonce, now.wall) else {
+            return Verdict::Challenge { stale: true };
+        };
         let user = lookup(&credentials.username);
+        let name = match &user {
+            Some((identity, _)) => identity.as_str(),
+            None => &credentials.username,
+        };
+        if let Some(left) = self.logins.locked(name, nonce.tag(), now.instant) {
+            return Verdict::Locked(left);
+        }
         let hashes = user.as_ref().map_or(&self.nobody, |(_, hashes)| *hashes);
         let right = is_right(&credentials, hashes, request.method_str());
         match user {
-            Some((identity, _)) if right => self.spend(&credentials, identity, now),
-            _ => Verdict::Challenge { stale: false },
+            Some((identity, _)) if right => self.spend(&credentials, nonce, identity, now),
+            _ => {
+                let source = Source::of(address);
+                Verdict::Failed((self.logins).failed(name, nonce.tag(), source, now.instant))
+            }
         }
     }
 
@@ -271,13 +318,19 @@ impl Digest {
         equivalent(&named, &asked) || (is_here(&named) && is_here(&asked) && same_user)
     }
 
-    /// The response is right; it counts if the nonce is ours and this count of it is new.
-    fn spend(&self, credentials: &Credentials<'_>, identity: Identity, now: UnixMillis) -> Verdict {
-        let nonce = self.nonces.recognise(&credentials.nonce, now);
-        match nonce {
-            Some(id) if self.used.admit(id, credentials.count, now) => Verdict::Accepted(identity),
-            _ => Verdict::Challenge { stale: true },
+    /// The response is right; it counts if this count of the nonce is new.
+    fn spend(
+        &self,
+        credentials: &Credentials<'_>,
+        nonce: NonceId,
+        identity: Identity,
+        now: Now,
+    ) -> Verdict {
+        if !self.used.admit(nonce, credentials.count, now.wall) {
+            return Verdict::Challenge { stale: true };
         }
+        self.logins.succeeded(identity.as_str(), nonce.tag());
+        Verdict::Accepted(identity)
     }
 }
 
@@ -311,10 +364,17 @@ fn is_right(credentials: &Credentials<'_>, hashes: &Hashes, method: &str) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Instant;
+    use crate::limits::logins;
     use crate::sip::wire;
     use bytes::Bytes;
+    use std::net::Ipv4Addr;
 
-    const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+    const NOW: Now = Now {
+        instant: Instant::from_micros(1_000_000),
+        wall: UnixMillis(1_700_000_000_000),
+    };
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
     fn digest(algorithms: Algorithms) -> Digest {
         Digest::new(DigestSettings {
@@ -323,7 +383,13 @@ mod tests {
             lifetime: Duration::from_secs(600),
             algorithms,
             hosts: vec!["im.test".to_owned(), "127.0.0.1".to_owned()],
-            started_at: NOW,
+            started_at: NOW.wall,
+            logins: Arc::new(Logins::new(logins::Settings {
+                failures: 5,
+                failures_per_user: 100,
+                lockout: Duration::from_secs(60),
+                most: 1_000,
+            })),
         })
     }
 
@@ -335,7 +401,7 @@ mod tests {
     }
 
     fn nonce_of(digest: &Digest) -> String {
-        let challenges = digest.challenges(false, NOW, &mut Tokens::from_seed(3));
+        let challenges = digest.challenges(false, HERE, NOW.wall, &mut Tokens::from_seed(3));
         let (_, rest) = challenges[0].split_once("nonce=\"").unwrap();
         rest.split_once('"').unwrap().0.to_owned()
     }
@@ -391,7 +457,7 @@ mod tests {
         let hashes = Hashes::of_password("bob", "im.test", "zanzibar");
         let lookup =
             |name: &str| (name == "bob").then(|| (Identity::new("bob", "im.test"), &hashes));
-        digest.check(&request(line), Challenger::Server, lookup, NOW)
+        digest.check(&request(line), HERE, Challenger::Server, lookup, NOW)
     }
 
     fn check(digest: &Digest, client: &Client<'_>) -> Verdict {
@@ -429,7 +495,7 @@ mod tests {
 
     #[test]
     fn challenges_offer_sha_256_before_md5_and_one_nonce() {
-        let challenges = both().challenges(true, NOW, &mut Tokens::from_seed(1));
+        let challenges = both().challenges(true, HERE, NOW.wall, &mut Tokens::from_seed(1));
         assert_eq!(challenges.len(), 2);
         assert!(challenges[0].contains("algorithm=SHA-256, stale=true"));
         assert!(challenges[1].contains("algorithm=MD5"));
@@ -443,7 +509,8 @@ mod tests {
             sha256: true,
         });
         assert_eq!(
-            one.challenges(false, NOW, &mut Tokens::from_seed(1)).len(),
+            one.challenges(false, HERE, NOW.wall, &mut Tokens::from_seed(1))
+                .len(),
             1
         );
     }
@@ -488,23 +555,73 @@ mod tests {
             ..Client::new(&nonce)
         };
         assert_eq!(check(&digest, &wrong), check(&digest, &unknown));
-        assert_eq!(check(&digest, &wrong), Verdict::Challenge { stale: false });
+        assert_eq!(check(&digest, &wrong), Verdict::Failed(None));
         assert_eq!(check(&digest, &Client::new(&nonce)), accepted());
     }
 
     #[test]
-    fn a_replayed_count_and_a_foreign_nonce_are_stale_only_with_a_right_answer() {
+    fn a_replayed_count_and_a_foreign_nonce_are_stale() {
         let digest = both();
         let nonce = nonce_of(&digest);
         assert_eq!(check(&digest, &Client::new(&nonce)), accepted());
         let stale = Verdict::Challenge { stale: true };
         assert_eq!(check(&digest, &Client::new(&nonce)), stale);
         assert_eq!(check(&digest, &Client::new("0000")), stale);
+    }
+
+    #[test]
+    fn a_nonce_that_nobody_gave_out_does_not_tell_whether_the_password_is_right() {
+        let digest = both();
         let wrong = Client {
             password: "guess",
             ..Client::new("0000")
         };
-        assert_eq!(check(&digest, &wrong), Verdict::Challenge { stale: false });
+        for _ in 0..20 {
+            assert_eq!(check(&digest, &wrong), check(&digest, &Client::new("0000")));
+        }
+        let nonce = nonce_of(&digest);
+        assert_eq!(check(&digest, &Client::new(&nonce)), accepted());
+    }
+
+    #[test]
+    fn after_five_wrong_answers_the_right_one_does_not_help_and_nobody_knows_who_exists() {
+        let digest = both();
+        for user in ["bob", "mallory"] {
+            let nonce = nonce_of(&digest);
+            let wrong = Client {
+                user,
+                password: "guess",
+                ..Client::new(&nonce)
+            };
+            let verdicts: Vec<_> = (0..5).map(|_| check(&digest, &wrong)).collect();
+            assert!(verdicts[..4].iter().all(|it| *it == Verdict::Failed(None)));
+            assert!(matches!(verdicts[4], Verdict::Failed(Some(_))));
+            let right = Client {
+                user,
+                ..Client::new(&nonce)
+            };
+            let locked = Verdict::Locked(Duration::from_secs(60));
+            assert_eq!(check(&digest, &right), locked);
+        }
+    }
+
+    #[test]
+    fn who_was_given_a_challenge_elsewhere_is_not_locked_out_with_the_others() {
+        let digest = both();
+        let nonce = nonce_of(&digest);
+        let wrong = Client {
+            password: "guess",
+            ..Client::new(&nonce)
+        };
+        for _ in 0..9 {
+            check(&digest, &wrong);
+        }
+        let there = IpAddr::from([192, 0, 2, 2]);
+        let mut tokens = Tokens::from_seed(2);
+        let other = digest.challenges(false, there, NOW.wall, &mut tokens);
+        let other = other[0].split_once("nonce=\"").expect("a nonce").1;
+        let other = other.split_once('"').expect("a nonce").0;
+        assert_eq!(check(&digest, &Client::new(other)), accepted());
     }
 
     #[test]

@@ -1,23 +1,33 @@
 //! Nonces: made without memory, remembered once used.
 //!
-//! A nonce is time and randomness with a MAC over both (RFC 7616 §5.4 suggests the like), so a
-//! challenge costs no memory. The first accepted request puts it into a bounded table with the
+//! A nonce is time, randomness and a mark of who gets it, with a MAC over all (RFC 7616 §5.4 suggests the
+//! like), so a challenge costs no memory. It may be used from elsewhere, too: requests of one client can go
+//! by several proxies. The mark only says whom a wrong answer counts against ([`crate::limits::logins`]). The first accepted request puts it into a bounded table with the
 //! counts that were used. RFC 7616 §3.4 wants each count once; because UDP reorders, a count up to
 //! 63 below the highest is taken if it is new. A nonce the table had to forget is stale from then
 //! on, so forgetting never opens a way to replay.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::clock::UnixMillis;
+use crate::limits::logins::SourceTag;
 use crate::token::Tokens;
 
-const OCTETS: usize = 32;
-const MAC_OCTETS: usize = 16;
+/// Time, mark, randomness, MAC. Each octet of a challenge counts: what may be sent to somebody who has proved
+/// nothing is little.
+const OCTETS: usize = 24;
+const TIME: Range<usize> = 0..6;
+const TAG: Range<usize> = 6..10;
+const RANDOM: Range<usize> = 10..15;
+const MAC: Range<usize> = 15..OCTETS;
 /// Locks, so that shards rarely meet at one.
 const PARTS: usize = 64;
 /// How far ahead of the clock a nonce may be: the clock stepped back a little since it was made.
@@ -27,7 +37,36 @@ const CLOCK_SLACK: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct NonceId {
     made_at: UnixMillis,
+    tag: u32,
     random: u64,
+}
+
+impl NonceId {
+    /// To whom it was given.
+    pub(super) fn tag(self) -> SourceTag {
+        SourceTag(self.tag)
+    }
+
+    /// The octets that the MAC covers, and room for it.
+    fn octets(self) -> [u8; OCTETS] {
+        let mut octets = [0; OCTETS];
+        octets[TIME].copy_from_slice(&self.made_at.0.to_be_bytes()[2..]);
+        octets[TAG].copy_from_slice(&self.tag.to_be_bytes());
+        octets[RANDOM].copy_from_slice(&self.random.to_be_bytes()[3..]);
+        octets
+    }
+
+    fn read(octets: &[u8; OCTETS]) -> Self {
+        let number = |range: Range<usize>| {
+            let octets = octets[range].iter();
+            octets.fold(0, |number, octet| number << 8 | u64::from(*octet))
+        };
+        Self {
+            made_at: UnixMillis(number(TIME)),
+            tag: number(TAG) as u32,
+            random: number(RANDOM),
+        }
+    }
 }
 
 /// Makes and recognises nonces.
@@ -48,40 +87,38 @@ impl NonceMaker {
         }
     }
 
-    pub(super) fn make(&self, now: UnixMillis, tokens: &mut Tokens) -> String {
+    pub(super) fn make(&self, tag: SourceTag, now: UnixMillis, tokens: &mut Tokens) -> String {
         let id = NonceId {
             made_at: now,
-            random: tokens.number(),
+            tag: tag.0,
+            random: tokens.number() >> 24,
         };
-        let mut octets = [0; OCTETS];
-        octets[..8].copy_from_slice(&id.made_at.0.to_be_bytes());
-        octets[8..16].copy_from_slice(&id.random.to_be_bytes());
-        octets[16..].copy_from_slice(&self.seal(id));
-        to_hex(&octets)
+        let mut octets = id.octets();
+        self.seal(&mut octets);
+        URL_SAFE_NO_PAD.encode(octets)
     }
 
     /// `None` unless it is ours and still young.
     pub(super) fn recognise(&self, nonce: &str, now: UnixMillis) -> Option<NonceId> {
-        let octets: [u8; OCTETS] = from_hex(nonce)?;
-        let number = |range: std::ops::Range<usize>| -> Option<u64> {
-            Some(u64::from_be_bytes(octets.get(range)?.try_into().ok()?))
-        };
-        let id = NonceId {
-            made_at: UnixMillis(number(0..8)?),
-            random: number(8..16)?,
-        };
+        let mut octets = [0; OCTETS];
+        match URL_SAFE_NO_PAD.decode_slice(nonce, &mut octets) {
+            Ok(OCTETS) => {}
+            _ => return None,
+        }
+        let id = NonceId::read(&octets);
+        let mut sealed = id.octets();
+        self.seal(&mut sealed);
         let young = id.made_at >= self.started_at
             && now.since(id.made_at) <= self.lifetime
             && id.made_at.since(now) <= CLOCK_SLACK;
-        (constant_time_eq(&octets[16..], &self.seal(id)) && young).then_some(id)
+        (constant_time_eq(&octets, &sealed) && young).then_some(id)
     }
 
-    fn seal(&self, id: NonceId) -> [u8; MAC_OCTETS] {
+    fn seal(&self, octets: &mut [u8; OCTETS]) {
         let mut mac = self.mac.clone();
-        mac.update(&id.made_at.0.to_be_bytes());
-        mac.update(&id.random.to_be_bytes());
+        mac.update(&octets[..MAC.start]);
         let full = mac.finalize().into_bytes();
-        std::array::from_fn(|at| full[at])
+        octets[MAC].copy_from_slice(&full[..MAC.len()]);
     }
 }
 
@@ -209,6 +246,7 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
     const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+    const HERE: SourceTag = SourceTag(0xfeed_beef);
 
     fn maker() -> NonceMaker {
         NonceMaker::new(&[7; 32], MINUTE, NOW)
@@ -216,23 +254,36 @@ mod tests {
 
     fn id(made_at: u64, random: u64) -> NonceId {
         let made_at = NOW.plus(Duration::from_millis(made_at));
-        NonceId { made_at, random }
+        let tag = 7;
+        NonceId {
+            made_at,
+            tag,
+            random,
+        }
     }
 
     #[test]
     fn a_nonce_is_ours_until_its_lifetime_is_over() {
-        let nonce = maker().make(NOW, &mut Tokens::from_seed(1));
-        assert!(maker().recognise(&nonce, NOW).is_some());
+        let nonce = maker().make(HERE, NOW, &mut Tokens::from_seed(1));
+        let id = maker().recognise(&nonce, NOW).expect("it is ours");
+        assert_eq!((id.made_at, id.tag()), (NOW, HERE));
         assert!(maker().recognise(&nonce, NOW.plus(MINUTE)).is_some());
         assert!(maker().recognise(&nonce, NOW.plus(MINUTE * 2)).is_none());
     }
 
     #[test]
     fn a_changed_or_foreign_nonce_is_not_ours() {
-        let nonce = maker().make(NOW, &mut Tokens::from_seed(1));
-        let last = if nonce.ends_with('0') { "1" } else { "0" };
-        let changed = format!("{}{last}", &nonce[..nonce.len() - 1]);
-        assert!(maker().recognise(&changed, NOW).is_none());
+        let nonce = maker().make(HERE, NOW, &mut Tokens::from_seed(1));
+        for at in 0..nonce.len() {
+            let mut changed = nonce.clone();
+            let other = if nonce[at..].starts_with('A') {
+                "B"
+            } else {
+                "A"
+            };
+            changed.replace_range(at..=at, other);
+            assert!(maker().recognise(&changed, NOW).is_none(), "{at}");
+        }
         let other = NonceMaker::new(&[8; 32], MINUTE, NOW);
         assert!(other.recognise(&nonce, NOW).is_none());
         assert!(maker().recognise("", NOW).is_none());
@@ -242,9 +293,9 @@ mod tests {
     fn a_nonce_from_before_the_start_or_from_the_future_is_not_taken() {
         let early = UnixMillis(NOW.0 - 1);
         let mut tokens = Tokens::from_seed(1);
-        let nonce = maker().make(early, &mut tokens);
+        let nonce = maker().make(HERE, early, &mut tokens);
         assert!(maker().recognise(&nonce, NOW).is_none());
-        let nonce = maker().make(NOW.plus(MINUTE), &mut tokens);
+        let nonce = maker().make(HERE, NOW.plus(MINUTE), &mut tokens);
         assert!(maker().recognise(&nonce, NOW).is_none());
     }
 

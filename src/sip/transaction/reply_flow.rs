@@ -1,6 +1,6 @@
 //! Where the responses to a request go: RFC 3261 §18.2.2 and RFC 3581 §4.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use crate::sip::header::Via;
 use crate::sip::transport::flow::{Flow, Transport};
@@ -9,14 +9,11 @@ use crate::sip::transport::flow::{Flow, Transport};
 const DEFAULT_PORT: u16 = 5060;
 
 /// The way back to the sender of a request whose topmost Via is `via` and which came over `arrived`.
-/// The source address is what a `received` parameter says or would say, so it need not be there.
+/// The source address is what a `received` parameter says or would say, so it need not be there. A `maddr`
+/// is not followed, whatever RFC 3261 §18.2.2 says: anybody could have answers sent to anybody.
 pub fn reply_flow(via: &Via<'_>, arrived: Flow) -> Flow {
     if arrived.transport == Transport::Tcp {
         return arrived;
-    }
-    if let Some(address) = unicast_maddr(via) {
-        let remote = SocketAddr::new(address, sent_by_port(via));
-        return Flow { remote, ..arrived };
     }
     if via.rport.is_some() {
         return arrived;
@@ -38,14 +35,6 @@ pub fn without_connection(flow: Flow, sent_by_port: u16) -> Flow {
 /// The port of a sent-by, named or not.
 pub fn sent_by_port(via: &Via<'_>) -> u16 {
     via.port.unwrap_or(DEFAULT_PORT)
-}
-
-/// A name would need a look-up and a multicast group a TTL; both are treated as if absent.
-fn unicast_maddr(via: &Via<'_>) -> Option<IpAddr> {
-    let text = via.param("maddr")??;
-    let text = text.trim_start_matches('[').trim_end_matches(']');
-    let address: IpAddr = text.parse().ok()?;
-    (!address.is_multicast() && !address.is_unspecified()).then_some(address)
 }
 
 #[cfg(test)]
@@ -95,12 +84,10 @@ mod tests {
     }
 
     #[test]
-    fn maddr_overrides_both_unless_it_is_a_group_or_a_name() {
+    fn maddr_sends_answers_to_nobody_else() {
         let to = reply_to("SIP/2.0/UDP 10.1.1.1:4540;rport;maddr=192.0.2.77;branch=z9hG4bK1");
-        assert_eq!(to, "192.0.2.77:4540");
-        let to = reply_to("SIP/2.0/UDP 10.1.1.1:4540;maddr=224.0.1.75;branch=z9hG4bK1");
-        assert_eq!(to, "192.0.2.9:4540");
-        let to = reply_to("SIP/2.0/UDP 10.1.1.1:4540;maddr=example.com;branch=z9hG4bK1");
+        assert_eq!(to, "192.0.2.9:49152");
+        let to = reply_to("SIP/2.0/UDP 10.1.1.1:4540;maddr=192.0.2.77;branch=z9hG4bK1");
         assert_eq!(to, "192.0.2.9:4540");
     }
 

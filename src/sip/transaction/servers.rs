@@ -16,6 +16,7 @@ use super::slab::{Slab, SlotId};
 use super::table::{RequestOutcome, ServerId, TransactionEvent};
 use super::timer::Timer;
 use super::{invite_server, server};
+use crate::limits::reflection::Allowance;
 use crate::sip::message::{Message, Method};
 use crate::sip::transport::flow::{Flow, Transport};
 use crate::sip::{reply, wire};
@@ -36,6 +37,8 @@ struct Server {
     sent_by_port: u16,
     interval: Duration,
     kept: Kept,
+    /// What may still be sent to who asked.
+    allowance: Allowance,
 }
 
 #[derive(Debug)]
@@ -84,9 +87,24 @@ impl Servers {
     }
 
     /// Takes the retransmission of a request.
-    pub fn absorb(&mut self, id: ServerId, flow: Flow, out: &mut Outbox<'_>) {
+    pub fn absorb(&mut self, id: ServerId, length: usize, flow: Flow, out: &mut Outbox<'_>) {
         self.adopt_flow(id.0, flow);
+        if let Some(server) = self.slab.find_mut(id.0) {
+            server.allowance.grow(length);
+        }
         self.handle(id.0, Event::Retransmission, out);
+    }
+
+    /// Only so many octets may go to who asked.
+    pub fn limit(&mut self, id: ServerId, allowance: Allowance) {
+        if let Some(server) = self.slab.find_mut(id.0) {
+            server.allowance = allowance;
+        }
+    }
+
+    pub fn allowance(&self, id: ServerId) -> Allowance {
+        let server = self.slab.find(id.0);
+        server.map_or(Allowance::Unbounded, |server| server.allowance)
     }
 
     /// Starts the transaction of a request that matched none.
@@ -116,6 +134,7 @@ impl Servers {
             sent_by_port: via.as_ref().map_or(flow.remote.port(), sent_by_port),
             interval: Duration::ZERO,
             kept: Kept::Request(request.bytes().clone()),
+            allowance: Allowance::Unbounded,
         });
         self.perform(id, actions, out);
         if merged {
@@ -296,10 +315,19 @@ impl Servers {
 }
 
 impl Server {
-    fn send(&self, out: &mut Outbox<'_>) {
-        if let Kept::Response(octets) = &self.kept {
-            out.transmit(self.flow, octets.clone());
-        }
+    fn send(&mut self, out: &mut Outbox<'_>) {
+        let Kept::Response(octets) = &self.kept else {
+            return;
+        };
+        let (flow, octets) = (self.flow, octets.clone());
+        out.events
+            .push_back(if self.allowance == Allowance::Unbounded {
+                TransactionEvent::Transmit { flow, octets }
+            } else if self.allowance.spend(octets.len()) {
+                TransactionEvent::Answer { flow, octets }
+            } else {
+                TransactionEvent::Withheld
+            });
     }
 
     fn send_trying(&mut self, out: &mut Outbox<'_>) {

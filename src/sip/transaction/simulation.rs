@@ -151,7 +151,7 @@ impl World {
                     let index = self.asked[&id];
                     self.stories[index].failures += 1;
                 }
-                TransactionEvent::ServerGone(..) => panic!("alice serves nothing"),
+                other => panic!("alice serves nothing: {other:?}"),
             }
         }
         while let Some(event) = self.bob.poll_event() {

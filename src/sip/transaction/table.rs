@@ -17,6 +17,7 @@ use super::servers::Servers;
 use super::slab::SlotId;
 use super::timer::TimerConfig;
 use crate::clock::{Instant, Now};
+use crate::limits::reflection::Allowance;
 use crate::sip::message::{Message, Method};
 use crate::sip::transport::flow::Flow;
 use crate::token::Tokens;
@@ -85,6 +86,15 @@ pub enum TransactionEvent {
         /// The message.
         octets: Bytes,
     },
+    /// Send an answer to an address that only a datagram has named.
+    Answer {
+        /// Where to.
+        flow: Flow,
+        /// The message.
+        octets: Bytes,
+    },
+    /// An answer to such an address would have been too much.
+    Withheld,
     /// A server transaction is over.
     ServerGone(ServerId, GoneReason),
     /// No response came in time: counts as 408 (RFC 3261 §8.1.3.1).
@@ -162,7 +172,9 @@ impl TransactionTable {
         }
         let key = self.keys.server(request);
         if let Some(id) = self.servers.find(key) {
-            self.servers.absorb(id, flow, &mut self.pending.outbox(now));
+            let length = request.bytes().len();
+            let out = &mut self.pending.outbox(now);
+            self.servers.absorb(id, length, flow, out);
             return RequestOutcome::Absorbed;
         }
         if self.len() >= self.max_transactions {
@@ -178,6 +190,17 @@ impl TransactionTable {
             RequestOutcome::New(cancel) => RequestOutcome::CancelOf { cancel, cancelled },
             other => other,
         }
+    }
+
+    /// Bounds the octets of all responses, repeated ones included; each retransmission of the request adds
+    /// to it. Without a call there is no bound.
+    pub fn limit(&mut self, id: ServerId, allowance: Allowance) {
+        self.servers.limit(id, allowance);
+    }
+
+    /// How much may still be sent.
+    pub fn allowance(&self, id: ServerId) -> Allowance {
+        self.servers.allowance(id)
     }
 
     /// Sends the user's response. A 2xx to INVITE is repeated until [`Self::ack_received_for_2xx`] or

@@ -16,6 +16,8 @@ use super::refusal;
 use super::tcp::{Deliver, Remote, Shared};
 use crate::clock::{Instant, now};
 use crate::limits::memory::Kind;
+use crate::limits::source::Way;
+use crate::limits::sources::{Judgement, Offence};
 use crate::net::accept::Place;
 use crate::net::conversation::{Origin, converse};
 use crate::net::stream::Stream;
@@ -47,10 +49,12 @@ enum Stop {
     Silent,
     #[error("a message took too long")]
     Slow,
+    #[error("its address is banned")]
+    Banned,
     #[error("the peer does not read its answers")]
     Deaf,
     #[error("{0}")]
-    Wire(WireError),
+    Wire(#[from] WireError),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -136,7 +140,12 @@ impl<D: Deliver> Connection<D> {
                     idle = self.shared.settings.idle;
                 }
                 Ok(false) => {}
-                Err(error) => return self.refuse(error),
+                // Where the next message begins is unknown: answer what can be answered, then give up.
+                Err(Stop::Wire(error)) => {
+                    self.answer(&error);
+                    return Stop::Wire(error);
+                }
+                Err(stop) => return stop,
             }
             let buffer = framer.buffer();
             if buffer.is_empty() {
@@ -174,17 +183,36 @@ impl<D: Deliver> Connection<D> {
     }
 
     /// Delivers every whole message; `true` if there was one.
-    async fn take_all(&self, framer: &mut StreamFramer) -> Result<bool, WireError> {
+    async fn take_all(&self, framer: &mut StreamFramer) -> Result<bool, Stop> {
         let mut any = false;
         while let Some(framed) = framer.next()? {
             any = true;
             match framed {
                 // RFC 5626 §3.5.1: a double CRLF is answered by a single one.
                 Framed::KeepAlive => self.send(Bytes::from_static(b"\r\n")),
-                Framed::Message(octets) => self.take(octets).await,
+                Framed::Message(octets) => {
+                    self.wait_its_turn().await?;
+                    self.take(octets).await;
+                }
             }
         }
         Ok(any)
+    }
+
+    /// Who sends more than a source may is read no further until his time comes.
+    async fn wait_its_turn(&self) -> Result<(), Stop> {
+        let address = self.remote.address.ip();
+        loop {
+            let sources = self.shared.gate.sources();
+            match sources.message(address, Way::Connections, now().instant) {
+                Judgement::Pass => return Ok(()),
+                Judgement::Banned => return Err(Stop::Banned),
+                Judgement::Wait(time) => {
+                    self.shared.metrics.dropped_rate.count();
+                    tokio::time::sleep(time).await;
+                }
+            }
+        }
     }
 
     async fn take(&self, octets: Bytes) {
@@ -207,15 +235,15 @@ impl<D: Deliver> Connection<D> {
         }
     }
 
-    /// Where the next message begins is unknown: answer what can be answered, then give up.
-    fn refuse(&self, error: WireError) -> Stop {
-        self.answer(&error);
-        Stop::Wire(error)
-    }
-
     fn answer(&self, error: &WireError) {
         self.shared.metrics.sip_malformed.count();
         tracing::debug!(remote = %self.remote.address, %error, "malformed message");
+        let (address, now) = (self.remote.address.ip(), now().instant);
+        let (way, offence) = (Way::Connections, Offence::Malformed);
+        if let Some(ban) = (self.shared.gate.sources()).offend(address, way, offence, now) {
+            self.shared.metrics.bans.count();
+            ban.tell(now);
+        }
         if let Some(answer) = refusal::answer(error, self.remote.address) {
             self.send(answer);
         }
@@ -252,6 +280,7 @@ async fn read_some(
 mod tests {
     use super::super::tcp::{Settings, TcpTransport};
     use super::*;
+    use crate::limits::sources::Sources;
     use crate::metrics::Metrics;
     use crate::net::accept::Gate;
     use crate::sip::message::Message;
@@ -299,7 +328,7 @@ mod tests {
                 body: 1000,
             },
             registry: std::sync::Arc::default(),
-            gate: Gate::new(10, 10),
+            gate: Gate::new(10, 10, std::sync::Arc::new(Sources::without_limits())),
             sources: Vec::new(),
             deliver: Telling(tell),
             metrics: Metrics::new(1).shard(0),

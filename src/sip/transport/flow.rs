@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use crate::limits::source::Way;
 pub use crate::net::ConnectionId;
 
 /// The transport protocols of the SIP listeners.
@@ -20,6 +21,14 @@ impl Transport {
         match self {
             Self::Udp => "UDP",
             Self::Tcp => "TCP",
+        }
+    }
+
+    /// What limits take it as.
+    pub const fn way(self) -> Way {
+        match self {
+            Self::Udp => Way::Datagrams,
+            Self::Tcp => Way::Connections,
         }
     }
 

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use std::net::SocketAddr;
 
+use crate::limits::reflection;
 use crate::sip::message::Method;
 use crate::sip::reply;
 use crate::sip::wire::{self, WireError};
@@ -24,6 +25,18 @@ pub fn answer(error: &WireError, source: SocketAddr) -> Option<Bytes> {
     let tag = format!("{:08x}", crc32c::crc32c(request.bytes()));
     let answer = reply::response(request, error.status, error.reason, Some(&tag)).build();
     wire::parse(answer.clone()).is_ok().then_some(answer)
+}
+
+/// The same for a datagram of `came` octets, whose sender may be sent little.
+pub fn answer_datagram(error: &WireError, source: SocketAddr, came: usize) -> Option<Bytes> {
+    let most = reflection::allowance(came);
+    let answer = answer(error, source)?;
+    if answer.len() <= most {
+        return Some(answer);
+    }
+    let request = wire::parse(answer).ok()?;
+    let terse = reply::terse(&request, error.status, "", None);
+    (terse.len() <= most).then_some(terse)
 }
 
 /// Where a response to a malformed datagram from `source` goes: to the very port it came from if the

@@ -103,17 +103,24 @@ impl<D: Deliver> TcpTransport<D> {
         let socket = TcpListener::from_std(socket)?;
         let shared = Rc::clone(&self.shared);
         let gate = shared.gate.clone();
-        spawn_local(accept(socket, gate, move |stream, address, place| {
-            let remote = Remote { listener, address };
-            let (writer, queue) = writer(
-                ConnectionId::next(shared.shard),
-                shared.settings.queue,
-                &shared.memory,
-            );
-            shared.registry.add(remote, writer.clone());
-            let connection = Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
-            spawn_local(connection.run(stream, queue, place));
-        }));
+        let metrics = Arc::clone(&shared.metrics);
+        spawn_local(accept(
+            socket,
+            gate,
+            metrics,
+            move |stream, address, place| {
+                let remote = Remote { listener, address };
+                let (writer, queue) = writer(
+                    ConnectionId::next(shared.shard),
+                    shared.settings.queue,
+                    &shared.memory,
+                );
+                shared.registry.add(remote, writer.clone());
+                let connection =
+                    Connection::new(Rc::clone(&shared), remote, writer, Origin::Accepted);
+                spawn_local(connection.run(stream, queue, place));
+            },
+        ));
         Ok(())
     }
 

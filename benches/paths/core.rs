@@ -65,9 +65,7 @@ impl Bench {
                     run: 1,
                 },
                 shards: 1,
-                meters: Arc::new(restante::limits::meters::Meters::new(&config)),
             },
-            memory: restante::limits::memory::Account::detached(),
             config: Arc::new(config),
             addresses: Arc::new(Addresses {
                 sip: vec![(Transport::Udp, own)],

@@ -16,18 +16,20 @@ use crate::demo::{Elsewhere, Login, Part};
 mod client;
 mod operate;
 mod output;
+mod store;
 
 pub use client::{OperateError, Target};
 use operate::{
     AccountCommand, BindingsCommand, Group, HealthArguments, MessagesCommand, SessionsCommand,
     Single, TrafficCommand,
 };
+use store::{BackupArguments, ExportArguments, StoreArguments};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  ended as asked
-  1  failed while running; the server refused, cannot be reached, or is not healthy
-  2  wrong arguments or configuration, or the data folder is in use";
+  1  failed while running; the server refused, cannot be reached, or is not healthy; the store is damaged
+  2  wrong arguments or configuration, the data folder in use or of a later version";
 
 /// A SIP/MSRP CPM conversation server: keeps one-to-one chat for people who are away and replays
 /// it in order when they come back.
@@ -87,10 +89,18 @@ pub enum Command {
     Health(HealthArguments),
     /// Print the metrics as Prometheus reads them.
     Metrics(Single),
+    /// Back a running server up into a new folder, and check the backup.
+    ///
+    /// What was acknowledged before is in it. It can be used as a data folder: `restante store restore`.
+    Backup(BackupArguments),
+    /// Write everything in the store of a running server as JSON lines; `restante store import` reads them.
+    Export(ExportArguments),
+    /// The store of a stopped server, or a backup: verify, restore, export, import.
+    Store(StoreArguments),
 }
 
 impl Command {
-    /// Performs a command that asks a running server, writing to `out`; `None` for the others.
+    /// Performs a command of an operator, writing to `out`; `None` for the others.
     pub fn operate(self, out: &mut impl Write) -> Option<Result<(), OperateError>> {
         Some(match self {
             Self::Serve(_) | Self::Demo(_) | Self::Config(_) => return None,
@@ -104,6 +114,9 @@ impl Command {
             Self::Drain(single) => single.drain(out),
             Self::Health(arguments) => arguments.run(out),
             Self::Metrics(single) => single.metrics(out),
+            Self::Backup(arguments) => arguments.run(out),
+            Self::Export(arguments) => arguments.run(out),
+            Self::Store(arguments) => arguments.run(out),
         })
     }
 }

@@ -57,6 +57,10 @@ impl ServerError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Bind(_) | Self::Locked(_) | Self::Certificate(_) => 2,
+            // A restart would find the same: somebody has to look.
+            Self::Store(
+                StoreError::Newer { .. } | StoreError::Misnamed { .. } | StoreError::Elsewhere(_),
+            ) => 2,
             Self::Store(_) | Self::Start(_) => 1,
         }
     }

@@ -306,6 +306,12 @@ fn of_store(parts: &Parts) -> Vec<Row> {
             store.in_memory() as f64,
         ),
         (
+            "restante_store_torn_bytes",
+            &[],
+            "Octets of unfinished writes that the start found behind the log and set aside.",
+            store.torn() as f64,
+        ),
+        (
             "restante_store_damaged_places",
             &[],
             "Damaged places met since the start, and at it.",

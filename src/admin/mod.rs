@@ -6,6 +6,7 @@
 
 mod account_book;
 mod accounts;
+mod backup;
 mod bindings;
 mod export;
 mod exposition;

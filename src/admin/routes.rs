@@ -17,7 +17,8 @@ use utoipa_axum::routes;
 use super::problem::Problem;
 use super::state::Admin;
 use super::{
-    accounts, bindings, export, exposition, health, messages, server, sessions, traffic, users,
+    accounts, backup, bindings, export, exposition, health, messages, server, sessions, traffic,
+    users,
 };
 
 #[derive(OpenApi)]
@@ -54,6 +55,8 @@ fn guarded() -> OpenApiRouter<Arc<Admin>> {
         .routes(routes!(messages::retry))
         .routes(routes!(export::one))
         .routes(routes!(export::all))
+        .routes(routes!(backup::backup))
+        .routes(routes!(backup::export))
         .routes(routes!(sessions::list))
         .routes(routes!(sessions::end))
         .routes(routes!(accounts::list, accounts::create))

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::account_book::AccountBook;
 use super::problem::Problem;
@@ -59,6 +59,8 @@ pub struct Admin {
     pub(super) started: Now,
     pub(super) requests: AtomicU64,
     pub(super) refused_connections: AtomicU64,
+    /// Who streams the whole store: one at a time.
+    pub(super) streams: Arc<Semaphore>,
     phase: AtomicU8,
     parts: OnceLock<Parts>,
     /// Rings once the parts are there.
@@ -73,6 +75,7 @@ impl Admin {
             started: clock::now(),
             requests: AtomicU64::new(0),
             refused_connections: AtomicU64::new(0),
+            streams: Arc::new(Semaphore::new(1)),
             phase: AtomicU8::new(0),
             parts: OnceLock::new(),
             ready: Notify::new(),

@@ -61,6 +61,9 @@ pub enum OperateError {
         /// What is wrong.
         detail: String,
     },
+    /// The store, or a copy of it, is not whole: exit code 1.
+    #[error("{0}")]
+    Damaged(String),
     /// The output cannot be written: exit code 1.
     #[error("{0}")]
     Output(#[from] io::Error),
@@ -71,7 +74,10 @@ impl OperateError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Misconfigured(_) => 2,
-            Self::Unreachable { .. } | Self::Refused { .. } | Self::Output(_) => 1,
+            Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Damaged(_)
+            | Self::Output(_) => 1,
         }
     }
 }

@@ -348,7 +348,7 @@ impl Service {
         };
         let octets = self.reply(request, 200, "OK", None).build();
         self.sip.respond(cancel, 200, octets, now);
-        if !self.handle_chat_cancel(invite, now) {
+        if !self.handle_chat_cancel(invite, now) && !self.cancel_fetch(invite, now) {
             let _ = self.cancel_relay(invite, now) || self.cancel_unresolved(invite, now);
         }
     }

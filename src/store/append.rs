@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::files::Files;
+use super::files::{self, Files};
 use super::footer::Line;
 use super::manifest::Place;
 use super::record::{HEADER, Kind};
@@ -34,6 +34,8 @@ pub(super) struct Appender {
     allocated: u64,
     /// Written since the last sync.
     dirty: bool,
+    /// The last record says that everything before it was synced.
+    marked: bool,
     /// What the footer will say; only the log keeps it.
     pub(super) lines: Vec<Line>,
 }
@@ -58,19 +60,22 @@ impl Appender {
         Ok(Self::resume(folder, Arc::new(segment), START, Vec::new()))
     }
 
-    /// Goes on at the end of a segment whose contents are durable.
+    /// Goes on at the end of a segment whose contents are durable. A mark has no line.
     pub(super) fn resume(
         folder: Folder,
         segment: Arc<Segment>,
         end: u64,
         lines: Vec<Line>,
     ) -> Self {
+        let last = lines.last();
+        let last = last.map_or(START, |line| line.position + u64::from(line.length));
         Self {
             folder,
             segment,
             end,
             allocated: end,
             dirty: false,
+            marked: end == START || end > last,
             lines,
         }
     }
@@ -82,6 +87,8 @@ impl Appender {
 
     /// Begins the next segment and returns the last one, durable but without footer.
     pub(super) fn roll(&mut self, number: u64, next_seq: u64) -> io::Result<Full> {
+        self.sync()?;
+        self.mark_synced()?;
         self.sync()?;
         let next = Self::begin(self.folder.clone(), number, next_seq)?;
         let last = std::mem::replace(self, next);
@@ -109,15 +116,44 @@ impl Appender {
             });
         }
         let end = self.end + octets.len() as u64;
+        self.allocate(end)?;
+        (self.dirty, self.marked) = (true, false);
+        self.segment.file.write_at(&octets, self.end)?;
+        self.end = end;
+        Ok(places)
+    }
+
+    fn allocate(&mut self, end: u64) -> io::Result<()> {
         if end > self.allocated {
             let allocated = end.next_multiple_of(STEP.min(self.folder.segment_bytes));
             self.segment.file.allocate(allocated)?;
             self.allocated = allocated;
         }
-        self.dirty = true;
-        self.segment.file.write_at(&octets, self.end)?;
-        self.end = end;
-        Ok(places)
+        Ok(())
+    }
+
+    /// Writes behind what was synced that it was, so that damage to it later is not taken for a write
+    /// that never ended. Not synced itself: the next sync has it, or the system's own writing back.
+    /// Without room nothing is written.
+    pub(super) fn mark_synced(&mut self) -> io::Result<()> {
+        if self.marked || self.dirty {
+            return Ok(());
+        }
+        let mut octets = Vec::new();
+        let seal = self.segment.seal;
+        seal.frame(&mut octets, self.end, Kind::Synced, &[]);
+        let end = self.end + octets.len() as u64;
+        let written = self.allocate(end);
+        match written.and_then(|()| self.segment.file.write_at(&octets, self.end)) {
+            Ok(()) => {
+                (self.dirty, self.marked) = (true, true);
+                self.end = end;
+                Ok(())
+            }
+            // What was written of it is written over.
+            Err(error) if files::is_full(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes everything that was appended durable. Whatever it fails with, even for want of room, nobody knows

@@ -312,7 +312,7 @@ fn read_record(segment: &Segment, place: Place) -> Result<Copied, Unreadable> {
             BindingRecord::decode(kind, &payload).map(Copied::Binding)
         }
         Kind::Marks => MarksRecord::decode(&mut Decoder(&payload)).map(Copied::Marks),
-        Kind::Piece | Kind::Footer => None,
+        Kind::Piece | Kind::Footer | Kind::Synced => None,
     };
     what.ok_or(Unreadable::Damaged)
 }

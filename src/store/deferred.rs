@@ -88,6 +88,20 @@ pub enum StoreError {
         /// Its format.
         format: u32,
     },
+    /// There is no store in the folder.
+    #[error("{}: there is no store here (no folder `log`)", .0.display())]
+    Missing(PathBuf),
+    /// A segment has the name of another; it would be written over as damage.
+    #[error("{}: its header says it is segment {number}: give it back its name, or move it away", path.display())]
+    Misnamed {
+        /// The file.
+        path: PathBuf,
+        /// Its own number.
+        number: u64,
+    },
+    /// A segment of another folder.
+    #[error("{}: this segment is of another data folder: move it away", .0.display())]
+    Elsewhere(PathBuf),
     /// The operating system refused.
     #[error("{}: {source}", path.display())]
     Io {

@@ -122,7 +122,7 @@ impl About {
                 Self::binding(&BindingRecord::decode(kind, payload)?)
             }
             Kind::Marks => Self::Marks(MarksRecord::decode(&mut Decoder(payload))?),
-            Kind::Piece | Kind::Footer => return None,
+            Kind::Piece | Kind::Footer | Kind::Synced => return None,
         })
     }
 }

@@ -221,6 +221,17 @@ impl Log {
             }
             self.roll_if_full();
         }
+        self.mark_synced();
+        if let Err(error) = self.appender.sync() {
+            tracing::error!(%error, "the end of the log is not marked");
+        }
+    }
+
+    /// Nobody waits for this: it is done when there is nothing else to do.
+    fn mark_synced(&mut self) {
+        if let Err(error) = self.appender.mark_synced() {
+            self.shared.poison("mark at the end of the log", &error);
+        }
     }
 
     /// Takes jobs until something must be written now.
@@ -234,7 +245,11 @@ impl Log {
                 None if full => RETRY_FULL,
                 None => Duration::from_secs(3600),
             };
-            match self.jobs.recv_timeout(wait) {
+            let job = self.jobs.try_recv().or_else(|_| {
+                self.mark_synced();
+                self.jobs.recv_timeout(wait)
+            });
+            match job {
                 Ok(job) => self.absorb(job),
                 Err(RecvTimeoutError::Timeout) if full => return,
                 Err(RecvTimeoutError::Timeout) => {}

@@ -4,10 +4,13 @@
 //! (what is asked and answered), then `deferred` (opening), `client` (credits), `log` and `commit`
 //! (one sync for many), `body` (large bodies), `index` (what waits for whom: `recent` in memory, `view`
 //! on disk in a `table`, `feed` from one to the other, `rebuild` when in doubt), `reader`, `recover`,
-//! `restore` and `survey` (a start), `compact` and `relocate` (room comes back, as `usage` says).
+//! `restore` and `survey` (a start), `compact` and `relocate` (room comes back, as `usage` says), `archive`
+//! (a store looked at from outside: `verify`, `backup`, `export`; `import` is the way back).
 
 mod answer;
 mod append;
+pub mod archive;
+pub mod backup;
 mod body;
 mod body_put;
 mod body_spool;
@@ -16,10 +19,12 @@ mod coding;
 mod commit;
 mod compact;
 pub mod deferred;
+mod export;
 mod feed;
 pub mod files;
 mod footer;
 mod holdings;
+pub mod import;
 mod index;
 mod log;
 mod manifest;
@@ -42,7 +47,10 @@ mod shared;
 mod spool;
 mod survey;
 pub mod table;
+pub mod transfer;
 mod usage;
+mod ustar;
+pub mod verify;
 mod view;
 mod watch;
 

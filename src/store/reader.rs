@@ -376,7 +376,7 @@ fn reach_of(pieces: &[Piece]) -> u64 {
     reach
 }
 
-fn read_extents(
+pub(super) fn read_extents(
     manifest: &Manifest,
     offset: u64,
     length: usize,

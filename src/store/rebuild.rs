@@ -20,10 +20,13 @@ use super::deferred::ViewFound;
 use super::files::Files;
 use super::footer::Line;
 use super::index::Index;
+use super::request::Seq;
 use super::segment::Segment;
+use super::shared::Damages;
 use super::survey::{Fate, MessageLine, Survey};
 use super::table::Change;
 use super::view::{self, Broken, Sum, View};
+use crate::identity::Identity;
 
 /// Views replaced while running, at most.
 const REPLACEMENTS: u32 = 3;
@@ -31,6 +34,9 @@ const REPLACEMENTS: u32 = 3;
 pub(super) const CHUNK: usize = 1000;
 /// Changes to put an old view right, at most; beyond it a new one is as quick.
 const CORRECTIONS: usize = 200_000;
+
+/// A segment that is not there, and a message that was in it.
+type Missing = (u64, Identity, Seq);
 
 /// Where the view stands, and how far it is.
 pub(super) struct Shelf {
@@ -111,6 +117,7 @@ impl Index {
         survey: &Survey,
         sealed: &[Arc<Segment>],
         expected: Sum,
+        damages: &Damages,
     ) -> ViewFound {
         let Some(newest) = sealed.last().map(|segment| segment.number) else {
             self.shelf.view = None;
@@ -123,9 +130,15 @@ impl Index {
             stamped if stamped < newest => ViewFound::Behind,
             _ => ViewFound::Sound,
         };
-        let result = self
-            .correct(survey, expected)
-            .and_then(|()| self.catch_up(survey, sealed));
+        let result = self.correct(survey, expected);
+        if let Ok(missing) = &result
+            && stamped == newest
+        {
+            for (segment, recipient, seq) in missing {
+                damages.missing(*segment, recipient, *seq);
+            }
+        }
+        let result = result.and_then(|_| self.catch_up(survey, sealed));
         if let Err(Broken(why)) = result {
             tracing::warn!(%why, "the index on disk is built anew");
             found = ViewFound::Rebuilt;
@@ -145,16 +158,23 @@ impl Index {
     }
 
     /// Removes from the view what is not live any more, or not there; fails if that does not make it
-    /// right.
-    fn correct(&self, survey: &Survey, expected: Sum) -> Result<(), Broken> {
+    /// right. What was neither settled nor copied and is not there is said: by a view that has heard of
+    /// every sealed segment it is lost.
+    fn correct(&self, survey: &Survey, expected: Sum) -> Result<Vec<Missing>, Broken> {
         let view = self.shelf.view().ok_or(Broken("there is none".into()))?;
+        let mut missing = Vec::new();
         let mut wrong = Vec::new();
         let mut sum_of_wrong = Sum::default();
         let mut sum = view.audit(&mut |recipient, seq, entry| {
             let segment = entry.place.segment;
-            let known = segment <= self.shelf.applied && self.log.0.contains_key(&segment);
-            if known && survey.fate(seq, entry.place) == Fate::Live {
+            let is_live = survey.fate(seq, entry.place) == Fate::Live;
+            let applied = segment <= self.shelf.applied;
+            let is_there = self.log.0.contains_key(&segment);
+            if is_live && applied && is_there {
                 return;
+            }
+            if is_live && applied && missing.len() < CORRECTIONS {
+                missing.push((segment, recipient.clone(), seq));
             }
             sum_of_wrong.plus(Sum::of(self.shelf.salt, &recipient, seq, &entry));
             if wrong.len() < CORRECTIONS {
@@ -168,7 +188,7 @@ impl Index {
         for changes in wrong.chunks(CHUNK) {
             view.write(changes.to_vec())?;
         }
-        Ok(())
+        Ok(missing)
     }
 
     /// Applies the sealed segments that the view does not have.

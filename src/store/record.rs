@@ -29,10 +29,12 @@ pub(super) enum Kind {
     Piece,
     Footer,
     Marks,
+    /// Everything before it was synced; without a payload.
+    Synced,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Message,
         Self::Settled,
         Self::PutBinding,
@@ -40,6 +42,7 @@ impl Kind {
         Self::Piece,
         Self::Footer,
         Self::Marks,
+        Self::Synced,
     ];
 
     fn code(self) -> u8 {

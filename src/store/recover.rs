@@ -12,6 +12,7 @@ use super::files::{self, File, Files};
 use super::footer::Line;
 use super::index::Index;
 use super::rebuild::Shelf;
+use super::record::Kind;
 use super::reserve::Reserve;
 use super::restore::Restore;
 use super::segment::{self, Birth, FORMAT, Read, START, Segment};
@@ -205,8 +206,13 @@ fn births(files: &dyn Files, folder: &Path) -> Result<Vec<Birthed>, StoreError> 
         let path = folder.join(segment::file_name(number));
         let file = files.open(&path).map_err(|e| StoreError::io(&path, e))?;
         let read = segment::read_birth(&*file).map_err(|e| StoreError::io(&path, e))?;
-        if let Read::Newer(format) = read {
-            return Err(StoreError::Newer { path, format });
+        match read {
+            Read::Newer(format) => return Err(StoreError::Newer { path, format }),
+            Read::Sound(birth) if birth.number != number => {
+                let number = birth.number;
+                return Err(StoreError::Misnamed { path, number });
+            }
+            _ => {}
         }
         births.push(Birthed { number, file, read });
     }
@@ -228,6 +234,9 @@ fn open_all(
             _ => None,
         };
         let salt = birth.map_or(folder.salt, |birth| birth.salt);
+        if salt != folder.salt {
+            return Err(StoreError::Elsewhere(path));
+        }
         let segment = Arc::new(Segment::new(path, found.number, salt, found.file));
         if birth.is_none() {
             let length = segment.file.length();
@@ -271,6 +280,7 @@ fn read_log(
     let mut unclear = Vec::new();
     let scan = segment.scan(|found| match found.line() {
         Some(line) => lines.push(line),
+        None if found.header.kind == Kind::Synced => {}
         None if found.sound => unclear.push(found.range()),
         None => {}
     })?;
@@ -285,7 +295,10 @@ fn read_log(
     }
     let current = opened.birth.is_some_and(|birth| birth.format == FORMAT);
     let sound = scan.damaged.is_empty() && unclear.is_empty() && current;
-    if newest && sound && scan.end < segment_bytes {
+    // A mark does not fill a segment.
+    let used = lines.last();
+    let used = used.map_or(START, |line| line.position + u64::from(line.length));
+    if newest && sound && used < segment_bytes {
         return Ok(Contents {
             lines,
             total: scan.end,

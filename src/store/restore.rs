@@ -153,7 +153,9 @@ impl<'a> Restore<'a> {
     /// Brings the view up, once all segments were added; the sealed ones come oldest first.
     pub(super) fn finish(mut self, sealed: &[Arc<Segment>], damages: &Damages) -> Recovered {
         self.finish_marks();
-        let view = self.index.bring_up(&self.survey, sealed, self.expected);
+        let view = self
+            .index
+            .bring_up(&self.survey, sealed, self.expected, damages);
         let mut duplicate_keys = self.duplicate_keys;
         duplicate_keys.reverse();
         let nobody = record::nobody();

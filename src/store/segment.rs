@@ -16,7 +16,7 @@ use super::footer::{self, About, Line};
 use super::record::{HEADER, Header, Kind, MARKER, Seal};
 
 /// The format that this code writes and the newest it reads.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 /// Octets of one copy of the header.
 const COPY: usize = 40;
 /// Where the records begin.
@@ -110,9 +110,10 @@ pub(super) fn file_name(number: u64) -> String {
     format!("{number:016}.seg")
 }
 
-/// The number in a segment's name.
+/// The number in a segment's name; no two names have the same.
 pub(super) fn number_of(name: &str) -> Option<u64> {
-    name.strip_suffix(".seg")?.parse().ok()
+    let number = name.strip_suffix(".seg")?.parse().ok()?;
+    (file_name(number) == name).then_some(number)
 }
 
 impl Segment {
@@ -174,7 +175,8 @@ impl Segment {
     }
 
     /// Shows every sound record to `visit`, in order; and those between them that are damaged behind
-    /// their header, if they hold messages. What follows the last sound one was never acknowledged.
+    /// their header, if they hold messages. What follows the last sound one was never acknowledged: a
+    /// mark stands behind what was ([`Kind::Synced`]), unless a power cut took that as well.
     pub(super) fn scan(&self, mut visit: impl FnMut(Found)) -> Result<Scan, io::Error> {
         let mut window = Window::new(&*self.file)?;
         let mut scan = Scan {
@@ -289,6 +291,24 @@ pub(super) fn read_birth(file: &dyn File) -> io::Result<Read> {
         }
     }
     Ok(newer.map_or(Read::Damaged, Read::Newer))
+}
+
+/// Whether the two copies of a header can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copies {
+    BothSound,
+    Damaged,
+}
+
+/// Looks at both copies of a header.
+pub(super) fn copies(file: &dyn File) -> io::Result<Copies> {
+    let mut octets = [0; 2 * COPY];
+    file.read_at(&mut octets, 0)?;
+    let mut all = octets.chunks_exact(COPY);
+    Ok(match all.all(|copy| decode_birth(copy).is_some()) {
+        true => Copies::BothSound,
+        false => Copies::Damaged,
+    })
 }
 
 fn encode_birth(birth: Birth) -> Vec<u8> {

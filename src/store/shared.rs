@@ -125,6 +125,7 @@ pub(super) struct Damages {
     files: Arc<dyn Files>,
     folder: PathBuf,
     count: AtomicU64,
+    torn: AtomicU64,
 }
 
 impl Damages {
@@ -133,7 +134,19 @@ impl Damages {
             files,
             folder,
             count: AtomicU64::new(0),
+            torn: AtomicU64::new(0),
         }
+    }
+
+    /// Octets of unfinished writes that were set aside.
+    pub(super) fn torn_octets(&self) -> u64 {
+        self.torn.load(Ordering::Relaxed)
+    }
+
+    /// Reports a message that the index on disk knows, and whose segment is not there.
+    pub(super) fn missing(&self, segment: u64, recipient: &Identity, seq: Seq) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(segment, %recipient, seq = seq.0, "a message is lost: its segment is missing");
     }
 
     /// How many damaged places were met.
@@ -157,10 +170,12 @@ impl Damages {
 
     /// Reports what lies behind the last record of a segment that was not sealed.
     pub(super) fn torn(&self, segment: &Segment, range: std::ops::Range<u64>) {
+        let octets = range.end.saturating_sub(range.start);
+        self.torn.fetch_add(octets, Ordering::Relaxed);
         tracing::warn!(
             file = %segment.path.display(),
             position = range.start,
-            octets = range.end.saturating_sub(range.start),
+            octets,
             "an unfinished write at the end; set aside"
         );
         if let Err(error) = self.set_aside(segment, range) {

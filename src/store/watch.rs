@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::archive::Archive;
 use super::deferred::{Health, Store};
 use super::request::Usage;
 use super::shared::Shared;
@@ -56,6 +57,17 @@ impl StoreWatch {
     /// Damaged places met since the start, and at it.
     pub fn damaged(&self) -> u64 {
         self.0.damages.count()
+    }
+
+    /// Octets of unfinished writes that the start found and set aside.
+    pub fn torn(&self) -> u64 {
+        self.0.damages.torn_octets()
+    }
+
+    /// The store as it is now, held open: everything that was acknowledged before this was called. Room
+    /// of segments that are dropped meanwhile comes back when it is dropped.
+    pub fn archive(&self) -> Archive {
+        Archive::of_running(&self.0.index())
     }
 
     /// How long the commits of the log took.

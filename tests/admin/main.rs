@@ -4,6 +4,7 @@
 mod support;
 
 mod accounts;
+mod backup;
 mod commands;
 mod exposition;
 mod hostile;

@@ -263,6 +263,14 @@ impl MsrpSession {
         }
     }
 
+    /// What a transaction was answered by the time that `later` was, if it was.
+    pub fn status_of(&self, transaction: &str, later: &str) -> Option<u16> {
+        let _ = self.next_response(later);
+        let of_it = |response: &MsrpText| response.transaction() == transaction;
+        let response = self.state.responses.take(LOOK_UP, of_it);
+        response.map(|response| response.status())
+    }
+
     /// Waits no longer than the connection lasts.
     fn next_response(&self, transaction: &str) -> Option<MsrpText> {
         let deadline = clock::now().instant + PATIENCE;

@@ -436,7 +436,7 @@ impl Service {
             self.sip.trust(cancel);
         }
         self.sip.respond(cancel, 200, octets, now);
-        if !self.handle_chat_cancel(invite, now) {
+        if !self.handle_chat_cancel(invite, now) && !self.cancel_fetch(invite, now) {
             let _ = self.cancel_relay(invite, now) || self.cancel_unresolved(invite, now);
         }
     }

@@ -4,41 +4,86 @@ use std::fmt;
 
 use crate::participating::service::Service;
 
-/// Sizes of everything that must become empty when nothing happens any more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    /// SIP transactions, finished ones that absorb retransmissions included.
-    pub transactions: usize,
-    /// Requests of ours that somebody may still get an answer to.
-    pub askers: usize,
-    /// Dialogs in which we are the user agent.
-    pub dialogs: usize,
-    /// MESSAGEs without a final answer, or with branches that still run.
-    pub pagers: usize,
-    /// Senders of receipts that have one under way.
-    pub receipt_lanes: usize,
-    /// Chat sessions.
-    pub chats: usize,
-    /// Running deliveries.
-    pub deliveries: usize,
-    /// Proxied requests.
-    pub relays: usize,
-    /// Machines of served users.
-    pub users: usize,
-    /// Users for whom messages wait in the store.
-    pub waiting: usize,
-    /// MSRP sessions.
-    pub media_sessions: usize,
-    /// MSRP connections in use.
-    pub media_connections: usize,
-    /// Requests the store has not answered.
-    pub store_requests: usize,
-    /// Messages another shard is storing for a chat of this one.
-    pub foreign: usize,
-    /// Expired messages on their way out of the store.
-    pub expiring: usize,
-    /// Sessions of legs that hung up and wait for the store.
-    pub parted: usize,
+/// Declares the census: a struct of counts that can be added and shown.
+macro_rules! census {
+    ($(#[doc = $about:literal])+ { $( $(#[doc = $comment:literal])+ $name:ident, )+ }) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Census {
+            $( $(#[doc = $comment])+ pub $name: usize, )+
+        }
+
+        impl Census {
+            /// Adds what another shard counted.
+            pub fn add(&mut self, other: &Self) {
+                $( self.$name += other.$name; )+
+            }
+
+            fn all(&self) -> impl Iterator<Item = (&'static str, usize)> {
+                [$( (stringify!($name), self.$name) ),+].into_iter()
+            }
+        }
+    };
+}
+
+census! {
+    /// Sizes of everything that must become empty when nothing happens any more.
+    {
+        /// SIP transactions, finished ones that absorb retransmissions included.
+        transactions,
+        /// Requests of ours that somebody may still get an answer to.
+        askers,
+        /// Dialogs in which we are the user agent.
+        dialogs,
+        /// MESSAGEs without a final answer, or with branches that still run.
+        pagers,
+        /// Senders of receipts that have one under way.
+        receipt_lanes,
+        /// Chat sessions.
+        chats,
+        /// Running deliveries.
+        deliveries,
+        /// Proxied requests.
+        relays,
+        /// Requests that wait for the address of their next hop.
+        look_ups,
+        /// Machines of served users.
+        users,
+        /// Their deadlines.
+        user_deadlines,
+        /// Users for whom messages wait in the store.
+        waiting,
+        /// Users for whom perhaps nothing waits any more.
+        doubtful,
+        /// Queues that are still to be read, for want of a credit.
+        postponed_loads,
+        /// Fetches that wait until a queue has been read.
+        fetches,
+        /// Revocations that wait for the same.
+        revocations,
+        /// Full queues that make room.
+        crowds,
+        /// Dropped MESSAGEs that are still to be answered.
+        silences,
+        /// MSRP sessions.
+        media_sessions,
+        /// MSRP connections in use.
+        media_connections,
+        /// Requests the store has not answered.
+        store_requests,
+        /// Messages another shard is storing for a chat of this one.
+        foreign,
+        /// Chats of other shards that are told whether their messages may pass.
+        grants,
+        /// Expired messages that a delivery has at the moment.
+        due_in_flight,
+        /// Expired messages on their way out of the store.
+        expiring,
+        /// Sessions of legs that hung up and wait for the store.
+        parted,
+        /// Chunks that may have ended their message.
+        chunks_to_settle,
+    }
 }
 
 /// What is there even when nothing happens.
@@ -51,29 +96,6 @@ pub struct Population {
 }
 
 impl Census {
-    /// Adds what another shard counted.
-    pub fn add(&mut self, other: &Self) {
-        for (own, other) in [
-            (&mut self.transactions, other.transactions),
-            (&mut self.askers, other.askers),
-            (&mut self.dialogs, other.dialogs),
-            (&mut self.pagers, other.pagers),
-            (&mut self.chats, other.chats),
-            (&mut self.deliveries, other.deliveries),
-            (&mut self.relays, other.relays),
-            (&mut self.users, other.users),
-            (&mut self.waiting, other.waiting),
-            (&mut self.media_sessions, other.media_sessions),
-            (&mut self.media_connections, other.media_connections),
-            (&mut self.store_requests, other.store_requests),
-            (&mut self.foreign, other.foreign),
-            (&mut self.expiring, other.expiring),
-            (&mut self.parted, other.parted),
-        ] {
-            *own += other;
-        }
-    }
-
     /// Whether nothing is under way.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -83,25 +105,7 @@ impl Census {
 impl fmt::Display for Census {
     /// What there is, as `name=number`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = [
-            ("transactions", self.transactions),
-            ("askers", self.askers),
-            ("dialogs", self.dialogs),
-            ("pagers", self.pagers),
-            ("receipt_lanes", self.receipt_lanes),
-            ("chats", self.chats),
-            ("deliveries", self.deliveries),
-            ("relays", self.relays),
-            ("users", self.users),
-            ("waiting", self.waiting),
-            ("media_sessions", self.media_sessions),
-            ("media_connections", self.media_connections),
-            ("store_requests", self.store_requests),
-            ("foreign", self.foreign),
-            ("expiring", self.expiring),
-            ("parted", self.parted),
-        ];
-        let present = all.iter().filter(|(_, number)| *number > 0);
+        let present = self.all().filter(|(_, number)| *number > 0);
         let words: Vec<String> = present
             .map(|(name, number)| format!("{name}={number}"))
             .collect();
@@ -131,14 +135,25 @@ impl Service {
             chats: self.chats.len(),
             deliveries: self.deliveries.len(),
             relays: self.relays.len(),
+            look_ups: self.look_ups.len() + self.questions.len(),
             users: self.users.len(),
+            user_deadlines: self.user_deadlines.len(),
             waiting: self.waiting.len(),
+            doubtful: self.doubtful.len(),
+            postponed_loads: self.postponed_loads.len(),
+            fetches: self.fetches.len(),
+            revocations: self.revocations.len(),
+            crowds: self.crowds.len(),
+            silences: self.silences.len(),
             media_sessions: self.media.len(),
             media_connections: self.media.connections(),
             store_requests: self.custody.open(),
             foreign: self.foreign.len(),
+            grants: self.grants.len(),
+            due_in_flight: self.due_in_flight.len(),
             expiring: self.expiring.len() + self.telling.len() + self.untold.len(),
             parted: self.parted.len(),
+            chunks_to_settle: self.chunks_to_settle.len(),
         }
     }
 }

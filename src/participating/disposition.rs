@@ -331,7 +331,16 @@ impl Service {
 
     /// Forgets expired messages that the store no longer names as due.
     pub(super) fn forget_expired(&mut self, now: Now) {
-        self.expiring
-            .retain(|_, until| until.is_none_or(|until| until > now.instant));
+        let mut gone = Vec::new();
+        self.expiring.retain(|(user, _), until| {
+            let stays = until.is_none_or(|until| until > now.instant);
+            if !stays {
+                gone.push(user.clone());
+            }
+            stays
+        });
+        for user in gone {
+            self.doubt(&user);
+        }
     }
 }

@@ -68,6 +68,7 @@ impl Service {
             | Waiter::Search(_)
             | Waiter::Oldest(_)
             | Waiter::Operator(..)
+            | Waiter::Left(..)
             | Waiter::Evicted(..) => {}
         }
     }
@@ -105,6 +106,7 @@ impl Service {
                 self.handle_refused(*waiter, refusal, now);
                 self.put_next_in_line(&user, now);
             }
+            Waiter::Left(user, number) => self.handle_left(&user, number, None),
             Waiter::Due | Waiter::Search(_) => {}
         }
     }
@@ -116,6 +118,9 @@ impl Service {
             }
             (Waiter::Search(search), StoreEvent::Loaded { held, more, .. }) => {
                 self.handle_searched(*search, &held, more, now);
+            }
+            (Waiter::Left(user, number), StoreEvent::Loaded { held, .. }) => {
+                self.handle_left(&user, number, Some(held.is_empty()));
             }
             (Waiter::Operator(ticket, question), answer) => {
                 self.handle_operator_read(ticket, question, answer, now);

@@ -29,6 +29,13 @@ pub(super) struct Grants {
     given: HashMap<Identity, BTreeMap<Origin, Given>, foldhash::fast::RandomState>,
 }
 
+impl Grants {
+    /// Users of whom other shards' chats are told.
+    pub(super) fn len(&self) -> usize {
+        self.given.len()
+    }
+}
+
 #[derive(Debug)]
 struct Given {
     key: ConversationKey,

@@ -193,6 +193,33 @@ impl Service {
                 self.fetches.entry(user.clone()).or_default().push(fetch);
             }
         }
+        let waits = self.fetches.contains_key(user);
+        if let Some(machine) = self.users.get_mut(user) {
+            machine.let_fetches_pass(waits, now);
+        }
+    }
+
+    /// A fetch that still waits is taken back (RFC 3261 §9.2); false if the INVITE is no such fetch.
+    pub(super) fn cancel_fetch(&mut self, invite: ServerId, now: Now) -> bool {
+        let named = |fetch: &Fetch| fetch.server == invite;
+        let mut all = self.fetches.iter();
+        let Some(user) = all.find(|(_, fetches)| fetches.iter().any(named)) else {
+            return false;
+        };
+        let user = user.0.clone();
+        let mut fetches = self.fetches.remove(&user).unwrap_or_default();
+        if let Some(position) = fetches.iter().position(named) {
+            let fetch = fetches.remove(position);
+            let terminated = Rejection::new(487, "Request Terminated");
+            self.reject(&fetch.invite, fetch.server, &terminated, now);
+        }
+        if !fetches.is_empty() {
+            self.fetches.insert(user.clone(), fetches);
+        } else if let Some(machine) = self.users.get_mut(&user) {
+            machine.let_fetches_pass(false, now);
+        }
+        self.run_user_later(&user);
+        true
     }
 
     /// The number of the device that fetches: by its instance or its GRUU, else of the binding with its

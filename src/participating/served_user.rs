@@ -168,6 +168,8 @@ pub struct ServedUser {
     pull: bool,
     /// The operator lets nothing be delivered: runs carry nothing more.
     barred: bool,
+    /// A fetch waits until what leaves unasked has ended.
+    fetch_waits: bool,
     /// The user knows that messages wait.
     announced: bool,
     actions: VecDeque<UserAction>,
@@ -188,6 +190,7 @@ impl ServedUser {
             policy,
             copies: None,
             pull: false,
+            fetch_waits: false,
             barred: false,
             announced: false,
             actions: VecDeque::new(),
@@ -320,6 +323,10 @@ impl ServedUser {
         self.end_storing(&held.conversation, is_long);
         if tried && !again {
             self.park_ready(&held.conversation, now);
+        }
+        // It may have been read from the store before devices took it as it came.
+        for device in &held.marks {
+            self.handle_marked(&held.conversation, held.seq, *device);
         }
         match &mut self.loading {
             Loading::Needed => {}

@@ -4,7 +4,7 @@
 //! The other files of this folder add to [`Service`] what their names say: `pager` takes MESSAGE,
 //! `chat` INVITE, `bridge` the MSRP of a chat, `message_run` and `session_run` deliver what was kept.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,6 +125,8 @@ pub enum Waiter {
     Receipt(Box<StoringReceipt>),
     /// A message that its recipient has confirmed is looked for.
     Search(Box<Search>),
+    /// Whether anything is left for a user without a machine; the number tells questions apart.
+    Left(Identity, u64),
 }
 
 /// See the module's text.
@@ -157,6 +159,8 @@ pub struct Service {
     pub(super) users: HashMap<Identity, ServedUser, foldhash::fast::RandomState>,
     /// Users of this shard for whom messages wait in the store while no machine exists.
     pub(super) waiting: HashSet<Identity, foldhash::fast::RandomState>,
+    /// Those of them whose last message may have left, with the number of the question to the store.
+    pub(super) doubtful: BTreeMap<Identity, Option<u64>>,
     pub(super) pagers: HashMap<PagerId, Pager, foldhash::fast::RandomState>,
     pub(super) pager_deadlines: VecDeque<(Instant, PagerId)>,
     pub(super) receipts: ReceiptDesk,
@@ -273,6 +277,7 @@ impl Service {
             suppressed: super::suppression::Suppressed::default(),
             users: HashMap::default(),
             waiting: parts.waiting.into_iter().collect(),
+            doubtful: BTreeMap::new(),
             pagers: HashMap::default(),
             pager_deadlines: VecDeque::new(),
             receipts,

@@ -115,6 +115,7 @@ impl Service {
         self.next_expiry = now.instant + EXPIRY_INTERVAL;
         self.tell_of_overload(now);
         self.forget_expired(now);
+        self.look_what_is_left(now);
         self.tell_again(now);
         self.handle_line_timeouts(now);
         let time = Now {

@@ -302,6 +302,7 @@ impl Service {
         now: Now,
     ) {
         let is_long = size.is_spooled;
+        self.doubtful.remove(&message.recipient);
         self.waiting.insert(message.recipient.clone());
         self.user(&message.recipient)
             .handle_stored(held, is_long, tried, now);
@@ -311,6 +312,49 @@ impl Service {
         let user = self.users.get(&message.recipient);
         if user.is_some_and(|user| user.is_running(&key)) {
             self.extend_delivery(&message.recipient, &key, now);
+        }
+    }
+
+    /// A message has left the queue of a user who may have no machine to notice that it is empty now.
+    pub(super) fn doubt(&mut self, user: &Identity) {
+        if !self.users.contains_key(user) && self.waiting.contains(user) {
+            self.doubtful.entry(user.clone()).or_default();
+        }
+    }
+
+    /// Asks the store what is left for such users, as far as there are credits.
+    pub(super) fn look_what_is_left(&mut self, now: Now) {
+        let unasked =
+            |(user, asked): (&Identity, &Option<u64>)| asked.is_none().then(|| user.clone());
+        let unasked: Vec<Identity> = self.doubtful.iter().filter_map(unasked).collect();
+        for user in unasked {
+            let number = self.next_number();
+            let waiter = Waiter::Left(user.clone(), number);
+            if self
+                .custody
+                .page(user.clone(), None, 1, waiter, now)
+                .is_err()
+            {
+                return;
+            }
+            self.doubtful.insert(user, Some(number));
+        }
+    }
+
+    /// What is left for a user; `None`: the store could not say, and is asked again. What has been
+    /// stored since the question was asked has ended the doubt.
+    pub(super) fn handle_left(&mut self, user: &Identity, number: u64, is_empty: Option<bool>) {
+        if self.doubtful.get(user) != Some(&Some(number)) {
+            return;
+        }
+        match is_empty {
+            None => drop(self.doubtful.insert(user.clone(), None)),
+            Some(is_empty) => {
+                self.doubtful.remove(user);
+                if is_empty && !self.users.contains_key(user) {
+                    self.waiting.remove(user);
+                }
+            }
         }
     }
 

@@ -18,6 +18,7 @@ mod dialogs;
 mod first_message;
 mod ipv6;
 mod large;
+mod msrp_hostile;
 mod pager;
 mod privacy;
 mod process;

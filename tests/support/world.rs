@@ -31,6 +31,8 @@ use restante::token::Tokens;
 pub mod agent;
 #[path = "world/call.rs"]
 pub mod call;
+#[path = "world/credentials.rs"]
+mod credentials;
 #[path = "world/deliver.rs"]
 mod deliver;
 #[path = "world/disk.rs"]
@@ -45,10 +47,16 @@ pub mod ledger;
 mod media;
 #[path = "world/perform.rs"]
 mod perform;
+#[path = "world/scene.rs"]
+mod scene;
+#[path = "world/wild.rs"]
+mod wild;
 
 use agent::{Agent, Out, Packet, Sight};
 use disk::Disk;
+use driver::Script;
 use ledger::Ledger;
+use scene::Scene;
 
 /// How badly the world behaves.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,8 +73,14 @@ pub struct Faults {
     pub credits: u32,
     /// SIP transactions a shard keeps at once; 0: as many as the default.
     pub transactions: u32,
+    /// Milliseconds by which a shard may look late at its deadlines.
+    pub lateness: u64,
+    /// Milliseconds a message from one shard to another may wait for room.
+    pub crowding: u64,
     /// Whether connections break, devices refuse, the store fills and the server is killed.
     pub breakage: bool,
+    /// Whether the wall clock is set by hours and days, and not only by seconds.
+    pub time_travel: bool,
 }
 
 /// What will happen.
@@ -145,13 +159,29 @@ pub struct World {
     pub now: Now,
     pub rng: StdRng,
     pub faults: Faults,
+    users: usize,
+    /// Authors ask for all receipts.
+    asks_more: bool,
     pub agents: Vec<Agent>,
     pub disk: Disk,
     pub ledger: Ledger,
     shards: u16,
     config: Arc<Config>,
+    has_digest: bool,
     addresses: Arc<Addresses>,
     knowledge: Knowledge,
+    /// Bounds that must hold after every step.
+    most_sessions: usize,
+    /// After so many more actions of the server it is killed.
+    pub fuse: Option<u32>,
+    /// The deadline a shard has told, and when it is looked at.
+    wakes: Vec<(Instant, Instant)>,
+    /// From one shard to another what was sent first comes first.
+    forward_at: BTreeMap<(u16, u16), Instant>,
+    /// Events at the present instant.
+    at_once: u32,
+    /// The part of a millisecond that the wall clock has not shown.
+    odd_micros: u64,
     pub cores: Vec<Core>,
     /// How often the server was started.
     life: u64,
@@ -171,9 +201,19 @@ pub struct World {
 }
 
 impl World {
-    /// A server of `shards` shards and `users` users, each with one device.
-    pub fn new(seed: u64, shards: u16, users: usize, faults: Faults) -> Self {
+    /// What a script begins with.
+    pub fn new(seed: u64, script: &Script) -> Self {
+        let Script {
+            shards,
+            users,
+            faults,
+            ..
+        } = *script;
         let mut rng = StdRng::seed_from_u64(seed);
+        let scene = match script.wild {
+            true => Scene::wild(&mut rng, users),
+            false => Scene::plain(&mut rng, users),
+        };
         let server = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
         let addresses = Addresses {
             sip: vec![
@@ -183,7 +223,13 @@ impl World {
             msrp: vec![server(2855)],
             ..Addresses::default()
         };
-        let mut config = Config::default();
+        let has_digest = scene.has_digest;
+        let Scene {
+            mut config,
+            agents,
+            wishes,
+            ..
+        } = scene;
         if faults.credits > 0 {
             config.store.credits = faults.credits;
         }
@@ -202,9 +248,6 @@ impl World {
             shards,
             sources: Arc::new(Sources::without_limits()),
         };
-        let agents = (0..users)
-            .map(|index| Agent::new(index, rng.random_bool(0.3), rng.random_bool(0.7)))
-            .collect();
         let start = Now {
             instant: Instant::from_micros(1_000_000),
             wall: UnixMillis(1_800_000_000_000),
@@ -214,10 +257,24 @@ impl World {
             now: start,
             rng,
             faults,
+            users,
+            asks_more: script.wild,
             agents,
             disk: Disk::new(shards),
-            ledger: Ledger::default(),
+            ledger: Ledger::new(
+                seed,
+                wishes,
+                start.wall,
+                Duration::from_millis(faults.lateness),
+            ),
             shards,
+            most_sessions: config.limits.sessions as usize,
+            fuse: None,
+            wakes: Vec::new(),
+            forward_at: BTreeMap::new(),
+            at_once: 0,
+            odd_micros: 0,
+            has_digest,
             config: Arc::new(config),
             addresses: Arc::new(addresses),
             knowledge,
@@ -242,6 +299,14 @@ impl World {
     fn boot(&mut self) {
         self.life += 1;
         self.started_at = self.now.instant;
+        self.fuse = None;
+        self.wakes = vec![(Instant::default(), Instant::default()); usize::from(self.shards)];
+        self.forward_at.clear();
+        if self.has_digest {
+            let directory = &self.knowledge.directory;
+            let digest = scene::digest_of(&self.config, directory, self.now.wall);
+            self.knowledge.digest = Some(digest);
+        }
         self.cores = (0..self.shards)
             .map(|shard| {
                 let found = self.disk.recover(shard, self.now.wall);
@@ -299,11 +364,12 @@ impl World {
         loop {
             let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
             let agents = self.agents.iter().filter_map(Agent::next_deadline);
-            let cores = self.cores.iter().filter_map(Core::next_deadline);
+            let agents = agents.min();
+            let cores = (0..self.shards).filter_map(|shard| self.wake(shard)).min();
             let Some(next) = queued.into_iter().chain(agents).chain(cores).min() else {
                 break;
             };
-            if next > end {
+            if next > end || !self.ledger.faults.is_empty() {
                 break;
             }
             self.advance_to(next);
@@ -314,7 +380,9 @@ impl World {
                 }
                 let event = first.remove();
                 self.deliver(event);
+                self.at_once += 1;
             }
+            self.look_at_bounds();
         }
         self.advance_to(end);
     }
@@ -329,13 +397,16 @@ impl World {
 
     fn advance_to(&mut self, at: Instant) {
         let span = at.since(self.now.instant);
-        // The wall clock counts whole milliseconds; what is left over is of no matter here.
+        if !span.is_zero() {
+            self.at_once = 0;
+        }
+        let micros = self.odd_micros + u64::try_from(span.as_micros()).unwrap_or(0);
+        self.odd_micros = micros % 1000;
         self.now = Now {
             instant: self.now.instant.max(at),
-            wall: UnixMillis(
-                self.now.wall.0 + u64::try_from(span.as_micros()).unwrap_or(0).div_ceil(1000),
-            ),
+            wall: UnixMillis(self.now.wall.0 + micros / 1000),
         };
+        self.ledger.latest_wall = self.ledger.latest_wall.max(self.now.wall);
     }
 
     fn let_time_out(&mut self) {
@@ -349,10 +420,11 @@ impl World {
             }
         }
         for shard in 0..self.shards {
-            let core = &mut self.cores[usize::from(shard)];
-            if core.next_deadline().is_none_or(|at| at > now.instant) {
+            if self.wake(shard).is_none_or(|at| at > now.instant) {
                 continue;
             }
+            self.at_once += 1;
+            let core = &mut self.cores[usize::from(shard)];
             core.handle_timeout(now);
             if core.next_deadline().is_some_and(|at| at <= now.instant) {
                 let text = format!(
@@ -365,6 +437,70 @@ impl World {
             }
             self.perform(shard);
         }
+    }
+
+    /// When a shard looks at its next deadline: then, or late.
+    fn wake(&mut self, shard: u16) -> Option<Instant> {
+        let due = self.cores[usize::from(shard)].next_deadline()?;
+        if self.faults.lateness == 0 {
+            return Some(due);
+        }
+        let (known, at) = self.wakes[usize::from(shard)];
+        if known == due {
+            return Some(at);
+        }
+        let most = self.faults.lateness * 1000;
+        // Mostly in time: a machine that is late is so for moments.
+        let late = match self.rng.random_range(0..4) {
+            0 => self.rng.random_range(0..=most),
+            _ => 0,
+        };
+        let at = due + Duration::from_micros(late);
+        self.wakes[usize::from(shard)] = (due, at);
+        Some(at)
+    }
+
+    /// What must hold after every step.
+    fn look_at_bounds(&mut self) {
+        /// Far more than happens at one instant in any conversation.
+        const MOST_AT_ONCE: u32 = 20_000;
+        if self.at_once > MOST_AT_ONCE {
+            self.ledger.fault("time stands still".to_owned());
+        }
+        let mut over = Vec::new();
+        for core in &self.cores {
+            let census = core.census();
+            let store = &self.config.store;
+            let bounds = [
+                ("pagers", census.pagers, self.most_sessions),
+                ("deliveries", census.deliveries, self.most_sessions),
+                ("relays", census.relays, self.most_sessions),
+                ("look_ups", census.look_ups, self.most_sessions),
+                ("chats", census.chats, self.most_sessions),
+                ("media_sessions", census.media_sessions, self.most_sessions),
+                (
+                    "store_requests",
+                    census.store_requests,
+                    store.credits as usize,
+                ),
+                (
+                    "transactions",
+                    census.transactions,
+                    self.config.sip.max_transactions as usize,
+                ),
+            ];
+            let broken = bounds.iter().filter(|(_, number, most)| number > most);
+            over.extend(broken.map(|(name, number, most)| format!("{name}: {number} of {most}")));
+        }
+        for text in over {
+            self.ledger.fault(text);
+        }
+    }
+
+    /// Whose device misbehaves, or is treated badly.
+    fn disturb_agent(&mut self, agent: usize) {
+        let user = self.agents[agent].user;
+        self.ledger.disturbed.insert(user, self.now.instant);
     }
 
     /// Asks an agent, and does what it wants.
@@ -431,18 +567,6 @@ impl World {
     fn input_after(&mut self, wait: Duration, shard: u16, input: Input) {
         let (life, input) = (self.life, Box::new(input));
         self.after(wait, Event::Input { shard, life, input });
-    }
-
-    /// The story so far, when a promise was broken.
-    pub fn check(&self) {
-        if let Some(fault) = self.ledger.faults.first() {
-            let others = self.ledger.faults.get(1..10).unwrap_or_default();
-            panic!(
-                "{}\nseed {}: {fault}\nand {others:?}",
-                self.ledger.story(),
-                self.seed,
-            );
-        }
     }
 }
 /// What one shard hands to another.

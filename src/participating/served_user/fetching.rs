@@ -1,5 +1,6 @@
 //! What the user fetches: lent to the fetch as to a run, and what he is told of what waits.
 
+use crate::clock::Now;
 use crate::participating::conversation::{State, leaves_by_itself};
 use crate::participating::pull::Wanted;
 use crate::store::request::Held;
@@ -31,6 +32,15 @@ impl ServedUser {
             let mut held = conversation.into_iter().flat_map(|each| &each.held);
             held.any(|held| wanted.fits(held) && !leaves_by_itself(held))
         })
+    }
+
+    /// While a fetch waits for the runs that go on unasked, no further one begins: runs to a device that
+    /// does not answer would follow each other, and the fetch would never have its turn.
+    pub fn let_fetches_pass(&mut self, waiting: bool, now: Now) {
+        let is_over = std::mem::replace(&mut self.fetch_waits, waiting) && !waiting;
+        if is_over {
+            self.start_runs(now);
+        }
     }
 
     /// Lends what waits of `wanted` to a fetch, oldest first: no other run has it until

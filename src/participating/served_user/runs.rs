@@ -140,7 +140,7 @@ impl ServedUser {
 
     pub(super) fn start_runs(&mut self, now: Now) {
         let Some(reach) = self.reach else { return };
-        if self.loading != Loading::Complete {
+        if self.loading != Loading::Complete || (self.pull && self.fetch_waits) {
             return;
         }
         let candidates: Vec<(Seq, ConversationKey)> = self.startable(reach);

@@ -523,6 +523,43 @@ fn a_message_stored_while_the_queue_is_loading_is_taken_once() {
 }
 
 #[test]
+fn a_copy_that_a_device_took_as_it_came_counts_although_the_queue_was_read_meanwhile() {
+    let now = Now::default();
+    let mut user = copying(&[(7, BOTH), (8, BOTH)]);
+    user.handle_storing(&key("alice"), false);
+    user.handle_trying(&key("alice"), Seq(1));
+    user.handle_loaded(vec![held(1, "alice", MessageKind::Pager)], false, now);
+    let taken = Held {
+        marks: Box::new([7]),
+        ..held(1, "alice", MessageKind::Pager)
+    };
+    user.handle_stored(taken, false, false, now);
+    user.handle_reach(BOTH, now);
+    assert_eq!(copied(&mut user), [(8, vec![1])]);
+}
+
+#[test]
+fn while_a_fetch_waits_nothing_more_leaves_unasked() {
+    let now = Now::default();
+    let mut user = user();
+    user.set_pull(true);
+    for (seq, author) in [(1, "alice"), (2, "carol")] {
+        let receipt = held(seq, author, MessageKind::Notification);
+        user.handle_stored(receipt, false, false, now);
+    }
+    user.handle_reach(BOTH, now);
+    let first = started(&mut user);
+    assert_eq!(first.len(), 1, "one MESSAGE at a time");
+    let run = first[0].0;
+    assert_eq!(take_all(&mut user, run), [1]);
+    user.let_fetches_pass(true, now);
+    user.handle_run_ended(run, RunEnd::Parked, now);
+    assert!(started(&mut user).is_empty());
+    user.let_fetches_pass(false, now);
+    assert_eq!(started(&mut user).len(), 1);
+}
+
+#[test]
 fn a_page_that_ran_ahead_of_the_answer_counts_once() {
     let mut user = ServedUser::new(true, policy(RetrySchedule::new(&[])));
     user.handle_reach(BOTH, Now::default());

@@ -1,4 +1,4 @@
-//! A simulated user with one device: its SIP transactions, as RFC 3261 wants them, and its moods.
+//! A simulated device of a user: its SIP transactions, as RFC 3261 wants them, and its moods.
 //!
 //! It reads with the demo's parsers, which share nothing with the server's.
 
@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use restante::clock::{Instant, Now};
-use restante::demo::{Envelope, PAGER_TAG, SESSION_TAG, SipText};
+use restante::demo::{Disposition, Envelope, PAGER_TAG, SESSION_TAG, SipText, services_tag};
 use restante::net::ConnectionId;
 
 use super::call::Call;
+use super::credentials;
 use super::disk::Disk;
-use super::ledger::{Delivery, Ledger};
+use super::ledger::{Delivery, Ledger, Word};
 
 /// RFC 3261 Timer T1, and 64 of it.
 const T1: Duration = Duration::from_millis(500);
@@ -76,12 +77,41 @@ pub struct Sight<'a> {
     pub out: Vec<Out>,
 }
 
+/// What a device says it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Chat sessions of CPM.
+    Rcs,
+    /// These, and large standalone messages.
+    RcsLarge,
+    /// Chats of RCS-e: the first message comes in the INVITE.
+    RcsE,
+    /// It says nothing, or only that it takes MESSAGE.
+    Quiet,
+}
+
+impl Dialect {
+    /// The feature tags of its Contact.
+    fn tags(self) -> String {
+        match self {
+            Self::Rcs => format!(";{SESSION_TAG}"),
+            Self::RcsLarge => format!(
+                ";{}",
+                services_tag(&["session", "msg", "largemsg", "deferred"])
+            ),
+            Self::RcsE => ";+g.oma.sip-im".to_owned(),
+            Self::Quiet => String::new(),
+        }
+    }
+}
+
 /// Why a request was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
     Register { expires: u32 },
     Message(usize),
     Invite(u64),
+    Revoke(usize),
     Bye,
 }
 
@@ -98,8 +128,22 @@ struct Client {
 
 /// See the module's text.
 pub struct Agent {
+    /// Which device of all.
     pub index: usize,
+    /// Whose it is.
+    pub user: usize,
     pub name: String,
+    pub dialect: Dialect,
+    /// Its `+sip.instance`, if it states one.
+    pub instance: Option<String>,
+    /// How often it has got another address.
+    pub moves: u8,
+    /// It has taken its service tags back for the moment.
+    pub paused: bool,
+    /// It tells authors what became of their messages without being asked by this test.
+    pub tells: bool,
+    pub password: Option<String>,
+    pub authorised: u32,
     pub address: SocketAddr,
     pub is_stream: bool,
     pub takes_sessions: bool,
@@ -116,12 +160,20 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// The only device of a user.
     pub fn new(index: usize, is_stream: bool, takes_sessions: bool) -> Self {
-        let octet = 10 + u8::try_from(index).expect("few agents");
         Self {
             index,
+            user: index,
             name: format!("user{index}"),
-            address: SocketAddr::from(([127, 0, 1, octet], 5060)),
+            dialect: Dialect::Rcs,
+            instance: None,
+            moves: 0,
+            paused: false,
+            tells: false,
+            password: None,
+            authorised: 0,
+            address: address_of(index, 0),
             is_stream,
             takes_sessions,
             mood: Mood::Willing,
@@ -136,7 +188,27 @@ impl Agent {
     }
 
     pub fn uri(&self) -> String {
-        uri_of(self.index)
+        uri_of(self.user)
+    }
+
+    /// What the marks of messages know it by: its instance, or its address.
+    pub fn mark(&self) -> (usize, u8) {
+        match self.instance {
+            Some(_) => (self.index, 0),
+            None => (self.index, self.moves),
+        }
+    }
+
+    /// It is somewhere else from now on; whoever writes to its old address reaches nobody.
+    pub fn moves_away(&mut self) {
+        self.moves = self.moves.wrapping_add(1);
+        self.address = address_of(self.index, self.moves);
+        self.registered = false;
+    }
+
+    /// What it is in a story.
+    pub fn label(&self) -> String {
+        format!("{}/{}", self.name, self.index)
     }
 
     /// A number this agent did not use before.
@@ -175,11 +247,15 @@ impl Agent {
         // Until it is answered nobody knows whether the server has heard it.
         self.registered = false;
         let branch = self.branch();
-        let tags = if self.takes_sessions {
-            format!(";{SESSION_TAG}")
-        } else {
-            String::new()
+        let mut tags = match &self.instance {
+            Some(instance) => format!(";+sip.instance=\"<{instance}>\""),
+            None => String::new(),
         };
+        if self.takes_sessions && !self.paused {
+            tags.push_str(&self.dialect.tags());
+        } else if self.dialect == Dialect::Quiet {
+            tags.push_str(&format!(";{PAGER_TAG}"));
+        }
         let (uri, cseq) = (self.uri(), self.register_cseq);
         let request = format!(
             "REGISTER sip:im.test SIP/2.0\r\n{}Max-Forwards: 70\r\nFrom: <{uri}>;tag=r{}\r\n\
@@ -269,6 +345,10 @@ impl Agent {
     fn handle_request(&mut self, request: &SipText, begun: Instant, sight: &mut Sight<'_>) {
         let method = request.method().unwrap_or_default().to_owned();
         let key = (request.branch().to_owned(), method.clone());
+        if method == "PRACK" || method == "UPDATE" {
+            let answer = self.answer(request, 481, "", b"");
+            return sight.out.push(Out::Sip(Packet::plain(answer)));
+        }
         let (status, later) = match (method.as_str(), self.mood) {
             ("BYE" | "CANCEL", Mood::Silent) | (_, Mood::Silent) => return,
             ("BYE", _) => return self.handle_bye(request, sight),
@@ -278,10 +358,10 @@ impl Agent {
             (_, Mood::Willing) => (200, Duration::ZERO),
         };
         if method == "INVITE" {
-            return self.handle_invite(request, status, later, sight);
+            return self.handle_invite(request, status, later, begun, sight);
         }
         if method == "MESSAGE" && status == 200 {
-            self.take_message(request.body(), begun, false, sight);
+            self.take_message(request.body(), begun, None, sight);
         }
         let mut packet = Packet::plain(self.answer(request, status, "", b""));
         if method == "MESSAGE" && status == 200 {
@@ -302,35 +382,71 @@ impl Agent {
         &mut self,
         octets: &[u8],
         begun: Instant,
-        in_call: bool,
+        call: Option<u64>,
         sight: &mut Sight<'_>,
     ) {
         let now = sight.now.instant;
         let envelope = Envelope::read(octets);
-        if let Some(envelope) = envelope.filter(Envelope::is_notification) {
-            let xml = envelope.content_text();
-            let about = between(&xml, "<message-id>", "</message-id>");
-            let status = between(&xml, "<status>", "</status>");
-            let status = status.trim().trim_matches(['<', '/', '>']);
-            sight.ledger.notified(&envelope.message_id, about, status);
+        if is_from_the_server(octets, envelope.as_ref()) {
+            return;
+        }
+        let is_notice = |envelope: &&Envelope| {
+            envelope.is_notification() || envelope.content_disposition == "notification"
+        };
+        if let Some(envelope) = envelope.as_ref().filter(is_notice) {
+            for word in Word::read(&envelope.content_text()) {
+                sight
+                    .ledger
+                    .notified(self.user, &envelope.message_id, &word);
+            }
             if sight.ledger.find(octets).is_none() {
                 return;
             }
         }
         match sight.ledger.find(octets) {
             Some(id) => {
+                let label = self.label();
                 sight
                     .ledger
-                    .tell(format!("{now:?} {} takes message {id}", self.name));
+                    .tell(format!("{now:?} {label} takes message {id}"));
                 let delivery = Delivery {
                     octets,
                     begun,
                     at: now,
-                    unregistered_in_call: in_call && !self.registered,
+                    wall: sight.now.wall,
+                    unregistered_in_call: call.is_some() && !self.registered,
+                    in_own_call: call
+                        .and_then(|number| self.calls.get(&number))
+                        .is_some_and(|call| call.kind.is_some()),
                 };
-                sight.ledger.received(id, self.index, &delivery);
+                let first = sight.ledger.received(id, self.user, self.mark(), &delivery);
+                if first && self.tells {
+                    self.tell_author(id, envelope.as_ref(), call, sight);
+                }
             }
             None => sight.ledger.fault("a message nobody wrote".to_owned()),
+        }
+    }
+
+    /// "Delivered" for a message that asks for it: in the session it came in, or by MESSAGE.
+    fn tell_author(
+        &mut self,
+        id: usize,
+        envelope: Option<&Envelope>,
+        call: Option<u64>,
+        sight: &mut Sight<'_>,
+    ) {
+        let asks = |envelope: &&Envelope| envelope.asks.contains("positive-delivery");
+        let Some(envelope) = envelope.filter(asks) else {
+            return;
+        };
+        let receipt =
+            sight
+                .ledger
+                .write_receipt(&[(id, envelope)], Disposition::Delivered, sight.now);
+        match call.and_then(|number| self.calls.get_mut(&number)) {
+            Some(call) if receipt.is_multiple_of(2) => call.queue.push_back(receipt),
+            _ => self.send_pager(receipt, "", "message/cpim", sight),
         }
     }
 
@@ -400,6 +516,9 @@ impl Agent {
         }
         client.done = true;
         let purpose = client.purpose.clone();
+        if matches!(status, 401 | 407) && self.answer_challenge(response, sight) {
+            return;
+        }
         match purpose {
             Purpose::Register { expires } => self.registered = status == 200 && expires > 0,
             Purpose::Message(id) if status / 100 == 2 => {
@@ -414,6 +533,9 @@ impl Agent {
             Purpose::Message(id) => sight
                 .ledger
                 .tell(format!("message {id} is refused: {status}")),
+            Purpose::Revoke(id) => sight.ledger.tell(format!(
+                "the revocation of message {id} is answered: {status}"
+            )),
             Purpose::Invite(call) => {
                 let ack = self.handle_invite_answer(call, response, sight);
                 if let (Some(client), Some(ack)) = (self.clients.get_mut(response.branch()), ack) {
@@ -423,6 +545,52 @@ impl Agent {
             }
             Purpose::Bye => {}
         }
+    }
+
+    /// The same request once more, with credentials; an INVITE's answer is acknowledged first.
+    fn answer_challenge(&mut self, response: &SipText, sight: &mut Sight<'_>) -> bool {
+        let Some(password) = self.password.clone() else {
+            return false;
+        };
+        let Some(client) = self.clients.get(response.branch()) else {
+            return false;
+        };
+        let (request, purpose) = (client.request.clone(), client.purpose.clone());
+        let Some(text) = SipText::read(&request) else {
+            return false;
+        };
+        if text
+            .header("Authorization")
+            .or(text.header("Proxy-Authorization"))
+            .is_some()
+        {
+            return false;
+        }
+        if let Purpose::Invite(number) = purpose {
+            let ack = self.refusal_ack(&text, response);
+            if let Some(client) = self.clients.get_mut(response.branch()) {
+                client.ack = Some(ack.clone());
+            }
+            sight.out.push(Out::Sip(Packet::plain(ack)));
+            if !self.calls.contains_key(&number) {
+                return true;
+            }
+        }
+        self.authorised += 1;
+        let who = (self.name.as_str(), password.as_str());
+        let Some(line) = credentials::answer(response, &text, who, self.authorised) else {
+            return false;
+        };
+        let branch = self.branch();
+        let again = credentials::request_again(&request, text.branch(), &branch, &line);
+        if let Purpose::Invite(number) = purpose
+            && let Some(call) = self.calls.get_mut(&number)
+        {
+            call.invite_branch = branch.clone();
+            call.cseq += 1;
+        }
+        self.start(branch, again, purpose, sight);
+        true
     }
 
     /// Whether a provisional answer came, and no final one (RFC 3261 §9.1).
@@ -479,11 +647,26 @@ impl Agent {
     }
 }
 
-pub fn uri_of(index: usize) -> String {
-    format!("sip:user{index}@im.test")
+/// What the server tells a user itself: that messages wait, that somebody tried, what became of a
+/// revocation.
+fn is_from_the_server(octets: &[u8], envelope: Option<&Envelope>) -> bool {
+    let system = |envelope: &Envelope| envelope.from.contains("sip:system@im.test");
+    let result = |envelope: &Envelope| envelope.content_type.contains("rcsrevoke");
+    match envelope {
+        Some(envelope) => system(envelope) || result(envelope),
+        None => {
+            let text = String::from_utf8_lossy(octets);
+            let words = [" waits", " wait", "attempted contact from"];
+            !text.contains("~#") && words.iter().any(|word| text.contains(word))
+        }
+    }
 }
 
-pub fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
-    let rest = text.split_once(start).map_or("", |(_, rest)| rest);
-    rest.split_once(end).map_or("", |(inner, _)| inner)
+fn address_of(index: usize, moves: u8) -> SocketAddr {
+    let octet = 10 + u8::try_from(index).expect("few agents");
+    SocketAddr::from(([127, 0, 1 + moves % 200, octet], 5060))
+}
+
+pub fn uri_of(index: usize) -> String {
+    format!("sip:user{index}@im.test")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use restante::clock::Instant;
-use restante::demo::{SESSION_TAG, SipText, address, attribute};
+use restante::demo::{SESSION_TAG, SipText, address, attribute, services_tag};
 use restante::net::ConnectionId;
 
 use super::agent::{Agent, Out, Packet, Purpose, Sight, uri_of};
@@ -22,8 +22,34 @@ pub enum State {
     Live,
 }
 
+/// What an INVITE of ours is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A chat with this user.
+    Chat(usize),
+    /// The same, with this message inside the INVITE.
+    First(usize, usize),
+    /// One large message to this user.
+    Large(usize),
+    /// What waits for ourselves: all of it, one conversation, or this message.
+    Fetch(Option<String>),
+}
+
+impl Kind {
+    fn peer(&self) -> Option<usize> {
+        match self {
+            Self::Chat(peer) | Self::First(peer, _) | Self::Large(peer) => Some(*peer),
+            Self::Fetch(_) => None,
+        }
+    }
+}
+
 /// See the module's text.
 pub struct Call {
+    pub kind: Option<Kind>,
+    /// The message that came inside the INVITE, and when that was sent first.
+    pub(super) first: Option<(usize, Instant)>,
+    pub(super) first_octets: Vec<u8>,
     pub state: State,
     pub peer: Option<usize>,
     pub conversation: String,
@@ -51,6 +77,9 @@ pub struct Call {
 impl Call {
     fn new(state: State, call_id: &str, session: String) -> Self {
         Self {
+            kind: None,
+            first: None,
+            first_octets: Vec::new(),
             state,
             peer: None,
             conversation: String::new(),
@@ -73,6 +102,11 @@ impl Call {
             failed: BTreeSet::new(),
             inbound: BTreeMap::new(),
         }
+    }
+
+    /// Whether it is for one large message.
+    pub fn is_large(&self) -> bool {
+        matches!(self.kind, Some(Kind::Large(_)))
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
@@ -99,30 +133,57 @@ impl Agent {
         .into_bytes()
     }
 
-    /// Calls another user; messages queued in the call are sent once it stands.
-    pub fn invite(&mut self, peer: usize, conversation: &str, sight: &mut Sight<'_>) -> u64 {
+    /// Calls another user, or fetches; messages queued in the call are sent once it stands.
+    pub fn invite(&mut self, kind: Kind, conversation: &str, sight: &mut Sight<'_>) -> u64 {
         let number = self.number();
         let branch = self.branch();
         let session = format!("s{}n{number}", self.index);
         let call_id = format!("call-{}-{number}", self.index);
-        let sdp = self.describe(&session, "actpass", "sendrecv");
-        let (from, to) = (self.uri(), uri_of(peer));
+        let direction = match kind {
+            Kind::Chat(_) | Kind::First(..) => "sendrecv",
+            Kind::Large(_) => "sendonly",
+            Kind::Fetch(_) => "recvonly",
+        };
+        let mut body = self.describe(&session, "actpass", direction);
+        let mut content_type = "application/sdp".to_owned();
+        if let Kind::First(_, id) = kind {
+            let text = &sight.ledger.entries[id].body;
+            (content_type, body) = beside(&body, text, number.is_multiple_of(2));
+        }
+        let to = kind
+            .peer()
+            .map_or("sip:deferred@im.test".to_owned(), uri_of);
+        let from = self.uri();
+        let tag = match kind {
+            Kind::Large(_) => services_tag(&["largemsg"]),
+            _ => SESSION_TAG.to_owned(),
+        };
+        let conversation_field = match &kind {
+            Kind::Fetch(Some(wanted)) => format!("{wanted}\r\n"),
+            Kind::Fetch(None) => String::new(),
+            _ => format!("Conversation-ID: {conversation}\r\nContribution-ID: k{number}\r\n"),
+        };
+        let instance = match (&kind, &self.instance) {
+            (Kind::Fetch(_), Some(instance)) => format!(";+sip.instance=\"<{instance}>\""),
+            _ => String::new(),
+        };
         let head = format!(
             "INVITE {to} SIP/2.0\r\n{}Max-Forwards: 70\r\nFrom: <{from}>;tag=i{number}\r\nTo: <{to}>\r\n\
-             Call-ID: {call_id}\r\nCSeq: 1 INVITE\r\nContact: {}\r\nConversation-ID: {conversation}\r\n\
-             Contribution-ID: k{number}\r\nAccept-Contact: *;{SESSION_TAG}\r\n\
-             Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n",
+             Call-ID: {call_id}\r\nCSeq: 1 INVITE\r\nContact: {}{instance}\r\n{conversation_field}\
+             Accept-Contact: *;{tag}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
             self.via(&branch),
             self.contact(),
-            sdp.len()
+            body.len()
         );
         let mut call = Call::new(State::Inviting, &call_id, session);
-        call.peer = Some(peer);
+        call.peer = kind.peer();
+        call.sends = !matches!(kind, Kind::Fetch(_));
+        call.kind = Some(kind);
         call.conversation = conversation.to_owned();
         call.local = format!("<{from}>;tag=i{number}");
         call.invite_branch = branch.clone();
         self.calls.insert(number, call);
-        let request = [head.into_bytes(), sdp].concat();
+        let request = [head.into_bytes(), body].concat();
         self.start(branch, request, Purpose::Invite(number), sight);
         number
     }
@@ -136,25 +197,22 @@ impl Agent {
     ) -> Option<Vec<u8>> {
         let invite = self.request_of(response.branch())?;
         let status = response.status();
-        let success = status / 100 == 2;
-        let (uri, via) = if success {
-            let branch = self.branch();
-            (response.contact_uri().to_owned(), self.via(&branch))
-        } else {
-            let via = format!("Via: {}\r\n", invite.header_or_empty("Via"));
-            (invite.request_uri().to_owned(), via)
-        };
-        let ack = format!(
-            "ACK {uri} SIP/2.0\r\n{via}Max-Forwards: 70\r\nFrom: {}\r\nTo: {}\r\nCall-ID: {}\r\n\
-             CSeq: 1 ACK\r\nContent-Length: 0\r\n\r\n",
-            invite.header_or_empty("From"),
-            response.header_or_empty("To"),
-            invite.header_or_empty("Call-ID"),
-        );
-        if !success {
-            self.calls.remove(&number);
-            return Some(ack.into_bytes());
+        let kind = self.calls.get(&number).and_then(|call| call.kind.clone());
+        if let Some(Kind::First(_, id)) = kind
+            && (status / 100 == 2 || status == 486)
+        {
+            let now = sight.now.instant;
+            let line = format!("{now:?} message {id} is acknowledged: {status} to its INVITE");
+            sight.ledger.tell(line);
+            sight.ledger.acknowledged(id, false, sight.disk, now);
         }
+        if status / 100 != 2 {
+            self.calls.remove(&number);
+            return Some(self.refusal_ack(&invite, response));
+        }
+        let branch = self.branch();
+        let (uri, via) = (response.contact_uri().to_owned(), self.via(&branch));
+        let ack = ack(&uri, &via, &invite, response);
         let sdp = String::from_utf8_lossy(response.body()).into_owned();
         if let Some(call) = self.calls.get_mut(&number) {
             call.state = State::Live;
@@ -166,7 +224,17 @@ impl Agent {
                 sight.out.push(Out::Connect(number));
             }
         }
-        Some(ack.into_bytes())
+        if kind == Some(Kind::Fetch(None)) && number.is_multiple_of(7) {
+            // It has changed its mind before the first message.
+            self.hang_up(number, true, sight);
+        }
+        Some(ack)
+    }
+
+    /// The ACK of a refusal, in the transaction of the INVITE (RFC 3261 §17.1.1.3).
+    pub fn refusal_ack(&self, invite: &SipText, response: &SipText) -> Vec<u8> {
+        let via = format!("Via: {}\r\n", invite.header_or_empty("Via"));
+        ack(invite.request_uri(), &via, invite, response)
     }
 
     pub fn handle_invite(
@@ -174,6 +242,7 @@ impl Agent {
         request: &SipText,
         status: u16,
         later: Duration,
+        begun: Instant,
         sight: &mut Sight<'_>,
     ) {
         let sdp = String::from_utf8_lossy(request.body()).into_owned();
@@ -205,6 +274,13 @@ impl Agent {
             .strip_prefix("sip:user")
             .and_then(|rest| rest.split('@').next()?.parse().ok());
         call.invite_branch = request.branch().to_owned();
+        if request
+            .header_or_empty("Content-Type")
+            .starts_with("multipart/")
+        {
+            call.first = sight.ledger.find(request.body()).map(|id| (id, begun));
+            call.first_octets = inside(request.body());
+        }
         let setup = if call.connects { "active" } else { "passive" };
         let direction = if call.sends { "sendrecv" } else { "recvonly" };
         let sdp = self.describe(&call.session, setup, direction);
@@ -232,8 +308,16 @@ impl Agent {
         let answer = call.answer.clone();
         let connects = call.connects;
         let branch = call.invite_branch.clone();
-        self.give_answer(&branch, "INVITE", answer.clone());
-        sight.out.push(Out::Sip(Packet::plain(answer)));
+        let mut packet = Packet::plain(answer.clone());
+        if let Some((id, begun)) = call.first.take() {
+            packet.confirms = Some(id);
+            packet.begun = begun;
+            packet.call_id = Some(call.call_id.clone());
+            let octets = std::mem::take(&mut call.first_octets);
+            self.take_message(&octets, begun, Some(number), sight);
+        }
+        self.give_answer(&branch, "INVITE", answer);
+        sight.out.push(Out::Sip(packet));
         if connects {
             sight.out.push(Out::Connect(number));
         }
@@ -300,12 +384,13 @@ impl Agent {
         };
         let cancel = format!(
             "CANCEL {} SIP/2.0\r\nVia: {}\r\nMax-Forwards: 70\r\nFrom: {}\r\nTo: {}\r\n\
-             Call-ID: {}\r\nCSeq: 1 CANCEL\r\nContent-Length: 0\r\n\r\n",
+             Call-ID: {}\r\nCSeq: {} CANCEL\r\nContent-Length: 0\r\n\r\n",
             invite.request_uri(),
             invite.header_or_empty("Via"),
             invite.header_or_empty("From"),
             invite.header_or_empty("To"),
             invite.header_or_empty("Call-ID"),
+            invite.cseq_number(),
         );
         sight.out.push(Out::Sip(Packet::plain(cancel.into_bytes())));
     }
@@ -363,4 +448,48 @@ impl Agent {
             }
         }
     }
+}
+
+fn ack(uri: &str, via: &str, invite: &SipText, response: &SipText) -> Vec<u8> {
+    format!(
+        "ACK {uri} SIP/2.0\r\n{via}Max-Forwards: 70\r\nFrom: {}\r\nTo: {}\r\nCall-ID: {}\r\n\
+         CSeq: {} ACK\r\nContent-Length: 0\r\n\r\n",
+        invite.header_or_empty("From"),
+        response.header_or_empty("To"),
+        invite.header_or_empty("Call-ID"),
+        invite.cseq_number(),
+    )
+    .into_bytes()
+}
+
+const CUT: &str = "cut-here";
+
+/// A description and a message in one body, in either order: its Content-Type, and the body.
+fn beside(sdp: &[u8], text: &[u8], text_first: bool) -> (String, Vec<u8>) {
+    let mut parts = [("application/sdp", sdp), ("message/cpim", text)];
+    if text_first {
+        parts.reverse();
+    }
+    let mut body = Vec::new();
+    for (kind, content) in parts {
+        body.extend_from_slice(format!("--{CUT}\r\nContent-Type: {kind}\r\n\r\n").as_bytes());
+        body.extend_from_slice(content);
+        body.extend_from_slice(b"\r\n");
+    }
+    body.extend_from_slice(format!("--{CUT}--\r\n").as_bytes());
+    (format!("multipart/mixed; boundary=\"{CUT}\""), body)
+}
+
+/// The message in such a body, whatever its boundary.
+fn inside(body: &[u8]) -> Vec<u8> {
+    let find = |from: usize, wanted: &[u8]| {
+        memchr::memmem::find(&body[from..], wanted).map(|at| from + at)
+    };
+    let part = find(0, b"Content-Type: message/cpim").and_then(|at| find(at, b"\r\n\r\n"));
+    let boundary = find(0, b"\r\n").map(|end| [b"\r\n", &body[..end]].concat());
+    let (Some(part), Some(boundary)) = (part, boundary) else {
+        return Vec::new();
+    };
+    let end = find(part + 4, &boundary).unwrap_or(body.len());
+    body[part + 4..end].to_vec()
 }

@@ -152,8 +152,7 @@ impl World {
     pub(super) fn sip_to_server(&mut self, agent: usize, packet: Packet) {
         if !self.agents[agent].is_stream {
             if self.chance(self.faults.loss) {
-                self.ledger.disturbed.insert(agent, self.now.instant);
-                return;
+                return self.disturb_agent(agent);
             }
             let copies = 1 + u32::from(self.chance(self.faults.repeats));
             for _ in 0..copies {
@@ -198,7 +197,8 @@ impl World {
         let line = String::from_utf8_lossy(first).into_owned();
         self.ledger.tell(format!(
             "{:?} <- {} {line}",
-            self.now.instant, self.agents[agent].name
+            self.now.instant,
+            self.agents[agent].label()
         ));
         let message = match wire::parse(Bytes::from(packet.octets.clone())) {
             Ok(message) => message,
@@ -220,12 +220,12 @@ impl World {
             self.ended.insert(call_id.to_owned());
         }
         let flow = self.flow_of(agent, connection);
-        self.confirm(&packet);
+        self.confirm(agent, &packet);
         self.give(shard, Input::Sip { flow, message });
     }
 
     /// From here on the server knows what a device has taken.
-    fn confirm(&mut self, packet: &Packet) {
+    fn confirm(&mut self, agent: usize, packet: &Packet) {
         let Some(id) = packet.confirms else { return };
         let now = self.now.instant;
         let is_known = match &packet.call_id {
@@ -233,11 +233,11 @@ impl World {
             None => packet.begun + TRANSACTION > now,
         };
         if is_known && packet.begun > self.started_at {
-            self.ledger.confirmed(id, now);
+            self.ledger.confirmed(id, self.agents[agent].mark(), now);
         }
     }
 
-    fn take_msrp(&mut self, connection: ConnectionId, packet: &Packet) {
+    pub(super) fn take_msrp(&mut self, connection: ConnectionId, packet: &Packet) {
         let Some(line) = self.lines.get_mut(&connection) else {
             return;
         };
@@ -254,9 +254,14 @@ impl World {
                 events.push((line.current, event));
             }
         }
-        self.confirm(packet);
+        let agent = line.agent;
+        self.confirm(agent, packet);
+        let life = self.life;
         for (shard, event) in events {
-            self.give(shard, Input::Msrp { connection, event });
+            // What is killed by one frame does not see the next.
+            if life == self.life {
+                self.give(shard, Input::Msrp { connection, event });
+            }
         }
     }
 
@@ -266,7 +271,8 @@ impl World {
                 return;
             };
             for shard in line.users {
-                self.give(shard, Input::MsrpLost { connection });
+                let lost = Input::MsrpLost { connection };
+                self.input_after(Duration::from_micros(1), shard, lost);
             }
             return;
         }

@@ -152,11 +152,17 @@ impl Disk {
         self.memory.spools()
     }
 
-    /// The body of a message in custody.
-    pub fn body(&self, seq: Seq) -> Option<&[u8]> {
+    /// The body of a message in custody, and when its time is over.
+    pub fn kept(&self, seq: Seq) -> Option<(&[u8], UnixMillis)> {
         let mut all = self.memory.messages();
         all.find(|(own, ..)| *own == seq)
-            .map(|(_, _, body)| &body[..])
+            .map(|(_, message, body)| (&body[..], message.expires_at))
+    }
+
+    /// What waits: for whom, and its body.
+    pub fn waiting(&self) -> impl Iterator<Item = (&Identity, &[u8])> {
+        let all = self.memory.messages();
+        all.map(|(_, message, body)| (&message.recipient, &body[..]))
     }
 
     /// The bodies of what is in custody.

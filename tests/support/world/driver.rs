@@ -1,41 +1,126 @@
 //! What users do, and what goes wrong, drawn from a seed; then quiet, and the reckoning.
 
-use std::collections::BTreeSet;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use rand::RngExt;
 use restante::clock::UnixMillis;
 use restante::demo::{Disposition, Envelope};
 
-use super::agent::{Mood, uri_of};
+use super::agent::{Dialect, Mood, uri_of};
+use super::call::Kind;
 use super::ledger::Entry;
 use super::{Faults, World};
 
 /// A conversation of hours in some hundred steps.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Script {
     pub shards: u16,
     pub users: usize,
     pub steps: usize,
     pub chats: bool,
+    /// Several devices a user, wishes of users, everything a device can do.
+    pub wild: bool,
+    /// How often everything comes to rest; 0 counts as once.
+    pub rests: usize,
     pub faults: Faults,
+}
+
+/// A broken promise, and what led to it.
+struct Broken {
+    fault: String,
+    story: String,
+    /// Steps that had been done.
+    steps: usize,
 }
 
 /// Plays a seed to its end; panics with its story if a promise was broken.
 pub fn play(seed: u64, script: &Script) {
-    let mut world = World::new(seed, script.shards, script.users, script.faults);
-    for _ in 0..script.steps {
-        world.step(script);
-        let most = if world.chance(5) { 40_000 } else { 1_500 };
-        let span = world.rng.random_range(0..most);
-        world.pass(Duration::from_millis(span));
-        world.check();
+    let Err(broken) = attempt(seed, script) else {
+        return;
+    };
+    let (steps, broken) = shortest(seed, script, broken);
+    panic!(
+        "{}\nseed {seed}: {}\nafter {steps} of {} steps of {script:?}\n\
+         again: RESTANTE_TEST_SEED={seed} cargo test --test simulation",
+        broken.story, broken.fault, script.steps
+    );
+}
+
+/// A script of fewer steps that breaks a promise as well, if there is one among a few tries.
+fn shortest(seed: u64, script: &Script, broken: Broken) -> (usize, Broken) {
+    let mut best = (broken.steps, broken);
+    for part in [16, 8, 4, 2] {
+        let steps = best.0 / part;
+        let shorter = Script { steps, ..*script };
+        if steps > 0
+            && let Err(broken) = attempt(seed, &shorter)
+        {
+            best = (broken.steps.max(1), broken);
+            break;
+        }
     }
-    world.come_to_rest();
-    world.ledger.settle(world.now.wall);
-    world.check();
+    best
+}
+
+fn attempt(seed: u64, script: &Script) -> Result<(), Broken> {
+    let mut world = World::new(seed, script);
+    let mut done = 0;
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.play(script, &mut done)));
+    if let Err(panic) = outcome {
+        let text = text_of(panic.as_ref());
+        world.ledger.fault(format!("the server panicked: {text}"));
+    }
+    match world.ledger.faults.first() {
+        None => Ok(()),
+        Some(first) => Err(Broken {
+            fault: format!("{first}\nand {:?}", world.ledger.faults.get(1..10)),
+            story: world.ledger.story(),
+            steps: done,
+        }),
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_default()
 }
 
 impl World {
+    /// Stops at the first broken promise; `done` counts the steps.
+    fn play(&mut self, script: &Script, done: &mut usize) {
+        let rests = script.rests.max(1);
+        for rest in 1..=rests {
+            let faults = self.faults;
+            for _ in 0..script.steps / rests {
+                match script.wild {
+                    true => self.wild_step(),
+                    false => self.step(script),
+                }
+                *done += 1;
+                let most = if self.chance(5) { 40_000 } else { 1_500 };
+                let span = self.rng.random_range(0..most);
+                self.pass(Duration::from_millis(span));
+                if !self.ledger.faults.is_empty() {
+                    return;
+                }
+            }
+            self.come_to_rest(script.wild);
+            if self.ledger.faults.is_empty() {
+                self.ledger.settle(self.now.wall);
+                self.look_for_remains();
+            }
+            if !self.ledger.faults.is_empty() {
+                return;
+            }
+            if rest < rests {
+                self.faults = faults;
+            }
+        }
+    }
+
     fn step(&mut self, script: &Script) {
         let user = self.rng.random_range(0..self.agents.len());
         match self.rng.random_range(0..100) {
@@ -50,15 +135,16 @@ impl World {
         }
     }
 
-    fn register(&mut self, user: usize, expires: u32) {
+    pub(super) fn register(&mut self, user: usize, expires: u32) {
         self.with_agent(user, |agent, sight| agent.register(expires, sight));
     }
 
-    fn someone_else(&mut self, user: usize) -> usize {
-        (user + self.rng.random_range(1..self.agents.len())) % self.agents.len()
+    pub(super) fn someone_else(&mut self, user: usize) -> usize {
+        (user + self.rng.random_range(1..self.users)) % self.users
     }
 
-    fn write_pager(&mut self, user: usize) {
+    pub(super) fn write_pager(&mut self, agent: usize) {
+        let user = self.agents[agent].user;
         let peer = self.someone_else(user);
         let is_enveloped = self.chance(60);
         let conversation = format!("p{}", self.rng.random_range(0..2));
@@ -74,13 +160,14 @@ impl World {
         } else {
             "text/plain"
         };
-        self.with_agent(user, |agent, sight| {
+        self.with_agent(agent, |agent, sight| {
             agent.send_pager(id, &headers, content_type, sight)
         });
     }
 
     /// Tells the author of a message that came that it was seen.
-    fn write_receipt(&mut self, user: usize) {
+    pub(super) fn write_receipt(&mut self, agent: usize) {
+        let user = self.agents[agent].user;
         let seen = |entry: &Entry| {
             let is_message = !entry.is_notification && !entry.has_receipt;
             entry.recipient == user && entry.received_at.is_some() && is_message
@@ -95,27 +182,19 @@ impl World {
         };
         self.ledger.entries[about].has_receipt = true;
         let entry = &self.ledger.entries[about];
-        let (author, conversation) = (entry.author, entry.conversation.clone());
         let message = Envelope::read(&entry.body).expect("it has an envelope");
-        let id = self.write(user, author, &conversation, true, false);
-        let mut receipt = message.notification(Disposition::Displayed);
-        receipt.date_time = message.date_time.clone();
-        receipt.message_id = format!("mid{id}x{}", self.seed);
-        receipt
-            .content
-            .extend_from_slice(format!("<!-- ~#{id}~ -->").as_bytes());
-        let entry = &mut self.ledger.entries[id];
-        entry.body = receipt.to_octets();
-        entry.content = receipt.content;
-        entry.is_notification = true;
-        entry.asks_failure = false;
-        self.with_agent(user, |agent, sight| {
+        let about = [(about, &message)];
+        let now = self.now;
+        let id = self
+            .ledger
+            .write_receipt(&about, Disposition::Displayed, now);
+        self.with_agent(agent, |agent, sight| {
             agent.send_pager(id, "", "message/cpim", sight);
         });
     }
 
     /// Puts a message into the ledger; it is sent by whoever asked for it.
-    fn write(
+    pub(super) fn write(
         &mut self,
         user: usize,
         peer: usize,
@@ -139,10 +218,11 @@ impl World {
             to: format!("<{}>", uri_of(peer)),
             date_time: "2027-01-15T08:00:00Z".to_owned(),
             message_id: format!("mid{id}x{}", self.seed),
-            asks: if asks_failure {
-                "negative-delivery".to_owned()
-            } else {
-                String::new()
+            asks: match (asks_failure, self.asks_more) {
+                (true, true) => "negative-delivery, positive-delivery, display".to_owned(),
+                (true, false) => "negative-delivery".to_owned(),
+                (false, true) => "positive-delivery, display".to_owned(),
+                (false, false) => String::new(),
             },
             content_type: "application/octet-stream".to_owned(),
             content_disposition: String::new(),
@@ -164,26 +244,20 @@ impl World {
             body,
             content,
             message_id: is_enveloped.then_some(envelope.message_id),
-            is_notification: false,
-            has_receipt: false,
             asks_failure,
             sent_at: self.now.instant,
-            expires: None,
-            acknowledged_at: None,
-            received_at: None,
-            confirmed_at: None,
-            may_repeat: false,
-            failures: BTreeSet::new(),
+            ..Entry::default()
         });
         id
     }
 
     /// Some messages in a session that stands, or in a new one.
-    fn write_chat(&mut self, user: usize) {
-        let standing = self.agents[user]
+    pub(super) fn write_chat(&mut self, agent: usize) {
+        let user = self.agents[agent].user;
+        let standing = self.agents[agent]
             .calls
             .iter()
-            .find(|(_, call)| call.sends && call.peer.is_some());
+            .find(|(_, call)| call.sends && call.peer.is_some() && !call.is_large());
         let found = standing.map(|(number, call)| {
             (
                 *number,
@@ -197,45 +271,45 @@ impl World {
                 let peer = self.someone_else(user);
                 let conversation = format!("c{}", self.rng.random_range(0..2));
                 let mut number = 0;
-                self.with_agent(user, |agent, sight| {
-                    number = agent.invite(peer, &conversation, sight)
+                self.with_agent(agent, |agent, sight| {
+                    number = agent.invite(Kind::Chat(peer), &conversation, sight)
                 });
                 (number, peer, conversation)
             }
         };
         for _ in 0..self.rng.random_range(1..5) {
             let id = self.write(user, peer, &conversation, true, true);
-            if let Some(call) = self.agents[user].calls.get_mut(&number) {
+            if let Some(call) = self.agents[agent].calls.get_mut(&number) {
                 call.queue.push_back(id);
             }
         }
-        self.with_agent(user, |agent, sight| agent.send_queued(number, sight));
+        self.with_agent(agent, |agent, sight| agent.send_queued(number, sight));
     }
 
-    fn hang_up_one(&mut self, user: usize) {
+    pub(super) fn hang_up_one(&mut self, user: usize) {
         let number = self.agents[user].calls.keys().next().copied();
         if let Some(number) = number {
             self.with_agent(user, |agent, sight| agent.cancel(number, sight));
             let with_bye = self.chance(80);
             self.with_agent(user, |agent, sight| agent.hang_up(number, with_bye, sight));
-            self.disturb(user);
+            self.disturb_agent(user);
         }
     }
 
-    fn disturb(&mut self, user: usize) {
-        self.ledger.disturbed.insert(user, self.now.instant);
-    }
-
-    fn break_something(&mut self, user: usize) {
-        self.disturb(user);
+    pub(super) fn break_something(&mut self, user: usize) {
+        self.disturb_agent(user);
         match self.rng.random_range(0..100) {
             0..6 => self.crash(),
             6..8 => self.restart(),
             8..16 => {
                 let full = self.chance(50);
                 self.disk.fill(full);
+                self.ledger.store_refuses = true;
             }
-            16..18 => self.disk.poison(),
+            16..18 => {
+                self.disk.poison();
+                self.ledger.store_refuses = true;
+            }
             18..30 => {
                 let line = self.lines.keys().next().copied();
                 if let Some(connection) = line {
@@ -255,14 +329,21 @@ impl World {
     /// The wall clock is set.
     fn jump(&mut self) {
         let millis = self.rng.random_range(0..20_000);
-        self.now.wall = if self.chance(50) {
+        let wall = if self.chance(50) {
             UnixMillis(self.now.wall.0 + millis)
         } else {
             UnixMillis(self.now.wall.0 - millis)
         };
+        self.set_clock(wall);
     }
 
-    fn change_mood(&mut self, user: usize) {
+    pub(super) fn set_clock(&mut self, wall: UnixMillis) {
+        self.now.wall = wall;
+        self.ledger.latest_wall = self.ledger.latest_wall.max(wall);
+        self.ledger.steady_since = self.now.instant;
+    }
+
+    pub(super) fn change_mood(&mut self, user: usize) {
         let refusals = [404, 408, 410, 415, 480, 486, 488, 500, 503, 600, 603, 606];
         let mood = match self.rng.random_range(0..10) {
             0..5 => Mood::Willing,
@@ -270,36 +351,63 @@ impl World {
             7..9 => Mood::Refusing(refusals[self.rng.random_range(0..refusals.len())]),
             _ => Mood::Slow(Duration::from_millis(self.rng.random_range(100..15_000))),
         };
+        self.set_mood(user, mood);
+    }
+
+    pub(super) fn set_mood(&mut self, agent: usize, mood: Mood) {
+        self.disturb_agent(agent);
+        let label = self.agents[agent].label();
         self.ledger
-            .tell(format!("{:?} user{user} is {mood:?}", self.now.instant));
-        self.agents[user].mood = mood;
+            .tell(format!("{:?} {label} is {mood:?}", self.now.instant));
+        self.agents[agent].mood = mood;
+        let moody = self
+            .agents
+            .iter()
+            .filter(|agent| agent.mood != Mood::Willing);
+        self.ledger.moody = moody.map(|agent| agent.user).collect();
     }
 
     /// Nothing goes wrong any more, everybody is there; until nothing happens any more.
-    pub fn come_to_rest(&mut self) {
+    fn come_to_rest(&mut self, wild: bool) {
         self.faults = Faults {
             delay: 20,
             store_delay: 10,
             ..Faults::default()
         };
+        self.fuse = None;
         self.disk.fill(false);
         if self.disk.is_poisoned() {
             self.crash();
         }
-        for user in 0..self.agents.len() {
-            self.agents[user].mood = Mood::Willing;
-            self.agents[user].takes_sessions = true;
-            self.disturb(user);
-            for number in self.agents[user].calls.keys().copied().collect::<Vec<_>>() {
-                self.with_agent(user, |agent, sight| agent.hang_up(number, true, sight));
+        if wild {
+            self.set_clock(self.ledger.latest_wall);
+        }
+        for agent in 0..self.agents.len() {
+            self.agents[agent].mood = Mood::Willing;
+            self.agents[agent].takes_sessions = true;
+            self.agents[agent].paused = false;
+            if self.agents[agent].dialect == Dialect::Quiet {
+                self.agents[agent].dialect = Dialect::Rcs;
+            }
+            self.disturb_agent(agent);
+            let numbers: Vec<u64> = self.agents[agent].calls.keys().copied().collect();
+            for number in numbers {
+                self.with_agent(agent, |agent, sight| agent.hang_up(number, true, sight));
             }
         }
+        self.ledger.moody.clear();
         for _ in 0..6 {
-            for user in 0..self.agents.len() {
-                self.register(user, 3600);
+            for agent in 0..self.agents.len() {
+                self.register(agent, 3600);
             }
-            self.pass(Duration::from_secs(60));
-            self.check();
+            self.pass(Duration::from_secs(5));
+            self.fetch_for_all();
+            self.pass(Duration::from_secs(55));
+        }
+        if wild {
+            self.look_for_stragglers();
+            // Copies for devices that may come stay until they expire.
+            self.pass(Duration::from_secs(2_100));
         }
         self.pass(Duration::from_secs(400));
         // The store may just be asked for what has expired.
@@ -308,6 +416,10 @@ impl World {
                 self.pass(Duration::from_millis(300));
             }
         }
+    }
+
+    /// Nothing may be under way any more.
+    fn look_for_remains(&mut self) {
         let mut left: Vec<String> = self
             .cores
             .iter()
@@ -318,12 +430,57 @@ impl World {
         if self.disk.spools() > 0 {
             left.push(format!("spools={}", self.disk.spools()));
         }
+        let waiting = self.disk.waiting();
+        left.extend(waiting.map(|(user, body)| match self.ledger.find(body) {
+            Some(id) => format!("message {id} for {user}"),
+            None => format!("for {user}: {}", String::from_utf8_lossy(body)),
+        }));
         let in_use = self.lines_in_use();
         if in_use > 0 {
             left.push(format!("open connections={in_use}"));
         }
         for what in left {
             self.ledger.fault(format!("something is left: {what}"));
+        }
+    }
+
+    fn fetch_for_all(&mut self) {
+        for user in 0..self.users {
+            let all = self.agents.iter();
+            let devices = all.filter(|agent| agent.user == user && self.ledger.wishes(user).pull);
+            for agent in devices.map(|agent| agent.index).collect::<Vec<_>>() {
+                let kind = Kind::Fetch(None);
+                self.with_agent(agent, |agent, sight| {
+                    agent.invite(kind, "", sight);
+                });
+            }
+        }
+    }
+
+    /// Everybody has been there for minutes: only copies for devices that may come can still wait.
+    fn look_for_stragglers(&mut self) {
+        let mut faults = Vec::new();
+        for (recipient, body) in self.disk.waiting() {
+            let Some(id) = self.ledger.find(body) else {
+                continue;
+            };
+            let entry = &self.ledger.entries[id];
+            if !self.ledger.wishes(entry.recipient).every {
+                faults.push(format!("message {id} still waits for {recipient}"));
+                continue;
+            }
+            let without = self
+                .agents
+                .iter()
+                .filter(|agent| agent.user == entry.recipient);
+            let mut without =
+                without.filter(|agent| !entry.received_by.contains_key(&agent.mark()));
+            if let Some(agent) = without.next() {
+                faults.push(format!("message {id} has no copy at {}", agent.label()));
+            }
+        }
+        for fault in faults {
+            self.ledger.fault(fault);
         }
     }
 }

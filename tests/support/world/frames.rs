@@ -118,7 +118,5 @@ pub fn binding(transaction: &str, to: &str, from: &str) -> Vec<u8> {
 }
 
 pub fn position(octets: &[u8], wanted: &[u8]) -> Option<usize> {
-    octets
-        .windows(wanted.len())
-        .position(|window| window == wanted)
+    memchr::memmem::find(octets, wanted)
 }

@@ -133,7 +133,7 @@ impl Agent {
             _ => None,
         };
         if let Some(((octets, begun), call_id)) = done {
-            self.take_message(&octets, begun, true, sight);
+            self.take_message(&octets, begun, Some(number), sight);
             packet.confirms = sight.ledger.find(&octets);
             packet.begun = begun;
             packet.call_id = Some(call_id);
@@ -183,12 +183,17 @@ impl Agent {
             let Some(call) = self.calls.get_mut(&number) else {
                 return;
             };
-            let (Some(connection), true, true) = (call.connection, call.bound, call.sends) else {
+            let (Some(connection), true) = (call.connection, call.bound) else {
                 return;
             };
-            let Some(id) = call.queue.pop_front() else {
+            let Some(id) = call.queue.front().copied() else {
                 return;
             };
+            // A receipt may pass where content may not.
+            if !call.sends && !sight.ledger.entries[id].is_notification {
+                return;
+            }
+            call.queue.pop_front();
             let whole = sight.ledger.entries[id].body.clone();
             sight.ledger.entries[id].sent_at = sight.now.instant;
             let remote = call.remote_path.clone();

@@ -1,24 +1,35 @@
 //! What the server wants done, done; every promise it gives is noticed here.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rand::RngExt;
 use restante::demo::SipText;
 use restante::net::ConnectionId;
+use restante::participating::internal::InternalMessage;
 use restante::shard::core_trait::ShardCore;
 use restante::shard::port::{Action, Input};
 use restante::sip::transport::flow::{Flow, Transport};
-use restante::store::request::StoreRequest;
+use restante::store::request::{Body, MessageKind, StoreRequest};
 
 use super::agent::Packet;
+use super::ledger::Word;
 use super::{Event, Line, World, internal, unreachable};
 
 impl World {
     /// Performs everything a core asked for.
     pub(super) fn perform(&mut self, shard: u16) {
-        while let Some(action) = self.cores[usize::from(shard)].poll_action() {
+        let life = self.life;
+        while life == self.life
+            && let Some(action) = self.cores[usize::from(shard)].poll_action()
+        {
+            if let Some(left) = self.fuse {
+                self.fuse = left.checked_sub(1);
+                if left == 0 {
+                    return self.crash();
+                }
+            }
             match action {
                 Action::SendSip { flow, octets } => self.sip_to_agent(shard, flow, octets),
                 Action::ConnectMsrp {
@@ -46,10 +57,7 @@ impl World {
                     };
                     self.input_after(Duration::from_millis(1), shard, resolved);
                 }
-                Action::Forward { shard, message } => {
-                    let wait = Duration::from_micros(self.rng.random_range(1..500));
-                    self.input_after(wait, shard, internal(message));
-                }
+                Action::Forward { shard: to, message } => self.forward(shard, to, message),
                 // Nobody asks as an operator in this world, and nobody guesses.
                 Action::Answer { .. } | Action::StrayMsrp { .. } => {}
                 Action::Drained => {}
@@ -57,17 +65,69 @@ impl World {
         }
     }
 
-    fn ask_store(&mut self, request: StoreRequest) {
-        if let StoreRequest::Settle {
-            seq, settlement, ..
-        } = &request
-        {
-            let id = self.disk.body(*seq).and_then(|body| self.ledger.find(body));
-            let now = self.now.instant;
-            self.ledger.tell(format!(
-                "{now:?} message {id:?} leaves the store: {settlement:?}"
-            ));
+    /// What one shard tells another comes in order, and late if the other has much to do.
+    fn forward(&mut self, from: u16, to: u16, message: Box<InternalMessage>) {
+        let most = 500 + self.faults.crowding * 1000;
+        let wait = Duration::from_micros(self.rng.random_range(1..most));
+        let last = self.forward_at.get(&(from, to)).copied();
+        let at = (self.now.instant + wait).max(last.unwrap_or_default() + Duration::from_micros(1));
+        self.forward_at.insert((from, to), at);
+        let (life, input) = (self.life, Box::new(internal(message)));
+        let event = Event::Input {
+            shard: to,
+            life,
+            input,
+        };
+        self.at(at, event);
+    }
+
+    /// What the store is asked says what the server believes.
+    fn note_request(&mut self, request: &StoreRequest) {
+        match request {
+            StoreRequest::Put { message, body, .. } => {
+                if let Some(id) = self.ledger.named(&message.message_id) {
+                    self.ledger.entries[id].kept_until = Some(message.expires_at);
+                }
+                if let Body::Inline(octets) = body
+                    && message.kind == MessageKind::Notification
+                    && self.ledger.find(octets).is_none()
+                {
+                    let xml = String::from_utf8_lossy(octets).into_owned();
+                    for word in Word::read(&xml)
+                        .iter()
+                        .filter(|word| word.status == "failed")
+                    {
+                        self.ledger.telling(&word.message_id);
+                    }
+                }
+            }
+            StoreRequest::Settle {
+                seq, settlement, ..
+            } => {
+                let Some((body, expires_at)) = self.disk.kept(*seq) else {
+                    return;
+                };
+                let now = self.now.instant;
+                match self.ledger.find(body) {
+                    Some(id) => {
+                        let line = format!("{now:?} message {id} leaves the store: {settlement:?}");
+                        self.ledger.tell(line);
+                        self.ledger.settled(id, *settlement, expires_at);
+                    }
+                    None => {
+                        let xml = String::from_utf8_lossy(body).into_owned();
+                        for word in Word::read(&xml) {
+                            self.ledger.word_settled(&word.message_id);
+                        }
+                    }
+                }
+            }
+            _ => {}
         }
+    }
+
+    fn ask_store(&mut self, request: StoreRequest) {
+        self.note_request(&request);
         if let Some(line) = self.disk.ask(request) {
             let most = self.faults.store_delay.max(1);
             let wait = Duration::from_micros(self.rng.random_range(50..=most * 1000));
@@ -82,7 +142,7 @@ impl World {
             .iter()
             .position(|agent| agent.address == flow.remote)
         else {
-            return self.ledger.fault(format!("SIP to nobody: {}", flow.remote));
+            return self.lost(shard, flow);
         };
         let now = self.now.instant;
         let message = SipText::read(&octets).expect("the server writes SIP");
@@ -91,8 +151,7 @@ impl World {
         match flow.transport {
             Transport::Udp => {
                 if self.chance(self.faults.loss) {
-                    self.ledger.disturbed.insert(agent, now);
-                    return;
+                    return self.disturb_agent(agent);
                 }
                 let copies = 1 + u32::from(self.chance(self.faults.repeats));
                 for _ in 0..copies {
@@ -125,6 +184,17 @@ impl World {
                     },
                 );
             }
+        }
+    }
+
+    /// Nobody is at this address: a device was there once.
+    fn lost(&mut self, shard: u16, flow: Flow) {
+        let is_ours = matches!(flow.remote.ip(), IpAddr::V4(ip) if ip.octets()[0] == 127);
+        if !is_ours || flow.remote.ip().is_unspecified() {
+            return self.ledger.fault(format!("SIP to nobody: {}", flow.remote));
+        }
+        if flow.transport == Transport::Tcp {
+            self.input_after(Duration::from_micros(10), shard, Input::FlowLost { flow });
         }
     }
 
@@ -163,7 +233,7 @@ impl World {
         let line = format!(
             "{:?} -> {} {}",
             self.now.instant,
-            self.agents[agent].name,
+            self.agents[agent].label(),
             message.start_line()
         );
         let call_id = message.header_or_empty("Call-ID").to_owned();
@@ -171,7 +241,7 @@ impl World {
             "{line} {} {call_id}",
             message.header_or_empty("CSeq")
         ));
-        if message.method() == Some("BYE") {
+        if matches!(message.method(), Some("BYE" | "CANCEL")) {
             self.ended.insert(call_id);
         }
     }
@@ -182,7 +252,7 @@ impl World {
             .iter()
             .position(|agent| agent.address.ip() == remote.ip())?;
         if self.faults.breakage && self.chance(5) {
-            self.ledger.disturbed.insert(agent, self.now.instant);
+            self.disturb_agent(agent);
             return None;
         }
         let mut lines = self.lines.iter_mut();
@@ -264,12 +334,28 @@ impl World {
         }
     }
 
+    /// A connection breaks at some octet of what the device has sent last.
+    pub fn cut_line(&mut self, connection: ConnectionId) {
+        let on_its_way = self.queue.values().find_map(|event| match event {
+            Event::MsrpIn {
+                connection: own,
+                packet,
+            } if *own == connection => Some(packet.octets.clone()),
+            _ => None,
+        });
+        if let Some(octets) = on_its_way {
+            let end = self.rng.random_range(0..octets.len());
+            self.take_msrp(connection, &Packet::plain(octets[..end].to_vec()));
+        }
+        self.break_line(connection, true);
+    }
+
     /// A connection breaks: what is under way is lost, both ends hear of it.
     pub fn break_line(&mut self, connection: ConnectionId, tell_server: bool) {
         let Some(line) = self.lines.remove(&connection) else {
             return;
         };
-        self.ledger.disturbed.insert(line.agent, self.now.instant);
+        self.disturb_agent(line.agent);
         if tell_server {
             for shard in line.users {
                 self.input_after(
@@ -295,7 +381,7 @@ impl World {
                 self.input_after(Duration::from_micros(10), shard, Input::FlowLost { flow });
             }
         }
-        self.ledger.disturbed.insert(agent, self.now.instant);
+        self.disturb_agent(agent);
         self.agents[agent].handle_flow_lost();
     }
 }

@@ -377,8 +377,8 @@ impl<'a> Lines<'a> {
 
 /// `Name: value` or `Name:;lang=fr value` (RFC 3862 §3.3); parameters are left out of the value.
 fn split_header(line: &str) -> Result<(&str, &str), CpimError> {
-    let (name, value) = line.split_once(':').ok_or(CpimError::Malformed)?;
-    let name = name.trim_end();
+    let colon = memchr::memchr(b':', line.as_bytes()).ok_or(CpimError::Malformed)?;
+    let (name, value) = (line[..colon].trim_ascii_end(), &line[colon + 1..]);
     if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(CpimError::Malformed);
     }
@@ -386,7 +386,7 @@ fn split_header(line: &str) -> Result<(&str, &str), CpimError> {
         Some(parameters) => parameters.split_once(' ').map_or("", |(_, value)| value),
         None => value,
     };
-    Ok((name, value.trim()))
+    Ok((name, value.trim_ascii()))
 }
 
 /// The URI of a `From` or `To` value: inside the angle brackets, or all of it.

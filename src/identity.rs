@@ -10,7 +10,12 @@ pub struct Identity(Arc<str>);
 impl Identity {
     /// Joins a user part that is already unescaped and a host.
     pub fn new(user: &str, host: &str) -> Self {
-        Self(format!("{user}@{}", host.to_ascii_lowercase()).into())
+        let mut text = String::with_capacity(user.len() + 1 + host.len());
+        text.push_str(user);
+        text.push('@');
+        text.push_str(host);
+        text[user.len() + 1..].make_ascii_lowercase();
+        Self(text.into())
     }
 
     /// The host.

@@ -321,6 +321,10 @@ metrics! {
         "Shards that refuse new work.";
     waiting: Gauge, "restante_waiting_room_entries", "",
         "SIP messages of peers that wait for their shard.";
+    replay_line: Gauge, "restante_replay_users", r#"state="waiting""#,
+        "Users who stand in line for a replay of what waits for them.";
+    replays_served: Gauge, "restante_replay_users", r#"state="served""#,
+        "Users whose waiting messages are being replayed.";
     queue_delay: Gauge, "restante_queue_delay_microseconds", "",
         "How long the SIP message taken last had waited for its shard, all shards added up.";
     refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,

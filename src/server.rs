@@ -7,6 +7,7 @@ use bytes::Bytes;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::admin::{self, AccountBook, Admin, AdminThread, Parts, Token};
@@ -21,8 +22,7 @@ use crate::net::tls::{Tls, TlsError};
 use crate::router::Knowledge;
 use crate::shard::assembly::{Inboxes, Shards};
 use crate::shard::core_trait::ShardCore;
-use crate::store::deferred::{Answers, DuplicateKey};
-use crate::store::request::StoreEvent;
+use crate::store::deferred::{Answer, Answers, DuplicateKey};
 use crate::store::{Recovered, RecoveredBinding, Store, StoreClient, StoreConfig, StoreError};
 
 mod knowledge;
@@ -172,6 +172,7 @@ impl Server {
         );
         match started {
             Ok(shards) => {
+                shards.helper().spawn(give_memory_back(Arc::clone(&memory)));
                 if let Some(token) = token {
                     admin.set_ready(Parts {
                         token,
@@ -231,6 +232,21 @@ impl Server {
         });
         running.stop();
         Ok(())
+    }
+}
+
+/// How often the memory that the system counts is held against what is accounted for.
+const TRIM: Duration = Duration::from_secs(1);
+
+/// The allocator keeps what was freed, and a flood leaves much of that behind: once the process has a
+/// tenth of the bound more than is in use, free memory goes back to the system.
+async fn give_memory_back(ledger: Arc<Ledger>) {
+    loop {
+        tokio::time::sleep(TRIM).await;
+        let resident = sys::resident_memory().unwrap_or_default();
+        if resident > ledger.total() + ledger.limit() / 10 {
+            sys::release_memory();
+        }
     }
 }
 
@@ -338,9 +354,8 @@ fn open_store(
     let answers: Answers = (inboxes.lanes.iter())
         .map(|lanes| {
             let lane = lanes.store.clone();
-            let answer: Box<dyn Fn(StoreEvent) + Send + Sync> =
-                // A shard that has ended needs no answer.
-                Box::new(move |event| drop(lane.send(event)));
+            // A shard that has ended needs no answer.
+            let answer: Answer = Box::new(move |events| drop(lane.send(events)));
             answer
         })
         .collect();

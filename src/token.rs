@@ -29,15 +29,16 @@ impl Tokens {
 
     /// A fresh token of letters and digits.
     pub fn token(&mut self) -> String {
-        let mut text = Vec::with_capacity(TOKEN_LENGTH);
-        self.write_token(&mut text);
-        String::from_utf8(text).expect("the alphabet is ASCII")
+        let mut text = String::with_capacity(TOKEN_LENGTH);
+        self.push_to(&mut text);
+        text
     }
 
-    /// Appends a fresh token to `out` without allocating.
-    pub fn write_token(&mut self, out: &mut Vec<u8>) {
+    /// Appends a fresh token to `out`.
+    pub fn push_to(&mut self, out: &mut String) {
         for _ in 0..TOKEN_LENGTH {
-            out.push(ALPHABET[self.0.random_range(0..ALPHABET.len())]);
+            let letter = ALPHABET[self.0.random_range(0..ALPHABET.len())];
+            out.push(char::from(letter));
         }
     }
 

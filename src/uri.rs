@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use memchr::{memchr, memrchr};
+
 /// What a URI begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
@@ -39,14 +41,13 @@ impl<'a> Uri<'a> {
     }
 
     fn read(text: &'a str) -> Option<Self> {
-        if text
-            .bytes()
-            .any(|byte| byte <= b' ' || byte == 0x7f || b"<>\"".contains(&byte))
-        {
+        let illegal = |byte| matches!(byte, 0..=b' ' | 0x7f | b'<' | b'>' | b'"');
+        if text.bytes().any(illegal) {
             return None;
         }
-        let (scheme, rest) = text.split_once(':')?;
+        let (scheme, rest) = split_at_byte(text, b':')?;
         let scheme = match scheme {
+            "sip" => Scheme::Sip,
             _ if scheme.eq_ignore_ascii_case("sip") => Scheme::Sip,
             _ if scheme.eq_ignore_ascii_case("sips") => Scheme::Sips,
             _ if scheme.eq_ignore_ascii_case("tel") => Scheme::Tel,
@@ -61,16 +62,16 @@ impl<'a> Uri<'a> {
 
     fn read_sip(text: &'a str, scheme: Scheme, rest: &'a str) -> Option<Self> {
         // A user part may hold `;` and `?`, so the `@` is looked for first.
-        let (user, rest) = match rest.rsplit_once('@') {
-            Some((user, rest)) if !user.is_empty() => (Some(user), rest),
-            Some(_) => return None,
+        let (user, rest) = match memrchr(b'@', rest.as_bytes()) {
+            Some(0) => return None,
+            Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
             None => (None, rest),
         };
-        let (rest, headers) = match rest.split_once('?') {
+        let (rest, headers) = match split_at_byte(rest, b'?') {
             Some((rest, headers)) => (rest, Some(headers)),
             None => (rest, None),
         };
-        let (address, parameters) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
+        let (address, parameters) = before_parameters(rest);
         let (host, port) = host_port(address)?;
         Some(Self {
             text,
@@ -84,7 +85,7 @@ impl<'a> Uri<'a> {
     }
 
     fn read_opaque(text: &'a str, scheme: Scheme, rest: &'a str) -> Option<Self> {
-        let (subject, parameters) = rest.split_at(rest.find(';').unwrap_or(rest.len()));
+        let (subject, parameters) = before_parameters(rest);
         if subject.is_empty() {
             return None;
         }
@@ -110,7 +111,7 @@ impl<'a> Uri<'a> {
         let user = self.user?;
         match self.scheme {
             Scheme::Tel => Some(user),
-            _ => Some(user.split_once(':').map_or(user, |(user, _)| user)),
+            _ => Some(split_at_byte(user, b':').map_or(user, |(user, _)| user)),
         }
     }
 
@@ -151,11 +152,21 @@ impl<'a> Uri<'a> {
             .parameters
             .split(';')
             .filter(|parameter| !parameter.is_empty());
-        parameters.map(|parameter| match parameter.split_once('=') {
+        parameters.map(|parameter| match split_at_byte(parameter, b'=') {
             Some((name, value)) => (name, Some(value)),
             None => (parameter, None),
         })
     }
+}
+
+/// As `split_once`, for an ASCII delimiter.
+fn split_at_byte(text: &str, delimiter: u8) -> Option<(&str, &str)> {
+    let at = memchr(delimiter, text.as_bytes())?;
+    Some((&text[..at], &text[at + 1..]))
+}
+
+fn before_parameters(text: &str) -> (&str, &str) {
+    text.split_at(memchr(b';', text.as_bytes()).unwrap_or(text.len()))
 }
 
 fn is_scheme(text: &str) -> bool {
@@ -175,7 +186,7 @@ fn host_port(address: &str) -> Option<(&str, Option<u16>)> {
             .is_ok()
             .then_some((host, port));
     }
-    let (host, port) = match address.split_once(':') {
+    let (host, port) = match split_at_byte(address, b':') {
         Some((host, digits)) => (host, Some(port(digits)?)),
         None => (address, None),
     };
@@ -191,7 +202,7 @@ fn port(text: &str) -> Option<u16> {
 
 /// Undoes `%HH` escapes; what is no escape, or would not be UTF-8, stays.
 pub fn unescape(text: &str) -> Cow<'_, str> {
-    if !text.contains('%') {
+    if memchr(b'%', text.as_bytes()).is_none() {
         return Cow::Borrowed(text);
     }
     let mut out = Vec::with_capacity(text.len());

@@ -358,9 +358,25 @@ fn damage_in_a_sealed_segment_is_met_when_it_is_read() {
     desk.close();
 }
 
-/// Intake and settlement of small and large messages; what was acknowledged before a failure.
-fn intake_and_settle(desk: &mut Desk) -> (Vec<u64>, Vec<u64>, bool) {
-    let (mut stored, mut settled, mut failed) = (Vec::new(), Vec::new(), false);
+/// What became of some messages.
+#[derive(Default)]
+struct Fates {
+    stored: Vec<u64>,
+    settled: Vec<u64>,
+    /// For want of room: never to be seen.
+    refused: Vec<u64>,
+    /// The store has given up.
+    failed: bool,
+}
+
+/// Intake and settlement of small and large messages.
+fn intake_and_settle(desk: &mut Desk) -> Fates {
+    let Fates {
+        mut stored,
+        mut settled,
+        mut refused,
+        mut failed,
+    } = Fates::default();
     for number in 0..12 {
         let (number, body) = match number % 4 {
             3 => (LARGE + number, Body::Inline(octets(LARGE + number, 70_000))),
@@ -377,26 +393,45 @@ fn intake_and_settle(desk: &mut Desk) -> (Vec<u64>, Vec<u64>, bool) {
                     settled.push(number);
                 }
             }
-            Err(refusal) => {
-                assert_eq!(refusal, Refusal::Poisoned);
-                failed = true;
-            }
+            Err(Refusal::Poisoned) => failed = true,
+            // No room is no failure: it goes on once there is some.
+            Err(Refusal::Full) => refused.push(number),
+            Err(refusal) => panic!("{refusal}"),
         }
     }
-    (stored, settled, failed)
+    Fates {
+        stored,
+        settled,
+        refused,
+        failed,
+    }
 }
 
 #[test]
 fn a_failure_of_any_write_or_sync_loses_nothing_that_was_acknowledged() {
+    every_call_fails(std::io::ErrorKind::Other);
+}
+
+#[test]
+fn no_room_at_any_write_or_sync_loses_nothing_and_nothing_that_was_refused_comes() {
+    every_call_fails(std::io::ErrorKind::StorageFull);
+}
+
+fn every_call_fails(kind: std::io::ErrorKind) {
     let mut survived = 0;
     for call in 1..400 {
         let files = CutFiles::new(Mutant::None);
         let mut config = config(Path::new("/cut"));
         config.segment_bytes = 8 * 1024;
         let mut desk = Desk::try_open(&config, Arc::new(files.clone())).expect("opens");
-        files.fail_at(Some(call));
-        let (stored, settled, failed) = intake_and_settle(&mut desk);
-        assert!(!failed || files.has_failed());
+        files.fail_at(Some((call, kind)));
+        let Fates {
+            stored,
+            settled,
+            refused,
+            failed,
+        } = intake_and_settle(&mut desk);
+        assert!(files.has_failed() || !failed && refused.is_empty());
         desk.close();
         let done = !files.has_failed();
         files.fail_at(None);
@@ -412,6 +447,12 @@ fn a_failure_of_any_write_or_sync_loses_nothing_that_was_acknowledged() {
                 assert!(
                     found.contains(number),
                     "call {call} {seed:?}: {number} is lost"
+                );
+            }
+            for number in &refused {
+                assert!(
+                    !found.contains(number),
+                    "call {call} {seed:?}: {number} was refused"
                 );
             }
             desk.close();

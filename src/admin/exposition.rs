@@ -246,7 +246,7 @@ fn of_memory(parts: &Parts) -> Vec<Row> {
     ));
     if let Some(resident) = sys::resident_memory() {
         rows.push((
-            "process_resident_memory_bytes",
+            "restante_resident_memory_bytes",
             &[],
             "Octets of memory the process has, as the system counts.",
             resident as f64,

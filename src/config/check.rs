@@ -31,6 +31,11 @@ pub(super) fn check(config: &Config) -> Checked {
         "deferral.replays_per_user",
         config.deferral.replays_per_user.into(),
     )?;
+    at_least_one("deferral.replays_at_once", config.deferral.replays_at_once)?;
+    at_least_one(
+        "deferral.replays_per_second",
+        config.deferral.replays_per_second,
+    )?;
     admin(config)?;
     clients(config)?;
     sending(&config.users, "users")?;
@@ -332,6 +337,9 @@ fn limits(config: &Config) -> Checked {
     )?;
     at_least_one("limits.inbox", limits.inbox)?;
     at_least_one("limits.sessions", limits.sessions)?;
+    // Less than the process and its queues have to have cannot be held to.
+    let (least, most) = (Size::mib(48), Size::mib(1 << 20));
+    size_between("limits.memory", limits.memory, least, most)?;
     at_least_one("limits.sources", limits.sources)?;
     let (second, day) = (Period::seconds(1), Period::seconds(86_400));
     between("limits.ban", limits.ban, second, day)?;

@@ -238,6 +238,10 @@ section! {
         replays_per_device: u16 = 2;
         /// Replays in sessions that one user gets at the same time, on all devices.
         replays_per_user: u16 = 4;
+        /// Users of one shard to whom waiting messages are replayed at the same time; who registers meanwhile stands in line.
+        replays_at_once: u32 = 1_000;
+        /// Users of one shard whose replay begins within a second, at most.
+        replays_per_second: u32 = 1_000;
         /// A kept standalone message over this leaves in an MSRP session of its own (INVITE), up to it as a MESSAGE (RFC 3428 §8). Over TCP to a device that does not state large messages, MESSAGE carries any size.
         switchover_size: Size = Size::octets(1_300);
         /// A live chat peer that confirms nothing for this long is taken as gone; below the sender's own 30s.

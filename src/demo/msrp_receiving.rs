@@ -158,6 +158,8 @@ impl SessionState {
                 Some(200)
             }
         };
+        // Before the peer can hear it: what follows from it is later.
+        let now = clock::now().instant;
         if let Some(status) = status {
             self.respond(frame, status);
         }
@@ -165,7 +167,8 @@ impl SessionState {
             return;
         };
         if let Some((data, chunks)) = self.put_together(frame, body) {
-            self.complete(frame, data, chunks, status == Some(200));
+            let confirmed_at = (status == Some(200)).then_some(now);
+            self.complete(frame, data, chunks, confirmed_at);
         }
     }
 
@@ -204,8 +207,14 @@ impl SessionState {
         all.remove(id).map(|whole| (whole.data, whole.chunks))
     }
 
-    fn complete(&self, frame: &MsrpText, body: Vec<u8>, chunks: usize, confirmed: bool) {
-        if confirmed && frame.header("Success-Report") == "yes" {
+    fn complete(
+        &self,
+        frame: &MsrpText,
+        body: Vec<u8>,
+        chunks: usize,
+        confirmed_at: Option<Instant>,
+    ) {
+        if confirmed_at.is_some() && frame.header("Success-Report") == "yes" {
             self.report(frame, body.len());
         }
         if let Answering::Only(left) = &mut *lock(&self.answering) {
@@ -216,7 +225,7 @@ impl SessionState {
             content_type: frame.header("Content-Type").to_owned(),
             body,
             chunks,
-            confirmed_at: confirmed.then(|| clock::now().instant),
+            confirmed_at,
         });
     }
 

@@ -144,6 +144,11 @@ impl SentMessage<'_> {
         &self.message_id
     }
 
+    /// The transactions of its chunks, in the order they were sent.
+    pub fn transactions(&self) -> &[String] {
+        &self.transactions
+    }
+
     /// Every chunk is answered so.
     pub fn expect_status(&self, status: u16) -> Result<(), Failure> {
         for transaction in &self.transactions {

@@ -157,6 +157,11 @@ impl ServerProcess {
         }
     }
 
+    /// Whether it has ended, by itself or by a signal.
+    pub fn has_ended(&mut self) -> Result<bool, Failure> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// Waits for it to end by itself.
     pub fn wait(&mut self) -> Result<ExitStatus, Failure> {
         wait_for(&mut self.child, STOP)

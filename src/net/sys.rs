@@ -175,6 +175,15 @@ pub fn resident_memory() -> Option<u64> {
     pages.checked_mul(u64::try_from(page).ok()?)
 }
 
+/// Gives memory that is free inside the process back to the system, where the allocator keeps it.
+pub fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number; the allocator locks what it walks over.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Raises the number of files this process may open to what the system allows it; returns that.
 pub fn raise_open_files() -> io::Result<u64> {
     let mut limit = libc::rlimit {

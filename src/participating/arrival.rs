@@ -6,7 +6,7 @@ use crate::clock::{Now, UnixMillis};
 use crate::cpim::Envelope;
 use crate::identity::Identity;
 use crate::imdn::Dispositions;
-use crate::participating::forward;
+use crate::participating::{forward, revocation};
 use crate::sip::message::HeaderName;
 use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
@@ -104,6 +104,8 @@ pub struct Content {
     pub is_notification: bool,
     /// It says that somebody is typing: never kept (RFC 3994).
     pub is_composing: bool,
+    /// It takes an earlier message back.
+    pub is_revocation: bool,
 }
 
 impl Content {
@@ -113,6 +115,7 @@ impl Content {
             return Ok(Self {
                 is_notification: crate::imdn::is_notification(content_type),
                 is_composing: is_type(content_type, "application/im-iscomposing+xml"),
+                is_revocation: is_type(content_type, revocation::MEDIA_TYPE),
                 ..Self::default()
             });
         }
@@ -133,6 +136,7 @@ impl Content {
             },
             is_notification,
             is_composing: is_type(inner, "application/im-iscomposing+xml"),
+            is_revocation: is_type(inner, revocation::MEDIA_TYPE),
         })
     }
 }
@@ -144,8 +148,9 @@ pub fn may_be_receipt(content_type: &str) -> bool {
 
 /// Whether a Content-Type value names this media type, whatever its parameters.
 pub fn is_type(content_type: &str, wanted: &str) -> bool {
-    let essence = content_type.split(';').next().unwrap_or_default();
-    essence.trim().eq_ignore_ascii_case(wanted)
+    let end = memchr::memchr(b';', content_type.as_bytes()).unwrap_or(content_type.len());
+    let essence = content_type[..end].trim_ascii();
+    essence.len() == wanted.len() && essence.eq_ignore_ascii_case(wanted)
 }
 
 /// The message of a SIP MESSAGE request.

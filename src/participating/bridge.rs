@@ -166,7 +166,7 @@ impl Service {
 
     /// A message goes to the other side, or if it cannot, into custody.
     pub(super) fn go_on(&mut self, id: ChatId, side: Side, inbound: InboundId, now: Now) {
-        let live = self.may_go_live(id, side);
+        let live = self.may_go_live(id, side) && !self.is_repeated(id, side, inbound);
         let media = self.media_of(id, side.other()).filter(|_| live);
         let transits = self.chats.get_mut(&id).map(|chat| &mut chat.transits);
         let Some(transit) = transits.and_then(|all| all.get_mut(&(side, inbound))) else {
@@ -208,9 +208,11 @@ impl Service {
         let free = match side {
             Side::Caller => {
                 let key = chat.conversation_of(side);
-                self.users
-                    .get(&chat.callee)
-                    .is_none_or(|user| user.may_pass(&key))
+                // The machine of somebody who is not registered is forgotten, what waits for him is not.
+                let is_forgotten = !self.users.contains_key(&chat.callee)
+                    && self.waiting.contains(&chat.callee)
+                    && self.reach(&chat.callee).is_none();
+                !is_forgotten && self.lets_pass(&chat.callee, &key)
             }
             Side::Callee => self.may_pass_to_caller(chat),
         };
@@ -455,9 +457,24 @@ impl Service {
         }
     }
 
+    /// The other side confirms a message that is being stored, because its session ends: it shall not come
+    /// again.
+    fn note_taken(&mut self, id: ChatId, side: Side, out: OutboundId) {
+        let Some(chat) = self.chats.get_mut(&id) else {
+            return;
+        };
+        let kept = chat
+            .transits
+            .iter_mut()
+            .find(|((from, _), transit)| *from == side.other() && transit.was_sent_as == Some(out));
+        if let Some((_, transit)) = kept {
+            transit.is_taken = true;
+        }
+    }
+
     fn handle_delivered(&mut self, id: ChatId, side: Side, out: OutboundId, now: Now) {
         let Some((from, inbound)) = self.source_of(id, side, out) else {
-            return;
+            return self.note_taken(id, side, out);
         };
         self.metrics.passed_session.count();
         let Some(transit) = self.transit(id, from, inbound) else {

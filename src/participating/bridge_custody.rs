@@ -12,7 +12,7 @@ use crate::participating::spool::BodySize;
 use crate::participating::transit::Fate;
 use crate::sip::message::HeaderName;
 use crate::sip::rejection::Rejection;
-use crate::store::request::{DeferredMessage, MessageKind, Seq};
+use crate::store::request::{DeferredMessage, MessageKind, Seq, Settlement};
 
 /// MSRP status for a message that cannot be kept: the sender is to stop sending it (RFC 4975 §10.5).
 pub(super) const CANNOT_KEEP: u16 = 413;
@@ -174,6 +174,26 @@ impl Service {
         });
     }
 
+    /// Whether a short message was kept a moment ago: its author lost the answer with his session and says it
+    /// again, while the recipient may have it already (decision 12).
+    pub(super) fn is_repeated(&self, id: ChatId, side: Side, inbound: InboundId) -> bool {
+        let repeated = || {
+            let chat = self.chats.get(&id)?;
+            let transit = chat.transits.get(&(side, inbound))?;
+            let length = transit.complete?;
+            let content = Content::read(&transit.content_type, &transit.head).ok()?;
+            self.recent
+                .find(arrival::chat_duplicate_key(&arrival::ChatMessage {
+                    author: chat.person(side),
+                    recipient: chat.person(side.other()),
+                    message_id: &content.message_id?,
+                    head: &transit.head,
+                    length,
+                }))
+        };
+        !self.recent.is_empty() && repeated().is_some()
+    }
+
     /// The message as it is kept; `None` for what is never kept: somebody is typing, or
     /// is blocked without a word.
     pub(super) fn kept_message(
@@ -248,10 +268,16 @@ impl Service {
             return;
         };
         if let Fate::Storing(message, size) = std::mem::replace(&mut transit.fate, Fate::Custody) {
+            let is_taken = transit.is_taken;
             self.recent.add(message.duplicate_key, seq, now);
             self.end_transit(id, side, inbound, 200);
-            self.tell_stored(&message, now);
-            self.hold(&message, seq, size, false, now);
+            if is_taken {
+                self.settle(&message.recipient, seq, Settlement::Delivered);
+                self.end_storing(&message, size, now);
+            } else {
+                self.tell_stored(&message, now);
+                self.hold(&message, seq, size, false, now);
+            }
         }
         self.end_if_settled(id, now);
     }

@@ -248,10 +248,7 @@ impl Service {
         let trying = self.reply(&chat.invite, 100, "Trying", None).build();
         self.sip.respond(server, 100, trying, now);
         let key = chat.conversation_of(Side::Caller);
-        let free = self
-            .users
-            .get(&chat.callee)
-            .is_none_or(|user| user.may_pass(&key));
+        let free = self.lets_pass(&chat.callee, &key);
         let targets = match service {
             SessionService::Chat => self.session_targets_for(&chat.callee, &chat.invite),
             SessionService::Large => self.large_targets(&chat.callee, Some(&chat.invite)),

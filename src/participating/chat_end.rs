@@ -87,6 +87,7 @@ impl Service {
             if !matches!(transit.fate, Fate::Live(_) | Fate::Unread) {
                 continue;
             }
+            transit.was_sent_as = transit.outbound();
             transit.fate = Fate::Custody;
             if transit.complete.is_some() {
                 complete.push(*inbound);

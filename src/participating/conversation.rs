@@ -74,6 +74,38 @@ pub(super) struct Conversation {
     pub(super) obstacles: Obstacles,
 }
 
+/// Conversations that could start, by their oldest message.
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    by_oldest: BTreeMap<Seq, ConversationKey>,
+    /// All have been looked at, and none of them leaves in a session.
+    pub(super) none_in_session: bool,
+}
+
+impl Ready {
+    pub(super) fn insert(&mut self, oldest: Seq, key: ConversationKey) {
+        self.by_oldest.insert(oldest, key);
+        self.look_again();
+    }
+
+    pub(super) fn remove(&mut self, oldest: Seq) {
+        self.by_oldest.remove(&oldest);
+    }
+
+    /// Something changed in one of them.
+    pub(super) fn look_again(&mut self) {
+        self.none_in_session = false;
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, &ConversationKey)> {
+        self.by_oldest.iter().map(|(seq, key)| (*seq, key))
+    }
+
+    pub(super) fn older_than(&self, seq: Seq) -> impl Iterator<Item = &ConversationKey> {
+        self.by_oldest.range(..seq).map(|(_, key)| key)
+    }
+}
+
 impl Conversation {
     pub(super) fn new() -> Self {
         Self {
@@ -92,9 +124,9 @@ impl Conversation {
     }
 
     /// Puts a message in its place; one that comes late goes before those not yet handed out.
-    pub(super) fn insert(&mut self, held: Held, ready: &mut BTreeMap<Seq, ConversationKey>) {
+    pub(super) fn insert(&mut self, held: Held, ready: &mut Ready) {
         if let Some(first) = self.held.front() {
-            ready.remove(&first.seq);
+            ready.remove(first.seq);
         }
         let behind = self
             .held
@@ -159,7 +191,7 @@ pub(super) fn park(conversation: &mut Conversation, retry: &RetrySchedule, now: 
 }
 
 pub(super) fn make_ready(
-    ready: &mut BTreeMap<Seq, ConversationKey>,
+    ready: &mut Ready,
     key: &ConversationKey,
     conversation: &mut Conversation,
 ) {

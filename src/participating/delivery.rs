@@ -2,7 +2,7 @@
 //!
 //! `message_run` carries pager messages by SIP MESSAGE, `session_run` chat messages over MSRP.
 
-use crate::clock::Now;
+use crate::clock::{Now, UnixMillis};
 use crate::identity::Identity;
 use crate::participating::contacts::Target;
 use crate::participating::message_run::MessageRun;
@@ -97,10 +97,11 @@ impl Service {
             Carrier::Standalone => self.large_targets(user, None),
         };
         targets.retain(|target| copies_for.is_none_or(|device| target.device == device));
-        if targets.is_empty() || self.draining {
+        if targets.is_empty() {
             return self.end_run(user, run, RunEnd::Parked, now);
         }
-        if self.deliveries.len() >= self.settings.most_under_way {
+        // While we drain, nothing may overtake what stays for the next start.
+        if self.draining || self.deliveries.len() >= self.settings.most_under_way {
             return self.end_run(user, run, RunEnd::Shortage, now);
         }
         tracing::debug!(%user, author = %key.author, ?carrier, "replay begins");
@@ -129,14 +130,29 @@ impl Service {
         }
     }
 
-    /// The next message the run may carry, asked of the user's machine.
-    pub(super) fn next_of_run(&mut self, id: DeliveryId) -> Option<Held> {
-        let delivery = self.deliveries.get_mut(&id)?;
-        if let Some(pulled) = &mut delivery.pulled {
-            return pulled.next();
+    /// The next message the run may carry, asked of the user's machine. What has expired since the last look
+    /// for such is left to the next one ([`Self::look_for_expired`]), which tells its author.
+    pub(super) fn next_of_run(&mut self, id: DeliveryId, now: Now) -> Option<Held> {
+        loop {
+            let delivery = self.deliveries.get_mut(&id)?;
+            let held = match &mut delivery.pulled {
+                Some(pulled) => pulled.next()?,
+                None => self
+                    .users
+                    .get_mut(&delivery.user)?
+                    .next_message(delivery.run)?,
+            };
+            if !self.has_expired(held.expires_at, now) {
+                return Some(held);
+            }
+            let user = self.deliveries.get(&id)?.user.clone();
+            self.leave_out(&user, &held.conversation, held.seq);
         }
-        let user = self.users.get_mut(&delivery.user)?;
-        user.next_message(delivery.run)
+    }
+
+    /// Whether a message that expires at this time must not be handed to a device any more.
+    pub(super) fn has_expired(&mut self, expires_at: UnixMillis, now: Now) -> bool {
+        expires_at <= self.expiry.read(now)
     }
 
     /// Reads a message of the run; false without a credit.

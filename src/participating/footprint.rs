@@ -24,6 +24,8 @@ const TRANSIT: usize = 1_536;
 const HELD: usize = 256;
 /// A user with waiting messages, by name.
 const WAITING: usize = 96;
+/// A user who stands in line for a replay.
+const IN_LINE: usize = 128;
 /// A user's machine, beside the messages it knows of.
 const USER: usize = 1_024;
 /// A message whose receipts are kept track of.
@@ -89,6 +91,8 @@ impl Service {
     /// Writes down what is in use now.
     pub fn account(&mut self) {
         self.media.set_room(self.load.room());
+        self.metrics.replay_line.set(self.line.len() as u64);
+        self.metrics.replays_served.set(self.line.served() as u64);
         let work = self.pagers.len() + self.relays.len() + self.deliveries.len();
         let work = work + self.look_ups.len() + self.silences.len();
         let media = self.media.len() * MEDIA + self.media.connections() * MEDIA_CONNECTION;
@@ -100,9 +104,11 @@ impl Service {
             .set(work * WORK + self.chats.len() * CHAT + self.dialogs.len() * DIALOG);
         print.media.set(media);
         print.bindings.set(self.registrar.footprint());
-        print
-            .users
-            .set(self.users.len() * USER + self.waiting.len() * WAITING);
+        print.users.set(
+            self.users.len() * USER
+                + self.waiting.len() * WAITING
+                + (self.line.len() + self.line.served()) * IN_LINE,
+        );
         print.receipts.set(receipts * RECEIPT);
         print.duplicates.set(self.recent.len() * DUPLICATE);
         print.store.set(self.custody.open() * STORE_REQUEST);

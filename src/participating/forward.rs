@@ -92,7 +92,10 @@ fn drop_claims(edit: &mut Edit<'_>) {
 fn assert_identity(edit: &mut Edit<'_>, request: &Message, author: &Identity) {
     drop_claims(edit);
     if !wants_privacy(request) {
-        edit.append("P-Asserted-Identity", &format!("<sip:{author}>"));
+        edit.append(
+            "P-Asserted-Identity",
+            &["<sip:", author.as_str(), ">"].concat(),
+        );
     }
     if let Some(service) = request.header(HeaderName::PPreferredService) {
         edit.append("P-Asserted-Service", service);

@@ -92,8 +92,7 @@ impl Service {
     }
 
     fn machine_lets_pass(&self, user: &Identity, key: &ConversationKey) -> bool {
-        let machine = self.users.get(user);
-        machine.is_none_or(|user| user.may_pass(key))
+        self.lets_pass(user, key)
     }
 
     /// Another shard asks for a chat of its own.
@@ -122,13 +121,16 @@ impl Service {
     /// The user's machine has changed its mind, perhaps. Told before anything that follows from it, so
     /// that no shard hears of a kept message before it hears that nothing may pass it.
     pub(super) fn review_grants(&mut self, user: &Identity) {
-        let machine = self.users.get(user);
+        let (machine, in_line) = (self.users.get(user), self.line.has(user));
         let Some(given) = self.grants.given.get_mut(user) else {
             return;
         };
         let mut changed = Vec::new();
         for (chat, given) in given.iter_mut() {
-            let may_pass = machine.is_none_or(|machine| machine.may_pass(&given.key));
+            let may_pass = match machine {
+                Some(machine) => machine.may_pass(&given.key),
+                None => !in_line,
+            };
             if std::mem::replace(&mut given.may_pass, may_pass) != may_pass {
                 changed.push((*chat, may_pass));
             }

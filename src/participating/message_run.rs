@@ -41,7 +41,7 @@ impl Service {
 
     /// Fetches the run's next message, or ends the run.
     pub(super) fn take_next_message(&mut self, id: DeliveryId, now: Now) {
-        let Some(held) = self.next_of_run(id) else {
+        let Some(held) = self.next_of_run(id, now) else {
             return self.end_delivery(id, RunEnd::Done, now);
         };
         let seq = held.seq;
@@ -84,8 +84,12 @@ impl Service {
             StoreEvent::Piece { octets, .. } => run.body.extend_from_slice(&octets),
             _ => return,
         }
+        let expires_at = run.message.as_ref().map(|message| message.expires_at);
         if (run.body.len() as u64) < run.length {
             self.read_more(id, now);
+        } else if expires_at.is_some_and(|at| self.has_expired(at, now)) {
+            // The disk was slow: its time was over before it could leave.
+            self.skip_unread_message(id, seq, Refusal::Unknown, now);
         } else {
             self.send_message_of_run(id, now);
         }

@@ -59,6 +59,7 @@ mod refresh;
 pub mod relay;
 mod replay_inbound;
 mod replay_invite;
+pub mod replay_line;
 mod replay_sending;
 pub mod replay_table;
 pub mod revocation;

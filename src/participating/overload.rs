@@ -85,6 +85,8 @@ impl Service {
 fn begins_work(request: &Message) -> bool {
     match request.method() {
         Method::Ack | Method::Cancel | Method::Bye | Method::Prack | Method::Update => false,
+        // Who goes makes room.
+        Method::Register if request.header(HeaderName::Expires) == Some("0") => false,
         _ => request.to().is_ok_and(|to| to.tag().is_none()),
     }
 }

@@ -101,13 +101,14 @@ impl Service {
         if self.pagers.len() >= self.settings.most_under_way {
             return self.overloaded(&request, server, now);
         }
-        if let Some(seq) = self.recent.find(arrival::duplicate_key(&request)) {
+        if !self.recent.is_empty()
+            && let Some(seq) = self.recent.find(arrival::duplicate_key(&request))
+        {
             tracing::debug!(seq = seq.0, "a MESSAGE kept before a restart came again");
             return self.accepted(&request, server, None, now);
         }
-        let revoked = revocation::revoked_by(&request);
         if !content.is_notification
-            && revoked.is_none()
+            && !content.is_revocation
             && let Err(refused) = self.submit_message(&request, &author, now)
         {
             return self.reject(&request, server, &refused.rejection(), now);
@@ -117,12 +118,13 @@ impl Service {
         {
             return;
         }
-        match revoked {
-            None => {}
-            Some(Err(rejection)) => return self.reject(&request, server, &rejection, now),
-            Some(Ok(revoked)) => {
-                let parties = (author, &recipient);
-                return self.handle_revocation(request, server, parties, revoked, now);
+        if content.is_revocation {
+            match revocation::revoked_by(&request) {
+                Err(rejection) => return self.reject(&request, server, &rejection, now),
+                Ok(revoked) => {
+                    let parties = (author, &recipient);
+                    return self.handle_revocation(request, server, parties, revoked, now);
+                }
             }
         }
         self.expect_receipts_of(&request, &content, &author, &recipient, now);
@@ -163,7 +165,9 @@ impl Service {
         let request = pager.request.clone();
         let targets = self.message_targets(&recipient, Some(&request));
         let user = self.users.get(&recipient);
+        let in_line = user.is_none() && self.line.has(&recipient);
         let in_order = !is_receipt || user.is_none_or(|user| user.may_pass_receipt(&author));
+        let in_order = in_order && !in_line;
         let free = in_order && self.may_pass(&request, &author, &recipient);
         if free && !targets.is_empty() {
             self.fork_message(id, &targets, now);

@@ -18,6 +18,7 @@ const PIECE: usize = 64 * 1024;
 impl Service {
     /// Hands what was read to the MSRP session.
     pub(super) fn send_ready(&mut self, id: DeliveryId, now: Now) {
+        self.leave_out_expired(id, now);
         let Some(delivery) = self.deliveries.get_mut(&id) else {
             return;
         };
@@ -42,6 +43,35 @@ impl Service {
             sending.out = Some(session.send(outbound, &mut self.tokens));
         }
         self.pump_replay(id, now);
+    }
+
+    /// What expired while the device rang is left to the next look for such ([`Self::look_for_expired`]).
+    fn leave_out_expired(&mut self, id: DeliveryId, now: Now) {
+        let time = self.expiry.read(now);
+        let Some(delivery) = self.deliveries.get_mut(&id) else {
+            return;
+        };
+        let DeliveryBy::Session(run) = &mut delivery.carrier else {
+            return;
+        };
+        let mut over = Vec::new();
+        run.sending.retain(|sending| {
+            let is_over = sending.out.is_none() && sending.message.expires_at <= time;
+            if is_over {
+                over.push(sending.seq);
+            }
+            !is_over
+        });
+        let user = delivery.user.clone();
+        for seq in over {
+            if let Some(key) = self
+                .deliveries
+                .get(&id)
+                .map(|delivery| delivery.key_of(seq))
+            {
+                self.leave_out(&user, &key, seq);
+            }
+        }
     }
 
     /// Supplies the session with as many octets as it takes; with none while the device holds it.

@@ -38,21 +38,18 @@ pub struct Revocation {
     message_id: String,
 }
 
-/// The message that a MESSAGE revokes: `None` if it is no revocation.
-pub fn revoked_by(request: &Message) -> Option<Result<String, Rejection>> {
-    let content_type = request.header(HeaderName::ContentType)?;
+/// The message that a MESSAGE revokes, which is a revocation by its type.
+pub fn revoked_by(request: &Message) -> Result<String, Rejection> {
+    let content_type = request.header(HeaderName::ContentType).unwrap_or_default();
     let body = request.body();
-    let document = if is_type(content_type, MEDIA_TYPE) {
-        body.get(..)?
-    } else if is_type(content_type, cpim::MEDIA_TYPE) {
-        let envelope = Envelope::parse(body).ok()?;
-        let is_revocation = is_type(envelope.content_type(), MEDIA_TYPE);
-        is_revocation.then(|| body.get(envelope.content()))??
+    let document = if is_type(content_type, cpim::MEDIA_TYPE) {
+        let envelope = Envelope::parse(body).ok();
+        envelope.and_then(|envelope| body.get(envelope.content()))
     } else {
-        return None;
+        body.get(..)
     };
-    let malformed = Rejection::new(400, "Malformed Revocation");
-    Some(message_id(document).ok_or(malformed))
+    let id = document.and_then(message_id);
+    id.ok_or(Rejection::new(400, "Malformed Revocation"))
 }
 
 /// The text of the first element that names a message; document types are not read.
@@ -89,6 +86,9 @@ impl Service {
         message_id: String,
         now: Now,
     ) {
+        if self.revocations.len() >= self.settings.most_under_way {
+            return self.overloaded(&request, server, now);
+        }
         let waiting = self.revocations.entry(recipient.clone()).or_default();
         if waiting.len() >= MOST_WAITING {
             return self.overloaded(&request, server, now);

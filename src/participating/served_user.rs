@@ -15,7 +15,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
-use crate::participating::conversation::{Conversation, State, leaves_by_itself, make_ready, park};
+use crate::participating::conversation::{
+    Conversation, Ready, State, leaves_by_itself, make_ready, park,
+};
 pub use crate::participating::conversation::{ReplayPolicy, RetrySchedule};
 pub use crate::participating::copies::DeviceReach;
 use crate::participating::copies::Obstacles;
@@ -110,9 +112,7 @@ pub enum Standing {
 enum Loading {
     /// The store may hold messages; it is asked once the user has a device.
     Needed,
-    Asked {
-        again: bool,
-    },
+    Asked,
     Complete,
 }
 
@@ -154,11 +154,15 @@ pub struct ServedUser {
     last_loaded: Option<Seq>,
     /// Loaded while their `Stored` was still on its way.
     loaded_early: BTreeSet<Seq>,
+    /// Durable since the queue was asked for. One of them that is long can be older than what a page has
+    /// already told, so none is left to the next page.
+    stored_late: BTreeMap<Seq, Held>,
     /// Messages on their way to the disk.
     storing: usize,
     conversations: BTreeMap<ConversationKey, Conversation>,
-    /// Conversations that could start, by their oldest message.
-    ready: BTreeMap<Seq, ConversationKey>,
+    ready: Ready,
+    /// Some conversation may wait for its time.
+    may_wait: bool,
     runs: BTreeMap<RunId, Run>,
     next_run: u64,
     policy: ReplayPolicy,
@@ -182,9 +186,11 @@ impl ServedUser {
             loading: Loading::Complete,
             last_loaded: None,
             loaded_early: BTreeSet::new(),
+            stored_late: BTreeMap::new(),
             storing: 0,
             conversations: BTreeMap::new(),
-            ready: BTreeMap::new(),
+            ready: Ready::default(),
+            may_wait: false,
             runs: BTreeMap::new(),
             next_run: 0,
             policy,
@@ -239,7 +245,7 @@ impl ServedUser {
     pub fn is_idle(&self) -> bool {
         self.runs.is_empty()
             && self.actions.is_empty()
-            && !matches!(self.loading, Loading::Asked { .. })
+            && !matches!(self.loading, Loading::Asked)
             && self.conversations.values().all(|c| c.storing == 0)
             && (self.reach.is_none() || self.holds_nothing() || self.has_copied_all())
     }
@@ -253,7 +259,7 @@ impl ServedUser {
     pub fn handle_reach(&mut self, reach: Reach, now: Now) {
         self.reach = Some(reach);
         if self.loading == Loading::Needed {
-            self.loading = Loading::Asked { again: false };
+            self.loading = Loading::Asked;
             self.actions.push_back(UserAction::Load { after: None });
         }
         for (key, conversation) in &mut self.conversations {
@@ -281,19 +287,21 @@ impl ServedUser {
     pub fn handle_loaded(&mut self, held: Vec<Held>, more: bool, now: Now) {
         for item in held {
             self.last_loaded = self.last_loaded.max(Some(item.seq));
+            self.stored_late.remove(&item.seq);
             if self.storing > 0 {
                 self.loaded_early.insert(item.seq);
             }
             self.add(item);
         }
-        let again = more || self.loading == Loading::Asked { again: true };
-        if again {
-            self.loading = Loading::Asked { again: false };
+        if more {
             let after = self.last_loaded;
             self.actions.push_back(UserAction::Load { after });
             return;
         }
         self.loading = Loading::Complete;
+        for held in std::mem::take(&mut self.stored_late).into_values() {
+            self.add(held);
+        }
         self.start_runs(now);
     }
 
@@ -328,10 +336,12 @@ impl ServedUser {
         for device in &held.marks {
             self.handle_marked(&held.conversation, held.seq, *device);
         }
-        match &mut self.loading {
+        match self.loading {
             Loading::Needed => {}
-            Loading::Asked { again } => *again = true,
-            Loading::Complete if self.loaded_early.remove(&held.seq) => {}
+            Loading::Asked | Loading::Complete if self.loaded_early.remove(&held.seq) => {}
+            Loading::Asked => {
+                self.stored_late.insert(held.seq, held);
+            }
             Loading::Complete => self.add(held),
         }
         if self.storing == 0 {
@@ -363,7 +373,10 @@ impl ServedUser {
         let Some(conversation) = self.conversations.get_mut(key) else {
             return;
         };
-        conversation.trying.remove(&seq);
+        self.stored_late.remove(&seq);
+        if conversation.trying.remove(&seq) {
+            self.ready.look_again();
+        }
         if self.copies.is_some() && conversation.state == State::Ready {
             make_ready(&mut self.ready, key, conversation);
         }
@@ -371,7 +384,7 @@ impl ServedUser {
             return;
         };
         if position == 0 {
-            self.ready.remove(&seq);
+            self.ready.remove(seq);
         }
         conversation.held.remove(position);
         if position < conversation.handed {
@@ -387,7 +400,7 @@ impl ServedUser {
 
     /// When [`Self::handle_timeout`] has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.reach?;
+        self.reach.filter(|_| self.may_wait)?;
         let all = self.conversations.values();
         all.filter_map(Conversation::waits_until).min()
     }
@@ -401,6 +414,8 @@ impl ServedUser {
                 make_ready(&mut self.ready, key, conversation);
             }
         }
+        let mut all = self.conversations.values();
+        self.may_wait = all.any(|conversation| conversation.waits_until().is_some());
         self.start_runs(now);
     }
 
@@ -426,8 +441,9 @@ impl ServedUser {
             return;
         }
         if let Some(first) = conversation.held.front() {
-            self.ready.remove(&first.seq);
+            self.ready.remove(first.seq);
         }
+        self.may_wait = true;
         park(conversation, &self.policy.retry, now);
     }
 
@@ -437,6 +453,7 @@ impl ServedUser {
             return false;
         };
         let was_tried = conversation.trying.remove(&seq);
+        self.ready.look_again();
         was_tried && conversation.registered_meanwhile
     }
 
@@ -444,6 +461,7 @@ impl ServedUser {
         if let Some(conversation) = self.conversations.get_mut(key)
             && conversation.storing > 0
         {
+            self.ready.look_again();
             conversation.storing -= 1;
             let long = usize::from(is_long).min(conversation.storing_long);
             conversation.storing_long -= long;

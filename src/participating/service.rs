@@ -32,6 +32,7 @@ use crate::participating::operator::{Answer, Question, Ticket};
 use crate::participating::pager::{Pager, PagerId};
 use crate::participating::receipt_lane::{ReceiptDesk, StoringReceipt};
 use crate::participating::relay::{Relay, RelayId};
+use crate::participating::replay_line::ReplayLine;
 use crate::participating::served_user::{ReplayPolicy, ServedUser};
 use crate::participating::spool::BodySize;
 use crate::registrar::{Directory, Registrar};
@@ -77,6 +78,10 @@ pub struct Settings {
     pub most_receipts: usize,
     /// How long work may wait before new work is refused.
     pub queue_delay: Duration,
+    /// Users to whom waiting messages are replayed at the same time.
+    pub replays_at_once: usize,
+    /// Users whose replay begins within a second.
+    pub replays_per_second: u32,
 }
 
 /// Which of our doings a SIP answer belongs to.
@@ -141,6 +146,8 @@ pub struct Service {
     /// How far this shard keeps up.
     pub load: Load,
     pub(super) overload: super::overload::Overload,
+    /// Users who wait until what waits for them is offered.
+    pub(super) line: ReplayLine,
     pub(crate) tokens: Tokens,
     pub(crate) sip: Endpoint<Usage>,
     pub(crate) media: Media,
@@ -256,6 +263,8 @@ impl Service {
             recent.add(key, seq, now);
         }
         let (most, queue_delay) = (parts.settings.most_receipts, parts.settings.queue_delay);
+        let settings = &parts.settings;
+        let line = ReplayLine::new(settings.replays_at_once, settings.replays_per_second);
         let (receipts, hidden) = (ReceiptDesk::new(most), HiddenAuthors::new(most));
         Self {
             settings: parts.settings,
@@ -265,6 +274,7 @@ impl Service {
             memory: parts.memory,
             load: Load::new(queue_delay),
             overload: super::overload::Overload::default(),
+            line,
             tokens: parts.tokens,
             sip: parts.sip,
             media: parts.media,

@@ -121,7 +121,7 @@ impl Service {
         if !self.custody.has_room() {
             return false;
         }
-        let Some(held) = self.next_of_run(id) else {
+        let Some(held) = self.next_of_run(id, now) else {
             return false;
         };
         let seq = held.seq;
@@ -192,7 +192,11 @@ impl Service {
         });
         match run.phase {
             Phase::Reading => self.invite_for_replay(id, now),
-            Phase::Live => self.send_ready(id, now),
+            Phase::Live => {
+                self.send_ready(id, now);
+                self.read_ahead(id, now);
+                self.end_if_done(id, now);
+            }
             Phase::Waiting
             | Phase::Answering
             | Phase::Inviting

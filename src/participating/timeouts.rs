@@ -1,6 +1,7 @@
 //! What time does to the participating function: deadlines, the sweep of sessions, expiry, the drain.
 
 use crate::clock::{Instant, Now};
+use crate::participating::replay_line::Occasion;
 use crate::participating::service::{Service, Waiter};
 use crate::store::request::Refusal;
 use std::time::Duration;
@@ -40,6 +41,7 @@ impl Service {
             self.pager_deadlines.front().map(|(at, _)| *at),
             self.silences.first_key_value().map(|((at, _), _)| *at),
             self.user_deadlines.first().map(|(at, _)| *at),
+            self.line.next_deadline(),
             (self.has_sessions() || !self.reoffers.is_empty()).then_some(self.next_sweep),
             Some(self.next_expiry),
         ]
@@ -62,6 +64,7 @@ impl Service {
         self.handle_pager_timeouts(now);
         self.answer_silences(now);
         self.handle_user_timeouts(now);
+        self.serve_line(now);
         self.look_for_expired(now);
         self.run_restless(now);
     }
@@ -101,9 +104,9 @@ impl Service {
             let Some((_, identity)) = self.user_deadlines.pop_first() else {
                 return;
             };
-            if let Some(user) = self.users.get_mut(&identity) {
-                user.handle_timeout(now);
-                self.run_user(&identity, now);
+            let is_there = self.users.contains_key(&identity);
+            if is_there && self.line.come(&identity, Occasion::Retry, now.instant) {
+                self.retry_user(&identity, now);
             }
         }
     }

@@ -40,6 +40,10 @@ pub(super) struct Transit {
     /// A receipt that was found fit to go to the author.
     pub receipt: Option<Box<Receipt>>,
     pub fate: Fate,
+    /// How it was on its way to the other side before it was to be kept.
+    pub was_sent_as: Option<OutboundId>,
+    /// The other side has confirmed it all the same.
+    pub is_taken: bool,
     /// Its recipient wants nothing of it: its octets are not kept.
     pub discarded: bool,
     /// Its envelope may name an author who hides.
@@ -78,6 +82,8 @@ impl Transit {
             success_report: false,
             total: None,
             receipt: None,
+            was_sent_as: None,
+            is_taken: false,
             fate,
             discarded: false,
             may_name: false,

@@ -8,10 +8,13 @@ use crate::participating::arrival;
 use crate::participating::contacts::Target;
 use crate::participating::custody::Retained;
 use crate::participating::delivery::Way;
+use crate::participating::replay_line::Occasion;
 use crate::participating::served_user::{DeviceReach, Reach, ServedUser, UserAction};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
-use crate::store::request::{Body, DeferredMessage, Held, Seq, Settlement, StoreRequest};
+use crate::store::request::{
+    Body, ConversationKey, DeferredMessage, Held, Seq, Settlement, StoreRequest,
+};
 
 impl Service {
     /// The user's machine; made if there was none.
@@ -53,6 +56,9 @@ impl Service {
         let Some(user) = self.users.get(identity) else {
             return;
         };
+        if user.is_idle() || user.is_at_leisure() {
+            self.line.leave(identity);
+        }
         if user.is_idle() {
             if user.holds_nothing() {
                 self.waiting.remove(identity);
@@ -116,6 +122,9 @@ impl Service {
     pub fn handle_registration(&mut self, identity: &Identity, now: Now) {
         match self.reach(identity) {
             Some(reach) if self.waiting.contains(identity) || self.users.contains_key(identity) => {
+                if !self.line.come(identity, Occasion::Registered, now.instant) {
+                    return self.review_grants(identity);
+                }
                 self.tell_reach(identity, reach, now);
             }
             Some(_) => return,
@@ -128,6 +137,37 @@ impl Service {
             }
         }
         self.run_user(identity, now);
+    }
+
+    /// Those whose turn it is are offered what waits for them.
+    pub(super) fn serve_line(&mut self, now: Now) {
+        let is_busy = self.load.is_busy();
+        while let Some((user, occasion)) = self.line.next(is_busy, now.instant) {
+            match occasion {
+                Occasion::Registered => self.handle_registration(&user, now),
+                Occasion::Retry => self.retry_user(&user, now),
+            }
+            // Meanwhile he may be gone, or have nothing waiting.
+            if !self.users.contains_key(&user) {
+                self.line.leave(&user);
+            }
+        }
+    }
+
+    /// What a user's devices refused is offered again.
+    pub(super) fn retry_user(&mut self, identity: &Identity, now: Now) {
+        if let Some(user) = self.users.get_mut(identity) {
+            user.handle_timeout(now);
+            self.run_user(identity, now);
+        }
+    }
+
+    /// Whether a message of a conversation may go to a user at once, as far as what waits for him goes.
+    pub(super) fn lets_pass(&self, user: &Identity, key: &ConversationKey) -> bool {
+        match self.users.get(user) {
+            Some(machine) => machine.may_pass(key),
+            None => !self.line.has(user),
+        }
     }
 
     /// What the user's devices can take at the moment; `None` when there is none.
@@ -195,6 +235,9 @@ impl Service {
 
     /// A machine made while its user is reachable must know so.
     fn give_reach(&mut self, identity: &Identity, now: Now) {
+        if self.line.has(identity) {
+            return;
+        }
         let reach = self.reach(identity);
         if let (Some(reach), Some(user)) = (reach, self.users.get(identity))
             && !user.is_reachable()

@@ -98,6 +98,8 @@ pub fn device_number(instance: Option<&str>, uri: &str) -> u64 {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Binding {
     pub(super) key: BindingKey,
+    /// See [`device_number`].
+    pub(super) device: u64,
     pub(super) facts: Facts,
     pub(super) features: FeatureSet,
     pub(super) capability: Capability,
@@ -154,6 +156,7 @@ impl Binding {
         facts.had_service |= Capability::of(&features, tagless).states_service();
         Self {
             key: BindingKey::of(&facts.identification()),
+            device: device_number(facts.instance.as_deref(), &facts.uri),
             capability: Capability::of(&features, tagless),
             features,
             facts,
@@ -190,7 +193,7 @@ impl Binding {
 
     /// A number that means this device also after a restart: of its instance, else of its Contact URI.
     pub fn device(&self) -> u64 {
-        device_number(self.instance(), &self.facts.uri)
+        self.device
     }
 
     /// What a request to the device gets as its Route, topmost first (RFC 3327 §5.4).

@@ -188,8 +188,7 @@ impl Directory {
     }
 
     fn resolve_user(&self, user: &str) -> Resolved {
-        let illegal = |c: char| c.is_control() || c.is_whitespace() || "<>\"@".contains(c);
-        if user.is_empty() || user.len() > MOST_USER_OCTETS || user.contains(illegal) {
+        if user.is_empty() || user.len() > MOST_USER_OCTETS || has_illegal(user) {
             return Resolved::Unknown;
         }
         let identity = Identity::new(user, &self.domain);
@@ -277,6 +276,14 @@ pub(super) fn sip_uri(identity: &Identity) -> String {
         true => format!("{out}@[{host}]"),
         false => format!("{out}@{host}"),
     }
+}
+
+/// Whether a user part holds what cannot stand in an identity.
+fn has_illegal(user: &str) -> bool {
+    if user.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return false;
+    }
+    user.contains(|c: char| c.is_control() || c.is_whitespace() || "<>\"@".contains(c))
 }
 
 fn is_global_number(number: &str) -> bool {

@@ -155,10 +155,15 @@ impl Knowledge {
 
     pub(super) fn is_us(&self, uri: &Uri<'_>) -> bool {
         let port = uri.port().unwrap_or(5060);
-        let same = |host: &str| match (host.parse::<IpAddr>(), uri.host().parse::<IpAddr>()) {
-            (Ok(own), Ok(other)) => own == other,
-            _ => host.eq_ignore_ascii_case(uri.host()),
+        let other = uri.host();
+        // Only a literal can be written in two ways.
+        let may_be_literal = other.starts_with(|c: char| c.is_ascii_digit()) || other.contains(':');
+        let same_address = |host: &str| {
+            let other = other.parse::<IpAddr>();
+            other.is_ok_and(|other| host.parse() == Ok(other))
         };
+        let same =
+            |host: &str| host.eq_ignore_ascii_case(other) || (may_be_literal && same_address(host));
         self.own
             .iter()
             .any(|(host, own_port)| *own_port == port && same(host))

@@ -25,6 +25,8 @@ const STALL: Duration = Duration::from_secs(20);
 /// A peer refreshes its registration before it ends; its connection lives that long and a bit.
 const GRACE: Duration = Duration::from_secs(300);
 
+/// SIP messages in a shard's inbox at most: more would only wait longer than anybody waits.
+const WORK: usize = 2_048;
 /// What the process has before anybody asks anything of it: code, threads, tables that are empty, the
 /// cache of the store's view (measured at `ready`, optimised, with one, two and eight shards).
 const PROCESS: usize = 14 * 1024 * 1024;
@@ -83,7 +85,7 @@ pub(super) fn guards(config: &Config) -> Guards {
 pub(super) fn sizes(config: &Config) -> Sizes {
     let inbox = usize::try_from(config.limits.inbox).unwrap_or(usize::MAX);
     Sizes {
-        work: inbox,
+        work: inbox.min(WORK),
         notices: inbox,
         internal: inbox,
     }

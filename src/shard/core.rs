@@ -256,6 +256,8 @@ fn settings(context: &CoreContext) -> Settings {
         most_under_way: config.limits.sessions as usize,
         most_receipts: config.limits.receipts as usize,
         queue_delay: config.limits.queue_delay.duration(),
+        replays_at_once: deferral.replays_at_once as usize,
+        replays_per_second: deferral.replays_per_second,
     }
 }
 

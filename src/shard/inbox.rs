@@ -42,7 +42,7 @@ pub struct Lanes {
     /// From other shards.
     pub internal: mpsc::Sender<Input>,
     /// From the store, which bounds itself by its credits.
-    pub store: mpsc::UnboundedSender<StoreEvent>,
+    pub store: mpsc::UnboundedSender<Vec<StoreEvent>>,
 }
 
 /// The receiving ends.
@@ -52,8 +52,8 @@ pub struct Inbox {
     media: mpsc::Receiver<Input>,
     notices: mpsc::Receiver<Input>,
     internal: mpsc::Receiver<Input>,
-    store: mpsc::UnboundedReceiver<StoreEvent>,
-    events: Vec<StoreEvent>,
+    store: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
+    events: Vec<Vec<StoreEvent>>,
 }
 
 /// Both ends of a shard's inbox.
@@ -82,6 +82,16 @@ pub fn inbox(sizes: Sizes) -> (Lanes, Inbox) {
 }
 
 impl Inbox {
+    /// Memory that what waits in the lanes takes, about; octets that belong to messages are those of
+    /// peers that are made to wait, and are counted as if each had a usual length.
+    pub fn footprint(&self) -> usize {
+        const OCTETS: usize = 768;
+        let sip = self.work.len() * (size_of::<Input>() + OCTETS);
+        let media = self.media.len() * (size_of::<Input>() + 16 * 1024);
+        let rest = self.notices.len() + self.internal.len();
+        sip + media + rest * size_of::<Input>() + self.store.len() * size_of::<StoreEvent>()
+    }
+
     /// Appends at most `most` SIP messages of peers to `into`; pending if there are none.
     pub fn poll_work(
         &mut self,
@@ -105,7 +115,7 @@ impl Inbox {
     ) -> Poll<()> {
         let before = into.len();
         if let Poll::Ready(1..) = self.store.poll_recv_many(context, &mut self.events, BATCH) {
-            into.extend(self.events.drain(..).map(Input::Store));
+            into.extend(self.events.drain(..).flatten().map(Input::Store));
         }
         // An end of a lane cannot come: the shell holds the lanes of all shards.
         let _ = self.notices.poll_recv_many(context, into, BATCH);
@@ -142,7 +152,7 @@ mod tests {
         }
         let token = StoreToken(1);
         let event = StoreEvent::Synced { token };
-        lanes.store.send(event).expect("open");
+        lanes.store.send(vec![event]).expect("open");
         let (number, durable) = (1, true);
         let message = Box::new(InternalMessage::Accepted { number, durable });
         let input = Input::Internal(message);

@@ -18,10 +18,6 @@ pub struct Attempt(pub u64);
 
 /// What happened.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every input is a message, and a box would cost an allocation for each"
-)]
 pub enum Input {
     /// A whole SIP message for this shard, parsed once where it arrived.
     Sip {

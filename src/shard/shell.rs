@@ -245,7 +245,8 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         }
         self.next_look = now.instant + LOOK;
         self.waiting.shrink();
-        self.held.set(self.waiting.footprint());
+        let waiting = self.waiting.footprint() + self.inbox.footprint();
+        self.held.set(waiting);
         self.held_for_store.set(self.store.footprint());
         self.metrics.waiting.set(self.waiting.len() as u64);
         let mut core = self.core.borrow_mut();

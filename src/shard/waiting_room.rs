@@ -10,9 +10,10 @@ use super::port::Input;
 use crate::clock::Instant;
 use crate::net::sys::Datagram;
 
-/// Datagrams, and messages from streams and other shards, that may wait, each: what a shard serves in
-/// less than a second. A stream waits for room; a datagram is left to the kernel until there is.
-pub const ROOM: usize = 8192;
+/// Datagrams that may wait; more are left to the kernel until there is room.
+pub const DATAGRAMS: usize = 4096;
+/// Messages from streams and other shards that may wait; more wait in the inbox, and those who send them.
+pub const INPUTS: usize = 1024;
 
 /// What waits.
 #[derive(Debug, Default)]
@@ -24,10 +25,6 @@ pub struct WaitingRoom {
 
 /// The next in turn.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "taken out at once; a box would cost an allocation for each message"
-)]
 pub enum Next {
     /// A datagram of this listener.
     Datagram(usize, Datagram),
@@ -59,12 +56,12 @@ impl WaitingRoom {
 
     /// Whether another batch of datagrams may come in.
     pub fn has_room_for_datagrams(&self) -> bool {
-        self.datagrams.len() < ROOM
+        self.datagrams.len() < DATAGRAMS
     }
 
     /// How many more messages may come in.
     pub fn room_for_inputs(&self) -> usize {
-        ROOM.saturating_sub(self.inputs.len())
+        INPUTS.saturating_sub(self.inputs.len())
     }
 
     /// The one that has waited longest, and since when.

@@ -45,10 +45,6 @@ pub struct Listener {
 
 /// What happened to the requests and answers of the users of this endpoint.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "as common as the small ones, and taken out at once"
-)]
 pub enum EndpointEvent<U> {
     /// Send this.
     Transmit(Flow, Bytes),
@@ -235,12 +231,16 @@ impl<U: Clone> Endpoint<U> {
             Some(hash) => branch::with_loop_hash(self.shard, tokens, hash),
             None => branch::fresh(self.shard, tokens),
         };
-        let value = format!(
-            "SIP/2.0/{} {};branch={branch};rport",
-            flow.transport.via_token(),
-            self.advertised(flow)
-        );
+        let value = self.via_value(flow, &branch);
         Via { value, branch }
+    }
+
+    fn via_value(&self, flow: &Flow, branch: &str) -> String {
+        let (transport, own) = (flow.transport.via_token(), self.advertised(flow));
+        [
+            "SIP/2.0/", transport, " ", own, ";branch=", branch, ";rport",
+        ]
+        .concat()
     }
 
     /// Sends a request of a proxied transaction, whose first header field is `via`, over just this flow.
@@ -391,11 +391,7 @@ impl<U: Clone> Endpoint<U> {
     /// The same request with another transport, and so another branch, in its Via.
     fn change_via(&self, via: &Via, octets: &Bytes, flow: &Flow) -> (Via, Bytes) {
         let branch = format!("{}T", via.branch);
-        let value = format!(
-            "SIP/2.0/{} {};branch={branch};rport",
-            flow.transport.via_token(),
-            self.advertised(flow)
-        );
+        let value = self.via_value(flow, &branch);
         let octets = replace_first(octets, via.value.as_bytes(), value.as_bytes());
         (Via { value, branch }, octets)
     }

@@ -1,5 +1,9 @@
 //! Typed views of header field values: Via, name-addr, CSeq and parameter lists. They borrow.
 
+use std::ops::Range;
+
+use memchr::{memchr, memchr2, memchr3};
+
 use crate::sip::rejection::Rejection;
 use crate::sip::wire::is_token;
 
@@ -30,7 +34,7 @@ impl<'a> Iterator for SplitList<'a> {
                     rest
                 }
             };
-            let element = element.trim();
+            let element = element.trim_ascii();
             if !element.is_empty() {
                 return Some(element);
             }
@@ -40,6 +44,15 @@ impl<'a> Iterator for SplitList<'a> {
 
 /// The first `wanted` that is in neither quotes nor angle brackets.
 fn find_outside(text: &str, wanted: u8) -> Option<usize> {
+    // Most values have no such octet at all, or nothing that could enclose it.
+    let first = memchr(wanted, text.as_bytes())?;
+    match memchr2(b'"', b'<', &text.as_bytes()[..first]) {
+        Some(_) => find_outside_slowly(text, wanted),
+        None => Some(first),
+    }
+}
+
+fn find_outside_slowly(text: &str, wanted: u8) -> Option<usize> {
     let (mut quoted, mut escaped, mut bracketed) = (false, false, false);
     for (at, byte) in text.bytes().enumerate() {
         match byte {
@@ -78,11 +91,11 @@ impl<'a> Parameters<'a> {
     pub fn written(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
-            rest = rest.trim_start().strip_prefix(';')?;
+            rest = rest.trim_ascii_start().strip_prefix(';')?;
             let end = find_outside(rest, b';').unwrap_or(rest.len());
             let parameter = &rest[..end];
             rest = &rest[end..];
-            Some(parameter.trim())
+            Some(parameter.trim_ascii())
         })
     }
 
@@ -93,7 +106,10 @@ impl<'a> Parameters<'a> {
             let value_is_sound = match value {
                 None => true,
                 Some(value) if value.starts_with('"') => quoted_end(value) == Some(value.len()),
-                Some(value) => !value.is_empty() && !value.contains(['"', ' ', '\t', ',']),
+                Some(value) => {
+                    let illegal = |byte| matches!(byte, b'"' | b' ' | b'\t' | b',');
+                    !value.is_empty() && !value.bytes().any(illegal)
+                }
             };
             !name.is_empty() && name.bytes().all(is_token) && value_is_sound
         })
@@ -113,8 +129,8 @@ impl<'a> Parameters<'a> {
 }
 
 fn split_parameter(text: &str) -> (&str, Option<&str>) {
-    match text.split_once('=') {
-        Some((name, value)) => (name.trim(), Some(value.trim())),
+    match memchr(b'=', text.as_bytes()) {
+        Some(at) => (text[..at].trim_ascii(), Some(text[at + 1..].trim_ascii())),
         None => (text, None),
     }
 }
@@ -171,21 +187,27 @@ impl<'a> Via<'a> {
     }
 
     fn read(value: &'a str) -> Option<Self> {
-        let (name, rest) = value.split_once('/')?;
-        let (version, rest) = rest.split_once('/')?;
-        // The version is a token: a request of another one is answered 505 along this very Via.
-        let version_is_token = version.trim().bytes().all(is_token) && !version.trim().is_empty();
-        if !name.trim().eq_ignore_ascii_case("SIP") || !version_is_token {
-            return None;
+        let (transport, rest) = match value.strip_prefix("SIP/2.0/") {
+            Some(rest) => rest,
+            None => after_version(value)?,
         }
-        let rest = rest.trim_start();
-        let (transport, rest) = rest.split_at(rest.find([' ', '\t'])?);
-        let rest = rest.trim_start();
-        let end = rest.find(';').unwrap_or(rest.len());
-        let (host, port) = sent_by(rest[..end].trim())?;
+        .trim_ascii_start()
+        .split_once([' ', '\t'])?;
+        let end = memchr(b';', rest.as_bytes()).unwrap_or(rest.len());
+        let (host, port) = sent_by(rest[..end].trim_ascii())?;
         let parameters = Parameters::new(&rest[end..]);
-        let text = |name| parameters.find(name).flatten();
-        let rport = match parameters.find("rport") {
+        let (mut branch, mut received, mut rport) = (None, None, None);
+        for (name, value) in parameters.iter() {
+            // The first of a name counts.
+            let place = match name.len() {
+                6 if name.eq_ignore_ascii_case("branch") => &mut branch,
+                8 if name.eq_ignore_ascii_case("received") => &mut received,
+                5 if name.eq_ignore_ascii_case("rport") => &mut rport,
+                _ => continue,
+            };
+            place.get_or_insert(value);
+        }
+        let rport = match rport {
             Some(Some(port)) => Some(Some(decimal(port)?)),
             other => other.map(|_| None),
         };
@@ -193,8 +215,8 @@ impl<'a> Via<'a> {
             transport,
             host,
             port,
-            branch: text("branch"),
-            received: text("received"),
+            branch: branch.flatten(),
+            received: received.flatten(),
             rport,
             parameters,
         })
@@ -205,26 +227,83 @@ impl<'a> Via<'a> {
         self.parameters
     }
 
+    /// Where its parts lie in the text that it was read from, to be taken from there again.
+    pub(super) fn places(&self, text: &str) -> ViaPlaces {
+        let start = text.as_ptr().addr();
+        let place = |part: &str| {
+            let at = (part.as_ptr().addr() - start) as u32;
+            at..at + part.len() as u32
+        };
+        ViaPlaces {
+            transport: place(self.transport),
+            host: place(self.host),
+            port: self.port,
+            branch: self.branch.map(place),
+            received: self.received.map(place),
+            rport: self.rport,
+            parameters: place(self.parameters.0),
+        }
+    }
+
     /// A parameter by its name.
     pub fn param(&self, name: &str) -> Option<Option<&'a str>> {
         self.parameters.find(name)
     }
 }
 
+/// A [`Via`] by the places of its parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ViaPlaces {
+    transport: Range<u32>,
+    host: Range<u32>,
+    port: Option<u16>,
+    branch: Option<Range<u32>>,
+    received: Option<Range<u32>>,
+    rport: Option<Option<u16>>,
+    parameters: Range<u32>,
+}
+
+impl ViaPlaces {
+    /// The element again, in the text that it was read from.
+    pub fn of<'a>(&self, text: &'a str) -> Option<Via<'a>> {
+        let part = |place: &Range<u32>| text.get(place.start as usize..place.end as usize);
+        Some(Via {
+            transport: part(&self.transport)?,
+            host: part(&self.host)?,
+            port: self.port,
+            branch: self.branch.as_ref().and_then(part),
+            received: self.received.as_ref().and_then(part),
+            rport: self.rport,
+            parameters: Parameters(part(&self.parameters)?),
+        })
+    }
+}
+
+/// What stands behind `SIP/2.0/` where that is written in another way.
+fn after_version(value: &str) -> Option<&str> {
+    let (name, rest) = value.split_once('/')?;
+    let (version, rest) = rest.split_once('/')?;
+    // The version is a token: a request of another one is answered 505 along this very Via.
+    let version = version.trim_ascii();
+    let version_is_token = version.bytes().all(is_token) && !version.is_empty();
+    let is_sip = name.trim_ascii().eq_ignore_ascii_case("SIP") && version_is_token;
+    is_sip.then_some(rest)
+}
+
 fn sent_by(text: &str) -> Option<(&str, Option<u16>)> {
     let host_end = match text.strip_prefix('[') {
         Some(_) => text.find(']')? + 1,
-        None => text.find([':', ' ', '\t']).unwrap_or(text.len()),
+        None => memchr3(b':', b' ', b'\t', text.as_bytes()).unwrap_or(text.len()),
     };
     let (host, rest) = text.split_at(host_end);
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b".-_[]:".contains(&byte);
     if host.is_empty() || !host.bytes().all(legal) {
         return None;
     }
-    match rest.trim() {
+    match rest.trim_ascii() {
         "" => Some((host, None)),
         rest => {
-            let port = decimal(rest.strip_prefix(':')?.trim())?;
+            let port = decimal(rest.strip_prefix(':')?.trim_ascii())?;
             Some((host, Some(port)))
         }
     }
@@ -249,28 +328,29 @@ pub struct NotNameAddr;
 impl<'a> NameAddr<'a> {
     /// Reads one value.
     pub fn parse(value: &'a str) -> Result<Self, NotNameAddr> {
-        Self::read(value.trim()).ok_or(NotNameAddr)
+        Self::read(value.trim_ascii()).ok_or(NotNameAddr)
     }
 
     fn read(value: &'a str) -> Option<Self> {
         let (display, uri, rest) = match find_bracket(value) {
             Some(open) => {
-                let close = open + value[open..].find('>')?;
+                let close = open + memchr(b'>', &value.as_bytes()[open..])?;
                 (&value[..open], &value[open + 1..close], &value[close + 1..])
             }
             // Without brackets the parameters belong to the header field.
             None => {
-                let end = value.find(';').unwrap_or(value.len());
+                let end = memchr(b';', value.as_bytes()).unwrap_or(value.len());
                 ("", &value[..end], &value[end..])
             }
         };
-        let (display, uri, rest) = (display.trim(), uri.trim(), rest.trim());
+        let (display, uri, rest) = (display.trim_ascii(), uri.trim_ascii(), rest.trim_ascii());
         let tail_is_parameters = rest.is_empty() || rest.starts_with(';');
         // Without brackets a question mark cannot be the URI's (RFC 3261 §20.10).
-        let enclosed = !display.is_empty() || value.starts_with('<') || !uri.contains('?');
+        let enclosed =
+            value.starts_with('<') || !display.is_empty() || memchr(b'?', uri.as_bytes()).is_none();
         let named_well = enclosed && is_display_name(display);
-        let uri_has_scheme = uri.contains(':')
-            && !uri.contains(|c: char| c.is_ascii_control() || matches!(c, ' ' | '"' | '<'));
+        let illegal = |byte: u8| byte.is_ascii_control() || matches!(byte, b' ' | b'"' | b'<');
+        let uri_has_scheme = memchr(b':', uri.as_bytes()).is_some() && !uri.bytes().any(illegal);
         (tail_is_parameters && named_well && uri_has_scheme).then_some(Self {
             display,
             uri,
@@ -291,6 +371,10 @@ impl<'a> NameAddr<'a> {
 
 /// The `<` that opens the URI: the first one outside the quotes of the display name.
 fn find_bracket(value: &str) -> Option<usize> {
+    let first = memchr(b'<', value.as_bytes())?;
+    if memchr(b'"', &value.as_bytes()[..first]).is_none() {
+        return Some(first);
+    }
     let (mut quoted, mut escaped) = (false, false);
     for (at, byte) in value.bytes().enumerate() {
         match byte {
@@ -328,7 +412,7 @@ impl<'a> CSeq<'a> {
         let malformed = Rejection::new(400, "Malformed CSeq");
         let (number, method) = value.split_once([' ', '\t']).ok_or(malformed)?;
         let number: u32 = decimal(number).ok_or(malformed)?;
-        let method = method.trim();
+        let method = method.trim_ascii();
         if number >= 1 << 31 || method.is_empty() || !method.bytes().all(is_token) {
             return Err(malformed);
         }

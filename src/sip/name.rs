@@ -212,6 +212,9 @@ const fn slot_of(name: &[u8]) -> usize {
 }
 
 impl HeaderName {
+    /// How many there are.
+    pub(super) const COUNT: usize = Self::Other as usize + 1;
+
     /// Recognises a name without regard to case (RFC 3261 §7.3.1) and in its compact form (§7.3.3).
     pub fn parse(name: &[u8]) -> Self {
         if let [letter] = name {
@@ -222,7 +225,7 @@ impl HeaderName {
         }
         let mut slot = slot_of(name);
         while let Some((id, long)) = LONG.get(usize::from(SLOTS[slot])) {
-            if long.as_bytes().eq_ignore_ascii_case(name) {
+            if long.as_bytes() == name || long.as_bytes().eq_ignore_ascii_case(name) {
                 return *id;
             }
             slot = (slot + 1) % SLOTS.len();

@@ -1,5 +1,6 @@
 //! Messages of our own: responses built from their request, and requests from nothing.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use smallvec::SmallVec;
 
 use crate::sip::header::Via;
 use crate::sip::message::{HeaderName, Message};
-use crate::sip::splice::{Edit, write_field};
+use crate::sip::splice::write_field;
 
 /// A message being written. What could end a line early is left out of every value.
 #[derive(Clone, Debug)]
@@ -156,12 +157,10 @@ pub fn terse(
 
 /// The request with `received` and `rport` filled into its top Via, as the first thing done with it
 /// (RFC 3261 §18.2.1, RFC 3581 §4). `None` when its Via cannot be read.
-pub fn stamp_source(request: &Message, source: SocketAddr) -> Option<Bytes> {
+pub fn stamp_source(request: &Message, source: SocketAddr) -> Option<Message> {
     let top = request.values(HeaderName::Via).next()?;
     let stamped = stamp_via(&Via::parse(top).ok()?, top, source);
-    let mut edit = Edit::new(request);
-    edit.replace_first_value(HeaderName::Via, &stamped);
-    Some(edit.finish())
+    request.with_top_via(&stamped)
 }
 
 /// Whether the top Via must say where the request came from.
@@ -172,19 +171,21 @@ pub fn needs_stamp(via: &Via<'_>, source: SocketAddr) -> bool {
 
 fn stamp_via(via: &Via<'_>, written: &str, source: SocketAddr) -> String {
     let end = written.find(';').unwrap_or(written.len());
-    let mut value = written[..end].trim_end().to_owned();
+    let mut value = String::with_capacity(written.len() + 64);
+    value.push_str(written[..end].trim_ascii_end());
     // As written, so that a quoted value keeps its quotes.
     for parameter in via.parameters().written() {
-        let name = parameter.split('=').next().unwrap_or_default().trim();
+        let name = parameter.split('=').next().unwrap_or_default().trim_ascii();
         if name.eq_ignore_ascii_case("received") || name.eq_ignore_ascii_case("rport") {
             continue;
         }
         value.push(';');
         value.push_str(parameter);
     }
-    value.push_str(&format!(";received={}", source.ip().to_canonical()));
+    // Writing to a String does not fail.
+    let _ = write!(value, ";received={}", source.ip().to_canonical());
     if via.rport.is_some() {
-        value.push_str(&format!(";rport={}", source.port()));
+        let _ = write!(value, ";rport={}", source.port());
     }
     value
 }
@@ -280,7 +281,7 @@ mod tests {
         let source: SocketAddr = "192.0.2.7:4444".parse().expect("address");
         let request =
             request("SIP/2.0/UDP first;received=6.6.6.6;rport;branch=z9hG4bK1, SIP/2.0/TCP more");
-        let stamped = wire::parse(stamp_source(&request, source).expect("legal")).expect("legal");
+        let stamped = stamp_source(&request, source).expect("legal");
         let via = stamped.top_via().expect("legal");
         assert_eq!(via.received, Some("192.0.2.7"));
         assert_eq!(via.rport, Some(Some(4444)));
@@ -295,7 +296,8 @@ mod tests {
         let stamped = stamp_source(&request, source).expect("legal");
         let text = std::str::from_utf8(request.bytes()).expect("text");
         let expected = text.replacen("bK1,", "bK1;received=192.0.2.7,", 1);
-        assert_eq!(stamped, expected.as_bytes());
+        assert_eq!(stamped.bytes(), expected.as_bytes());
+        assert_eq!(wire::parse(stamped.bytes().clone()), Ok(stamped));
     }
 
     #[test]

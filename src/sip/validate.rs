@@ -28,12 +28,13 @@ pub fn validate(message: &Message) -> Result<(), Rejection> {
             return Err(Rejection::new(400, "Repeated Header"));
         }
     }
-    for value in message.values(HeaderName::Via) {
-        if !Via::parse(value)?.parameters().are_sound() {
+    let top = message.top_via()?;
+    let others = message.values(HeaderName::Via).skip(1).map(Via::parse);
+    for via in std::iter::once(Ok(top)).chain(others) {
+        if !via?.parameters().are_sound() {
             return Err(Rejection::new(400, "Malformed Via"));
         }
     }
-    let top = message.top_via()?;
     if message.is_request() && top.branch == Some(MAGIC_COOKIE) {
         // It claims to be unique and names nothing (RFC 4475 §3.2.1).
         return Err(Rejection::new(400, "Missing Transaction Identifier"));

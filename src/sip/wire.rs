@@ -7,7 +7,7 @@ use memchr::memchr;
 use smallvec::SmallVec;
 
 use crate::sip::header::decimal;
-use crate::sip::message::{Field, HeaderName, Message, Method, StartLine};
+use crate::sip::message::{Field, Fields, HeaderName, Message, Method, Parts, StartLine};
 
 /// Octets from the start line to the empty line.
 pub const MAX_HEAD: usize = 64 * 1024;
@@ -37,7 +37,8 @@ impl WireError {
         }
     }
 
-    fn with(self, message: Message) -> Self {
+    fn with(self, parts: Parts) -> Self {
+        let message = Message::new(parts);
         let partial = message.is_request().then(|| Box::new(message));
         Self { partial, ..self }
     }
@@ -49,24 +50,28 @@ pub fn parse(octets: Bytes) -> Result<Message, WireError> {
     let octets = skip_leading_line_ends(octets);
     let head_end = find_head_end(&octets).map_err(|error| with_unended_head(error, &octets))?;
     let octets = unfold(octets, head_end);
-    let mut message = read_head(octets, head_end)?;
-    let rest = message.octets.slice(head_end..);
-    match content_length(&message) {
-        Ok(None) => message.body = rest,
+    let mut parts = read_head(octets, head_end)?;
+    let rest = parts.octets.slice(head_end..);
+    match content_length(&parts) {
+        Ok(None) => parts.body = rest,
         Ok(Some(length)) if length <= rest.len() => {
-            message.body = rest.slice(..length);
-            message.octets.truncate(head_end + length);
+            parts.body = rest.slice(..length);
+            parts.octets.truncate(head_end + length);
         }
         Ok(Some(_)) => {
-            return Err(WireError::new(400, "Body Shorter Than Content-Length").with(message));
+            let short = WireError::new(400, "Body Shorter Than Content-Length");
+            return Err(short.with(parts));
         }
-        Err(error) => return Err(error.with(message)),
+        Err(error) => return Err(error.with(parts)),
     }
-    Ok(message)
+    Ok(Message::new(parts))
 }
 
 /// RFC 3261 §7.5: line ends before the start line are ignored.
 fn skip_leading_line_ends(octets: Bytes) -> Bytes {
+    if !matches!(octets.first(), Some(b'\r' | b'\n')) {
+        return octets;
+    }
     let start = octets
         .iter()
         .take_while(|byte| matches!(byte, b'\r' | b'\n'))
@@ -100,8 +105,9 @@ pub(super) fn with_unended_head(error: WireError, octets: &[u8]) -> WireError {
 /// length, so that every range stays.
 fn unfold(octets: Bytes, head_end: usize) -> Bytes {
     let head = &octets[..head_end];
-    let is_fold = |at: usize| matches!(head.get(at + 2), Some(b' ' | b'\t'));
-    let folds: SmallVec<[usize; 8]> = memchr::memmem::find_iter(head, b"\r\n")
+    let is_fold =
+        |at: usize| matches!(head.get(at + 1), Some(b' ' | b'\t')) && head[..at].ends_with(b"\r");
+    let folds: SmallVec<[usize; 8]> = memchr::memchr_iter(b'\n', head)
         .filter(|at| is_fold(*at))
         .collect();
     if folds.is_empty() {
@@ -109,7 +115,7 @@ fn unfold(octets: Bytes, head_end: usize) -> Bytes {
     }
     let mut copy = octets.to_vec();
     for at in folds {
-        copy[at..at + 2].copy_from_slice(b"  ");
+        copy[at - 1..=at].copy_from_slice(b"  ");
     }
     copy.into()
 }
@@ -118,7 +124,7 @@ fn unfold(octets: Bytes, head_end: usize) -> Bytes {
 pub(super) fn with_head(error: WireError, head: Bytes) -> WireError {
     let outcome = find_head_end(&head).and_then(|end| read_head(unfold(head, end), end));
     match outcome {
-        Ok(message) => error.with(message),
+        Ok(parts) => error.with(parts),
         Err(worse) => WireError {
             partial: worse.partial,
             ..error
@@ -127,31 +133,34 @@ pub(super) fn with_head(error: WireError, head: Bytes) -> WireError {
 }
 
 /// A fault does not end the reading: what is sound is needed to answer the rest.
-fn read_head(octets: Bytes, head_end: usize) -> Result<Message, WireError> {
-    let line_end = next_line_end(&octets, 0, head_end).ok_or(MALFORMED_START)?;
+fn read_head(octets: Bytes, head_end: usize) -> Result<Parts, WireError> {
+    let (line_end, _) = next_line_end(&octets, 0, head_end).ok_or(MALFORMED_START)?;
     let (start, mut outcome) = read_start_line(&octets, line_end).ok_or(MALFORMED_START)?;
     let fields_at = line_end + 2;
-    let mut message = Message {
+    let mut parts = Parts {
         body: Bytes::new(),
         start,
         fields_at: fields_at as u32,
-        fields: SmallVec::new(),
+        fields: Fields::new(),
+        top_via: None,
         octets,
     };
-    outcome = outcome.and(read_fields(&mut message, fields_at, head_end));
+    outcome = outcome.and(read_fields(&mut parts, fields_at, head_end));
     match outcome {
-        Ok(()) => Ok(message),
-        Err(error) => Err(error.with(message)),
+        Ok(()) => Ok(parts),
+        Err(error) => Err(error.with(parts)),
     }
 }
 
-fn next_line_end(octets: &[u8], from: usize, head_end: usize) -> Option<usize> {
-    let mut at = from;
+/// Where the line ends, and whether a lone CR or LF stands in it.
+fn next_line_end(octets: &[u8], from: usize, head_end: usize) -> Option<(usize, bool)> {
+    let (mut at, mut is_torn) = (from, false);
     loop {
-        let found = at + memchr(b'\r', octets.get(at..head_end)?)?;
-        if octets.get(found + 1) == Some(&b'\n') {
-            return Some(found);
+        let found = at + memchr::memchr2(b'\r', b'\n', octets.get(at..head_end)?)?;
+        if octets[found] == b'\r' && octets.get(found + 1) == Some(&b'\n') {
+            return Some((found, is_torn));
         }
+        is_torn = true;
         at = found + 1;
     }
 }
@@ -220,12 +229,12 @@ fn read_status_line(line: &[u8]) -> Option<(StartLine, Result<(), WireError>)> {
     Some((start, check_version(&line[..version_end])))
 }
 
-fn read_fields(message: &mut Message, from: usize, head_end: usize) -> Result<(), WireError> {
-    let Message { octets, fields, .. } = message;
+fn read_fields(parts: &mut Parts, from: usize, head_end: usize) -> Result<(), WireError> {
+    let Parts { octets, fields, .. } = parts;
     let mut outcome = Ok(());
     let mut at = from;
     while at + 2 < head_end {
-        let end =
+        let (end, is_torn) =
             next_line_end(octets, at, head_end).ok_or(WireError::new(400, "Malformed Header"))?;
         if end == at {
             break;
@@ -234,8 +243,10 @@ fn read_fields(message: &mut Message, from: usize, head_end: usize) -> Result<()
             return outcome.and(Err(WireError::new(513, "Message Too Large")));
         }
         match read_field(octets, at, end) {
-            Some(field) => fields.push(field),
-            None => outcome = outcome.and(Err(WireError::new(400, "Malformed Header"))),
+            // A lone CR or LF would end the line for another parser. Any other control character may
+            // stand behind a backslash in a quoted string (RFC 4475 §3.1.1.2).
+            Some(field) if !is_torn => fields.push(field),
+            _ => outcome = outcome.and(Err(WireError::new(400, "Malformed Header"))),
         }
         at = end + 2;
     }
@@ -256,12 +267,7 @@ fn read_field(octets: &[u8], at: usize, end: usize) -> Option<Field> {
     if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
         return None;
     }
-    // A lone CR or LF would end the line for another parser. Any other control character may stand
-    // behind a backslash in a quoted string (RFC 4475 §3.1.1.2).
     let value = &line[colon + 1..];
-    if memchr::memchr2(b'\r', b'\n', value).is_some() {
-        return None;
-    }
     let leading = value.iter().take_while(|byte| is_blank(**byte)).count();
     let trailing = value[leading..]
         .iter()
@@ -278,14 +284,11 @@ fn read_field(octets: &[u8], at: usize, end: usize) -> Option<Field> {
 }
 
 /// The one Content-Length; several that differ would let a message be cut in two ways.
-pub(super) fn content_length(message: &Message) -> Result<Option<usize>, WireError> {
+fn content_length(parts: &Parts) -> Result<Option<usize>, WireError> {
     let mut length = None;
-    for value in message
-        .all_headers()
-        .filter(|field| field.0 == HeaderName::ContentLength)
-        .map(|field| field.2)
-    {
+    for field in parts.fields.named(HeaderName::ContentLength) {
         let malformed = WireError::new(400, "Malformed Content-Length");
+        let value = parts.slice(&field.value);
         let text = std::str::from_utf8(value).unwrap_or_default();
         let number: usize = decimal(text).ok_or(malformed)?;
         if length.is_some_and(|earlier| earlier != number) {
@@ -302,7 +305,21 @@ fn is_blank(byte: u8) -> bool {
 
 /// RFC 3261 §25.1 `token`.
 pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte)
+    const TOKEN: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            let it = byte as u8;
+            table[byte] = it.is_ascii_alphanumeric()
+                || matches!(
+                    it,
+                    b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~'
+                );
+            byte += 1;
+        }
+        table
+    };
+    TOKEN[usize::from(byte)]
 }
 
 /// Messages are bounded far below 4 GiB by the readers of both transports.

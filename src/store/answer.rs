@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::deferred::Answer;
 use super::request::{Refusal, SpoolId, StoreEvent, StoreToken};
 
 /// What one shard may have under way; every bound that `try_submit` holds.
@@ -17,7 +18,7 @@ pub(super) const APPEND_COST: usize = 512;
 
 /// One shard's counter in the store.
 pub(super) struct Desk {
-    answer: Box<dyn Fn(StoreEvent) + Send + Sync>,
+    answer: Answer,
     /// `Put` and `Sync` under way.
     pub(super) writes: Room,
     /// `Load`, `Fetch`, `Read` and `TakeDue` under way.
@@ -29,7 +30,7 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(answer: Box<dyn Fn(StoreEvent) + Send + Sync>, bounds: Bounds) -> Self {
+    pub(super) fn new(answer: Answer, bounds: Bounds) -> Self {
         Self {
             answer,
             writes: Room::new(bounds.credits),
@@ -42,9 +43,14 @@ impl Desk {
 
     /// Answers a `Put` or `Sync`; the credit is back before the answer is seen.
     pub(super) fn wrote(&self, octets: usize, event: StoreEvent) {
+        self.wrote_all(octets, vec![event]);
+    }
+
+    /// Answers several that ended together: the shard is woken once.
+    pub(super) fn wrote_all(&self, octets: usize, events: Vec<StoreEvent>) {
         self.put_octets.give(octets);
-        self.writes.give(1);
-        (self.answer)(event);
+        self.writes.give(events.len());
+        (self.answer)(events);
     }
 
     /// Refuses a `Put` or `Sync`.
@@ -55,7 +61,7 @@ impl Desk {
     /// Answers a reading request.
     pub(super) fn read(&self, event: StoreEvent) {
         self.reads.give(1);
-        (self.answer)(event);
+        (self.answer)(vec![event]);
     }
 
     /// Refuses a reading request.
@@ -65,13 +71,13 @@ impl Desk {
 
     /// Says what was not asked for.
     pub(super) fn tell(&self, event: StoreEvent) {
-        (self.answer)(event);
+        (self.answer)(vec![event]);
     }
 
     /// An append left the queue.
     pub(super) fn appended(&self, spool: SpoolId, length: usize) {
         self.append_octets.give(length + APPEND_COST);
-        (self.answer)(StoreEvent::Appended { spool, length });
+        (self.answer)(vec![StoreEvent::Appended { spool, length }]);
     }
 }
 

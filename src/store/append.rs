@@ -102,7 +102,8 @@ impl Appender {
     /// Writes records one after the other; says where they are. Not durable before `sync`. After an
     /// error nothing was appended, but `take_back` must remove what may have been written.
     pub(super) fn append(&mut self, records: &[(Kind, &[u8])]) -> io::Result<Vec<Place>> {
-        let mut octets = Vec::new();
+        let length = records.iter().map(|(_, payload)| HEADER + payload.len());
+        let mut octets = Vec::with_capacity(length.sum());
         let mut places = Vec::with_capacity(records.len());
         for (kind, payload) in records {
             let position = self.end + octets.len() as u64;
@@ -156,10 +157,11 @@ impl Appender {
         }
     }
 
-    /// Makes everything that was appended durable.
+    /// Makes everything that was appended durable. Whatever it fails with, even for want of room, nobody knows
+    /// afterwards what the disk has: it is no full disk, on which one could go on.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         if self.dirty {
-            self.segment.file.sync()?;
+            self.segment.file.sync().map_err(io::Error::other)?;
             self.dirty = false;
         }
         Ok(())

@@ -14,6 +14,7 @@ use super::append::Appender;
 use super::body_put::Arriving;
 use super::compact::KeeperJob;
 use super::log::{LogJob, Put};
+use super::log_queue::LogSender;
 use super::reader;
 use super::request::{Body, Refusal, SpoolId, StoreEvent, StoreToken};
 use super::shared::Shared;
@@ -69,7 +70,7 @@ pub(super) enum Waiting {
 pub(super) struct Bodies {
     pub(super) shared: Arc<Shared>,
     jobs: Receiver<BodyJob>,
-    log: Sender<LogJob>,
+    log: LogSender,
     pub(super) keeper: Sender<KeeperJob>,
     pub(super) appender: Appender,
     /// Shared with the keeper, which copies into segments of its own.
@@ -86,7 +87,7 @@ impl Bodies {
     pub(super) fn new(
         shared: Arc<Shared>,
         jobs: Receiver<BodyJob>,
-        log: Sender<LogJob>,
+        log: LogSender,
         keeper: Sender<KeeperJob>,
         appender: Appender,
         next_segment: Arc<AtomicU64>,

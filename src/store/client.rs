@@ -10,6 +10,7 @@ use super::answer::{APPEND_COST, Desk};
 use super::body::BodyJob;
 use super::body_put::Arriving;
 use super::log::{LogJob, Put};
+use super::log_queue::LogSender;
 use super::reader::{ReadJob, What};
 use super::record::RecordBody;
 use super::request::{
@@ -22,7 +23,7 @@ use super::spool::BUFFER;
 pub struct StoreClient {
     pub(super) shard: u16,
     pub(super) shared: Arc<Shared>,
-    pub(super) log: Sender<LogJob>,
+    pub(super) log: LogSender,
     pub(super) body: Sender<BodyJob>,
     pub(super) reader: Sender<ReadJob>,
 }

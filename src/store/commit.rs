@@ -234,22 +234,40 @@ impl Log {
                 .log
                 .grew(self.appender.segment.number, self.appender.end);
         }
-        for effect in done {
-            self.answer(effect);
+        // What was only stored leaves no useless room.
+        let is_all_new = done.iter().all(|it| matches!(it, Effect::Stored(_)));
+        self.answer_all(done);
+        if !is_all_new {
+            let _ = self.onward.keeper.send(KeeperJob::Look);
         }
-        let _ = self.onward.keeper.send(KeeperJob::Look);
+    }
+
+    /// Each shard hears of all its messages at once.
+    fn answer_all(&mut self, done: Vec<Effect>) {
+        let shards = self.shared.desks.len();
+        let mut stored: Vec<(usize, Vec<StoreEvent>)> = vec![Default::default(); shards];
+        for effect in done {
+            let Effect::Stored(put) = effect else {
+                self.answer(effect);
+                continue;
+            };
+            self.tell_body(&put, true);
+            self.remember(&put);
+            if let Some((octets, events)) = stored.get_mut(usize::from(put.shard)) {
+                let (token, seq) = (put.token, put.seq);
+                *octets += put.cost;
+                events.push(StoreEvent::Stored { token, seq });
+            }
+        }
+        for (desk, (octets, events)) in self.shared.desks.iter().zip(stored) {
+            if !events.is_empty() {
+                desk.wrote_all(octets, events);
+            }
+        }
     }
 
     fn answer(&mut self, effect: Effect) {
         match effect {
-            Effect::Stored(put) => {
-                self.tell_body(&put, true);
-                self.remember(&put);
-                if let Some(desk) = self.shared.desks.get(usize::from(put.shard)) {
-                    let (token, seq) = (put.token, put.seq);
-                    desk.wrote(put.cost, StoreEvent::Stored { token, seq });
-                }
-            }
             Effect::Settled { shard, .. } => {
                 if let Some(shard) = shard {
                     self.note_done(shard);
@@ -266,7 +284,7 @@ impl Log {
             Effect::Copied(_, verdict) => {
                 let _ = verdict.send(Verdict::Durable);
             }
-            Effect::None => {}
+            Effect::Stored(_) | Effect::None => {}
         }
     }
 

@@ -7,13 +7,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver};
 
 use super::append::{Appender, Folder, Full};
 use super::coding::Decoder;
 use super::footer::{About, Line};
 use super::index::BindingEntry;
 use super::log::{Copied, Copy, LogJob};
+use super::log_queue::LogSender;
 use super::manifest::Place;
 use super::reader;
 use super::record::{BindingRecord, Kind, MarksRecord, MessageRecord, SettledRecord};
@@ -58,7 +59,7 @@ impl From<io::Error> for Stop {
 pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
     pub(super) jobs: Receiver<KeeperJob>,
-    pub(super) log: Sender<LogJob>,
+    pub(super) log: LogSender,
     pub(super) log_folder: Folder,
     pub(super) body_folder: Folder,
     pub(super) next_body: Arc<AtomicU64>,
@@ -72,7 +73,7 @@ impl Keeper {
     pub(super) fn new(
         shared: Arc<Shared>,
         jobs: Receiver<KeeperJob>,
-        log: Sender<LogJob>,
+        log: LogSender,
         log_folder: Folder,
         body_folder: Folder,
         next_body: Arc<AtomicU64>,

@@ -15,6 +15,7 @@ use super::client::StoreClient;
 use super::compact::{Keeper, KeeperJob};
 use super::files::{DiskFiles, Files};
 use super::log::{Log, LogJob, Onward};
+use super::log_queue::{LogSender, log_queue};
 use super::reader::{self, ReadJob, What};
 use super::recover;
 use super::request::{Quota, Seq, StoreEvent, StoreToken, Usage};
@@ -184,12 +185,14 @@ pub struct Recovered {
 
 /// Where a shard's events go. Called on the store's threads; must not block and must have room for
 /// everything the shard has credits for.
-pub type Answers = Vec<Box<dyn Fn(StoreEvent) + Send + Sync>>;
+pub type Answers = Vec<Answer>;
+/// Takes what is told at once.
+pub type Answer = Box<dyn Fn(Vec<StoreEvent>) + Send + Sync>;
 
 /// The running store.
 pub struct Store {
     pub(super) shared: Arc<Shared>,
-    log: Sender<LogJob>,
+    log: LogSender,
     body: Sender<BodyJob>,
     reader: Sender<ReadJob>,
     keeper: Sender<KeeperJob>,
@@ -249,7 +252,7 @@ impl Store {
         let next_seq = found.recovered.next_seq.0;
         let shared = Shared::new(found.index, desks, next_seq, found.damages, config.quota);
         let shared = Arc::new(shared);
-        let (log, log_jobs) = mpsc::channel();
+        let (log, log_jobs) = log_queue();
         let (body, body_jobs) = mpsc::channel();
         let (reader, read_jobs) = mpsc::channel();
         let (keeper, keeper_jobs) = mpsc::channel();

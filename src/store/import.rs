@@ -157,7 +157,7 @@ struct Large {
 
 struct Importer<'a> {
     client: StoreClient,
-    events: Receiver<StoreEvent>,
+    events: Receiver<Vec<StoreEvent>>,
     known: Known,
     tell: &'a mut dyn FnMut(Told<'_>),
     done: Imported,
@@ -170,7 +170,7 @@ struct Importer<'a> {
 impl<'a> Importer<'a> {
     fn new(
         client: StoreClient,
-        events: Receiver<StoreEvent>,
+        events: Receiver<Vec<StoreEvent>>,
         known: Known,
         tell: &'a mut dyn FnMut(Told<'_>),
     ) -> Self {
@@ -387,8 +387,8 @@ impl<'a> Importer<'a> {
             request = back;
             self.hear(WAIT);
         }
-        while let Ok(event) = self.events.try_recv() {
-            self.heard(event);
+        while let Ok(events) = self.events.try_recv() {
+            self.all_heard(events);
         }
     }
 
@@ -400,10 +400,16 @@ impl<'a> Importer<'a> {
     /// False if the store is silent.
     fn hear(&mut self, wait: Duration) -> bool {
         match self.events.recv_timeout(wait) {
-            Ok(event) => self.heard(event),
+            Ok(events) => self.all_heard(events),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
         }
         true
+    }
+
+    fn all_heard(&mut self, events: Vec<StoreEvent>) {
+        for event in events {
+            self.heard(event);
+        }
     }
 
     fn heard(&mut self, event: StoreEvent) {

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{RecvTimeoutError, Sender, TryRecvError};
 use std::time::Duration;
 
 use super::append::Appender;
@@ -15,6 +15,7 @@ use super::compact::{KeeperJob, Verdict};
 use super::deferred::Health;
 use super::footer::About;
 use super::index::Taken;
+use super::log_queue::LogQueue;
 use super::manifest::Place;
 use super::reader::{ReadJob, What};
 use super::record::{
@@ -26,8 +27,9 @@ use super::shared::Shared;
 use crate::clock::{self, Instant};
 use crate::identity::Identity;
 
-/// A settlement waits for company at most so long.
-const SETTLE_WITHIN: Duration = Duration::from_millis(5);
+/// A settlement does not wait for company: what devices confirm before it is durable comes twice if we are
+/// killed. Under load company is there, because a sync is under way.
+const SETTLE_WITHIN: Duration = Duration::ZERO;
 /// A binding, so long.
 const BIND_WITHIN: Duration = Duration::from_millis(500);
 /// One write takes at most so much, unless a single record is larger.
@@ -124,6 +126,16 @@ pub(super) enum LogJob {
     Close,
 }
 
+impl LogJob {
+    /// Whether it is written some time later, together with others: nobody waits for it.
+    pub(super) fn may_wait(&self) -> bool {
+        matches!(
+            self,
+            Self::Settle { .. } | Self::Mark { .. } | Self::Bind { .. }
+        )
+    }
+}
+
 /// What follows once a record is durable.
 pub(super) enum Effect {
     Stored(Put),
@@ -162,7 +174,7 @@ pub(super) struct Onward {
 /// The log thread.
 pub(super) struct Log {
     pub(super) shared: Arc<Shared>,
-    pub(super) jobs: Receiver<LogJob>,
+    pub(super) jobs: LogQueue,
     pub(super) onward: Onward,
     pub(super) appender: Appender,
     pub(super) reserve: Reserve,
@@ -185,7 +197,7 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn new(
         shared: Arc<Shared>,
-        jobs: Receiver<LogJob>,
+        jobs: LogQueue,
         onward: Onward,
         appender: Appender,
         reserve: Reserve,
@@ -211,6 +223,7 @@ impl Log {
 
     /// Runs until closed; everything asked before is written then.
     pub(super) fn run(mut self) {
+        self.jobs.attend();
         while !self.closing {
             self.gather();
             self.commit();
@@ -238,26 +251,21 @@ impl Log {
         loop {
             let now = clock::now().instant;
             let full = self.shared.health() == Health::Full;
-            let wait = match self.deadline {
-                Some(deadline) => deadline.since(now),
+            match (self.deadline, full) {
+                (Some(deadline), _) => self.jobs.rest(deadline.since(now)),
                 // Somebody has to notice that there is room again.
-                None if full => RETRY_FULL,
-                None => Duration::from_secs(3600),
-            };
-            let job = self.jobs.try_recv().or_else(|_| {
-                self.mark_synced();
-                self.jobs.recv_timeout(wait)
-            });
-            match job {
-                Ok(job) => self.absorb(job),
-                Err(RecvTimeoutError::Timeout) if full => return,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => self.closing = true,
+                (None, true) if !self.receive(RETRY_FULL) => return,
+                (None, true) => {}
+                (None, false) => drop(self.receive(Duration::from_secs(3600))),
             }
             while self.octets < BATCH_OCTETS {
-                match self.jobs.try_recv() {
+                match self.jobs.take() {
                     Ok(job) => self.absorb(job),
-                    Err(_) => break,
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        self.closing = true;
+                        break;
+                    }
                 }
             }
             let now = clock::now().instant;
@@ -266,6 +274,20 @@ impl Log {
                 return;
             }
         }
+    }
+
+    /// Waits for one job; false if none came.
+    fn receive(&mut self, within: Duration) -> bool {
+        let job = self.jobs.take().or_else(|_| {
+            self.mark_synced();
+            self.jobs.receive(within)
+        });
+        match job {
+            Ok(job) => self.absorb(job),
+            Err(RecvTimeoutError::Timeout) => return false,
+            Err(RecvTimeoutError::Disconnected) => self.closing = true,
+        }
+        true
     }
 
     fn absorb(&mut self, job: LogJob) {
@@ -320,7 +342,7 @@ impl Log {
         }
     }
 
-    fn absorb_put(&mut self, put: Put) {
+    fn absorb_put(&mut self, mut put: Put) {
         if self.shared.is_poisoned() {
             return self.refuse(&put, Refusal::Poisoned);
         }
@@ -330,11 +352,12 @@ impl Log {
         let record = MessageRecord {
             seq: put.seq,
             generation: 0,
-            message: (*put.message).clone(),
-            body: put.body.clone(),
+            message: *put.message,
+            body: put.body,
         };
-        let about = About::message(&record);
-        self.add(Kind::Message, record.encode(), about, Effect::Stored(put));
+        let (payload, about) = (record.encode(), About::message(&record));
+        (put.message, put.body) = (Box::new(record.message), record.body);
+        self.add(Kind::Message, payload, about, Effect::Stored(put));
         self.write_within(Duration::ZERO);
     }
 

@@ -27,6 +27,7 @@ mod holdings;
 pub mod import;
 mod index;
 mod log;
+mod log_queue;
 mod manifest;
 mod manifests;
 mod marks;

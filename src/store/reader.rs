@@ -1,10 +1,11 @@
 //! The thread that reads: queues, messages and bodies, so that a shard never waits for a disk.
 
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
 
 use super::log::{LogJob, Rewrite};
+use super::log_queue::LogSender;
 use super::manifest::{Extent, Manifest, Piece, Place};
 use super::manifests::Manifests;
 use super::record::{self, Kind, MessageRecord, PIECE_HEADER, RecordBody};
@@ -63,7 +64,7 @@ pub(super) enum What {
 }
 
 /// Serves until closed.
-pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>, log: &Sender<LogJob>) {
+pub(super) fn run(shared: &Shared, jobs: &Receiver<ReadJob>, log: &LogSender) {
     let mut manifests = Manifests::default();
     for job in jobs {
         let Some(desk) = shared.desks.get(usize::from(job.shard)) else {
@@ -145,7 +146,7 @@ fn answer(
 /// Hands the message's record with another date to the log, which answers.
 fn redate(
     shared: &Shared,
-    log: &Sender<LogJob>,
+    log: &LogSender,
     (shard, token): (u16, StoreToken),
     (recipient, seq): (&Identity, Seq),
     expires_at: UnixMillis,

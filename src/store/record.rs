@@ -153,6 +153,9 @@ impl RecordBody {
     }
 }
 
+/// Octets that the head of most messages fits into.
+const ROOM: usize = 1024;
+
 /// A message in custody. Of several records with one `seq` the highest `generation` counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MessageRecord {
@@ -165,7 +168,11 @@ pub(super) struct MessageRecord {
 impl MessageRecord {
     pub(super) fn encode(&self) -> Vec<u8> {
         let message = &self.message;
-        let mut out = Encoder::default();
+        let inline = match &self.body {
+            RecordBody::Inline(octets) => octets.len(),
+            RecordBody::Large(_) => 0,
+        };
+        let mut out = Encoder(Vec::with_capacity(ROOM + inline));
         out.u64(self.seq.0);
         out.u32(self.generation);
         out.u8(kind_code(message.kind));

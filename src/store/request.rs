@@ -204,7 +204,7 @@ pub enum StoreRequest {
         /// Of the `Put`.
         token: StoreToken,
     },
-    /// A message leaves custody. Not answered; durable soon (at the next sync, 5 ms at most).
+    /// A message leaves custody. Not answered; durable with the next sync.
     Settle {
         /// Whose.
         recipient: Identity,
@@ -214,7 +214,7 @@ pub enum StoreRequest {
         settlement: Settlement,
     },
     /// A device has got this message, which stays in the queue for others. Not answered; durable soon
-    /// (at the next sync, 5 ms at most). A device is marked once, whatever is said later.
+    /// (at the next sync, 1 ms at most). A device is marked once, whatever is said later.
     Mark {
         /// Whose message.
         recipient: Identity,

@@ -346,7 +346,10 @@ impl World {
                 assert_eq!(shard, 0, "there is one shard");
                 self.input(Input::Internal(message));
             }
-            Action::CloseMsrp { .. } | Action::Answer { .. } | Action::Drained => {}
+            Action::CloseMsrp { .. }
+            | Action::StrayMsrp { .. }
+            | Action::Answer { .. }
+            | Action::Drained => {}
         }
     }
 

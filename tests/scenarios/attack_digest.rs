@@ -1,5 +1,8 @@
 //! Passwords guessed, credentials forged, nonces replayed.
 
+use std::time::Duration;
+
+use restante::clock;
 use restante::demo::Failure;
 
 use crate::support::{Attacker, Configuration, Credentials, Stage, on_every_shard_count, on_stage};
@@ -49,9 +52,9 @@ fn a_lockout_ends_by_itself() {
         for _ in 0..5 {
             alice.logs_in("alice", "guess")?;
         }
-        let begun = std::time::Instant::now();
+        let begun = clock::now().instant;
         while alice.logs_in("alice", "alice-secret")?.status() != 200 {
-            let patient = begun.elapsed() < std::time::Duration::from_secs(20);
+            let patient = clock::now().instant.since(begun) < Duration::from_secs(20);
             stage.observe(patient, "the lockout ends")?;
         }
         Ok(())

@@ -72,6 +72,33 @@ fn who_asks_is_told_that_a_message_expired() {
 }
 
 #[test]
+fn what_has_just_expired_is_not_delivered_before_it_is_cleared_away() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        // The queue is looked through once a second; of some moments most are before such a look.
+        for _ in 0..4 {
+            let asked = alice.envelope("bob", "hello").asking("negative-delivery");
+            let draft = Draft::new("MESSAGE", "sip:bob@im.test")
+                .header("Accept-Contact", &format!("*;{PAGER_TAG}"))
+                .header("Conversation-ID", &fresh("conv-"))
+                .header("Contribution-ID", &fresh("contr-"))
+                .header("Expires", "1")
+                .body("message/cpim", &asked.to_octets());
+            alice.sends(draft)?.expect_status(202)?;
+            // Time itself is what is tested.
+            std::thread::sleep(std::time::Duration::from_millis(1_010));
+            bob.registers()?;
+            bob.expect_no("MESSAGE")?;
+            bob.unregisters()?;
+            alice.registers()?;
+            alice.expect_notification("failed", &asked.message_id)?;
+            alice.unregisters()?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_receipt_begets_no_receipt() {
     on_every_shard_count(&Configuration::open(), |stage| {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);

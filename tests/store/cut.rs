@@ -57,7 +57,7 @@ struct World {
     syncs: usize,
     /// Writes and syncs so far; the one with this number fails.
     calls: usize,
-    fail_at: Option<usize>,
+    fail_at: Option<(usize, io::ErrorKind)>,
     failed: bool,
     frozen: bool,
     /// A name was removed since the last folder sync.
@@ -95,8 +95,8 @@ impl CutFiles {
         self.world().room = room;
     }
 
-    /// Fails the n-th write or sync from now, once.
-    pub fn fail_at(&self, call: Option<usize>) {
+    /// Fails the n-th write or sync from now, once, with this.
+    pub fn fail_at(&self, call: Option<(usize, io::ErrorKind)>) {
         let mut world = self.world();
         world.calls = 0;
         world.failed = false;
@@ -204,9 +204,11 @@ impl World {
             return Err(io::Error::other("the power is off"));
         }
         self.calls += 1;
-        if self.fail_at == Some(self.calls) {
+        if let Some((call, kind)) = self.fail_at
+            && call == self.calls
+        {
             self.failed = true;
-            return Err(io::Error::other("an injected failure"));
+            return Err(kind.into());
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use restante::clock::UnixMillis;
 use restante::identity::Identity;
+use restante::store::deferred::Answers;
 use restante::store::files::{DiskFiles, Files};
 use restante::store::request::{
     Body, BodySource, DeferredMessage, Dispositions, Held, MessageKind, Quota, Refusal, Seq,
@@ -85,8 +86,10 @@ impl Desk {
 
     pub fn try_open(config: &StoreConfig, files: Arc<dyn Files>) -> Result<Self, StoreError> {
         let (sender, events) = mpsc::channel();
-        let answers: Vec<Box<dyn Fn(StoreEvent) + Send + Sync>> = vec![Box::new(move |event| {
-            let _ = sender.send(event);
+        let answers: Answers = vec![Box::new(move |events| {
+            for event in events {
+                let _ = sender.send(event);
+            }
         })];
         let (store, mut clients, recovered) = Store::open_with(config, files, |_| 0, answers)?;
         Ok(Self {

@@ -3,9 +3,10 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use md5::{Digest, Md5};
+use restante::clock;
 use restante::demo::{Failure, SipText, Transport, fresh};
 
 use super::Stage;
@@ -67,8 +68,8 @@ impl Attacker {
     pub fn asks(&self, request: &str) -> Result<SipText, Failure> {
         let call_id = SipText::read(request.as_bytes())
             .and_then(|request| request.header("Call-ID").map(str::to_owned));
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
+        let until = clock::now().instant + PATIENCE;
+        while clock::now().instant < until {
             self.sends(request.as_bytes())?;
             while let Some(octets) = self.hears(REPEAT)? {
                 let answer = SipText::read(&octets);

@@ -12,12 +12,13 @@ impl ServedUser {
     /// Whether the user fetches what waits, from here on.
     pub fn set_pull(&mut self, pull: bool) {
         self.pull = pull;
+        self.ready.look_again();
     }
 
     /// Whether the queue is known; if not, it is read.
     pub fn wants_to_know(&mut self) -> bool {
         if self.loading == Loading::Needed {
-            self.loading = Loading::Asked { again: false };
+            self.loading = Loading::Asked;
             self.actions.push_back(UserAction::Load { after: None });
         }
         self.loading == Loading::Complete
@@ -67,7 +68,7 @@ impl ServedUser {
                 continue;
             }
             if let Some(first) = conversation.held.front() {
-                self.ready.remove(&first.seq);
+                self.ready.remove(first.seq);
             }
             let run = RunId(self.next_run);
             self.next_run += 1;

@@ -7,6 +7,11 @@ use crate::store::request::{ConversationKey, Held, Seq};
 use super::{Loading, ServedUser, Standing};
 
 impl ServedUser {
+    /// Whether it does nothing and asks for nothing, until something happens.
+    pub fn is_at_leisure(&self) -> bool {
+        self.runs.is_empty() && self.actions.is_empty() && !matches!(self.loading, Loading::Asked)
+    }
+
     /// Whether the whole queue has been read, so that what is not known here is not held.
     pub fn has_all(&self) -> bool {
         self.loading == Loading::Complete

@@ -92,8 +92,8 @@ impl ServedUser {
             Carrier::Session => false,
             Carrier::Standalone => true,
             Carrier::Message => {
-                let mut older = self.ready.range(..next.seq);
-                older.any(|(_, key)| leaves_by_message(key))
+                let mut older = self.ready.older_than(next.seq);
+                older.any(leaves_by_message)
             }
         }
     }
@@ -117,6 +117,7 @@ impl ServedUser {
                 (Some(device), false) => conversation.obstacles.note(device, end),
                 (None, _) => {}
             }
+            self.may_wait |= matches!(end, RunEnd::Shortage | RunEnd::Parked);
             match end {
                 // Another device may want its copies; if none does, the retry step is set at the start.
                 RunEnd::Parked | RunEnd::Declined if copies_for.is_some() => {
@@ -145,13 +146,13 @@ impl ServedUser {
         }
         let candidates: Vec<(Seq, ConversationKey)> = self.startable(reach);
         for (seq, key) in candidates {
-            self.ready.remove(&seq);
+            self.ready.remove(seq);
             self.start(key, reach, now);
         }
     }
 
     /// The oldest ready conversations that there is room for.
-    pub(super) fn startable(&self, reach: Reach) -> Vec<(Seq, ConversationKey)> {
+    pub(super) fn startable(&mut self, reach: Reach) -> Vec<(Seq, ConversationKey)> {
         let by_message = |run: &&Run| run.carrier == Carrier::Message;
         let running = self.runs.values().filter(by_message).count();
         let mut sessions = self
@@ -159,10 +160,16 @@ impl ServedUser {
             .per_user
             .saturating_sub(self.runs.len() - running);
         let mut messages = 1usize.saturating_sub(running);
+        // Of many that wait to leave by MESSAGE not all are looked at for each that left.
+        let is_plain = self.copies.is_none() && !self.pull;
+        if is_plain && self.ready.none_in_session {
+            sessions = 0;
+        }
         let mut chosen = Vec::new();
+        let mut some_may_wait = false;
         for (seq, key, conversation) in self.in_turn() {
             if sessions == 0 && messages == 0 {
-                break;
+                return chosen;
             }
             let carrier = self.way_of(conversation, reach).map(|(_, carrier)| carrier);
             let room = match carrier {
@@ -173,26 +180,29 @@ impl ServedUser {
             if *room > 0 {
                 *room -= 1;
                 chosen.push((seq, key.clone()));
+            } else {
+                some_may_wait |= carrier != Some(Carrier::Message);
             }
         }
+        self.ready.none_in_session = is_plain && !some_may_wait;
         chosen
     }
 
     /// The ready conversations that something may leave of, by the oldest that does.
-    fn in_turn(&self) -> Vec<(Seq, &ConversationKey, &Conversation)> {
-        let mut all = Vec::new();
-        for (seq, key) in &self.ready {
-            let Some(conversation) = self.conversations.get(key) else {
-                continue;
-            };
-            let first = self.first_to_leave(conversation);
-            if let Some(first) = first.filter(|first| conversation.may_leave(first)) {
-                all.push((first.seq, (*seq, key, conversation)));
-            }
+    fn in_turn(&self) -> Box<dyn Iterator<Item = (Seq, &ConversationKey, &Conversation)> + '_> {
+        let leaving = self.ready.iter().filter_map(|(seq, key)| {
+            let conversation = self.conversations.get(key)?;
+            let first = self.first_to_leave(conversation)?;
+            let may_leave = conversation.may_leave(first);
+            may_leave.then_some((first.seq, (seq, key, conversation)))
+        });
+        if !self.pull {
+            // They are in order already.
+            return Box::new(leaving.map(|(_, each)| each));
         }
-        // Without a fetch to wait for, they are so already.
+        let mut all: Vec<_> = leaving.collect();
         all.sort_by_key(|(first, _)| *first);
-        all.into_iter().map(|(_, each)| each).collect()
+        Box::new(all.into_iter().map(|(_, each)| each))
     }
 
     /// The oldest message of a conversation that does not wait for a fetch.
@@ -227,6 +237,7 @@ impl ServedUser {
         let Some((device, carrier)) = way else {
             return match self.copies {
                 Some(_) if conversation.obstacles.are_passing() => {
+                    self.may_wait = true;
                     park(conversation, &self.policy.retry, now);
                 }
                 Some(_) => {}

@@ -507,17 +507,6 @@ fn a_message_stored_while_the_queue_is_loading_is_taken_once() {
         false,
         Now::default(),
     );
-    assert_eq!(
-        user.poll_action(),
-        Some(UserAction::Load {
-            after: Some(Seq(1))
-        })
-    );
-    user.handle_loaded(
-        vec![held(2, "alice", MessageKind::Pager)],
-        false,
-        Now::default(),
-    );
     let run = started(&mut user)[0].0;
     assert_eq!(take_all(&mut user, run), [1, 2]);
 }
@@ -729,4 +718,22 @@ fn a_receipt_that_every_device_has_lets_nothing_behind_it_leave_before_the_fetch
     let receipt = held(3, "alice", MessageKind::Notification);
     user.handle_stored(receipt, false, false, now);
     assert_eq!(copied(&mut user), [(7, vec![3]), (8, vec![3])]);
+}
+
+#[test]
+fn a_message_stored_while_the_queue_is_loaded_is_held_though_younger_ones_came_first() {
+    let now = Now::default();
+    let retry = RetrySchedule::new(&[Duration::from_secs(30)]);
+    let mut user = ServedUser::new(true, policy(retry));
+    // A long message is on its way to the disk, a short one behind it is there already.
+    user.handle_storing(&key("alice"), true);
+    user.handle_storing(&key("alice"), false);
+    user.handle_reach(BOTH, now);
+    user.handle_stored(held(2, "alice", MessageKind::Chat), false, false, now);
+    user.handle_loaded(vec![held(2, "alice", MessageKind::Chat)], true, now);
+    user.handle_stored(held(1, "alice", MessageKind::Chat), true, false, now);
+    user.handle_loaded(Vec::new(), false, now);
+    let runs = started(&mut user);
+    assert_eq!(runs.len(), 1);
+    assert_eq!(take_all(&mut user, runs[0].0), [1, 2]);
 }

@@ -1,6 +1,7 @@
 //! What a request looks like when it leaves: RFC 3261 §16.6, RFC 5393 §4.2.1 and §5.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::sip::header::NameAddr;
 use crate::sip::message::{HeaderName, Message};
@@ -131,18 +132,21 @@ pub fn loop_hash(request: &Message, own: &str) -> u32 {
         HeaderName::CallId,
         HeaderName::From,
     ];
-    let mut hash = crc32c::crc32c(own.as_bytes());
-    let mut feed = |text: &str| {
-        hash = crc32c::crc32c_append(hash, &text.len().to_be_bytes());
-        hash = crc32c::crc32c_append(hash, text.as_bytes());
+    let mut deciding: SmallVec<[u8; 1024]> = SmallVec::new();
+    let mut feed = |octets: &[u8]| {
+        deciding.extend_from_slice(&octets.len().to_be_bytes());
+        deciding.extend_from_slice(octets);
     };
-    feed(request.request_uri());
+    feed(own.as_bytes());
+    feed(request.request_uri().as_bytes());
     for name in DECIDING {
-        request.headers(name).for_each(&mut feed);
-        feed("");
+        request
+            .headers(name)
+            .for_each(|value| feed(value.as_bytes()));
+        feed(&[]);
     }
-    feed(&request.cseq().map_or(0, |cseq| cseq.number).to_string());
-    hash
+    feed(&request.cseq().map_or(0, |cseq| cseq.number).to_be_bytes());
+    crc32c::crc32c(&deciding)
 }
 
 /// Divides the breadth that `request` allows among `branches` at once (RFC 5393 §5.3.3); 440 if it

@@ -13,7 +13,8 @@ pub const MAGIC_COOKIE: &str = "z9hG4bK";
 /// A fresh branch of `shard`.
 pub fn fresh(shard: u16, tokens: &mut Tokens) -> String {
     let mut branch = String::with_capacity(40);
-    write!(branch, "{MAGIC_COOKIE}-{shard}-{}", tokens.token()).expect("a String takes all");
+    write!(branch, "{MAGIC_COOKIE}-{shard}-").expect("a String takes all");
+    tokens.push_to(&mut branch);
     branch
 }
 

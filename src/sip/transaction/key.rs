@@ -7,6 +7,8 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
+use smallvec::SmallVec;
+
 use super::branch;
 use crate::sip::message::{HeaderName, Message, Method};
 
@@ -119,14 +121,17 @@ impl Keys {
 
     /// Each part goes in behind its length, so that no text can move from one part to the next.
     fn digest(&self, parts: &[&[u8]]) -> Key {
-        let mut hashers = [self.low.build_hasher(), self.high.build_hasher()];
-        for hasher in &mut hashers {
-            for part in parts {
-                hasher.write_usize(part.len());
-                hasher.write(part);
-            }
+        let mut octets: SmallVec<[u8; 256]> = SmallVec::new();
+        for part in parts {
+            octets.extend_from_slice(&part.len().to_be_bytes());
+            octets.extend_from_slice(part);
         }
-        Key(hashers.map(|hasher| hasher.finish()))
+        let digest = |state: &RandomState| {
+            let mut hasher = state.build_hasher();
+            hasher.write(&octets);
+            hasher.finish()
+        };
+        Key([digest(&self.low), digest(&self.high)])
     }
 }
 

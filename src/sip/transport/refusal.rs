@@ -7,7 +7,7 @@ use bytes::Bytes;
 use std::net::SocketAddr;
 
 use crate::limits::reflection;
-use crate::sip::message::{Message, Method};
+use crate::sip::message::Method;
 use crate::sip::reply;
 use crate::sip::wire::{self, WireError};
 
@@ -19,7 +19,7 @@ pub fn answer(error: &WireError, source: SocketAddr) -> Option<Bytes> {
     if !request.is_request() || request.method() == Method::Ack || request.top_via().is_err() {
         return None;
     }
-    let stamped = stamp(request, source);
+    let stamped = reply::stamp_source(request, source);
     let request = stamped.as_ref().unwrap_or(request);
     // RFC 3261 §8.2.7: a stateless answer gives every copy of a request the same tag.
     let tag = format!("{:08x}", crc32c::crc32c(request.bytes()));
@@ -50,19 +50,10 @@ pub fn return_address(error: &WireError, source: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The request with its source in the top Via, read once more; a body that is not as announced does
-/// not matter to an answer.
-fn stamp(request: &Message, source: SocketAddr) -> Option<Message> {
-    let octets = reply::stamp_source(request, source)?;
-    match wire::parse(octets) {
-        Ok(message) => Some(message),
-        Err(error) => error.partial.map(|partial| *partial),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sip::wire;
 
     const SOURCE: &str = "192.0.2.7:4711";
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -10,6 +11,7 @@ use restante::config::{
     Account, Authentication, Blocked, Config, CopyTo, Delivery, IncomingRule, Period, Secret,
     SenderRule, SettingsOverrides, Tagless, WhenFull,
 };
+use restante::limits::logins::{self, Logins};
 use restante::registrar::Directory;
 use restante::sip::digest::{Digest, DigestSettings};
 
@@ -100,6 +102,12 @@ pub fn digest_of(config: &Config, directory: &Directory, wall: UnixMillis) -> Ar
         algorithms: directory.algorithms(),
         hosts: vec!["127.0.0.1".to_owned(), config.domain.clone()],
         started_at: wall,
+        logins: Arc::new(Logins::new(logins::Settings {
+            failures: 5,
+            failures_per_user: 100,
+            lockout: Duration::from_secs(60),
+            most: 1_000,
+        })),
     }))
 }
 

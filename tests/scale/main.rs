@@ -1,0 +1,378 @@
+//! What many users, messages, sessions and deaf peers cost, and that the server stays within
+//! `limits.memory`, refuses early, finishes what runs, and recovers.
+//!
+//! The long form: `cargo test --release --test scale -- --ignored --nocapture`.
+
+mod load;
+mod media;
+
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use load::Phones;
+use media::Session;
+use restante::clock;
+use restante::demo::{ServerProcess, Transport};
+
+/// How long what must happen may take, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The number of messages that only ask whether there is room.
+const PROBE: u64 = 999_999_999;
+const BINARY: &str = env!("CARGO_BIN_EXE_restante");
+
+/// How much of everything.
+struct Scale {
+    registered: u64,
+    /// Users who are away, and how many messages wait for each.
+    absent: u64,
+    each: u64,
+    sessions: u64,
+    deaf: usize,
+    /// `limits.memory` in MiB.
+    memory: u64,
+}
+
+#[test]
+fn memory_stays_within_its_bound_and_nothing_taken_is_lost() {
+    Run::new(Scale {
+        registered: 1_500,
+        absent: 500,
+        each: 8,
+        sessions: 100,
+        deaf: 20,
+        memory: 56,
+    })
+    .play();
+}
+
+#[test]
+#[ignore = "minutes, and gigabytes of disk"]
+fn a_hundred_thousand_users_and_a_million_messages() {
+    Run::new(Scale {
+        registered: 100_000,
+        absent: 100_000,
+        each: 10,
+        sessions: 10_000,
+        deaf: 2_000,
+        memory: 1_024,
+    })
+    .play();
+}
+
+struct Run {
+    scale: Scale,
+    _folder: tempfile::TempDir,
+    server: ServerProcess,
+    phones: Phones,
+    /// Messages that were answered 202, and those of sessions that were answered 200.
+    taken: Vec<u64>,
+    arrived: Vec<u64>,
+    worst: (u64, u64),
+    /// What ends the registrations of those who filled it.
+    leaving: Vec<(u64, String)>,
+}
+
+impl Run {
+    fn new(scale: Scale) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let configuration = format!(
+            "domain = \"im.test\"\nshards = 2\ndata_dir = \"{}\"\n\
+             [sip]\nlisten = [\"udp://127.0.0.1:{{sip_udp}}\", \"tcp://127.0.0.1:{{sip_tcp}}\"]\n\
+             max_transactions = 1000000\n\
+             [msrp]\nlisten = [\"tcp://127.0.0.1:{{msrp}}\"]\nidle_timeout = \"1h\"\n\
+             [admin]\nlisten = [\"tcp://127.0.0.1:0\"]\n\
+             [limits]\nmemory = \"{} MiB\"\nqueue_delay = \"1s\"\n\
+             [log]\nfilter = \"warn\"\n",
+            folder.path().join("data").display(),
+            scale.memory
+        );
+        let server = ServerProcess::start(Path::new(BINARY), folder.path(), &configuration);
+        let server = server.expect("the server starts");
+        let address = server.sip_address(Transport::Udp).expect("an address");
+        Self {
+            scale,
+            _folder: folder,
+            server,
+            phones: Phones::new(address),
+            taken: Vec::new(),
+            arrived: Vec::new(),
+            worst: (0, 0),
+            leaving: Vec::new(),
+        }
+    }
+
+    fn play(mut self) {
+        self.look("started");
+        self.register();
+        self.look("registered");
+        self.store();
+        self.look("messages wait");
+        let mut sessions = self.open_sessions();
+        self.look("sessions open");
+        let deaf = self.deaf();
+        self.look("deaf peers");
+        self.fill();
+        self.look("full");
+        self.finish(&mut sessions);
+        self.look("sessions done");
+        drop((sessions, deaf));
+        self.recover();
+        self.look("recovered");
+        self.restart();
+        self.deliver();
+        self.look("delivered");
+        println!(
+            "worst: accounted {} KiB, resident {} KiB, of {} MiB",
+            self.worst.0 / 1024,
+            self.worst.1 / 1024,
+            self.scale.memory
+        );
+    }
+
+    /// Everybody is registered.
+    fn register(&mut self) {
+        let began = clock::now().instant;
+        let texts: Vec<_> = (0..self.scale.registered)
+            .map(|number| (number, self.phones.register(&format!("u{number}"), 3600)))
+            .collect();
+        self.phones.ask_all(64, texts.into_iter());
+        let registered = self.phones.tally.of(200) as u64;
+        assert_eq!(registered, self.scale.registered, "{:?}", self.phones.tally);
+        println!("registered in {:?}", clock::now().instant.since(began));
+    }
+
+    /// Messages wait for people who are away.
+    fn store(&mut self) {
+        let began = clock::now().instant;
+        self.phones.answers.clear();
+        let phones = &self.phones;
+        let (absent, each) = (self.scale.absent, self.scale.each);
+        let texts: Vec<_> = (0..absent * each)
+            .map(|number| {
+                let (from, to) = (
+                    format!("u{}", number % 100),
+                    format!("w{}", number % absent),
+                );
+                (number, phones.message(&from, &to, number))
+            })
+            .collect();
+        self.phones.ask_all(256, texts.into_iter());
+        for (number, status) in std::mem::take(&mut self.phones.answers) {
+            assert_eq!(status, 202, "{number}");
+            self.taken.push(number);
+        }
+        assert_eq!(
+            self.taken.len() as u64,
+            absent * each,
+            "{:?}",
+            self.phones.tally
+        );
+        println!("stored in {:?}", clock::now().instant.since(began));
+    }
+
+    /// Chats with people who are away, each with half of a message sent.
+    fn open_sessions(&mut self) -> Vec<Session> {
+        let server = self.server.sip_address(Transport::Udp).expect("an address");
+        let first = self.scale.absent * self.scale.each;
+        let numbers = first..first + self.scale.sessions;
+        let mut sessions: Vec<Session> = numbers
+            .map(|number| media::open(server, number).expect("there is room"))
+            .collect();
+        for session in &mut sessions {
+            session.begin(20_000, 10_000);
+        }
+        sessions
+    }
+
+    /// Peers who ask and never read an answer.
+    fn deaf(&mut self) -> Vec<TcpStream> {
+        let server = self.server.sip_address(Transport::Tcp).expect("an address");
+        (0..self.scale.deaf)
+            .map(|number| deaf(server, number))
+            .collect()
+    }
+
+    /// More and more users register, until the server says that it is enough.
+    fn fill(&mut self) {
+        let (mut last, mut is_full) = (0, false);
+        while !is_full {
+            let numbers = last..last + 1_000;
+            last = numbers.end;
+            assert!(last < 10_000_000, "there is a bound");
+            let text = |number| self.phones.register(&format!("filler{number}"), 3600);
+            let texts: Vec<_> = numbers.map(|number| (number, text(number))).collect();
+            self.phones.ask_all(64, texts.into_iter());
+            self.look_quietly();
+            let probe = self.phones.message("u1", "w1", PROBE);
+            self.phones.answers.clear();
+            self.phones.ask_all(1, [(0, probe)].into_iter());
+            is_full = self.phones.answers.get(&0) == Some(&503);
+        }
+        assert_eq!(self.phones.tally.bare, 0, "Retry-After");
+        println!("full with {last} more users");
+        // A registration that ends frees memory, so it is taken even now.
+        self.phones.answers.clear();
+        let text = |number| self.phones.register(&format!("filler{number}"), 0);
+        let texts: Vec<_> = (0..last).map(|number| (number, text(number))).collect();
+        let (some, rest) = texts.split_at(10);
+        self.phones.ask_all(1, some.iter().cloned());
+        let taken = self
+            .phones
+            .answers
+            .values()
+            .filter(|status| **status == 200);
+        assert_eq!(taken.count(), 10);
+        self.leaving = rest.to_vec();
+    }
+
+    /// What runs goes on.
+    fn finish(&mut self, sessions: &mut [Session]) {
+        let first = self.scale.absent * self.scale.each;
+        for (number, session) in (first..).zip(sessions) {
+            assert!(session.finish(), "session {number}");
+            self.taken.push(number);
+        }
+    }
+
+    /// What filled it goes away, and new work is taken again.
+    fn recover(&mut self) {
+        let leaving = std::mem::take(&mut self.leaving);
+        self.phones.ask_all(64, leaving.into_iter());
+        let deadline = clock::now().instant + PATIENCE;
+        let number = u64::from(u32::MAX);
+        loop {
+            let message = self.phones.message("u1", "w1", number);
+            self.phones.answers.clear();
+            self.phones.ask_all(1, [(0, message)].into_iter());
+            match self.phones.answers.get(&0) {
+                Some(202) => break self.taken.push(number),
+                Some(503) => {}
+                other => panic!("neither taken nor refused: {other:?}"),
+            }
+            assert!(clock::now().instant < deadline, "it recovers");
+        }
+    }
+
+    /// Killed and started again.
+    fn restart(&mut self) {
+        let began = clock::now().instant;
+        self.server.kill9().expect("killed");
+        self.server.restart().expect("started again");
+        println!("ready again in {:?}", clock::now().instant.since(began));
+        self.look("started again");
+    }
+
+    /// Everybody comes back at once, and gets all that was taken.
+    fn deliver(&mut self) {
+        let began = clock::now().instant;
+        let away = (0..self.scale.absent).map(|number| format!("w{number}"));
+        let first = self.scale.absent * self.scale.each;
+        let chatters =
+            (first..first + self.scale.sessions).map(|number| format!("chatter{number}"));
+        let mut users: Vec<String> = away.chain(chatters).collect();
+        let deadline = clock::now().instant + PATIENCE * 10;
+        while !users.is_empty() {
+            self.phones.answers.clear();
+            let texts: Vec<_> = (0..)
+                .zip(users.iter().map(|user| self.phones.register(user, 3600)))
+                .collect();
+            self.phones.ask_all(64, texts.into_iter());
+            self.look_quietly();
+            let taken = |index: u64| self.phones.answers.get(&index) == Some(&200);
+            let mut index = 0..;
+            users.retain(|_| !taken(index.next().unwrap_or_default()));
+            assert!(clock::now().instant < deadline, "all may register");
+        }
+        println!("all came back in {:?}", clock::now().instant.since(began));
+        let mut next_look = clock::now().instant;
+        while let Some(missing) = self.missing() {
+            self.phones.listen();
+            let now = clock::now().instant;
+            assert!(now < deadline, "{missing} did not arrive");
+            if now >= next_look {
+                next_look = now + Duration::from_secs(1);
+                self.look_quietly();
+            }
+        }
+        let twice = self.phones.delivered.values().filter(|times| **times > 1);
+        println!(
+            "{} delivered in {:?}, {} more than once",
+            self.taken.len(),
+            clock::now().instant.since(began),
+            twice.count()
+        );
+    }
+
+    /// The first message that has not arrived.
+    fn missing(&mut self) -> Option<u64> {
+        while let Some(number) = self.taken.last() {
+            if !self.phones.delivered.contains_key(number) {
+                return Some(*number);
+            }
+            self.arrived.push(self.taken.pop()?);
+        }
+        None
+    }
+
+    fn look(&mut self, when: &str) {
+        let (accounted, resident) = self.look_quietly();
+        println!(
+            "{when}: accounted {} KiB, resident {} KiB",
+            accounted / 1024,
+            resident / 1024
+        );
+    }
+
+    /// What is accounted for and what the process has, held against the bounds.
+    fn look_quietly(&mut self) -> (u64, u64) {
+        let accounted = self.metric("restante_memory_bytes").iter().sum::<f64>() as u64;
+        let resident = self.metric("restante_resident_memory_bytes")[0] as u64;
+        let limit = self.scale.memory << 20;
+        assert!(accounted <= limit, "{accounted} of {limit} accounted for");
+        assert!(
+            resident <= limit / 10 * 12,
+            "{resident} of {limit} resident"
+        );
+        self.worst = (self.worst.0.max(accounted), self.worst.1.max(resident));
+        (accounted, resident)
+    }
+
+    /// All series of this name.
+    fn metrics(&self, name: &str) -> String {
+        let admin = self.server.ready().admin.first().expect("an interface");
+        let url = format!("http://{}/metrics", admin.trim_start_matches("tcp://"));
+        let answer = ureq::get(&url).call().expect("the metrics");
+        let text = answer.into_body().read_to_string().expect("a text");
+        let lines = text.lines().filter(|line| line.starts_with(name));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Their values.
+    fn metric(&self, name: &str) -> Vec<f64> {
+        let text = self.metrics(name);
+        let values = (text.lines()).filter_map(|line| line.rsplit_once(' ')?.1.parse().ok());
+        values.collect()
+    }
+}
+
+/// A connection over which one asks until nothing more is taken, and reads nothing.
+fn deaf(server: SocketAddr, number: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(server).expect("connected");
+    let request = |index: usize| {
+        format!(
+            "OPTIONS sip:im.test SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1:9;branch=z9hG4bKd{number}x{index}\r\n\
+             Max-Forwards: 70\r\nFrom: <sip:deaf@im.test>;tag=d\r\nTo: <sip:im.test>\r\n\
+             Call-ID: deaf{number}x{index}\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+        )
+    };
+    let text: String = (0..2_000).map(request).collect();
+    stream.set_nonblocking(true).expect("set");
+    match stream.write(text.as_bytes()) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        Err(error) => panic!("not taken: {error}"),
+    }
+    stream
+}

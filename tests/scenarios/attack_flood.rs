@@ -15,7 +15,7 @@ fn limited(limits: &str) -> Configuration {
 }
 
 /// The value of a metric, all labels added up.
-fn metric(stage: &Stage, name: &str) -> Result<u64, Failure> {
+pub fn metric(stage: &Stage, name: &str) -> Result<u64, Failure> {
     let admin = stage.server().ready().admin[0].replace("tcp://", "http://");
     let text = ureq::get(format!("{admin}/metrics"))
         .call()

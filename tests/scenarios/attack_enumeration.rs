@@ -12,9 +12,10 @@ fn shape(answer: &SipText, name: &str) -> Vec<String> {
     let text = answer.text();
     let lines = text.lines().map(|line| {
         let line = line.replace(name, "NAME");
-        match line.split_once(": ") {
+        let parts = line.split_once(':');
+        match parts.map(|(field, value)| (field, value.trim_start())) {
             // Fresh in each answer, and as long.
-            Some((field @ ("Via" | "From" | "To" | "Call-ID"), value)) => {
+            Some((field @ ("Via" | "From" | "To" | "Call-ID" | "v" | "f" | "t" | "i"), value)) => {
                 format!("{field}: {}", value.len())
             }
             Some((field, value)) => match value.split_once("nonce=\"") {

@@ -167,6 +167,7 @@ fn asks_over_udp(socket: &UdpSocket, target: &Target, serial: u64, report: &mut 
         wait *= 2;
     }
     report.unanswered += 1;
+    report.failures.push(format!("no answer to {call_id}"));
 }
 
 fn contains(octets: &[u8], part: &[u8]) -> bool {
@@ -237,7 +238,13 @@ fn asks_over_tcp(target: &Target, serial: u64, report: &mut Report) {
         true => report
             .options
             .push(now().instant.since(begun).as_micros() as u64),
-        false => report.unanswered += 1,
+        false => {
+            report.unanswered += 1;
+            let spent = now().instant.since(begun);
+            report
+                .failures
+                .push(format!("no answer to {call_id} in {spent:?}"));
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use std::fs;
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use restante::clock;
 use restante::demo::{Failure, Transport};
 
 use crate::support::{Configuration, Stage, on_stage};
@@ -36,14 +37,14 @@ fn descriptors(stage: &Stage) -> Result<usize, Failure> {
 
 /// Waits until so few descriptors are open.
 fn expect_released(stage: &Stage, most: usize) -> Result<(), Failure> {
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = clock::now().instant + Duration::from_secs(20);
     loop {
         let open = descriptors(stage)?;
         if open <= most {
             return Ok(());
         }
         stage.observe(
-            Instant::now() < until,
+            clock::now().instant < until,
             &format!("{open} descriptors are open"),
         )?;
         std::thread::yield_now();

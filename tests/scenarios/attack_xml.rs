@@ -1,7 +1,8 @@
 //! Documents made to be dear to read, and bodies made to be unpacked.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use restante::clock;
 use restante::demo::{Disposition, Failure};
 
 use crate::support::{Configuration, Stage, on_every_shard_count};
@@ -64,14 +65,14 @@ fn no_notification_costs_more_than_its_length() {
         for (what, document) in documents() {
             let mut notification = message.notification(Disposition::Delivered);
             notification.content = document.into_bytes();
-            let begun = Instant::now();
+            let begun = clock::now().instant;
             let mut sent = alice.sends_envelope("bob", &notification)?;
             let status = sent.final_answer(Duration::from_secs(10))?.status();
             stage.observe(
                 (200..500).contains(&status),
                 &format!("{what}: answered {status}"),
             )?;
-            let soon = begun.elapsed() < Duration::from_secs(5);
+            let soon = clock::now().instant.since(begun) < Duration::from_secs(5);
             stage.observe(soon, &format!("{what} took long"))?;
         }
         alice.asks_options()?;

@@ -15,11 +15,6 @@ use restante::{clock, logging};
 /// Exit code for wrong arguments and wrong configuration.
 const MISCONFIGURED: u8 = 2;
 
-/// Memory of finished transactions and of tables grows a little with each message for half a minute. The
-/// system's allocator asks the kernel for it page by page where a thread is not the first.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Config(arguments) => match arguments.run(&mut io::stdout().lock()) {

@@ -118,7 +118,8 @@ fn judge(
         report.failures
     );
     stage.observe(failed * 100 <= served + failed, &text)?;
-    stage.observe(report.unanswered == 0, "every OPTIONS is answered")?;
+    let text = format!("every OPTIONS is answered: {:?}", report.failures);
+    stage.observe(report.unanswered == 0, &text)?;
     stage.agent("witness")?.asks_options().map(|_| ())
 }
 
@@ -161,6 +162,7 @@ fn one_seed(stage: &Stage, seed: u64, inputs: u64, process: &Process) -> Result<
         watch.join().expect("looking does not panic");
         report
     });
+    callers.leave()?;
     report.peak = peak.into_inner() as u64;
     report.spent = now().instant.since(begun);
     Ok(report)

@@ -167,6 +167,11 @@ impl ServerProcess {
         wait_for(&mut self.child, STOP)
     }
 
+    /// Its whole log.
+    pub fn log(&self) -> String {
+        lock(&self.log).join("\n")
+    }
+
     /// The end of its log.
     pub fn log_tail(&self) -> String {
         let log = lock(&self.log);

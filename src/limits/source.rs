@@ -1,7 +1,7 @@
 //! Where traffic comes from, as far as limits tell sources apart.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Bits of an IPv6 address that name a network: a host picks the other half as it likes (RFC 4291 §2.5.4).
 const IPV6_BITS: u32 = 64;
@@ -52,9 +52,38 @@ impl Way {
     }
 }
 
+/// Whether an address that a peer names can be one host's: no group, no wildcard, no port 0.
+pub fn is_one_host(address: SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    address.port() != 0 && !broadcast && !ip.is_multicast() && !ip.is_unspecified()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_and_wildcards_are_no_hosts() {
+        for (address, one) in [
+            ("192.0.2.1:5060", true),
+            ("127.0.0.1:1", true),
+            ("[2001:db8::1]:5060", true),
+            ("192.0.2.1:0", false),
+            ("224.0.1.75:5060", false),
+            ("255.255.255.255:5060", false),
+            ("0.0.0.0:5060", false),
+            ("[::]:5060", false),
+            ("[ff02::1]:5060", false),
+            ("[::ffff:224.0.1.75]:5060", false),
+        ] {
+            assert_eq!(
+                is_one_host(address.parse().expect(address)),
+                one,
+                "{address}"
+            );
+        }
+    }
 
     fn source(address: &str) -> Source {
         Source::of(address.parse().expect("an address"))

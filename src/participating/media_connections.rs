@@ -1,6 +1,7 @@
 //! The connections of the MSRP sessions: who opens them, whose frames they carry, when they end.
 
 use crate::clock::Now;
+use crate::limits::source::is_one_host;
 use crate::msrp::connection_queue::ConnectionQueue;
 use crate::msrp::event::SessionEvent;
 use crate::msrp::frame::FrameEvent;
@@ -29,15 +30,18 @@ impl Media {
         let attempt = AttemptId(self.last);
         self.attempts.insert(attempt, id);
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        self.actions.push_back(match host.parse::<IpAddr>() {
-            Ok(ip) => MediaAction::Connect(attempt, SocketAddr::new(ip, port), self.secure(id)),
-            Err(_) => MediaAction::Resolve(attempt, host.to_owned(), port),
-        });
+        match host.parse::<IpAddr>() {
+            Ok(ip) => self.handle_resolved(attempt, &[SocketAddr::new(ip, port)]),
+            Err(_) => {
+                let resolve = MediaAction::Resolve(attempt, host.to_owned(), port);
+                self.actions.push_back(resolve);
+            }
+        }
     }
 
     /// A name was looked up.
     pub fn handle_resolved(&mut self, attempt: AttemptId, addresses: &[SocketAddr]) {
-        match addresses.first() {
+        match addresses.iter().find(|address| is_one_host(**address)) {
             Some(address) => {
                 let id = self.attempts.get(&attempt);
                 let peer = id.and_then(|id| self.secure(*id));

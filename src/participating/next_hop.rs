@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use crate::clock::Now;
+use crate::limits::source::is_one_host;
 use crate::participating::contacts::Target;
 use crate::participating::relay::Passage;
 use crate::participating::service::Service;
@@ -101,8 +102,16 @@ impl Service {
         true
     }
 
-    /// The flow to an address, over this transport if some listener speaks it.
+    /// The flow to an address that only a request names, over this transport if some listener speaks it.
+    /// Nobody there has asked for anything: such an address gets no more than answers without proof would.
     pub fn flow_to_address(&self, remote: SocketAddr, transport: Transport) -> Option<Flow> {
+        if !is_one_host(remote) {
+            return None;
+        }
+        if !self.sources.may_answer(remote.ip(), self.time) {
+            self.metrics.withheld_rate.count();
+            return None;
+        }
         let wanted = self.sip.flow_to(remote, Some(transport));
         wanted.or_else(|| self.sip.flow_to(remote, None))
     }

@@ -73,6 +73,16 @@ pub(super) struct Facts {
     pub had_service: bool,
 }
 
+impl Facts {
+    /// Whether key, number, features and capability follow from the same words.
+    fn says_the_same_as(&self, other: &Self) -> bool {
+        self.uri == other.uri
+            && self.parameters == other.parameters
+            && self.instance == other.instance
+            && self.reg_id == other.reg_id
+    }
+}
+
 /// What the REGISTER says besides its contacts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Circumstances<'a> {
@@ -121,7 +131,13 @@ impl Binding {
         size_of::<Self>() + self.key.0.len() + texts + path + 4 * facts.parameters.len() + 128
     }
 
-    pub(super) fn new(contact: Contact, lifetime: Duration, around: &Circumstances<'_>) -> Self {
+    /// A binding of this contact. What follows from its text is taken over from one that is alike.
+    pub(super) fn new(
+        contact: Contact,
+        lifetime: Duration,
+        around: &Circumstances<'_>,
+        alike: Option<&Self>,
+    ) -> Self {
         let flow = way_to(&contact.uri, around.path, around.flow);
         let facts = Facts {
             uri: contact.uri,
@@ -138,12 +154,23 @@ impl Binding {
             user_agent: around.user_agent.map(shortened),
             had_service: false,
         };
-        Self::from_facts(
-            facts,
-            around.now.instant + lifetime,
-            around.now,
-            around.tagless,
-        )
+        let deadline = around.now.instant + lifetime;
+        match alike.filter(|binding| binding.facts.says_the_same_as(&facts)) {
+            None => Self::from_facts(facts, deadline, around.now, around.tagless),
+            Some(binding) => Self {
+                key: binding.key.clone(),
+                device: binding.device,
+                features: binding.features.clone(),
+                capability: binding.capability,
+                facts: Facts {
+                    had_service: binding.capability.states_service(),
+                    ..facts
+                },
+                deadline,
+                suspended: false,
+                stored_at: around.now.instant,
+            },
+        }
     }
 
     pub(super) fn from_facts(
@@ -153,11 +180,12 @@ impl Binding {
         tagless: Tagless,
     ) -> Self {
         let features = FeatureSet::of(&Parameters::new(&facts.parameters));
-        facts.had_service |= Capability::of(&features, tagless).states_service();
+        let capability = Capability::of(&features, tagless);
+        facts.had_service |= capability.states_service();
         Self {
             key: BindingKey::of(&facts.identification()),
             device: device_number(facts.instance.as_deref(), &facts.uri),
-            capability: Capability::of(&features, tagless),
+            capability,
             features,
             facts,
             deadline,

@@ -123,7 +123,7 @@ impl Bindings {
                 .extend(old.into_iter().map(|binding| binding.key));
             return;
         }
-        let mut new = Binding::new(contact, lifetime, around);
+        let mut new = Binding::new(contact, lifetime, around, old.last());
         let key = new.key.clone();
         let predecessor = old.iter().find(|binding| binding.key == key);
         new.facts.had_service |= predecessor.is_some_and(|old| old.facts.had_service);

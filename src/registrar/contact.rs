@@ -125,6 +125,8 @@ impl Contact {
             (Some(own), Some(other_instance)) => {
                 own.eq_ignore_ascii_case(other_instance) && self.reg_id == other.reg_id
             }
+            // Most clients refresh a contact as they wrote it before.
+            _ if self.uri == other.uri => true,
             _ => match (Uri::parse(&self.uri), Uri::parse(other.uri)) {
                 (Ok(own), Ok(other)) => equivalent(&own, &other),
                 _ => false,

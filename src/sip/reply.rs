@@ -159,7 +159,7 @@ pub fn terse(
 /// (RFC 3261 §18.2.1, RFC 3581 §4). `None` when its Via cannot be read.
 pub fn stamp_source(request: &Message, source: SocketAddr) -> Option<Message> {
     let top = request.values(HeaderName::Via).next()?;
-    let stamped = stamp_via(&Via::parse(top).ok()?, top, source);
+    let stamped = stamp_via(&request.top_via().ok()?, top, source);
     request.with_top_via(&stamped)
 }
 

@@ -119,6 +119,8 @@ pub fn edit_leaves_the_rest_untouched(octets: &[u8]) {
     if message.is_request()
         && let Some(stamped) = stamp_source(&message, source)
     {
+        let again = wire::parse(stamped.bytes().clone()).expect("a stamped message is one");
+        assert_eq!(again, stamped);
         assert_eq!(stamped.body(), message.body());
         let vias = |message: &Message| message.values(HeaderName::Via).count();
         assert_eq!(vias(&stamped), vias(&message));

@@ -28,7 +28,7 @@ pub enum Call {
 /// between.
 pub fn read(trace: &str) -> Vec<Call> {
     let mut calls = Vec::new();
-    let mut begun: HashMap<u32, (String, usize)> = HashMap::new();
+    let mut begun: HashMap<u32, (String, Option<usize>)> = HashMap::new();
     for line in trace.lines() {
         let Some((thread, rest)) = line.split_once(' ') else {
             continue;
@@ -38,15 +38,14 @@ pub fn read(trace: &str) -> Vec<Call> {
         };
         let is_resumed = rest.starts_with("<... ");
         if let Some(head) = rest.strip_suffix(" <unfinished ...>") {
-            let at = calls.len();
-            begin(head, thread, &mut calls);
+            let at = begin(head, thread, &mut calls);
             begun.insert(thread, (head.to_owned(), at));
         } else if is_resumed {
             let tail = rest.split_once("resumed>").map_or("", |(_, tail)| tail);
             let (head, at) = begun.remove(&thread).unwrap_or_default();
             let whole = format!("{head}{tail}");
             // Some calls are shown with their octets only once they have returned.
-            if let Some(Call::Sent(octets)) = calls.get_mut(at) {
+            if let Some(Call::Sent(octets)) = at.and_then(|at| calls.get_mut(at)) {
                 *octets = whole.clone();
             }
             end(&whole, thread, &mut calls);
@@ -58,8 +57,10 @@ pub fn read(trace: &str) -> Vec<Call> {
     calls
 }
 
-/// What counts from its beginning: octets that leave, and the moment up to which a sync covers writes.
-fn begin(call: &str, thread: u32, calls: &mut Vec<Call>) {
+/// What counts from its beginning, and its place: octets that leave, and the moment up to which a sync covers
+/// writes.
+fn begin(call: &str, thread: u32, calls: &mut Vec<Call>) -> Option<usize> {
+    let at = calls.len();
     let (name, arguments) = call.split_once('(').unwrap_or((call, ""));
     match name {
         "sendto" | "sendmsg" | "sendmmsg" | "writev" | "write" => {
@@ -72,6 +73,7 @@ fn begin(call: &str, thread: u32, calls: &mut Vec<Call>) {
         }
         _ => {}
     }
+    (calls.len() > at).then_some(at)
 }
 
 /// What counts from its end.

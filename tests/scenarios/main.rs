@@ -5,8 +5,15 @@
 mod support;
 
 mod attack_digest;
+mod attack_enumeration;
 mod attack_flood;
+mod attack_identity;
+mod attack_injection;
+mod attack_msrp;
 mod attack_reflection;
+mod attack_relay;
+mod attack_slow;
+mod attack_xml;
 mod bad_input;
 mod chat;
 mod client_families;

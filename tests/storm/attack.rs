@@ -106,7 +106,7 @@ impl Source {
 fn options(serial: u64, transport: &str) -> (String, String) {
     let call_id = format!("health-{transport}-{serial}");
     let text = format!(
-        "OPTIONS sip:im.test SIP/2.0\r\nVia: SIP/2.0/{transport} 127.0.0.1;rport;branch=z9hG4bKh{serial}\r\n\
+        "OPTIONS sip:im.test SIP/2.0\r\nVia: SIP/2.0/{transport} 127.0.0.1;rport;branch=z9hG4bK{call_id}\r\n\
          Max-Forwards: 70\r\nFrom: <sip:witness@im.test>;tag=1\r\nTo: <sip:im.test>\r\n\
          Call-ID: {call_id}\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
     );
@@ -167,6 +167,7 @@ fn asks_over_udp(socket: &UdpSocket, target: &Target, serial: u64, report: &mut 
         wait *= 2;
     }
     report.unanswered += 1;
+    report.failures.push(format!("no answer to {call_id}"));
 }
 
 fn contains(octets: &[u8], part: &[u8]) -> bool {
@@ -237,7 +238,13 @@ fn asks_over_tcp(target: &Target, serial: u64, report: &mut Report) {
         true => report
             .options
             .push(now().instant.since(begun).as_micros() as u64),
-        false => report.unanswered += 1,
+        false => {
+            report.unanswered += 1;
+            let spent = now().instant.since(begun);
+            report
+                .failures
+                .push(format!("no answer to {call_id} in {spent:?}"));
+        }
     }
 }
 
@@ -280,7 +287,7 @@ pub fn over_msrp(target: &Target, mallory: &UserAgent, seed: u64, inputs: u64) -
             count += in_a_session(&chat, &mut source, burst, &mut report);
             chat.msrp.drops_connection();
         }
-        asks_over_tcp(target, source.serial ^ count, &mut report);
+        asks_over_tcp(target, source.serial, &mut report);
     }
     report
 }

@@ -23,7 +23,7 @@ pub struct Calm(Callers);
 impl Calm {
     /// They go.
     pub fn ends(self) -> Result<(), Failure> {
-        self.0.olaf.asks_options().map(|_| ())
+        self.0.leave()
     }
 }
 
@@ -62,6 +62,12 @@ impl Callers {
             scope.spawn(|| lives(over, |round| self.messages(round))),
             scope.spawn(|| lives(over, |round| self.chats(round))),
         ]
+    }
+
+    /// Their devices go: the next ones are others, and a user has ten at most.
+    pub fn leave(&self) -> Result<(), Failure> {
+        self.olaf.unregisters()?;
+        self.rosa.unregisters().map(|_| ())
     }
 
     /// A registration, a message to somebody who is there, and one to somebody who comes later: 5 requests.

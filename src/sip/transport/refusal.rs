@@ -53,7 +53,6 @@ pub fn return_address(error: &WireError, source: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sip::wire;
 
     const SOURCE: &str = "192.0.2.7:4711";
 

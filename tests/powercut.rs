@@ -258,8 +258,3 @@ fn without_the_sync_of_the_body_folder_messages_are_lost() {
 fn without_the_sync_of_copied_bodies_messages_are_lost() {
     assert!(is_caught(Mutant::BodyCopies));
 }
-
-#[test]
-fn without_the_folder_sync_after_a_compaction_settled_messages_come_back() {
-    assert!(is_caught(Mutant::Unlink));
-}

@@ -46,10 +46,8 @@ pub fn field_values_are_read_soundly(octets: &[u8]) {
             within(tag, &value);
         }
         let asked = target::as_request_uri(address.uri);
-        assert!(
-            !asked.contains('?')
-                || !Uri::parse(address.uri).is_ok_and(|uri| uri.headers().is_some())
-        );
+        // What is asked for is read again by others: it has no header fields then either.
+        assert!(!Uri::parse(&asked).is_ok_and(|uri| uri.headers().is_some()));
     }
     if let Ok(cseq) = CSeq::parse(&value) {
         within(cseq.method, &value);

@@ -32,8 +32,6 @@ pub enum Mutant {
     BodyFolder,
     /// Copies of bodies that a compaction makes.
     BodyCopies,
-    /// The folder after a segment was dropped.
-    Unlink,
     /// The index on disk, after its creation.
     ViewData,
 }
@@ -60,8 +58,6 @@ struct World {
     fail_at: Option<(usize, io::ErrorKind)>,
     failed: bool,
     frozen: bool,
-    /// A name was removed since the last folder sync.
-    unlinked: bool,
     view: ViewWorld,
 }
 
@@ -275,7 +271,6 @@ impl Files for CutFiles {
         if let Some(room) = &mut world.room {
             *room += freed;
         }
-        world.unlinked = true;
         Ok(())
     }
 
@@ -285,10 +280,6 @@ impl Files for CutFiles {
         let folder = path.file_name().and_then(|name| name.to_str());
         match (self.mutant, folder) {
             (Mutant::LogFolder, Some("log")) | (Mutant::BodyFolder, Some("body")) => return Ok(()),
-            (Mutant::Unlink, _) if world.unlinked => {
-                world.unlinked = false;
-                return Ok(());
-            }
             _ => {}
         }
         let inside = |name: &PathBuf| name.parent() == Some(path);

@@ -62,7 +62,9 @@ fn check_request(request: &Message, cseq_method: &str) -> Result<(), Rejection> 
     request.max_forwards()?;
     for value in request.values(HeaderName::Contact) {
         let all_bindings = value == "*" && request.method() == Method::Register;
-        let is_address = NameAddr::parse(value).is_ok_and(|it| it.parameters.are_sound());
+        // What is sent to it must be legal as well.
+        let is_address = NameAddr::parse(value)
+            .is_ok_and(|it| it.parameters.are_sound() && Uri::parse(it.uri).is_ok());
         if !all_bindings && !is_address {
             return Err(Rejection::new(400, "Malformed Contact"));
         }

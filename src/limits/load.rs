@@ -1,7 +1,7 @@
 //! Whether a shard keeps up, and what it refuses when it does not.
 //!
 //! The measure is how long what peers send has waited for the shard. A queue that empties now and then
-//! is a burst, and bursts are let pass; one that has stood for [`STANDING`] times the bound holds more
+//! is a burst, and bursts are let pass; one that has stood for `STANDING` times the bound holds more
 //! than can be served, and from then on new work that waited longer than the bound is refused
 //! (controlled delay, K. Nichols and V. Jacobson, "Controlling Queue Delay", 2012, with the two bounds
 //! that B. Maurer, "Fail at Scale", 2015, gives for requests). So the queue stays short, what is taken

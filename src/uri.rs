@@ -1,8 +1,10 @@
 //! `sip:`, `sips:` and `tel:` URIs (RFC 3261 §19.1, RFC 3966): kept as written, compared by rule.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
 use memchr::{memchr, memrchr};
+use smallvec::SmallVec;
 
 /// What a URI begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -281,17 +283,33 @@ fn same_host(a: &str, b: &str) -> bool {
 /// A parameter in both must agree; `user`, `ttl`, `method`, `maddr` and `transport` in one alone never
 /// do, and any other one alone does not count.
 fn parameters_agree(a: &Uri<'_>, b: &Uri<'_>) -> bool {
-    a.all_parameters()
-        .all(|(name, value)| match b.parameter(name) {
-            Some(other) => {
+    // Looked up in order: a line has room for thousands of them, in each URI.
+    let others = first_of_each_name(b);
+    a.all_parameters().all(|(name, value)| {
+        match others.binary_search_by(|(other, _)| without_case(other, name)) {
+            Ok(at) => {
                 let own = value.map(unescape).unwrap_or_default();
-                let other = other.map(unescape).unwrap_or_default();
+                let other = others[at].1.map(unescape).unwrap_or_default();
                 own.eq_ignore_ascii_case(&other)
             }
-            None => !["user", "ttl", "method", "maddr", "transport"]
+            Err(_) => !["user", "ttl", "method", "maddr", "transport"]
                 .iter()
                 .any(|strict| strict.eq_ignore_ascii_case(name)),
-        })
+        }
+    })
+}
+
+/// The parameters by their names; of those of one name the first, as [`Uri::parameter`] finds it.
+fn first_of_each_name<'a>(uri: &Uri<'a>) -> SmallVec<[(&'a str, Option<&'a str>); 8]> {
+    let mut all: SmallVec<[(&str, Option<&str>); 8]> = uri.all_parameters().collect();
+    all.sort_by(|(one, _), (other, _)| without_case(one, other));
+    all.dedup_by(|(later, _), (first, _)| later.eq_ignore_ascii_case(first));
+    all
+}
+
+fn without_case(one: &str, other: &str) -> Ordering {
+    let lower = |byte: u8| byte.to_ascii_lowercase();
+    one.bytes().map(lower).cmp(other.bytes().map(lower))
 }
 
 fn same_set(a: &Uri<'_>, b: &Uri<'_>) -> bool {
@@ -332,6 +350,14 @@ mod tests {
     #[test]
     fn a_uri_with_a_repeated_parameter_equals_itself() {
         assert!(equal("sip:h;q=1;q=2", "sip:h;q=1;q=2"));
+    }
+
+    #[test]
+    fn parameters_agree_in_any_order_and_case_and_repeated_ones_only_with_themselves() {
+        assert!(equal("sip:h;b=1;A=2;c;d=%61", "sip:h;C;a=2;x;D=a;B=1"));
+        assert!(!equal("sip:h;b=1;a=2", "sip:h;a=2;b=2"));
+        assert!(!equal("sip:h;a=2", "sip:h;a=2;a=3") && !equal("sip:h;a=3", "sip:h;a=2;a=3"));
+        assert!(equal("sip:h;a=2;x", "sip:h;a=2;A=2"));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //!
 //! The test command plays a short form. The long one, a million inputs over ten seeds:
 //! `cargo test --release --test storm -- --ignored --nocapture`, with `RESTANTE_STORM` and
-//! `RESTANTE_STORM_SEEDS` for other numbers and `RESTANTE_TEST_SEED` for the first seed.
+//! `RESTANTE_STORM_SEEDS` for other numbers and `RESTANTE_TEST_SEED` for the first seed. There the attackers
+//! come from the address of the users, which no limit holds for, so that every input is read. From addresses that
+//! are limited and banned: `RESTANTE_STORM=100000 cargo test --release --test storm limited -- --nocapture`.
 
 mod claims;
 mod support;
@@ -14,11 +16,12 @@ mod report;
 #[path = "storm/users.rs"]
 mod users;
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use attack::Target;
+use attack::{Sources, Target};
 use report::{Process, Report};
 use restante::clock::now;
 use restante::demo::{Failure, Transport};
@@ -31,6 +34,9 @@ const CALM: Duration = Duration::from_secs(60);
 /// Descriptors that may be more after the storm than before: idle connections of users.
 const DESCRIPTORS: usize = 12;
 
+/// Two storms at once would show what the machine can do.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 /// Transactions end after 64 × T1, so that the storm is about what comes, not about what is remembered
 /// of it; queues are short, because most of what is kept is for nobody.
 fn configuration() -> Configuration {
@@ -42,6 +48,13 @@ fn configuration() -> Configuration {
         .with("users", "max_messages = 20")
 }
 
+/// The same, and of the loopback network only the users' own address is trusted.
+fn limited() -> Configuration {
+    configuration()
+        .with("limits", "trusted = [\"127.0.0.1\"]")
+        .with("limits", "source_rate = 500")
+}
+
 fn number(variable: &str, otherwise: u64) -> u64 {
     let text = std::env::var(variable).ok();
     text.map_or(otherwise, |text| text.parse().expect("a number"))
@@ -49,36 +62,50 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 
 #[test]
 fn users_are_served_through_a_storm_of_broken_messages() {
-    storm(16_000, 2);
+    storm(&configuration(), Sources::Users, 16_000, 2);
+}
+
+#[test]
+fn users_are_served_through_a_storm_from_addresses_that_are_limited() {
+    storm(
+        &limited(),
+        Sources::Others,
+        number("RESTANTE_STORM", 8_000),
+        1,
+    );
 }
 
 /// The long form.
 #[test]
 #[ignore = "takes a quarter of an hour; the test command plays sixteen thousand inputs"]
 fn users_are_served_through_a_million_broken_messages() {
-    storm(
-        number("RESTANTE_STORM", 1_000_000),
-        number("RESTANTE_STORM_SEEDS", 10),
-    );
+    let inputs = number("RESTANTE_STORM", 1_000_000);
+    let seeds = number("RESTANTE_STORM_SEEDS", 10);
+    storm(&configuration(), Sources::Users, inputs, seeds);
 }
 
-fn storm(inputs: u64, seeds: u64) {
+fn storm(configuration: &Configuration, sources: Sources, inputs: u64, seeds: u64) {
+    let _alone = ONE_AT_A_TIME.lock();
     let first = number("RESTANTE_TEST_SEED", now().wall.0);
     println!("RESTANTE_TEST_SEED={first}");
-    on_stage(&configuration(), 2, |stage| {
+    on_stage(configuration, 2, |stage| {
         let mut whole = Report::default();
         let process = Process::of(stage.server().pid());
         let calm = thread::scope(|_| users::warm_up(stage))?;
         let before = process.look();
         for seed in first..first + seeds {
-            let part = one_seed(stage, seed, inputs / seeds, &process)?;
+            let part = one_seed(stage, sources, (seed, inputs / seeds), &process)?;
             println!("seed {seed}: {}", part.line());
             whole.add(part);
         }
         calm.ends()?;
         let after = settled(&process, before.descriptors + DESCRIPTORS);
         println!("{}", whole.text(&before, &after));
-        judge(stage, &whole, &before, &after)
+        judge(stage, &whole, &before, &after)?;
+        match sources {
+            Sources::Users => Ok(()),
+            Sources::Others => limits_worked(stage),
+        }
     });
 }
 
@@ -123,7 +150,32 @@ fn judge(
     stage.agent("witness")?.asks_options().map(|_| ())
 }
 
-fn one_seed(stage: &Stage, seed: u64, inputs: u64, process: &Process) -> Result<Report, Failure> {
+/// Somebody was banned, and what he sent afterwards was not read.
+fn limits_worked(stage: &Stage) -> Result<(), Failure> {
+    let admin = stage.server().ready().admin[0].replace("tcp://", "http://");
+    let metrics = ureq::get(format!("{admin}/metrics"))
+        .call()
+        .and_then(|mut answer| answer.body_mut().read_to_string())
+        .map_err(|error| stage.failure(error.to_string()))?;
+    for name in ["restante_bans_total", "restante_source_refused_total"] {
+        let lines = metrics.lines().filter(|line| line.starts_with(name));
+        let counts: Vec<&str> = lines.collect();
+        println!("{}", counts.join("\n"));
+        let some = |line: &&str| !line.ends_with(" 0");
+        stage.observe(counts.iter().any(some), &format!("{name}: {counts:?}"))?;
+    }
+    Ok(())
+}
+
+/// The seed, and how many inputs it gives.
+type Part = (u64, u64);
+
+fn one_seed(
+    stage: &Stage,
+    sources: Sources,
+    (seed, inputs): Part,
+    process: &Process,
+) -> Result<Report, Failure> {
     let target = Target {
         udp: stage.server().sip_address(Transport::Udp)?,
         tcp: stage.server().sip_address(Transport::Tcp)?,
@@ -131,6 +183,7 @@ fn one_seed(stage: &Stage, seed: u64, inputs: u64, process: &Process) -> Result<
             .trim_start_matches("tcp://")
             .parse()
             .map_err(|_| Failure::plain("no MSRP address"))?,
+        sources,
     };
     let callers = users::Callers::new(stage)?;
     let mallory = stage.agent("mallory")?;

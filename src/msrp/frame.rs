@@ -325,7 +325,8 @@ impl RequestHead {
             FieldName::Status,
             FieldName::ContentType,
         ];
-        if !self.head.paths_in_order() {
+        let no_uri = self.to_path().is_empty() || self.from_path().is_empty();
+        if no_uri || !self.head.paths_in_order() {
             return Err(Malformed("To-Path and From-Path"));
         }
         if !self.head.at_most_once(&SINGLE) {

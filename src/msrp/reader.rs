@@ -526,6 +526,14 @@ mod tests {
             fault(&format!("{paths}To-Path: a\r\n")),
             "To-Path and From-Path"
         );
+        assert_eq!(
+            fault("To-Path: \r\nFrom-Path: b\r\n"),
+            "To-Path and From-Path"
+        );
+        assert_eq!(
+            fault("To-Path: a\r\nFrom-Path: \r\n"),
+            "To-Path and From-Path"
+        );
         assert_eq!(fault(&format!("{paths}Message-ID: x\r\n")), "Message-ID");
         assert_eq!(
             fault(&format!("{paths}Byte-Range: 0-1/2\r\n")),

@@ -22,6 +22,9 @@ pub struct StreamFramer {
     max_body: usize,
     /// Up to here no end of the header fields was found.
     scanned: usize,
+    /// How long the message is whose header fields have been read, so that they are read once, in however
+    /// many pieces its body comes.
+    awaited: Option<usize>,
 }
 
 impl StreamFramer {
@@ -31,6 +34,7 @@ impl StreamFramer {
             buffer: BytesMut::new(),
             max_body,
             scanned: 0,
+            awaited: None,
         }
     }
 
@@ -56,10 +60,25 @@ impl StreamFramer {
         reason = "an iterator would end where the stream only pauses"
     )]
     pub fn next(&mut self) -> Result<Option<Framed>, WireError> {
-        if self.buffer.starts_with(b"\r\n\r\n") {
-            self.buffer.advance(4);
-            return Ok(Some(Framed::KeepAlive));
+        if self.awaited.is_none() {
+            if self.buffer.starts_with(b"\r\n\r\n") {
+                self.buffer.advance(4);
+                return Ok(Some(Framed::KeepAlive));
+            }
+            self.awaited = self.read_length()?;
         }
+        match self.awaited {
+            Some(length) if length <= self.buffer.len() => {
+                self.scanned = 0;
+                self.awaited = None;
+                Ok(Some(Framed::Message(self.buffer.split_to(length).freeze())))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The length of the message at the front, once its head is there.
+    fn read_length(&mut self) -> Result<Option<usize>, WireError> {
         if !matches!(&self.buffer[..], b"\r" | b"\r\n" | b"\r\n\r") {
             while self.buffer.starts_with(b"\r\n") {
                 self.buffer.advance(2);
@@ -75,12 +94,7 @@ impl StreamFramer {
         let body = self.announced_body(head_end).map_err(|error| {
             wire::with_head(error, Bytes::copy_from_slice(&self.buffer[..head_end]))
         })?;
-        let length = head_end + body;
-        if self.buffer.len() < length {
-            return Ok(None);
-        }
-        self.scanned = 0;
-        Ok(Some(Framed::Message(self.buffer.split_to(length).freeze())))
+        Ok(Some(head_end + body))
     }
 
     fn find_head_end(&mut self) -> Result<Option<usize>, WireError> {

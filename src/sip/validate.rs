@@ -41,7 +41,14 @@ pub fn validate(message: &Message) -> Result<(), Rejection> {
     }
     check_address(&message.from()?)?;
     check_address(&message.to()?)?;
-    message.call_id()?;
+    // RFC 3261 §25.1: a word has none.
+    if message
+        .call_id()?
+        .bytes()
+        .any(|byte| byte.is_ascii_control())
+    {
+        return Err(Rejection::new(400, "Malformed Call-ID"));
+    }
     let cseq = message.cseq()?;
     if message.is_request() {
         check_request(message, cseq.method)?;
@@ -101,6 +108,7 @@ mod tests {
             ("Via: SIP/2.0/UDP a;branch=z9hG4bK1\r\n", ""),
             ("From: <sip:a@b>;tag=1\r\n", ""),
             ("Call-ID: x\r\n", ""),
+            ("Call-ID: x", "Call-ID: x\0y"),
             ("CSeq: 1 MESSAGE", "CSeq: 1 INVITE"),
             ("CSeq: 1 MESSAGE", "CSeq: 99999999999 MESSAGE"),
             ("To: <tel:+1>", "To: \"Broken <tel:+1>"),

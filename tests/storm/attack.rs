@@ -1,22 +1,48 @@
 //! Those who send what nobody should.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use restante::clock::now;
 use restante::demo::{Chat, UserAgent};
+use socket2::{Domain, Socket, Type};
 
 use crate::claims::msrp_pair::{ALICE, BOB};
 use crate::claims::mutator::Mutator;
 use crate::claims::seeds;
 use crate::report::Report;
 
-/// Where the server is.
+/// Where the server is, and from where it is attacked.
 pub struct Target {
     pub udp: SocketAddr,
     pub tcp: SocketAddr,
     pub msrp: SocketAddr,
+    pub sources: Sources,
+}
+
+/// The addresses that attacks come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sources {
+    /// That of the users, which is trusted.
+    Users,
+    /// Two hundred others, one after the other: most are banned before the next one has its turn.
+    Others,
+}
+
+/// Inputs before the next address has its turn.
+const TURN: u64 = 1_000;
+/// Of those who ask for OPTIONS, and of users.
+const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+impl Sources {
+    fn address(self, count: u64) -> IpAddr {
+        let other = |turn: u64| Ipv4Addr::new(127, 0, 66, 1 + (turn % 200) as u8);
+        match self {
+            Self::Users => OWN_ADDRESS.into(),
+            Self::Others => other(count / TURN).into(),
+        }
+    }
 }
 
 /// Octets of the longest datagram, and of the longest input over a connection.
@@ -120,17 +146,30 @@ fn status(octets: &[u8]) -> Option<String> {
     line.strip_prefix("SIP/2.0 ")?.get(..3).map(str::to_owned)
 }
 
+/// Ends at the first OPTIONS that is not answered: then the storm is lost anyway.
 pub fn over_udp(target: &Target, seed: u64, inputs: u64) -> Report {
     let mut source = Source::new(seed, sip(), DATAGRAM);
     let mut report = Report::default();
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let bound = |address| UdpSocket::bind((address, 0)).expect("a socket");
+    let mut socket = bound(target.sources.address(0));
+    // Who is banned cannot ask; who is not asks behind what he has sent.
+    let witness = match target.sources {
+        Sources::Users => socket.try_clone().expect("a socket"),
+        Sources::Others => bound(OWN_ADDRESS.into()),
+    };
     for count in 1..=inputs {
         // A datagram that the system refuses to send is no input.
         if socket.send_to(&source.next(), target.udp).is_ok() {
             report.input("udp");
         }
         if count % GROUP == 0 {
-            asks_over_udp(&socket, target, source.serial, &mut report);
+            asks_over_udp(&witness, target, source.serial, &mut report);
+        }
+        if report.unanswered > 0 {
+            break;
+        }
+        if target.sources == Sources::Others && count % TURN == 0 {
+            socket = bound(target.sources.address(count));
         }
     }
     report
@@ -178,9 +217,10 @@ pub fn over_tcp(target: &Target, seed: u64, inputs: u64) -> Report {
     let mut source = Source::new(!seed, sip(), STREAM);
     let mut report = Report::default();
     let mut count = 0;
-    while count < inputs {
-        let Some(mut line) = connect(target.tcp, &mut report) else {
-            continue;
+    while count < inputs && report.unanswered == 0 {
+        let from = target.sources.address(count);
+        let Some(mut line) = connect(from, target.tcp, &mut report) else {
+            break;
         };
         for _ in 0..1 + source.mutator.below(8) {
             count += 1;
@@ -197,12 +237,33 @@ pub fn over_tcp(target: &Target, seed: u64, inputs: u64) -> Report {
     report
 }
 
-fn connect(address: SocketAddr, report: &mut Report) -> Option<TcpStream> {
-    let line = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
-    line.set_write_timeout(Some(PATIENCE)).ok()?;
-    line.set_nodelay(true).ok()?;
-    report.connections += 1;
-    Some(line)
+/// A connection that nobody accepts is an OPTIONS that nobody answers.
+fn connect(from: IpAddr, to: SocketAddr, report: &mut Report) -> Option<TcpStream> {
+    let opened = || -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        // Else the system takes ports again that have just been used.
+        if from != OWN_ADDRESS {
+            socket.bind(&SocketAddr::from((from, 0)).into())?;
+        }
+        socket.connect_timeout(&to.into(), PATIENCE)?;
+        let line = TcpStream::from(socket);
+        line.set_write_timeout(Some(PATIENCE))?;
+        line.set_nodelay(true)?;
+        Ok(line)
+    };
+    match opened() {
+        Ok(line) => {
+            report.connections += 1;
+            Some(line)
+        }
+        Err(error) => {
+            report.unanswered += 1;
+            report
+                .failures
+                .push(format!("no connection from {from} to {to}: {error}"));
+            None
+        }
+    }
 }
 
 /// Takes what has come, without waiting.
@@ -219,7 +280,7 @@ fn hears(line: &mut TcpStream, report: &mut Report, status: impl Fn(&[u8]) -> Op
 fn asks_over_tcp(target: &Target, serial: u64, report: &mut Report) {
     let (call_id, text) = options(serial, "TCP");
     let begun = now().instant;
-    let answered = connect(target.tcp, report).is_some_and(|mut line| {
+    let answered = connect(OWN_ADDRESS.into(), target.tcp, report).is_some_and(|mut line| {
         let mut heard = Vec::new();
         let mut buffer = [0; 4_096];
         let _ = line.set_read_timeout(Some(PATIENCE));
@@ -258,17 +319,18 @@ pub fn over_msrp(target: &Target, mallory: &UserAgent, seed: u64, inputs: u64) -
     let mut source = Source::new(seed ^ 0x5555, frames, STREAM);
     let mut report = Report::default();
     let mut count = 0;
-    while count < inputs {
+    while count < inputs && report.unanswered == 0 {
         let burst = (1 + source.mutator.below(40)) as u64;
         if source.mutator.below(2) == 0 {
-            let Some(mut line) = connect(target.msrp, &mut report) else {
-                continue;
+            let from = target.sources.address(count);
+            let Some(mut line) = connect(from, target.msrp, &mut report) else {
+                break;
             };
             for _ in 0..burst {
+                count += 1;
                 if line.write_all(&source.next()).is_err() {
                     break;
                 }
-                count += 1;
                 report.input("msrp");
             }
             let msrp = |octets: &[u8]| {

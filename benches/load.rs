@@ -4,6 +4,7 @@
 mod workloads;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use workloads::report::Report;
@@ -49,6 +50,7 @@ impl Arguments {
             replayed: 1000,
             registered: 100_000,
             populations: vec![1000, 100_000, 1_000_000],
+            settle: Duration::from_secs(60),
             waiting: 1_000_000,
             large: 10 << 20,
             rounds: self.rounds,

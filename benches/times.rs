@@ -4,17 +4,20 @@ mod paths;
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use restante::clock::{Now, UnixMillis};
-use restante::cpim::Envelope;
+use restante::cpim::{Envelope, wrap_notification};
 use restante::identity::Identity;
-use restante::imdn;
+use restante::imdn::{self, DispositionNotification};
+use restante::msrp::frame::{ByteRange, Continuation, FailureReport};
+use restante::msrp::writer::{self, SendHead};
 use restante::participating::served_user::{
     Reach, ReplayPolicy, RetrySchedule, RunEnd, ServedUser, UserAction,
 };
 use restante::sip::message::{HeaderName, Message};
+use restante::sip::reply;
 use restante::sip::splice::Edit;
 use restante::sip::transaction::{TimerConfig, TransactionTable};
 use restante::sip::transport::flow::{Flow, Transport};
@@ -90,6 +93,13 @@ mod sip {
         });
     }
 
+    /// The answer to a request.
+    #[divan::bench]
+    fn answer(bencher: Bencher) {
+        let message = message();
+        bencher.bench(|| reply::response(black_box(&message), 200, "OK", Some("tag")).build());
+    }
+
     #[divan::bench]
     fn look_ups(bencher: Bencher) {
         let message = message();
@@ -124,20 +134,38 @@ mod sip {
 mod content {
     use super::*;
 
+    const DOCUMENT: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
+        <imdn xmlns=\"urn:ietf:params:xml:ns:imdn\"><message-id>34jk324j</message-id>\
+        <datetime>2026-11-21T01:30:00Z</datetime><delivery-notification><status><delivered/>\
+        </status></delivery-notification></imdn>";
+
     #[divan::bench]
     fn cpim(bencher: Bencher) {
         let message = message();
         bencher.bench(|| Envelope::parse(black_box(message.body())).map(|it| it.dispositions()));
     }
 
+    /// A receipt in its envelope.
+    #[divan::bench]
+    fn wrap(bencher: Bencher) {
+        let document = DOCUMENT.as_bytes();
+        let receipt = DispositionNotification::parse(document).expect("legal");
+        let people = ("sip:bob@im.test", "sip:alice@im.test");
+        bencher.bench(|| {
+            wrap_notification(
+                black_box(&receipt),
+                people.0,
+                people.1,
+                "2026-11-21T01:30:00Z",
+                "5jk7",
+            )
+        });
+    }
+
     #[divan::bench]
     fn notification(bencher: Bencher) {
-        let document = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
-            <imdn xmlns=\"urn:ietf:params:xml:ns:imdn\"><message-id>34jk324j</message-id>\
-            <datetime>2026-11-21T01:30:00Z</datetime><delivery-notification><status><delivered/>\
-            </status></delivery-notification></imdn>";
         bencher.bench(|| {
-            imdn::notices("message/imdn+xml", None, black_box(document.as_bytes()))
+            imdn::notices("message/imdn+xml", None, black_box(DOCUMENT.as_bytes()))
                 .map(|notices| notices.map(|it| it.len()))
         });
     }
@@ -153,6 +181,38 @@ mod msrp {
         let octets = message("m", 1024, 1024).repeat(64);
         let bencher = bencher.counter(BytesCount::of_slice(&octets));
         bencher.bench(|| cut(black_box(&octets)));
+    }
+
+    /// The head of a SEND and its end-line, and the answer to it.
+    #[divan::bench]
+    fn writing(bencher: Bencher) {
+        let head = SendHead {
+            transaction: "t00000001",
+            to_path: "msrp://192.0.2.9:7777/0.alice;tcp",
+            from_path: "msrp://192.0.2.1:2855/0.bob;tcp",
+            message_id: "m00000001",
+            byte_range: ByteRange {
+                start: 1,
+                end: Some(1024),
+                total: Some(1024),
+            },
+            success_report: false,
+            failure_report: FailureReport::Yes,
+            content_type: Some("message/cpim"),
+        };
+        bencher.bench(|| {
+            let mut out = BytesMut::with_capacity(1024);
+            let SendHead {
+                transaction,
+                to_path,
+                from_path,
+                ..
+            } = head;
+            writer::write_send_head(&mut out, black_box(&head));
+            writer::write_end_line(&mut out, transaction, true, Continuation::Last);
+            writer::write_response(&mut out, transaction, 200, to_path, from_path);
+            out
+        });
     }
 
     /// One message of 1 MB in chunks of 8 kB, each answered.

@@ -45,6 +45,8 @@ pub struct Options {
     /// Users who register for W6, and for W8.
     pub registered: u64,
     pub populations: Vec<u64>,
+    /// How long is waited for transactions to end.
+    pub settle: Duration,
     /// Messages that wait at a start.
     pub waiting: u64,
     /// Octets of a large message.

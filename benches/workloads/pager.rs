@@ -19,8 +19,6 @@ use super::texts;
 const WINDOW: usize = 64;
 /// Users from whom messages come.
 const AUTHORS: u64 = 1000;
-/// `limits.memory` that is enough for a million users.
-const MUCH: &str = "12 GiB";
 
 /// W1.
 pub fn relay(options: &Options, places: &Places, report: &mut Report) {
@@ -214,7 +212,7 @@ fn hash(text: &str) -> String {
 /// W8.
 pub fn scale(options: &Options, places: &Places, report: &mut Report) {
     for users in &options.populations {
-        let rig = Rig::new(&options.server, places, &roomy());
+        let rig = Rig::new(&options.server, places, &Setting::roomy());
         let scale = Scale {
             users: *users,
             waiting: 0,
@@ -223,19 +221,12 @@ pub fn scale(options: &Options, places: &Places, report: &mut Report) {
     }
     let folder = tempfile::tempdir().expect("a folder");
     filled::fill(&folder.path().join("data"), options.waiting);
-    let rig = Rig::on(folder, &options.server, places, &roomy());
+    let rig = Rig::on(folder, &options.server, places, &Setting::roomy());
     let scale = Scale {
         users: options.users,
         waiting: options.waiting,
     };
     scale.play(options, &rig, report);
-}
-
-fn roomy() -> Setting {
-    Setting {
-        memory: Some(MUCH),
-        ..Setting::default()
-    }
 }
 
 /// How many are registered, and how many messages wait for others.

@@ -50,8 +50,18 @@ impl Places {
 pub struct Setting {
     /// Users with accounts who must prove who they are: so many.
     pub accounts: Option<u64>,
-    /// `limits.memory`, where the default is not enough.
-    pub memory: Option<&'static str>,
+    /// Bounds that let a million users register within seconds.
+    pub is_roomy: bool,
+}
+
+impl Setting {
+    /// For many users.
+    pub fn roomy() -> Self {
+        Self {
+            is_roomy: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// A running server with its data folder.
@@ -138,16 +148,20 @@ fn configuration(folder: &Path, setting: &Setting) -> String {
         Some(_) => "digest",
         None => "none",
     };
-    let memory = setting.memory.map_or(String::new(), |memory| {
-        format!("[limits]\nmemory = \"{memory}\"\n")
-    });
+    let (transactions, memory) = match setting.is_roomy {
+        true => (
+            "max_transactions = 4000000\n",
+            "[limits]\nmemory = \"12 GiB\"\n",
+        ),
+        false => ("", ""),
+    };
     let accounts: String = (0..setting.accounts.unwrap_or_default())
         .map(|user| format!("[[account]]\nuser = \"u{user}\"\npassword = \"secret-u{user}\"\n"))
         .collect();
     format!(
         "domain = \"im.test\"\ndata_dir = {data:?}\n\
          [sip]\nlisten = [\"udp://127.0.0.1:{{sip_udp}}\", \"tcp://127.0.0.1:{{sip_tcp}}\"]\n\
-         [msrp]\nlisten = [\"tcp://127.0.0.1:{{msrp}}\"]\n\
+         {transactions}[msrp]\nlisten = [\"tcp://127.0.0.1:{{msrp}}\"]\n\
          [admin]\nlisten = [\"tcp://127.0.0.1:0\"]\n\
          [registrar]\nauthentication = \"{authentication}\"\n{memory}{accounts}"
     )

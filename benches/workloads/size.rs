@@ -3,9 +3,10 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
-use restante::clock;
+use restante::clock::{self, Instant};
 
 use super::Options;
 use super::cost::memory;
@@ -14,46 +15,49 @@ use super::pager;
 use super::report::Report;
 use super::rig::{Places, Rig, Setting};
 
+const LOOK: Duration = Duration::from_millis(200);
 const MIB: f64 = 1024.0 * 1024.0;
 /// Users for whom memory is told.
 const PER: f64 = 100_000.0;
 
 /// W6.
 pub fn sizes(options: &Options, places: &Places, report: &mut Report) {
-    let rig = Rig::new(&options.server, places, &Setting::default());
-    let users = options.registered;
+    let rig = Rig::new(&options.server, places, &Setting::roomy());
     let before = memory(rig.server.pid(), "Pss:");
-    pager::register(&mut rig.phones(), users);
-    let grown = memory(rig.server.pid(), "Pss:").saturating_sub(before);
-    let accounted = rig.metric("restante_memory_bytes");
     report.fact(
         "W6",
         "memory before the first user",
         before as f64 / MIB,
         "MiB",
     );
-    let each = grown as f64 / users as f64;
+    pager::register(&mut rig.phones(), options.registered);
+    let per_many = |octets: f64| octets / options.registered as f64 * PER / MIB;
+    let grown = |rig: &Rig| memory(rig.server.pid(), "Pss:").saturating_sub(before) as f64;
+    let what = "100,000 users who have just registered";
+    report.fact("W6", what, per_many(grown(&rig)), "MiB");
+    wait_for_transactions(&rig, options.settle);
+    let what = "the same when their transactions have ended";
+    report.fact("W6", what, per_many(grown(&rig)), "MiB");
+    let bindings = rig.metric("restante_memory_bytes{kind=\"bindings\"}");
     report.fact(
         "W6",
-        "memory of 100,000 registered users, their transactions included",
-        each * PER / MIB,
-        "MiB",
-    );
-    report.fact(
-        "W6",
-        "of it accounted for",
-        accounted / users as f64 * PER / MIB,
+        "of it bindings, as accounted for",
+        per_many(bindings),
         "MiB",
     );
     let before = rig.metric("restante_store_live_bytes");
     let tally = pager::leave(options, &mut rig.phones());
     let live = rig.metric("restante_store_live_bytes") - before;
-    report.fact(
-        "W6",
-        "disk for a waiting message of 1.2 kB",
-        live / tally.done as f64,
-        "octets",
-    );
+    let each = live / tally.done.max(1) as f64;
+    report.fact("W6", "disk for a waiting message of 1.2 kB", each, "octets");
+}
+
+/// A transaction is kept for 32 seconds, to answer retransmissions (RFC 3261 §17.2.2).
+fn wait_for_transactions(rig: &Rig, patience: Duration) {
+    let deadline = clock::now().instant + patience;
+    while rig.metric("restante_sip_transactions") > 0.0 && clock::now().instant < deadline {
+        thread::sleep(LOOK);
+    }
 }
 
 /// W7.
@@ -62,27 +66,38 @@ pub fn start(options: &Options, places: &Places, report: &mut Report) {
     let data = folder.path().join("data");
     filled::fill(&data, options.waiting);
     let (octets, read) = plain_read(&data);
-    let began = clock::now().instant;
-    let mut rig = Rig::on(folder, &options.server, places, &Setting::default());
-    let first = clock::now().instant.since(began);
-    let waiting = rig.metric("restante_waiting_messages");
-    assert_eq!(waiting as u64, options.waiting, "all wait");
-    let began = clock::now().instant;
-    rig.restart();
-    let again = clock::now().instant.since(began);
-    let resident = memory(rig.server.pid(), "Rss:");
-    let waiting = rig.metric("restante_waiting_messages");
-    assert_eq!(waiting as u64, options.waiting, "all wait after a kill");
     report.fact("W7", "waiting messages", options.waiting as f64, "");
     report.fact("W7", "their data folder", octets as f64 / MIB, "MiB");
-    report.fact("W7", "reading it, warm", seconds(read), "s");
-    report.fact("W7", "start until ready", seconds(first), "s");
-    report.fact("W7", "start until ready after a kill", seconds(again), "s");
+    let (log, _) = plain_read(&data.join("log"));
+    report.fact("W7", "of it the log", log as f64 / MIB, "MiB");
+    report.fact(
+        "W7",
+        "reading the folder, from memory",
+        read.as_secs_f64(),
+        "s",
+    );
+    let began = clock::now().instant;
+    let mut rig = Rig::on(folder, &options.server, places, &Setting::default());
+    started(options, &rig, began, "start until ready", report);
+    let began = clock::now().instant;
+    rig.restart();
+    started(
+        options,
+        &rig,
+        began,
+        "start until ready after a kill",
+        report,
+    );
+    let resident = memory(rig.server.pid(), "Rss:");
     report.fact("W7", "resident memory then", resident as f64 / MIB, "MiB");
 }
 
-fn seconds(duration: Duration) -> f64 {
-    duration.as_secs_f64()
+fn started(options: &Options, rig: &Rig, began: Instant, what: &str, report: &mut Report) {
+    let (took, cpu) = (clock::now().instant.since(began), rig.subject().used());
+    let waiting = rig.metric("restante_waiting_messages") as u64;
+    assert_eq!(waiting, options.waiting, "{what}: all wait");
+    report.fact("W7", what, took.as_secs_f64(), "s");
+    report.fact("W7", format!("{what}: CPU"), cpu.as_secs_f64(), "s");
 }
 
 /// How many octets a folder has, and how long reading them takes.

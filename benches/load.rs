@@ -29,6 +29,12 @@ struct Arguments {
     /// Rounds where the middle one counts (W3, W3m, W8).
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// How many users are registered (W8).
+    #[arg(long, value_delimiter = ',', default_value = "1000,100000,1000000")]
+    populations: Vec<u64>,
+    /// How many messages wait (W7, W8).
+    #[arg(long, default_value_t = 1_000_000)]
+    waiting: u64,
     /// Prints JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -49,9 +55,9 @@ impl Arguments {
             users: self.users,
             replayed: 1000,
             registered: 100_000,
-            populations: vec![1000, 100_000, 1_000_000],
+            populations: self.populations.clone(),
             settle: Duration::from_secs(60),
-            waiting: 1_000_000,
+            waiting: self.waiting,
             large: 10 << 20,
             rounds: self.rounds,
         }

@@ -17,7 +17,7 @@ fn a_little() -> Options {
         count: 200,
         users: 100,
         replayed: 50,
-        registered: 200,
+        registered: 2000,
         populations: vec![100, 200],
         settle: Duration::ZERO,
         waiting: 2000,
@@ -95,7 +95,7 @@ fn the_cost_is_taken_at_every_size() {
 
 #[test]
 fn sizes_and_starts_are_told() {
-    for (name, facts) in [("W6", 5), ("W7", 9)] {
+    for (name, facts) in [("W6", 6), ("W7", 9)] {
         let report = run(name);
         assert_eq!(report.facts.len(), facts);
         assert!(

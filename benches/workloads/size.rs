@@ -22,7 +22,7 @@ const PER: f64 = 100_000.0;
 
 /// W6.
 pub fn sizes(options: &Options, places: &Places, report: &mut Report) {
-    let rig = Rig::new(&options.server, places, &Setting::roomy());
+    let mut rig = Rig::new(&options.server, places, &Setting::roomy());
     let before = memory(rig.server.pid(), "Pss:");
     report.fact(
         "W6",
@@ -45,6 +45,9 @@ pub fn sizes(options: &Options, places: &Places, report: &mut Report) {
         per_many(bindings),
         "MiB",
     );
+    rig.restart();
+    let what = "100,000 users after a restart, which knows no transactions";
+    report.fact("W6", what, per_many(grown(&rig)), "MiB");
     let before = rig.metric("restante_store_live_bytes");
     let tally = pager::leave(options, &mut rig.phones());
     let live = rig.metric("restante_store_live_bytes") - before;

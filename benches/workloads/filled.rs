@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use restante::clock;
+use restante::clock::{self, UnixMillis};
 use restante::identity::Identity;
 use restante::imdn::Dispositions;
 use restante::store::request::{
@@ -18,6 +18,8 @@ use super::texts;
 /// How many wait for one user.
 pub const EACH: u64 = 1000;
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Milliseconds since they were taken: nobody sends them again.
+const AGE: u64 = 3_600_000;
 /// Requests under way.
 const CREDITS: usize = 4096;
 
@@ -53,7 +55,7 @@ fn put(number: u64) -> StoreRequest {
         62,
         "positive-delivery, display",
     );
-    let now = clock::now().wall;
+    let accepted_at = UnixMillis(clock::now().wall.0 - AGE);
     StoreRequest::Put {
         token: StoreToken(number),
         message: Box::new(DeferredMessage {
@@ -70,8 +72,8 @@ fn put(number: u64) -> StoreRequest {
             message_id: format!("load-{number:012}"),
             date_time: Some("2026-11-21T01:30:00.000Z".into()),
             dispositions: Dispositions::POSITIVE,
-            accepted_at: now,
-            expires_at: now.plus(LIFETIME),
+            accepted_at,
+            expires_at: accepted_at.plus(LIFETIME),
             duplicate_key: number.into(),
         }),
         body: Body::Inline(body.into()),

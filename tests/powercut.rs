@@ -258,3 +258,71 @@ fn without_the_sync_of_the_body_folder_messages_are_lost() {
 fn without_the_sync_of_copied_bodies_messages_are_lost() {
     assert!(is_caught(Mutant::BodyCopies));
 }
+
+/// Two segments of the log are dropped, one right after the other; of the first one's messages some
+/// were settled in the second, and nowhere else.
+fn run_to_two_drops(mutant: Mutant) -> (CutFiles, Owed) {
+    let files = CutFiles::new(mutant);
+    let config = small_segments(Path::new(ROOT));
+    let mut desk = Desk::try_open(&config, Arc::new(files.clone())).expect("opens");
+    let mut owed = Owed::default();
+    let log = Path::new(ROOT).join("log");
+    let begun = files.files_in(&log);
+    let first = store_up_to(begun + 1, &files, &mut desk, &mut owed);
+    let (early, late) = first.split_at(first.len() / 3);
+    settle_all(early, &mut desk, &mut owed);
+    let second = store_up_to(begun + 2, &files, &mut desk, &mut owed);
+    settle_all(late, &mut desk, &mut owed);
+    settle_all(&second, &mut desk, &mut owed);
+    files.await_drops(2);
+    files.freeze();
+    desk.close();
+    (files, owed)
+}
+
+/// Stores until the log has so many segments; what has come.
+fn store_up_to(segments: usize, files: &CutFiles, desk: &mut Desk, owed: &mut Owed) -> Vec<Seq> {
+    let log = Path::new(ROOT).join("log");
+    let mut stored = Vec::new();
+    while files.files_in(&log) < segments {
+        stored.push(store_one(desk, owed));
+    }
+    stored
+}
+
+fn store_one(desk: &mut Desk, owed: &mut Owed) -> Seq {
+    let number = owed.stored.len() as u64;
+    let seq = desk.store(message("bob", number), Body::Inline(body(number)));
+    owed.stored.insert(seq, ("bob", number));
+    seq
+}
+
+/// Settles these, and makes sure with one more message that it is durable.
+fn settle_all(which: &[Seq], desk: &mut Desk, owed: &mut Owed) {
+    for seq in which {
+        desk.settle("bob", *seq, Settlement::Delivered);
+    }
+    owed.settled.extend(which);
+    store_one(desk, owed);
+    owed.gone.extend(which);
+}
+
+/// Whether some cut after two segments were dropped shows what is missing.
+fn is_caught_after_drops(mutant: Mutant) -> bool {
+    let (files, owed) = run_to_two_drops(mutant);
+    (0..64).any(|coin| check(&files, &owed, Some(coin)).is_err())
+}
+
+#[test]
+fn without_the_folder_sync_after_a_compaction_settled_messages_come_back() {
+    assert!(is_caught_after_drops(Mutant::Unlink));
+}
+
+#[test]
+fn a_cut_after_two_segments_were_dropped_brings_nothing_back() {
+    let (files, owed) = run_to_two_drops(Mutant::None);
+    for coin in 0..64 {
+        let checked = check(&files, &owed, Some(coin));
+        checked.unwrap_or_else(|what| panic!("coin {coin}: {what}"));
+    }
+}

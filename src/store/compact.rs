@@ -296,6 +296,7 @@ impl Keeper {
         }
     }
 
+    /// It is gone for good before the next one goes: what settled its messages may stand in that one alone.
     pub(super) fn unlink(&self, folder: &Folder, segment: &Segment) -> io::Result<()> {
         folder.files.unlink(&segment.path)?;
         folder.files.sync_dir(&folder.path)

@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use restante::store::files::{File, Files};
 use restante::store::table::{Change, SledTable, Table};
@@ -32,6 +33,8 @@ pub enum Mutant {
     BodyFolder,
     /// Copies of bodies that a compaction makes.
     BodyCopies,
+    /// The folder after a segment of the log was dropped.
+    Unlink,
     /// The index on disk, after its creation.
     ViewData,
 }
@@ -58,6 +61,8 @@ struct World {
     fail_at: Option<(usize, io::ErrorKind)>,
     failed: bool,
     frozen: bool,
+    /// Folder syncs after a segment of the log was dropped, whether left out or not.
+    drops: usize,
     view: ViewWorld,
 }
 
@@ -68,6 +73,7 @@ pub struct CutFiles {
     mutant: Mutant,
     /// Held closed, no sync returns.
     gate: Arc<Mutex<()>>,
+    dropped: Arc<Condvar>,
     /// Where the index on disk really is.
     home: Arc<tempfile::TempDir>,
 }
@@ -78,6 +84,7 @@ impl CutFiles {
             world: Arc::default(),
             mutant,
             gate: Arc::default(),
+            dropped: Arc::default(),
             home: Arc::new(tempfile::tempdir().expect("a folder")),
         }
     }
@@ -118,6 +125,23 @@ impl CutFiles {
         let mut world = self.world();
         world.frozen = true;
         world.view.seen = view::read_files(self.home.path());
+    }
+
+    /// How many files a folder has, as the process sees it.
+    pub fn files_in(&self, folder: &Path) -> usize {
+        let world = self.world();
+        let names = world.names.keys();
+        names.filter(|name| name.parent() == Some(folder)).count()
+    }
+
+    /// Waits until so many segments of the log have been dropped.
+    pub fn await_drops(&self, count: usize) {
+        let patience = Duration::from_secs(60);
+        let (world, _) = self
+            .dropped
+            .wait_timeout_while(self.world(), patience, |world| world.drops < count)
+            .expect("no test panics under it");
+        assert!(world.drops >= count, "only {} are dropped", world.drops);
     }
 
     /// How often the index on disk was synced.
@@ -278,8 +302,15 @@ impl Files for CutFiles {
         let mut world = self.world();
         world.call()?;
         let folder = path.file_name().and_then(|name| name.to_str());
+        // The keeper makes no segment of the log: it only drops them.
+        let is_drop = folder == Some("log") && is_keeper();
+        if is_drop {
+            world.drops += 1;
+            self.dropped.notify_all();
+        }
         match (self.mutant, folder) {
             (Mutant::LogFolder, Some("log")) | (Mutant::BodyFolder, Some("body")) => return Ok(()),
+            (Mutant::Unlink, _) if is_drop => return Ok(()),
             _ => {}
         }
         let inside = |name: &PathBuf| name.parent() == Some(path);
@@ -323,9 +354,13 @@ impl CutFiles {
             files: self.clone(),
             inode,
             folder,
-            by_keeper: std::thread::current().name() == Some("store-keeper"),
+            by_keeper: is_keeper(),
         })
     }
+}
+
+fn is_keeper() -> bool {
+    std::thread::current().name() == Some("store-keeper")
 }
 
 struct CutFile {

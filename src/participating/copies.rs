@@ -64,11 +64,12 @@ impl Conversation {
     }
 
     /// The next device that lacks a message, and the way its oldest one leaves; `unasked` leaves out
-    /// what the user has to fetch.
+    /// what the user has to fetch. To a device in `busy` another MESSAGE is under way (RFC 3428 §8).
     pub(super) fn next_copy(
         &self,
         devices: &[DeviceReach],
         unasked: bool,
+        busy: &BTreeSet<u64>,
     ) -> Option<(u64, Carrier)> {
         devices.iter().find_map(|to| {
             if self.obstacles.away.contains_key(&to.device) {
@@ -78,7 +79,8 @@ impl Conversation {
             let leaving = leaving.filter(|held| !unasked || leaves_by_itself(held));
             let mut ways = leaving.map(|held| (held, self.copy_way(held, to)));
             let (held, carrier) = ways.find_map(|(held, way)| Some((held, way?)))?;
-            self.may_leave(held).then_some((to.device, carrier))
+            let waits = carrier == Carrier::Message && busy.contains(&to.device);
+            (!waits && self.may_leave(held)).then_some((to.device, carrier))
         })
     }
 

@@ -70,6 +70,8 @@ enum Keeping {
     No,
     Storing(Box<DeferredMessage>),
     Stored(Seq, Box<DeferredMessage>),
+    /// Other devices are offered it, while those that it went to first may still answer.
+    Offered(Seq, Box<DeferredMessage>),
     /// A device took it while it was being stored.
     Superseded(Box<DeferredMessage>),
     Failed,
@@ -438,8 +440,36 @@ impl Service {
                 self.take_out(&message.recipient, &key, seq, Settlement::Delivered);
                 self.end_storing(&message, size, now);
             }
+            Keeping::Offered(seq, message) => {
+                self.taken_late(&message, seq, device, copies);
+                if let Some(pager) = self.pagers.get_mut(&id).filter(|_| copies) {
+                    pager.keeping = Keeping::Offered(seq, message);
+                }
+            }
             other => pager.keeping = other,
         }
+    }
+
+    /// A device has it after all that it was no longer waited for: nobody else gets it, or it gets no
+    /// copy.
+    fn taken_late(&mut self, message: &DeferredMessage, seq: Seq, device: u64, copies: bool) {
+        let recipient = message.recipient.clone();
+        if self.expiring.contains_key(&(recipient.clone(), seq)) {
+            return;
+        }
+        let key = arrival::conversation_key(message);
+        if !copies {
+            self.take_out(&recipient, &key, seq, Settlement::Delivered);
+            return self.run_user_later(&recipient);
+        }
+        if let Some(user) = self.users.get_mut(&recipient) {
+            user.handle_marked(&key, seq, device);
+        }
+        self.custody.tell(StoreRequest::Mark {
+            recipient,
+            seq,
+            device,
+        });
     }
 
     fn branch_ended(&mut self, id: PagerId, now: Now) {
@@ -464,7 +494,7 @@ impl Service {
                 self.hold_marked(&message, seq, size, taken.unwrap_or_default(), now);
                 self.expire_due_of(&message.recipient, now);
             }
-            Keeping::Failed => {
+            Keeping::Failed | Keeping::Offered(..) => {
                 self.pagers.remove(&id);
             }
             still @ (Keeping::Storing(_) | Keeping::Superseded(_)) => pager.keeping = still,
@@ -584,7 +614,7 @@ impl Service {
     }
 
     /// The user registered: a kept message is not left waiting for the silence of the devices it went to
-    /// if there is now a way to him that it has not gone.
+    /// if there is now a way to him that it has not gone. One of them may still say that it has it.
     pub(super) fn give_up_silent_branches(&mut self, user: &Identity, now: Now) {
         if !self.users.get(user).is_some_and(ServedUser::is_trying) {
             return;
@@ -601,10 +631,23 @@ impl Service {
         let mut vain: Vec<PagerId> = all.map(|(id, _)| *id).collect();
         vain.sort();
         for id in vain {
-            if let Some(pager) = self.pagers.get_mut(&id) {
-                pager.branches = 0;
+            self.offer_to_others(id, now);
+        }
+    }
+
+    fn offer_to_others(&mut self, id: PagerId, now: Now) {
+        let Some(pager) = self.pagers.get_mut(&id) else {
+            return;
+        };
+        match std::mem::replace(&mut pager.keeping, Keeping::Failed) {
+            Keeping::Stored(seq, message) => {
+                let size = BodySize::of_whole(pager.request.body());
+                let taken = std::mem::take(&mut pager.taken);
+                pager.keeping = Keeping::Offered(seq, message.clone());
+                self.hold_marked(&message, seq, size, taken, now);
+                self.expire_due_of(&message.recipient, now);
             }
-            self.branch_ended(id, now);
+            other => pager.keeping = other,
         }
     }
 

@@ -168,6 +168,8 @@ pub struct ServedUser {
     policy: ReplayPolicy,
     /// The devices, where each gets a copy.
     copies: Option<Vec<DeviceReach>>,
+    /// Those of them that took nothing when they were tried last.
+    failing: BTreeSet<u64>,
     /// What waits is kept until the user asks; only what is no message to him leaves by itself.
     pull: bool,
     /// The operator lets nothing be delivered: runs carry nothing more.
@@ -195,6 +197,7 @@ impl ServedUser {
             next_run: 0,
             policy,
             copies: None,
+            failing: BTreeSet::new(),
             pull: false,
             fetch_waits: false,
             barred: false,

@@ -1,11 +1,13 @@
 //! Each device for itself: copies for every one, and how many sessions one may have.
 
+use std::collections::BTreeSet;
+
 use crate::participating::conversation::{Conversation, State};
 use crate::participating::copies::DeviceReach;
 use crate::participating::delivery::DeliveryId;
 use crate::store::request::{ConversationKey, Seq};
 
-use super::{Claim, Loading, RunId, ServedUser, UserAction};
+use super::{Carrier, Claim, Loading, RunEnd, RunId, ServedUser, UserAction};
 
 impl ServedUser {
     /// Every device that is there has all that it can take.
@@ -21,12 +23,41 @@ impl ServedUser {
         };
         conversation.state == State::Ready
             && conversation.storing == 0
-            && conversation.next_copy(devices, false).is_none()
+            && conversation
+                .next_copy(devices, false, &BTreeSet::new())
+                .is_none()
     }
 
     /// From here on each of these devices gets its own copy; `None`: one device is enough.
     pub fn set_copies(&mut self, devices: Option<Vec<DeviceReach>>) {
         self.copies = devices;
+        let devices = self.copies.iter().flatten();
+        let known: BTreeSet<u64> = devices.map(|each| each.device).collect();
+        self.failing.retain(|device| known.contains(device));
+        self.order_devices();
+    }
+
+    /// A run to a device ended: one that took nothing gets its copies after the others.
+    pub(super) fn note_device(&mut self, device: u64, end: RunEnd) {
+        match end {
+            RunEnd::Parked | RunEnd::Declined => self.failing.insert(device),
+            RunEnd::Done => self.failing.remove(&device),
+            RunEnd::OtherWay | RunEnd::Shortage => return,
+        };
+        self.order_devices();
+    }
+
+    fn order_devices(&mut self) {
+        let failing = &self.failing;
+        let devices = self.copies.iter_mut();
+        devices.for_each(|all| all.sort_by_key(|each| failing.contains(&each.device)));
+    }
+
+    /// The devices to which a MESSAGE of some run is under way.
+    pub(super) fn busy_devices(&self) -> BTreeSet<u64> {
+        let runs = self.runs.values();
+        let by_message = runs.filter(|run| run.carrier == Carrier::Message);
+        by_message.filter_map(|run| run.copies_for).collect()
     }
 
     /// A session run wants to call a device; false if that one has as many as it may, and then

@@ -1,5 +1,7 @@
 //! Which runs begin, what they carry, and what their end means.
 
+use std::collections::BTreeSet;
+
 use crate::clock::Now;
 use crate::participating::conversation::{
     Conversation, State, choose_carrier, make_ready, park, pause,
@@ -109,6 +111,9 @@ impl ServedUser {
         else {
             return;
         };
+        if let Some(device) = copies_for {
+            self.note_device(device, end);
+        }
         if let Some(conversation) = self.conversations.get_mut(&key) {
             conversation.handed = 0;
             conversation.session_refused |= end == RunEnd::OtherWay && copies_for.is_none();
@@ -159,7 +164,11 @@ impl ServedUser {
             .policy
             .per_user
             .saturating_sub(self.runs.len() - running);
-        let mut messages = 1usize.saturating_sub(running);
+        let mut busy = self.busy_devices();
+        let mut messages = match self.copies {
+            Some(_) => usize::MAX,
+            None => 1usize.saturating_sub(running),
+        };
         // Of many that wait to leave by MESSAGE not all are looked at for each that left.
         let is_plain = self.copies.is_none() && !self.pull;
         if is_plain && self.ready.none_in_session {
@@ -171,7 +180,11 @@ impl ServedUser {
             if sessions == 0 && messages == 0 {
                 return chosen;
             }
-            let carrier = self.way_of(conversation, reach).map(|(_, carrier)| carrier);
+            let way = self.way_of(conversation, reach, &busy);
+            if way.is_none() && self.waits_for_device(conversation) {
+                continue;
+            }
+            let carrier = way.map(|(_, carrier)| carrier);
             let room = match carrier {
                 Some(Carrier::Session | Carrier::Standalone) => &mut sessions,
                 Some(Carrier::Message) => &mut messages,
@@ -180,6 +193,9 @@ impl ServedUser {
             if *room > 0 {
                 *room -= 1;
                 chosen.push((seq, key.clone()));
+                if let Some((Some(device), Carrier::Message)) = way {
+                    busy.insert(device);
+                }
             } else {
                 some_may_wait |= carrier != Some(Carrier::Message);
             }
@@ -211,14 +227,24 @@ impl ServedUser {
         conversation.held.get(place)
     }
 
+    /// Whether only the MESSAGEs under way keep a conversation's copies from their devices.
+    fn waits_for_device(&self, conversation: &Conversation) -> bool {
+        let devices = self.copies.as_ref();
+        devices.is_some_and(|devices| {
+            let next = conversation.next_copy(devices, self.pull, &BTreeSet::new());
+            next.is_some()
+        })
+    }
+
     /// How what a conversation holds leaves next, and for which device if each gets a copy.
     pub(super) fn way_of(
         &self,
         conversation: &Conversation,
         reach: Reach,
+        busy: &BTreeSet<u64>,
     ) -> Option<(Option<u64>, Carrier)> {
         if let Some(devices) = &self.copies {
-            let (device, carrier) = conversation.next_copy(devices, self.pull)?;
+            let (device, carrier) = conversation.next_copy(devices, self.pull, busy)?;
             return Some((Some(device), carrier));
         }
         let held = self.first_to_leave(conversation)?;
@@ -230,7 +256,7 @@ impl ServedUser {
         let Some(conversation) = self.conversations.get(&key) else {
             return;
         };
-        let way = self.way_of(conversation, reach);
+        let way = self.way_of(conversation, reach, &self.busy_devices());
         let Some(conversation) = self.conversations.get_mut(&key) else {
             return;
         };

@@ -150,6 +150,55 @@ fn a_device_that_refuses_waits_while_the_others_get_theirs() {
     assert_eq!(copied(&mut user), [(7, vec![1])]);
 }
 
+/// The runs that begin: for which device, and whose messages.
+fn begun(user: &mut ServedUser) -> Vec<(RunId, u64, String)> {
+    let mut all = Vec::new();
+    while let Some(action) = user.poll_action() {
+        if let UserAction::Start {
+            run, key, device, ..
+        } = action
+        {
+            let device = device.expect("it is for one device");
+            for seq in take_all(user, run) {
+                all.push((run, device, format!("{seq} of {}", key.author)));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn a_device_that_is_gone_without_a_word_holds_up_only_its_own_copies() {
+    let now = Now::default();
+    let mut user = copying(&[(7, BOTH), (8, BOTH)]);
+    for (seq, author) in [(1, "alice"), (2, "carol")] {
+        user.handle_stored(held(seq, author, MessageKind::Pager), false, false, now);
+    }
+    user.handle_reach(BOTH, now);
+    let first = begun(&mut user);
+    let [(silent, 7, _), (answered, 8, from)] = &first[..] else {
+        panic!("{first:?}");
+    };
+    assert_eq!(from, "2 of carol@im.test");
+    user.handle_marked(&key("carol"), Seq(2), 8);
+    user.handle_run_ended(*answered, RunEnd::Done, now);
+    assert!(
+        begun(&mut user).is_empty(),
+        "one MESSAGE to a device at a time"
+    );
+    // Another device registers meanwhile, so that all are tried again: the silent one last.
+    user.handle_reach(BOTH, now);
+    user.handle_run_ended(*silent, RunEnd::Parked, now);
+    let then = begun(&mut user);
+    let [(_, 8, one), (_, 7, two)] = &then[..] else {
+        panic!("{then:?}");
+    };
+    assert_eq!(
+        (&**one, &**two),
+        ("1 of alice@im.test", "2 of carol@im.test")
+    );
+}
+
 #[test]
 fn a_device_has_so_many_sessions_and_the_next_waits_for_its_turn() {
     let now = Now::default();

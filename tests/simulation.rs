@@ -184,11 +184,28 @@ const FOUND: [(u64, &str); 6] = [
     (5059, "a device bound its session before its answer arrived"),
 ];
 
+/// The same of seeds with several devices a user.
+const FOUND_WILD: [(u64, &str); 3] = [
+    (
+        50026,
+        "a device said late that it had a kept message, which then went to another one too",
+    ),
+    (
+        50029,
+        "a device that was gone without a word held up the copies of all others",
+    ),
+    (50037, "the same, of a kept receipt"),
+];
+
 #[test]
 fn seeds_that_found_something_find_nothing() {
     for (seed, what) in FOUND {
         println!("seed {seed}: {what}");
         play(seed, &soaked(seed));
+    }
+    for (seed, what) in FOUND_WILD {
+        println!("seed {seed}: {what}");
+        play(seed, &wild(seed));
     }
 }
 

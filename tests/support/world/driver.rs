@@ -13,6 +13,10 @@ use super::call::Kind;
 use super::ledger::Entry;
 use super::{Faults, World};
 
+/// A step of the clock of more than this expires nothing until it has held for so long.
+const SUSPICIOUS_STEP: Duration = Duration::from_secs(3600);
+const MUST_HOLD: Duration = Duration::from_secs(601);
+
 /// A conversation of hours in some hundred steps.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Script {
@@ -304,11 +308,9 @@ impl World {
             8..16 => {
                 let full = self.chance(50);
                 self.disk.fill(full);
-                self.ledger.store_refuses = true;
             }
             16..18 => {
                 self.disk.poison();
-                self.ledger.store_refuses = true;
             }
             18..30 => {
                 let line = self.lines.keys().next().copied();
@@ -338,9 +340,15 @@ impl World {
     }
 
     pub(super) fn set_clock(&mut self, wall: UnixMillis) {
+        let is_suspicious = wall.since(self.now.wall) > SUSPICIOUS_STEP;
         self.now.wall = wall;
         self.ledger.latest_wall = self.ledger.latest_wall.max(wall);
-        self.ledger.steady_since = self.now.instant;
+        let doubted = match is_suspicious {
+            true => MUST_HOLD,
+            false => Duration::ZERO,
+        };
+        let steady_since = self.now.instant + doubted;
+        self.ledger.steady_since = self.ledger.steady_since.max(steady_since);
     }
 
     pub(super) fn change_mood(&mut self, user: usize) {

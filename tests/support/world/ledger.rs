@@ -32,6 +32,8 @@ pub struct Entry {
     pub has_receipt: bool,
     /// It asked to hear of its failure.
     pub asks_failure: bool,
+    /// It was written in a call that its recipient has opened: it is welcome wherever it comes.
+    pub in_his_call: bool,
     pub sent_at: Instant,
     pub expires: Option<UnixMillis>,
     /// The author holds a promise since then.
@@ -124,8 +126,6 @@ pub struct Ledger {
     /// Since when the wall clock has not been set; and the latest time it has shown.
     pub steady_since: Instant,
     pub latest_wall: UnixMillis,
-    /// The store has refused messages: what tells an author that his has expired may have to wait.
-    pub store_refuses: bool,
     /// When the server was killed last.
     pub crashed_at: Option<Instant>,
     /// How late a deadline may be looked at.
@@ -296,8 +296,9 @@ impl Ledger {
         if entry.recipient != recipient {
             faults.push(format!("message {id} came to user {recipient}"));
         }
-        // Whom he calls himself he hears.
-        if wishes.keeps_away.contains(&author) && !entry.is_notification && !in_own_call {
+        // Whom he calls himself he hears, also later if the call broke off.
+        let is_welcome = entry.is_notification || in_own_call || entry.in_his_call;
+        if wishes.keeps_away.contains(&author) && !is_welcome {
             faults.push(format!("message {id} came to who keeps its author away"));
         }
         if octets != entry.body && content_of(octets) != entry.content {
@@ -316,7 +317,6 @@ impl Ledger {
         }
         if let Some(until) = entry.kept_until
             && steady_since < begun
-            && !self.store_refuses
         {
             let begun_wall = wall.0.saturating_sub(millis(now.since(begun)));
             if until.plus(EXPIRY_SLACK + lateness).0 < begun_wall {

@@ -196,6 +196,7 @@ impl Agent {
             call.queue.pop_front();
             let whole = sight.ledger.entries[id].body.clone();
             sight.ledger.entries[id].sent_at = sight.now.instant;
+            sight.ledger.entries[id].in_his_call = call.kind.is_none();
             let remote = call.remote_path.clone();
             let size = sight.rng.random_range(40..4000usize).max(whole.len() / 8);
             let mut start = 0;

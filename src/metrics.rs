@@ -367,6 +367,16 @@ metrics! {
         "Messages forgotten before their time because limits.receipts was reached.";
     messages_confirmed: Counter, "restante_messages_confirmed_total", "",
         "Kept messages that left the store because their recipients confirmed them first.";
+    revocations: Gauge, "restante_revocation_users", "",
+        "Users whose queues are read for revocations that wait.";
+    receipt_lanes: Gauge, "restante_receipt_lanes", "",
+        "Senders a receipt of whom is under way; their later ones wait behind it.";
+    tcp_refused: Gauge, "restante_tcp_refusing_peers", "",
+        "Peers that refused TCP a moment ago and are not tried again.";
+    crowded_queues: Gauge, "restante_crowded_queues", "",
+        "Users whose full queues make room for new messages.";
+    handshakes: Gauge, "restante_tls_handshakes", "",
+        "TLS handshakes of accepted connections under way.";
     turns: Counter, "restante_shard_turns_total", "", "Turns of the shards' loops.";
 }
 

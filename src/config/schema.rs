@@ -350,9 +350,9 @@ section! {
         sessions: u32 = 16_384;
         /// Memory for everything that peers and users can make grow; from nine tenths of it on new work is answered 503. The process as a whole stays within 1.2 times it.
         memory: Size = Size::mib(1_024);
-        /// How long what peers send may wait for its shard. While a queue stands for five times as long, new work that waited longer is answered 503.
-        queue_delay: Period = Period::seconds(2);
-        /// Messages a shard keeps track of until their receipts have come, about 300 octets each; beyond it the oldest are forgotten, and a receipt of them passes unchecked.
+        /// How long what peers send may wait for its shard. Of a burst new work that would wait five times longer is answered 503; while a queue stands for five times as long, new work that would wait longer than this.
+        queue_delay: Period = Period::millis(200);
+        /// Messages a shard keeps track of until their receipts have come, about 800 octets each; beyond it the oldest are forgotten, and a receipt of them passes unchecked.
         receipts: u32 = 200_000;
         /// Networks that the rates and bans of single addresses do not hold for.
         trusted: Vec<Network> = vec![Network::LOOPBACK_V4, Network::LOOPBACK_V6];

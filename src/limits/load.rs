@@ -1,11 +1,15 @@
 //! Whether a shard keeps up, and what it refuses when it does not.
 //!
-//! The measure is how long what peers send has waited for the shard. A queue that empties now and then
+//! The measure is how long what peers send waits for the shard. A queue that empties now and then
 //! is a burst, and bursts are let pass; one that has stood for `STANDING` times the bound holds more
-//! than can be served, and from then on new work that waited longer than the bound is refused
+//! than can be served, and from then on no new work is taken that would wait longer than the bound
 //! (controlled delay, K. Nichols and V. Jacobson, "Controlling Queue Delay", 2012, with the two bounds
 //! that B. Maurer, "Fail at Scale", 2015, gives for requests). So the queue stays short, what is taken
 //! is served in time, and refusing ends as soon as there is less to do.
+//!
+//! Datagrams are refused as they come in ([`Load::at_door`]), by how many wait and how long each was found to
+//! take, because that costs least there. What came by other ways is judged when its turn has come, by how long
+//! it has waited ([`Load::verdict`]).
 
 use std::time::Duration;
 
@@ -14,6 +18,8 @@ use crate::limits::memory::Room;
 
 /// A queue that has not been empty for so many times the bound stands.
 const STANDING: u32 = 5;
+/// How long a piece of work takes is told by the last so many.
+const MEASURED: u32 = 1024;
 /// Nobody waits longer than so many times the bound for an answer that is a refusal anyway.
 const HOPELESS: u32 = 50;
 
@@ -54,7 +60,16 @@ pub struct Load {
     standing_since: Option<Instant>,
     /// How long what was taken last had waited.
     delay: Duration,
+    /// What was taken last was let in at the door.
+    was_let_in: bool,
     room: Room,
+    /// The time that so many pieces of work took, with everything done between them.
+    spent: Duration,
+    served: u32,
+    /// Refused since somebody asked.
+    refused: u64,
+    /// When the last one was refused, while an overload lasts.
+    refused_at: Option<Instant>,
 }
 
 impl Load {
@@ -64,7 +79,12 @@ impl Load {
             bound,
             standing_since: None,
             delay: Duration::ZERO,
+            was_let_in: false,
             room: Room::Ample,
+            spent: Duration::ZERO,
+            served: 0,
+            refused: 0,
+            refused_at: None,
         }
     }
 
@@ -89,9 +109,52 @@ impl Load {
         self.room
     }
 
-    /// What is taken next has waited for so long.
-    pub fn waited(&mut self, delay: Duration) {
+    /// What is taken next has waited for so long; `was_let_in` if it was judged when it came.
+    pub fn waited(&mut self, delay: Duration, was_let_in: bool) {
         self.delay = delay;
+        self.was_let_in = was_let_in;
+    }
+
+    /// So many pieces of work took so long, one right after the other.
+    pub fn served(&mut self, count: u32, took: Duration) {
+        self.spent += took;
+        self.served += count;
+        if self.served > MEASURED {
+            self.spent /= 2;
+            self.served /= 2;
+        }
+    }
+
+    /// Why new work that comes behind so many others is not let in, if it is not.
+    pub fn at_door(&self, waiting: usize, stage: Stage, now: Instant) -> Option<Pressure> {
+        if self.room == Room::None {
+            return Some(Pressure::Memory);
+        }
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+        // Divided last: a piece of work takes microseconds.
+        let wait = self.spent.saturating_mul(waiting) / self.served.max(1);
+        (wait > self.bound_of(stage, now)).then_some(Pressure::Delay)
+    }
+
+    /// New work was refused; `true` if it is the first of an overload.
+    pub fn refused(&mut self, now: Instant) -> bool {
+        self.refused += 1;
+        self.refused_at.replace(now).is_none()
+    }
+
+    /// How many were refused since this was asked last.
+    pub fn take_refused(&mut self) -> u64 {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// When new work was refused last, while an overload lasts.
+    pub fn refused_at(&self) -> Option<Instant> {
+        self.refused_at
+    }
+
+    /// The overload is over.
+    pub fn calmed(&mut self) {
+        self.refused_at = None;
     }
 
     /// How long what was taken last had waited.
@@ -111,24 +174,26 @@ impl Load {
 
     /// Whether whatever comes is taken, without a further look.
     pub fn is_calm(&self) -> bool {
-        self.room != Room::None && self.delay <= self.bound
+        self.room != Room::None && (self.was_let_in || self.delay <= self.bound)
     }
 
     /// What becomes of new work that is taken now.
     pub fn verdict(&self, stage: Stage, now: Instant) -> Verdict {
-        let standing = self.bound * STANDING;
-        let bound = match stage {
-            Stage::Fresh if self.stands(now) => self.bound,
-            _ => standing,
-        };
         if self.delay > self.bound * HOPELESS {
             Verdict::Ignore
-        } else if self.delay > bound {
+        } else if !self.was_let_in && self.delay > self.bound_of(stage, now) {
             Verdict::Refuse(Pressure::Delay)
         } else if self.room == Room::None {
             Verdict::Refuse(Pressure::Memory)
         } else {
             Verdict::Take
+        }
+    }
+
+    fn bound_of(&self, stage: Stage, now: Instant) -> Duration {
+        match stage {
+            Stage::Fresh if self.stands(now) => self.bound,
+            _ => self.bound * STANDING,
         }
     }
 
@@ -161,19 +226,19 @@ mod tests {
     fn a_burst_is_served_and_a_standing_queue_is_cut() {
         let mut load = Load::new(BOUND);
         load.is_behind(at(0));
-        load.waited(BOUND * 2);
+        load.waited(BOUND * 2, false);
         assert_eq!(load.verdict(Stage::Fresh, at(40)), Verdict::Take);
         load.is_behind(at(99));
         assert_eq!(load.verdict(Stage::Fresh, at(99)), Verdict::Take);
         let refused = Verdict::Refuse(Pressure::Delay);
         assert_eq!(load.verdict(Stage::Fresh, at(100)), refused);
         assert!(load.is_over(at(100)));
-        load.waited(BOUND);
+        load.waited(BOUND, false);
         assert_eq!(load.verdict(Stage::Fresh, at(110)), Verdict::Take);
-        load.waited(BOUND * 2);
+        load.waited(BOUND * 2, false);
         load.caught_up();
         load.is_behind(at(120));
-        load.waited(BOUND * 2);
+        load.waited(BOUND * 2, false);
         assert_eq!(load.verdict(Stage::Fresh, at(121)), Verdict::Take);
     }
 
@@ -181,13 +246,55 @@ mod tests {
     fn who_answers_a_challenge_is_served_before_others() {
         let mut load = Load::new(BOUND);
         load.is_behind(at(0));
-        load.waited(BOUND * 2);
+        load.waited(BOUND * 2, false);
         assert_eq!(load.verdict(Stage::Proven, at(200)), Verdict::Take);
-        load.waited(BOUND * 6);
+        load.waited(BOUND * 6, false);
         let refused = Verdict::Refuse(Pressure::Delay);
         assert_eq!(load.verdict(Stage::Proven, at(200)), refused);
-        load.waited(BOUND * 51);
+        load.waited(BOUND * 51, false);
         assert_eq!(load.verdict(Stage::Proven, at(200)), Verdict::Ignore);
+    }
+
+    #[test]
+    fn at_the_door_it_counts_how_long_one_would_wait() {
+        let mut load = Load::new(BOUND);
+        assert_eq!(load.at_door(1_000_000, Stage::Fresh, at(0)), None);
+        for _ in 0..100 {
+            load.served(64, Duration::from_micros(6_400));
+        }
+        load.is_behind(at(0));
+        // A tenth of a millisecond each: 200 make the bound, 1,000 what a burst may be, give or take what
+        // halving loses.
+        assert_eq!(load.at_door(990, Stage::Fresh, at(99)), None);
+        let refused = Some(Pressure::Delay);
+        assert_eq!(load.at_door(1_010, Stage::Fresh, at(99)), refused);
+        assert_eq!(load.at_door(198, Stage::Fresh, at(100)), None);
+        assert_eq!(load.at_door(202, Stage::Fresh, at(100)), refused);
+        assert_eq!(load.at_door(990, Stage::Proven, at(100)), None);
+        assert_eq!(load.at_door(1_010, Stage::Proven, at(100)), refused);
+        for _ in 0..100 {
+            load.served(64, Duration::from_micros(640));
+        }
+        assert_eq!(load.at_door(1_900, Stage::Fresh, at(100)), None);
+    }
+
+    #[test]
+    fn what_was_let_in_is_not_refused_for_its_delay() {
+        let mut load = Load::new(BOUND);
+        load.is_behind(at(0));
+        load.waited(BOUND * 2, true);
+        assert!(load.is_calm());
+        assert_eq!(load.verdict(Stage::Fresh, at(200)), Verdict::Take);
+    }
+
+    #[test]
+    fn an_overload_begins_with_its_first_refusal() {
+        let mut load = Load::new(BOUND);
+        assert!(load.refused(at(1)) && !load.refused(at(2)));
+        assert_eq!((load.refused_at(), load.take_refused()), (Some(at(2)), 2));
+        assert_eq!(load.take_refused(), 0);
+        load.calmed();
+        assert!(load.refused(at(9)));
     }
 
     #[test]
@@ -198,6 +305,10 @@ mod tests {
         load.set_room(Room::None);
         let refused = Verdict::Refuse(Pressure::Memory);
         assert_eq!(load.verdict(Stage::Proven, at(0)), refused);
+        assert_eq!(
+            load.at_door(0, Stage::Proven, at(0)),
+            Some(Pressure::Memory)
+        );
         assert!(load.is_over(at(0)) && load.is_busy());
     }
 

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::spawn_local;
 
 use super::connection::Connection;
@@ -28,6 +29,9 @@ use crate::net::registry::{Found, Registry};
 use crate::net::stream::Stream;
 use crate::net::tls::{Check, Tls};
 use crate::net::writer::{Lost, WriteQueue, Writer, writer};
+
+/// TLS handshakes of a shard's accepted connections at once: each costs a signature.
+pub const HANDSHAKES: usize = 256;
 
 /// Bounds of an MSRP connection.
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +114,8 @@ pub struct Shared<D> {
     pub tls: Option<Tls>,
     /// Their number.
     pub gate: Gate,
+    /// TLS handshakes that may still begin; [`HANDSHAKES`] at first.
+    pub handshakes: Semaphore,
     /// Where frames go.
     pub deliver: D,
     /// What is counted.
@@ -278,7 +284,33 @@ async fn establish(
     Ok(Stream::Secure(Box::new(secure)))
 }
 
-/// A peer that does not come through the handshake in time is let go.
+/// Counts as one under way until it is dropped.
+struct Handshake<'a> {
+    metrics: &'a ShardMetrics,
+    /// `None` only if nobody were counted any more.
+    _permit: Option<SemaphorePermit<'a>>,
+}
+
+impl<'a> Handshake<'a> {
+    /// Waits for its turn.
+    async fn begin(turns: &'a Semaphore, metrics: &'a ShardMetrics) -> Self {
+        let permit = turns.acquire().await.ok();
+        metrics.handshakes.rise();
+        Self {
+            metrics,
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        self.metrics.handshakes.fall();
+    }
+}
+
+/// A peer that does not come through the handshake in time is let go. So many handshakes are under way at once;
+/// who comes beyond that has less time for his.
 async fn accept_secure<D: Deliver>(
     connection: Connection<D>,
     tls: Tls,
@@ -287,7 +319,13 @@ async fn accept_secure<D: Deliver>(
     place: Place,
 ) {
     let limit = connection.shared().settings.first;
-    match tokio::time::timeout(limit, tls.accept(stream)).await {
+    let shared = connection.shared();
+    let handshake = async {
+        let _under_way = Handshake::begin(&shared.handshakes, &shared.metrics).await;
+        tls.accept(stream).await
+    };
+    let outcome = tokio::time::timeout(limit, handshake).await;
+    match outcome {
         Ok(Ok(secure)) => {
             let stream = Stream::Secure(Box::new(secure));
             connection.run(stream, queue, place).await;

@@ -1,7 +1,8 @@
 //! New work is turned away while the shard is behind or memory is short (RFC 3261 §21.5.4).
 //!
-//! Early and cheaply: without a transaction, before any proof of identity. What has begun goes on:
-//! responses, ACK, CANCEL, everything inside a dialog, retransmissions of what was taken, MSRP.
+//! Most of it was refused as it came in (`crate::shard::door`). Here is what came another way: over TCP,
+//! from another shard, or not written plainly. Without a transaction, before any proof of identity. What has
+//! begun goes on: responses, ACK, CANCEL, everything inside a dialog, retransmissions of what was taken, MSRP.
 
 use crate::clock::{Instant, Now};
 use crate::limits::load::{Pressure, Stage, Verdict};
@@ -19,10 +20,6 @@ const CALM_AFTER: Duration = Duration::from_secs(2);
 /// What the log and the metrics say of an overload.
 #[derive(Debug, Default)]
 pub(super) struct Overload {
-    /// Refused since the log last told.
-    refused: u64,
-    /// When the last one was refused, while an overload lasts.
-    last: Option<Instant>,
     told_at: Option<Instant>,
 }
 
@@ -37,12 +34,9 @@ impl Service {
         if verdict == Verdict::Take || self.sip.knows(request) {
             return false;
         }
-        self.overload.refused += 1;
-        self.overload.last.get_or_insert_with(|| {
+        if self.load.refused(now.instant) {
             self.metrics.overloaded.rise();
-            now.instant
-        });
-        self.overload.last = Some(now.instant);
+        }
         match verdict {
             // RFC 3261 §17.1.2.2: only over datagrams does its sender send it again.
             Verdict::Ignore if !flow.transport.is_reliable() => {
@@ -59,24 +53,24 @@ impl Service {
 
     /// Tells the log of an overload and of its end.
     pub(super) fn tell_of_overload(&mut self, now: Now) {
-        let Some(last) = self.overload.last else {
+        let Some(last) = self.load.refused_at() else {
             return;
         };
         if now.instant.since(last) >= CALM_AFTER {
             self.overload = Overload::default();
+            self.load.calmed();
             self.metrics.overloaded.fall();
             return tracing::info!("new work is taken again");
         }
         let told = self.overload.told_at;
         if told.is_none_or(|at| now.instant.since(at) >= TOLD_EVERY) {
             tracing::warn!(
-                refused = self.overload.refused,
+                refused = self.load.take_refused(),
                 delay = ?self.load.delay(),
                 memory = self.memory.ledger().total(),
                 "new work is refused: the shard is behind, or memory is short"
             );
             self.overload.told_at = Some(now.instant);
-            self.overload.refused = 0;
         }
     }
 }

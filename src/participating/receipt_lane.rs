@@ -99,6 +99,11 @@ impl ReceiptDesk {
         }
     }
 
+    /// Senders a receipt of whom is under way.
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// Senders that have a receipt under way, and who waits for another shard.
     pub(super) fn under_way(&self) -> usize {
         self.lanes.len() + self.askers.len()

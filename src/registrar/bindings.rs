@@ -146,6 +146,8 @@ impl Bindings {
         effect
             .gone
             .extend(others.map(|binding| binding.key.clone()));
+        // Most users have one: a vector that grows by itself begins with room for four.
+        self.0.reserve_exact(1);
         self.0.push(new);
     }
 

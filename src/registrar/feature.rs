@@ -130,6 +130,11 @@ impl FeatureSet {
                 set.add(name, value);
             }
         }
+        // They live as long as the binding does.
+        for feature in &mut set.0 {
+            feature.values.shrink_to_fit();
+        }
+        set.0.shrink_to_fit();
         set
     }
 

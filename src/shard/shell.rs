@@ -21,6 +21,7 @@ use super::operator_desk::Desk;
 use super::outbox::Outbox;
 use super::port::Input;
 use super::store_queue::{StoreGate, StoreQueue};
+use super::taken::Taken;
 use super::waiting_room::{Next, WaitingRoom};
 use crate::clock::{self, Instant, Now};
 use crate::limits::memory::{Account, Held};
@@ -46,6 +47,8 @@ const BATCH: usize = 64;
 /// Batches of datagrams that one listener gives in a turn: the kernel's buffer is emptied faster than
 /// it fills, whatever is done about what was in it.
 const RECEIVES: usize = 8;
+/// How many of them may be urgent: what goes on finishes what was begun, but cannot keep others away.
+const URGENT: usize = BATCH / 4 * 3;
 /// How often memory and load are looked at.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -80,6 +83,10 @@ pub struct Shell<C, G> {
     pub(super) alarm: Alarm,
     /// SIP of peers that waits for its turn.
     pub(super) waiting: WaitingRoom,
+    /// Requests that were let in a moment ago.
+    pub(super) taken: Taken,
+    /// When the last turn began and how much it served, if this one follows right after it.
+    pub(super) last_turn: Option<(Instant, u32)>,
     pub(super) memory: Account,
     /// What the shell itself holds.
     pub(super) held: Held,
@@ -135,17 +142,24 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
     fn turn(&mut self, context: &mut Context<'_>) -> bool {
         self.metrics.turns.count();
         let now = clock::now();
+        if let Some((began, count)) = self.last_turn.take() {
+            let took = now.instant.since(began);
+            self.core.borrow_mut().load().served(count, took);
+        }
         let work = !self.is_pressed();
         let mut busy = self.take_inputs(context, work, now);
+        let mut served = 0;
         if work {
             self.take_in(context, now);
-            busy |= self.serve(now);
+            served = self.serve(now);
+            busy |= served > 0;
         }
         busy |= self.take_timeouts(now);
         self.perform(now);
         self.flush(context);
         self.look(now);
         busy |= self.local_waits() || self.alarm_rings(context, now);
+        self.last_turn = (served > 0).then_some((now.instant, served));
         busy
     }
 
@@ -188,46 +202,61 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             self.waiting.take_inputs(inputs.drain(..), now.instant);
         }
         self.inputs = inputs;
+        for listener in 0..self.udp.len() {
+            self.take_datagrams(listener, context, now);
+        }
+    }
+
+    /// Empties the socket of a listener.
+    fn take_datagrams(&mut self, listener: usize, context: &mut Context<'_>, now: Now) {
         let mut datagrams = std::mem::take(&mut self.datagrams);
-        for (listener, transport) in self.udp.iter_mut().enumerate() {
-            let Some(transport) = transport else { continue };
-            for _ in 0..RECEIVES {
-                if !self.waiting.has_room_for_datagrams() {
-                    break;
+        for _ in 0..RECEIVES {
+            let Some(Some(transport)) = self.udp.get_mut(listener) else {
+                break;
+            };
+            if !self.waiting.has_room_for_datagrams() {
+                break;
+            }
+            let received = transport.poll_receive(context, &mut datagrams);
+            for datagram in datagrams.drain(..) {
+                if self.may_send(&datagram, now) {
+                    self.let_in(listener, datagram, now);
                 }
-                let received = transport.poll_receive(context, &mut datagrams);
-                let admitted = |datagram: &Datagram| {
-                    let source = datagram.remote.ip();
-                    match (self.sources).message(source, Way::Datagrams, now.instant) {
-                        Judgement::Pass => return true,
-                        Judgement::Wait(_) => self.metrics.dropped_rate.count(),
-                        Judgement::Banned => self.metrics.dropped_banned.count(),
-                    }
-                    false
-                };
-                let datagrams = datagrams.drain(..).filter(admitted);
-                self.waiting
-                    .take_datagrams(listener, datagrams, now.instant);
-                if !matches!(received, Poll::Ready(Ok(true) | Err(_))) {
-                    break;
-                }
+            }
+            if !matches!(received, Poll::Ready(Ok(true) | Err(_))) {
+                break;
             }
         }
         self.datagrams = datagrams;
     }
 
-    /// Serves a batch of what waits, oldest first; `true` if anything did.
-    fn serve(&mut self, now: Now) -> bool {
-        let any = !self.waiting.is_empty();
-        for _ in 0..BATCH {
-            let Some((since, next)) = self.waiting.pop() else {
+    /// Whether its source may send more.
+    fn may_send(&self, datagram: &Datagram, now: Now) -> bool {
+        let source = datagram.remote.ip();
+        match (self.sources).message(source, Way::Datagrams, now.instant) {
+            Judgement::Pass => return true,
+            Judgement::Wait(_) => self.metrics.dropped_rate.count(),
+            Judgement::Banned => self.metrics.dropped_banned.count(),
+        }
+        false
+    }
+
+    /// Serves a batch of what waits, oldest first; how many that were.
+    fn serve(&mut self, now: Now) -> u32 {
+        let mut served = 0;
+        for index in 0..BATCH {
+            let Some((since, next)) = self.waiting.pop(index < URGENT) else {
                 break;
             };
+            served += 1;
             let delay = now.instant.since(since);
-            self.core.borrow_mut().load().waited(delay);
+            let was_let_in = matches!(next, Next::Datagram(.., true));
+            self.core.borrow_mut().load().waited(delay, was_let_in);
             match next {
                 Next::Input(input) => self.take(input, now),
-                Next::Datagram(listener, datagram) => self.take_datagram(listener, datagram, now),
+                Next::Datagram(listener, datagram, _) => {
+                    self.take_datagram(listener, datagram, now);
+                }
             }
         }
         let mut core = self.core.borrow_mut();
@@ -235,7 +264,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             true => core.load().caught_up(),
             false => core.load().is_behind(now.instant),
         }
-        any
+        served
     }
 
     /// Looks at what memory is in use, a hundred times a second.
@@ -245,7 +274,9 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         }
         self.next_look = now.instant + LOOK;
         self.waiting.shrink();
+        self.taken.forget(now.instant);
         let waiting = self.waiting.footprint() + self.inbox.footprint();
+        let waiting = waiting + self.taken.footprint();
         self.held.set(waiting);
         self.held_for_store.set(self.store.footprint());
         self.metrics.waiting.set(self.waiting.len() as u64);

@@ -19,6 +19,7 @@ use super::operator_desk::Desk;
 use super::outbox::Outbox;
 use super::shell::Shell;
 use super::store_queue::{StoreGate, StoreQueue};
+use super::taken::Taken;
 use super::waiting_room::WaitingRoom;
 use crate::clock::Instant;
 use crate::limits::memory::{Account, Kind};
@@ -179,6 +180,8 @@ fn build<C: ShardCore + 'static, G: StoreGate>(
         sources: common.gate.shared_sources(),
         alarm: Alarm::default(),
         waiting: WaitingRoom::default(),
+        taken: Taken::default(),
+        last_turn: None,
         held: own.memory.hold(Kind::Inboxes, 0),
         held_for_store: own.memory.hold(Kind::StoreQueues, 0),
         memory: own.memory,
@@ -237,6 +240,7 @@ fn build_msrp<C: ShardCore + 'static>(
         shards: u16::try_from(common.lanes.len()).unwrap_or(u16::MAX),
         settings: common.msrp_settings,
         tls: common.tls.clone(),
+        handshakes: Semaphore::new(msrp::HANDSHAKES),
         registry: Arc::clone(&common.msrp),
         gate: common.gate.clone(),
         metrics: Arc::clone(&deliver.metrics),

@@ -350,6 +350,11 @@ impl<U: Clone> Endpoint<U> {
         self.transactions.footprint() + self.askers.len() * ASKER
     }
 
+    /// Peers remembered as refusing TCP.
+    pub fn peers_without_tcp(&self) -> usize {
+        self.tcp_refused.len()
+    }
+
     /// Live transactions.
     pub fn transactions(&self) -> usize {
         self.transactions.len()

@@ -3,6 +3,7 @@
 pub mod dialog;
 pub mod digest;
 pub mod endpoint;
+pub mod glance;
 pub mod header;
 pub mod message;
 pub mod name;

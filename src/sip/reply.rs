@@ -169,7 +169,7 @@ pub fn needs_stamp(via: &Via<'_>, source: SocketAddr) -> bool {
     via.rport.is_some() || via.received.is_some() || host.parse() != Ok(source.ip().to_canonical())
 }
 
-fn stamp_via(via: &Via<'_>, written: &str, source: SocketAddr) -> String {
+pub(super) fn stamp_via(via: &Via<'_>, written: &str, source: SocketAddr) -> String {
     let end = written.find(';').unwrap_or(written.len());
     let mut value = String::with_capacity(written.len() + 64);
     value.push_str(written[..end].trim_ascii_end());

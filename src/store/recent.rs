@@ -50,6 +50,11 @@ impl Recent {
         self.count + self.gone.len()
     }
 
+    /// Users with messages here.
+    pub(super) fn users(&self) -> usize {
+        self.users.len()
+    }
+
     pub(super) fn entry(&self, recipient: &Identity, seq: Seq) -> Option<&Entry> {
         self.users.get(recipient)?.get(&seq)
     }

@@ -35,6 +35,11 @@ pub struct Texts {
 }
 
 impl Texts {
+    /// For phones at this port.
+    pub fn of_port(port: u16) -> Self {
+        Self { port }
+    }
+
     /// A request of a user, ready to be sent.
     pub fn request(self, method: &str, from: &str, to: &str, fields: &str, body: &str) -> String {
         let port = self.port;
@@ -93,12 +98,7 @@ pub struct Phones {
 
 impl Phones {
     pub fn new(server: SocketAddr) -> Self {
-        let kind = socket2::Type::DGRAM;
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, None).expect("a socket");
-        socket.set_recv_buffer_size(4 << 20).expect("a buffer");
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        socket.bind(&any.into()).expect("bound");
-        let socket = UdpSocket::from(socket);
+        let socket = socket();
         let patience = Duration::from_millis(20);
         socket.set_read_timeout(Some(patience)).expect("a timeout");
         Self {
@@ -110,6 +110,13 @@ impl Phones {
             answers: HashMap::new(),
             tally: Tally::default(),
         }
+    }
+
+    /// Another socket that is connected with the server.
+    pub fn another_socket(&self) -> UdpSocket {
+        let socket = socket();
+        socket.connect(self.server).expect("connected");
+        socket
     }
 
     /// What writes their requests.
@@ -239,6 +246,16 @@ impl Phones {
         answer.push_str("Content-Length: 0\r\n\r\n");
         let _ = self.socket.send_to(answer.as_bytes(), from);
     }
+}
+
+/// One with room for a burst.
+fn socket() -> UdpSocket {
+    let kind = socket2::Type::DGRAM;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, None).expect("a socket");
+    socket.set_recv_buffer_size(4 << 20).expect("a buffer");
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    socket.bind(&any.into()).expect("bound");
+    UdpSocket::from(socket)
 }
 
 /// The value of the first header field of this name.

@@ -4,6 +4,7 @@
 //! The long form: `cargo test --release --test scale -- --ignored --nocapture`, with
 //! `RESTANTE_SCALE_MEMORY` for other bounds in MiB. It needs 14,000 descriptors.
 
+mod flood;
 mod load;
 mod media;
 

@@ -1,0 +1,321 @@
+//! What a datagram is, at a glance: as much as it takes to refuse new work for a fraction of what reading
+//! a message costs.
+//!
+//! Only what is written plainly is seen. Of anything else nothing is said here, and it is read whole.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use memchr::memchr;
+use smallvec::SmallVec;
+
+use crate::sip::header::{NameAddr, Via};
+use crate::sip::message::{HeaderName, Method};
+use crate::sip::reply;
+use crate::sip::transaction::branch::has_magic_cookie;
+
+/// What a datagram is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Glance<'a> {
+    /// Part of something that has begun: a response, a request in a dialog, an ACK or CANCEL.
+    GoesOn,
+    /// The first request of something, so that nothing breaks if it is refused.
+    Begins(Beginning<'a>),
+    /// It has to be read.
+    Unclear,
+}
+
+/// What an answer to a request repeats (RFC 3261 §8.2.6), and what tells how to meet it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beginning<'a> {
+    /// It answers a challenge.
+    pub is_proven: bool,
+    /// A REGISTER that takes bindings away.
+    pub makes_room: bool,
+    method: &'a str,
+    vias: SmallVec<[&'a str; 4]>,
+    from: &'a str,
+    to: &'a str,
+    call_id: &'a str,
+    cseq: &'a str,
+}
+
+/// Looks at the head of a datagram.
+pub fn look(octets: &[u8]) -> Glance<'_> {
+    if is_response(octets) {
+        return Glance::GoesOn;
+    }
+    read(octets).unwrap_or(Glance::Unclear)
+}
+
+/// What is the same in a request and in its retransmissions, and in no other request: its method and
+/// topmost Via (RFC 3261 §17.2.3). `None` for responses and where that is not plain.
+pub fn identity(octets: &[u8]) -> Option<[&str; 2]> {
+    if is_response(octets) {
+        return None;
+    }
+    let (start, rest) = next_line(octets)?;
+    let via = fields(rest).find_map(|field| match field?.0 {
+        HeaderName::Via => Some(field?.1),
+        _ => None,
+    })?;
+    Some([method_of(start)?, text(via)?])
+}
+
+fn is_response(octets: &[u8]) -> bool {
+    octets.starts_with(b"SIP/2.0 ")
+}
+
+fn read(octets: &[u8]) -> Option<Glance<'_>> {
+    let (start, rest) = next_line(octets)?;
+    let method = method_of(start)?;
+    match Method::parse(method.as_bytes()) {
+        Method::Ack | Method::Cancel | Method::Bye | Method::Prack | Method::Update => {
+            return Some(Glance::GoesOn);
+        }
+        _ => {}
+    }
+    let (mut from, mut to, mut call_id, mut cseq) = (None, None, None, None);
+    let (mut is_proven, mut ends) = (false, false);
+    let mut vias = SmallVec::new();
+    for field in fields(rest) {
+        let (name, value) = field?;
+        let place = match name {
+            HeaderName::Via => {
+                vias.push(text(value)?);
+                continue;
+            }
+            HeaderName::From => &mut from,
+            HeaderName::To => &mut to,
+            HeaderName::CallId => &mut call_id,
+            HeaderName::CSeq => &mut cseq,
+            HeaderName::Authorization | HeaderName::ProxyAuthorization => {
+                is_proven = true;
+                continue;
+            }
+            HeaderName::Expires => {
+                ends = value == b"0";
+                continue;
+            }
+            _ => continue,
+        };
+        if place.replace(text(value)?).is_some() {
+            return None;
+        }
+    }
+    let to = to?;
+    if NameAddr::parse(to).ok()?.tag().is_some() {
+        return Some(Glance::GoesOn);
+    }
+    Some(Glance::Begins(Beginning {
+        is_proven,
+        makes_room: ends && method == "REGISTER",
+        method,
+        vias,
+        from: from?,
+        to,
+        call_id: call_id?,
+        cseq: cseq?,
+    }))
+}
+
+/// The fields up to the empty line; `None` for one that is not plain, and behind it nothing.
+fn fields(mut rest: &[u8]) -> impl Iterator<Item = Option<(HeaderName, &[u8])>> {
+    std::iter::from_fn(move || {
+        let Some((line, behind)) = next_line(rest) else {
+            rest = b"\r\n";
+            return Some(None);
+        };
+        if line.is_empty() {
+            return None;
+        }
+        rest = behind;
+        Some(field(line))
+    })
+}
+
+/// A name that an answer or its refusal has to do with, else [`HeaderName::Other`].
+fn field(line: &[u8]) -> Option<(HeaderName, &[u8])> {
+    let colon = memchr(b':', line)?;
+    let name = line[..colon].trim_ascii_end();
+    // Folded: the value goes on here.
+    if matches!(line[0], b' ' | b'\t') || name.is_empty() {
+        return None;
+    }
+    let is_of_interest = matches!(
+        name[0] | 0x20,
+        b'v' | b'f' | b't' | b'i' | b'c' | b'a' | b'p' | b'e'
+    );
+    let name = match is_of_interest {
+        true => HeaderName::parse(name),
+        false => HeaderName::Other,
+    };
+    Some((name, line[colon + 1..].trim_ascii()))
+}
+
+/// The line up to CR LF, and what is behind it.
+fn next_line(octets: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr(b'\n', octets)?;
+    let line = octets[..end].strip_suffix(b"\r")?;
+    Some((line, &octets[end + 1..]))
+}
+
+fn method_of(start: &[u8]) -> Option<&str> {
+    let method = text(start.strip_suffix(b" SIP/2.0")?)?.split(' ').next()?;
+    (!method.is_empty()).then_some(method)
+}
+
+/// As text without what could end a line early.
+fn text(value: &[u8]) -> Option<&str> {
+    let is_plain = !value.iter().any(|octet| octet.is_ascii_control());
+    is_plain.then(|| std::str::from_utf8(value).ok())?
+}
+
+impl Beginning<'_> {
+    /// See [`identity`]. `None` without a Via.
+    pub fn identity(&self) -> Option<[&str; 2]> {
+        Some([self.method, self.vias.first()?])
+    }
+
+    /// The answer that it is refused for now, and where it goes: the tag is the same for each
+    /// retransmission (RFC 3261 §8.2.7). `None` if its Via is not plain.
+    pub fn refusal(
+        &self,
+        source: SocketAddr,
+        tag: u64,
+        retry_after: u64,
+    ) -> Option<(SocketAddr, Bytes)> {
+        let (top, others) = self.vias.split_first()?;
+        // Several elements in one field are legal, and rare.
+        if memchr(b',', top.as_bytes()).is_some() {
+            return None;
+        }
+        let via = Via::parse(top).ok()?;
+        via.branch.filter(|branch| has_magic_cookie(branch))?;
+        let mut out = String::with_capacity(640);
+        out.push_str("SIP/2.0 503 Service Unavailable\r\nVia: ");
+        match reply::needs_stamp(&via, source) {
+            true => out.push_str(&reply::stamp_via(&via, top, source)),
+            false => out.push_str(top),
+        }
+        for other in others {
+            out.push_str("\r\nVia: ");
+            out.push_str(other);
+        }
+        for (name, value) in [("From", self.from), ("To", self.to)] {
+            out.push_str("\r\n");
+            out.push_str(name);
+            out.push_str(": ");
+            out.push_str(value);
+        }
+        // Writing to a String does not fail.
+        let _ = write!(out, ";tag={tag:016x}\r\nCall-ID: ");
+        out.push_str(self.call_id);
+        out.push_str("\r\nCSeq: ");
+        out.push_str(self.cseq);
+        let _ = write!(
+            out,
+            "\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\n\r\n"
+        );
+        // RFC 3261 §18.2.2 and RFC 3581 §4.
+        let port = match via.rport {
+            Some(_) => source.port(),
+            None => via.port.unwrap_or(5060),
+        };
+        Some((SocketAddr::new(source.ip(), port), out.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::wire;
+
+    const SOURCE: &str = "192.0.2.7:4711";
+    const MESSAGE: &str = "MESSAGE sip:bob@im.test SIP/2.0\r\n\
+        Via: SIP/2.0/UDP host.test:5080;rport;branch=z9hG4bKone\r\n\
+        v: SIP/2.0/UDP other.test;branch=z9hG4bKtwo\r\nMax-Forwards: 70\r\n\
+        From: \"A\" <sip:alice@im.test>;tag=1\r\nTo: <sip:bob@im.test>\r\ni: call\r\n\
+        CSeq: 7 MESSAGE\r\nContent-Length: 5\r\n\r\nhello";
+
+    fn begins(text: &str) -> Beginning<'_> {
+        match look(text.as_bytes()) {
+            Glance::Begins(beginning) => beginning,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_what_a_reader_of_the_whole_request_would_answer() {
+        let beginning = begins(MESSAGE);
+        let source = SOURCE.parse().expect("an address");
+        let (to, octets) = beginning.refusal(source, 0xab, 3).expect("it is plain");
+        assert_eq!(to, source);
+        let request = wire::parse(MESSAGE.into()).expect("a message");
+        let request = reply::stamp_source(&request, source).expect("stamped");
+        let tag = format!("{:016x}", 0xab);
+        let whole = reply::response(&request, 503, "Service Unavailable", Some(&tag));
+        assert_eq!(octets, whole.header("Retry-After", "3").build());
+    }
+
+    #[test]
+    fn without_rport_it_goes_to_the_port_of_the_via() {
+        let text = MESSAGE.replace(";rport", "");
+        let source = SOURCE.parse().expect("an address");
+        let (to, _) = begins(&text).refusal(source, 1, 3).expect("it is plain");
+        assert_eq!(to.to_string(), "192.0.2.7:5080");
+    }
+
+    #[test]
+    fn what_goes_on_is_known_from_what_begins() {
+        let goes_on = |text: &str| look(text.as_bytes()) == Glance::GoesOn;
+        assert!(goes_on("SIP/2.0 200 OK\r\n\r\n"));
+        assert!(goes_on(&MESSAGE.replace(
+            "To: <sip:bob@im.test>",
+            "To: <sip:bob@im.test>;tag=9"
+        )));
+        for method in ["ACK", "CANCEL", "BYE", "PRACK", "UPDATE"] {
+            assert!(goes_on(&MESSAGE.replace("MESSAGE", method)), "{method}");
+        }
+        let text = MESSAGE.replace("MESSAGE", "REGISTER");
+        assert!(!begins(&text).makes_room && !begins(&text).is_proven);
+        let fields = "\r\nExpires: 0\r\nAuthorization: Digest x=y\r\nCSeq";
+        let text = text.replace("\r\nCSeq", fields);
+        assert!(begins(&text).makes_room && begins(&text).is_proven);
+    }
+
+    #[test]
+    fn what_is_not_plain_is_left_to_a_reader() {
+        for (plain, other) in [
+            (" SIP/2.0\r\n", " SIP/3.0\r\n"),
+            ("Max-Forwards: 70", "Max-Forwards:\r\n 70"),
+            ("Max-Forwards: 70", "To: <sip:carol@im.test>"),
+            ("To: <sip:bob@im.test>\r\n", ""),
+            ("CSeq: 7", "CSeq: \u{7}7"),
+            ("\r\n\r\nhello", "\r\n"),
+            ("Max-Forwards: 70\r\n", "Max-Forwards: 70\n"),
+        ] {
+            let text = MESSAGE.replace(plain, other);
+            assert_eq!(look(text.as_bytes()), Glance::Unclear, "{text}");
+        }
+        let source = SOURCE.parse().expect("an address");
+        for (plain, other) in [
+            ("z9hG4bKone", "one"),
+            ("z9hG4bKone", "z9hG4bKone, SIP/2.0/UDP x"),
+        ] {
+            let text = MESSAGE.replace(plain, other);
+            assert_eq!(begins(&text).refusal(source, 1, 3), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_the_same_whether_it_is_read_or_not() {
+        let beginning = begins(MESSAGE);
+        assert_eq!(identity(MESSAGE.as_bytes()), beginning.identity());
+        let later = MESSAGE.replace("Via:", "X: y\r\nVia:");
+        assert_eq!(identity(later.as_bytes()), beginning.identity());
+        assert_eq!(identity(b"SIP/2.0 200 OK\r\n\r\n"), None);
+        assert_eq!(identity(b"\r\n\r\n"), None);
+    }
+}

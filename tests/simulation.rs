@@ -185,7 +185,7 @@ const FOUND: [(u64, &str); 6] = [
 ];
 
 /// The same of seeds with several devices a user.
-const FOUND_WILD: [(u64, &str); 3] = [
+const FOUND_WILD: [(u64, &str); 4] = [
     (
         50026,
         "a device said late that it had a kept message, which then went to another one too",
@@ -195,6 +195,10 @@ const FOUND_WILD: [(u64, &str); 3] = [
         "a device that was gone without a word held up the copies of all others",
     ),
     (50037, "the same, of a kept receipt"),
+    (
+        60026,
+        "a queue was read before the store had the mark of a device",
+    ),
 ];
 
 #[test]

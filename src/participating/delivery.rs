@@ -180,8 +180,14 @@ impl Service {
         if let Some(machine) = self.users.get_mut(&user) {
             machine.handle_marked(&key, seq, device);
         }
+        self.tell_mark(user, seq, device);
+    }
+
+    /// A device has its copy of a message.
+    pub(super) fn tell_mark(&mut self, recipient: Identity, seq: Seq, device: u64) {
+        self.told_marks.add(recipient.clone(), seq, device);
         self.custody.tell(StoreRequest::Mark {
-            recipient: user,
+            recipient,
             seq,
             device,
         });

@@ -424,12 +424,9 @@ impl Service {
             // The others get their copies of what was kept meanwhile.
             Keeping::Stored(seq, message) if copies => {
                 pager.taken.push(device);
-                self.custody.tell(StoreRequest::Mark {
-                    recipient: message.recipient.clone(),
-                    seq,
-                    device,
-                });
+                let recipient = message.recipient.clone();
                 pager.keeping = Keeping::Stored(seq, message);
+                self.tell_mark(recipient, seq, device);
             }
             Keeping::No => self.metrics.passed_pager.count(),
             Keeping::Storing(message) => pager.keeping = Keeping::Superseded(message),
@@ -465,11 +462,7 @@ impl Service {
         if let Some(user) = self.users.get_mut(&recipient) {
             user.handle_marked(&key, seq, device);
         }
-        self.custody.tell(StoreRequest::Mark {
-            recipient,
-            seq,
-            device,
-        });
+        self.tell_mark(recipient, seq, device);
     }
 
     fn branch_ended(&mut self, id: PagerId, now: Now) {

@@ -96,10 +96,11 @@ impl Service {
     pub(super) fn handle_loaded(
         &mut self,
         identity: &Identity,
-        held: Vec<Held>,
+        mut held: Vec<Held>,
         more: bool,
         now: Now,
     ) {
+        self.told_marks.complete(identity, &mut held);
         // What is on its way out is still in the store.
         let is_leaving = |held: &&Held| self.expiring.contains_key(&(identity.clone(), held.seq));
         let leaving: Vec<_> = match self.expiring.is_empty() {

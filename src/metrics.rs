@@ -328,7 +328,9 @@ metrics! {
     queue_delay: Gauge, "restante_queue_delay_microseconds", "",
         "How long the SIP message taken last had waited for its shard, all shards added up.";
     refused_transactions: Counter, "restante_sip_refused_total", r#"reason="transactions""#,
-        "Requests answered 503 because the transaction table was full.";
+        "Requests answered 503 because the transaction table was full of unanswered ones.";
+    forgotten_transactions: Counter, "restante_sip_transactions_forgotten_total", "",
+        "Answered transactions that made room for new ones before their time was over.";
     refused_locked_out: Counter, "restante_sip_refused_total", r#"reason="locked-out""#,
         "Requests answered 403 because their sender had failed to log in too often.";
     failed_logins: Counter, "restante_failed_logins_total", "",

@@ -147,7 +147,7 @@ section! {
         min_se: Period = Period::seconds(90);
         /// Largest SIP message taken over TCP; a larger one is answered 513.
         max_message_size: Size = Size::kib(256);
-        /// Transactions a shard keeps at once, finished ones that absorb retransmissions included.
+        /// Transactions a shard keeps at once, answered ones that absorb retransmissions included, of which the oldest makes room for a new one.
         max_transactions: u32 = 100_000;
     }
 }

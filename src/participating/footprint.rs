@@ -103,6 +103,8 @@ impl Service {
         let work = work + self.look_ups.len() + self.silences.len();
         let media = self.media.len() * MEDIA + self.media.connections() * MEDIA_CONNECTION;
         let receipts = self.receipts.table.len() + self.hidden.len();
+        let forgotten = self.sip.take_forgotten_transactions();
+        self.metrics.forgotten_transactions.add(forgotten);
         let print = &mut self.footprint;
         print.transactions.set(self.sip.footprint());
         print

@@ -355,6 +355,11 @@ impl<U: Clone> Endpoint<U> {
         self.tcp_refused.len()
     }
 
+    /// Answered transactions that made room for new ones, since the last call.
+    pub fn take_forgotten_transactions(&mut self) -> u64 {
+        self.transactions.take_forgotten()
+    }
+
     /// Live transactions.
     pub fn transactions(&self) -> usize {
         self.transactions.len()

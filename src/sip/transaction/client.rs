@@ -1,4 +1,7 @@
 //! The non-INVITE client transaction: RFC 3261 §17.1.2, figure 6.
+//!
+//! The figure keeps a finished transaction for Timer K to absorb repetitions of the final response. Here
+//! it ends with that response: one that matches no transaction is dropped just the same (RFC 4320 §4.2).
 
 use super::action::ClientAction::{Deliver, SendRequest, Start, TimedOut, Unreachable};
 use super::action::{ClientAction, Transition};
@@ -11,9 +14,7 @@ pub enum State {
     Trying,
     /// A provisional response came.
     Proceeding,
-    /// The final response came.
-    Completed,
-    /// Forgotten.
+    /// The final response came: forgotten.
     Terminated,
 }
 
@@ -39,7 +40,7 @@ pub const START: (State, &[ClientAction]) = (
 /// The arrows of the figure.
 pub fn transition(state: State, event: Event) -> Transition<State, ClientAction> {
     use Event::{Final, Fired, Provisional, TransportError};
-    use State::{Completed, Proceeding, Terminated, Trying};
+    use State::{Proceeding, Terminated, Trying};
     Some(match (state, event) {
         (Trying, Fired(Timer::E)) => (Trying, &[SendRequest, Start(Timer::E)]),
         (Proceeding, Fired(Timer::E | Timer::EProceeding)) => {
@@ -47,9 +48,8 @@ pub fn transition(state: State, event: Event) -> Transition<State, ClientAction>
         }
         (Trying | Proceeding, Fired(Timer::F)) => (Terminated, &[TimedOut]),
         (Trying | Proceeding, Provisional) => (Proceeding, &[Deliver]),
-        (Trying | Proceeding, Final) => (Completed, &[Deliver, Start(Timer::K)]),
+        (Trying | Proceeding, Final) => (Terminated, &[Deliver]),
         (Trying | Proceeding, TransportError) => (Terminated, &[Unreachable]),
-        (Completed, Fired(Timer::K)) => (Terminated, &[]),
         _ => return None,
     })
 }
@@ -106,13 +106,10 @@ mod tests {
     #[test]
     fn the_final_response_is_delivered_once() {
         for state in [Trying, Proceeding] {
-            assert_eq!(
-                after(state, Final),
-                (Completed, vec![Deliver, Start(Timer::K)])
-            );
+            assert_eq!(after(state, Final), (Terminated, vec![Deliver]));
         }
-        assert_eq!(transition(Completed, Final), None);
-        assert_eq!(transition(Completed, Provisional), None);
+        assert_eq!(transition(Terminated, Final), None);
+        assert_eq!(transition(Terminated, Provisional), None);
     }
 
     #[test]
@@ -123,13 +120,12 @@ mod tests {
                 (Terminated, vec![Unreachable])
             );
         }
-        assert_eq!(transition(Completed, TransportError), None);
+        assert_eq!(transition(Terminated, TransportError), None);
     }
 
     #[test]
-    fn timer_k_ends_it_and_older_timers_mean_nothing_then() {
-        assert_eq!(after(Completed, Fired(Timer::K)), (Terminated, vec![]));
-        assert_eq!(transition(Completed, Fired(Timer::E)), None);
-        assert_eq!(transition(Completed, Fired(Timer::F)), None);
+    fn older_timers_mean_nothing_when_it_is_over() {
+        assert_eq!(transition(Terminated, Fired(Timer::E)), None);
+        assert_eq!(transition(Terminated, Fired(Timer::F)), None);
     }
 }

@@ -57,6 +57,11 @@ impl Machine {
         }
     }
 
+    /// Whether nothing is left to do but to absorb retransmissions.
+    pub fn has_finished(self) -> bool {
+        self == Self::Other(server::State::Completed)
+    }
+
     pub fn is_terminated(self) -> bool {
         matches!(
             self,

@@ -1,6 +1,6 @@
 //! The server half of the table: requests that came in, and what we answered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,6 +47,8 @@ pub(super) struct Servers {
     by_key: HashMap<Key, SlotId, FixedState>,
     by_merge: HashMap<Key, SlotId, FixedState>,
     by_flow: FlowIndex,
+    /// Those of other methods than INVITE that have answered, oldest first; some of them are gone.
+    finished: VecDeque<SlotId>,
     /// Of all that is kept.
     octets: usize,
 }
@@ -65,6 +67,7 @@ impl Servers {
             by_key: HashMap::default(),
             by_merge: HashMap::default(),
             by_flow: FlowIndex::default(),
+            finished: VecDeque::new(),
             octets: 0,
         }
     }
@@ -193,7 +196,19 @@ impl Servers {
         {
             self.by_merge.remove(&merge);
         }
+        if machine.has_finished() {
+            self.finished.push_back(id.0);
+        }
         self.perform(id.0, actions, out);
+    }
+
+    /// Ends the absorption of retransmissions for whom was answered longest ago; false if there is nobody.
+    pub fn forget_finished(&mut self, out: &mut Outbox<'_>) -> bool {
+        let Some(oldest) = self.finished.front().copied() else {
+            return false;
+        };
+        self.fire(oldest, Timer::J, out);
+        true
     }
 
     pub fn acknowledge_success(&mut self, id: ServerId, out: &mut Outbox<'_>) {
@@ -311,6 +326,12 @@ impl Servers {
             self.by_merge.remove(&merge);
         }
         self.by_flow.remove(server.flow, id);
+        let gone = |slab: &Slab<Server>, id: SlotId| slab.find(id).is_none();
+        while self
+            .finished
+            .pop_front_if(|id| gone(&self.slab, *id))
+            .is_some()
+        {}
     }
 }
 

@@ -117,6 +117,7 @@ pub struct TransactionTable {
     servers: Servers,
     clients: Clients,
     pending: Pending,
+    forgotten: u64,
 }
 
 impl TransactionTable {
@@ -129,12 +130,18 @@ impl TransactionTable {
             servers: Servers::new(),
             clients: Clients::new(),
             pending: Pending::new(config.bounded()),
+            forgotten: 0,
         }
     }
 
     /// Transactions alive.
     pub fn len(&self) -> usize {
         self.servers.len() + self.clients.len()
+    }
+
+    /// Answered transactions that were forgotten early to make room, since the last call.
+    pub fn take_forgotten(&mut self) -> u64 {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// Whether nothing is alive.
@@ -177,7 +184,7 @@ impl TransactionTable {
             self.servers.absorb(id, length, flow, out);
             return RequestOutcome::Absorbed;
         }
-        if self.len() >= self.max_transactions {
+        if !self.has_room(now) {
             return RequestOutcome::Busy;
         }
         let out = &mut self.pending.outbox(now);
@@ -234,7 +241,7 @@ impl TransactionTable {
         flow: Flow,
         now: Now,
     ) -> Result<ClientId, Busy> {
-        if self.len() >= self.max_transactions {
+        if !self.has_room(now) {
             return Err(Busy);
         }
         let key = self.keys.client(branch, kind == Kind::Invite);
@@ -298,6 +305,19 @@ impl TransactionTable {
             Owner::Server(id) => servers.is_alive(id),
             Owner::Client(id) => clients.is_alive(id),
         });
+    }
+
+    /// Makes room where it can: what has been answered is forgotten before what is new is refused. A
+    /// retransmission of a forgotten request counts as new; the older the answer, the less likely that is.
+    fn has_room(&mut self, now: Now) -> bool {
+        while self.len() >= self.max_transactions {
+            let out = &mut self.pending.outbox(now);
+            if !self.servers.forget_finished(out) {
+                return false;
+            }
+            self.forgotten += 1;
+        }
+        true
     }
 
     /// A CANCEL does not count against the bound, or a full table could not empty itself; there is at
@@ -709,6 +729,22 @@ mod tests {
                 .table
                 .request(Kind::NonInvite, "z9hG4bK-0-out", octets, udp(), bench.now);
         assert_eq!(outcome, Err(Busy));
+    }
+
+    #[test]
+    fn in_a_full_table_what_was_answered_makes_room_the_oldest_first() {
+        let mut bench = Bench::with_room_for(2);
+        let requests = ["z9hG4bK-0-1", "z9hG4bK-0-2", "z9hG4bK-0-3"];
+        let requests = requests.map(|branch| message("MESSAGE", branch, &format!(";tag={branch}")));
+        for request in &requests {
+            let id = bench.receive_new(request);
+            bench.respond(id, request, 200);
+        }
+        assert_eq!(bench.table.len(), 2);
+        assert_eq!(bench.table.take_forgotten(), 1);
+        assert_eq!(bench.receive(&requests[1]), RequestOutcome::Absorbed);
+        assert_eq!(bench.receive(&requests[2]), RequestOutcome::Absorbed);
+        bench.receive_new(&requests[0]);
     }
 
     #[test]

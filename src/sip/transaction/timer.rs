@@ -31,8 +31,6 @@ pub enum Timer {
     I,
     /// Non-INVITE server: absorb retransmissions of the request.
     J,
-    /// Non-INVITE client: absorb retransmissions of the final response.
-    K,
     /// INVITE server: absorb retransmissions of the INVITE after a 2xx (RFC 6026 §7.1).
     L,
     /// INVITE client: accept further 2xx responses (RFC 6026 §7.2).
@@ -122,7 +120,7 @@ impl TimerConfig {
             Timer::Success => Some(doubled.min(self.t2)),
             // RFC 3261 §17.1.1.2: at least 32 s, because the server's T1 is unknown.
             Timer::D => linger(self.sixty_four_t1().max(Duration::from_secs(32))),
-            Timer::I | Timer::K => linger(self.t4),
+            Timer::I => linger(self.t4),
             Timer::J => linger(self.sixty_four_t1()),
             Timer::InviteTrying => Some(Duration::from_millis(200)),
             Timer::Trying => Some(self.until_t2()),
@@ -249,7 +247,7 @@ mod tests {
         for timer in [Timer::A, Timer::E, Timer::EProceeding, Timer::G] {
             assert_eq!(config.duration(timer, ZERO, true), None, "{timer:?}");
         }
-        for timer in [Timer::D, Timer::I, Timer::J, Timer::K] {
+        for timer in [Timer::D, Timer::I, Timer::J] {
             assert_eq!(config.duration(timer, ZERO, true), Some(ZERO), "{timer:?}");
         }
         assert_eq!(config.duration(Timer::Success, ZERO, true), millis(500));
@@ -284,7 +282,7 @@ mod tests {
         let start = Instant::default();
         timers.start(1, Timer::F, Duration::from_secs(32), start);
         timers.start(2, Timer::E, Duration::from_millis(500), start);
-        timers.start(3, Timer::K, Duration::from_secs(5), start);
+        timers.start(3, Timer::I, Duration::from_secs(5), start);
         assert_eq!(
             timers.next_deadline(),
             Some(start + Duration::from_millis(500))

@@ -35,7 +35,7 @@ pub fn description(end: &MsrpEnd, setup: Setup, direction: &str) -> String {
     format!(
         "v=0\r\no=- {session} 1 IN {host}\r\ns=-\r\nc=IN {host}\r\nt=0 0\r\n\
          m=message {port} {protocol} *\r\n{fingerprint}\
-         a=accept-types:message/cpim application/im-iscomposing+xml\r\n\
+         a=accept-types:message/cpim text/plain application/im-iscomposing+xml\r\n\
          a=accept-wrapped-types:*\r\na=path:{path}\r\na=setup:{}\r\na={direction}\r\n",
         setup.word()
     )

@@ -15,7 +15,7 @@ use super::field::parse_status;
 pub use super::field::{
     ByteRange, Continuation, FailureReport, Malformed, ReportFields, SendFields,
 };
-use super::uri::{is_ident, session_id_in, shard_of_session_id, shard_of_transaction_id};
+use super::uri::{is_message_id, session_id_in, shard_of_session_id, shard_of_transaction_id};
 
 /// A piece of a frame, in the order of arrival: a request is `Request`, any number of `Data`, one
 /// `End`; a response is `Response` alone.
@@ -268,7 +268,7 @@ impl RequestHead {
     pub fn send(&self) -> Result<SendFields<'_>, Malformed> {
         self.check_shape()?;
         let message_id = self.field(FieldName::MessageId);
-        if message_id.is_some_and(|id| !is_ident(id.as_bytes())) {
+        if message_id.is_some_and(|id| !is_message_id(id.as_bytes())) {
             return Err(Malformed("Message-ID"));
         }
         let byte_range = self.field(FieldName::ByteRange).map(ByteRange::parse);
@@ -300,7 +300,7 @@ impl RequestHead {
         self.check_shape()?;
         let message_id = self
             .field(FieldName::MessageId)
-            .filter(|id| is_ident(id.as_bytes()))
+            .filter(|id| is_message_id(id.as_bytes()))
             .ok_or(Malformed("Message-ID"))?;
         let status = self.field(FieldName::Status).and_then(parse_status);
         let byte_range = match self.field(FieldName::ByteRange) {

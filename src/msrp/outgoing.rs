@@ -154,7 +154,9 @@ impl Outgoing {
     ) -> OutboundId {
         let id = OutboundId(self.next_message);
         self.next_message += 1;
-        let message_id = message.message_id.unwrap_or_else(|| tokens.token());
+        let in_use = |wanted: &String| self.messages.values().any(|it| *it.message_id == **wanted);
+        let wanted = message.message_id.filter(|wanted| !in_use(wanted));
+        let message_id = wanted.unwrap_or_else(|| tokens.token());
         self.messages.insert(
             id,
             Outbound {

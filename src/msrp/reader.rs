@@ -534,7 +534,7 @@ mod tests {
             fault("To-Path: a\r\nFrom-Path: \r\n"),
             "To-Path and From-Path"
         );
-        assert_eq!(fault(&format!("{paths}Message-ID: x\r\n")), "Message-ID");
+        assert_eq!(fault(&format!("{paths}Message-ID: x y\r\n")), "Message-ID");
         assert_eq!(
             fault(&format!("{paths}Byte-Range: 0-1/2\r\n")),
             "Byte-Range"

@@ -388,12 +388,18 @@ pub fn session_id_in(uri: &str) -> Option<&str> {
     locator.split_once('/').map(|(_, session_id)| session_id)
 }
 
-/// RFC 4975 §9 `ident`: transaction identifiers and Message-IDs, 4 to 32 characters.
+/// RFC 4975 §9 `ident`: transaction identifiers, and Message-IDs of ours; 4 to 32 characters.
 pub fn is_ident(text: &[u8]) -> bool {
     let legal = |b: &u8| b.is_ascii_alphanumeric() || b".-+%=".contains(b);
     (4..=32).contains(&text.len())
         && text.first().is_some_and(u8::is_ascii_alphanumeric)
         && text.iter().all(legal)
+}
+
+/// A Message-ID that can be taken: 1 to 64 visible characters where RFC 4975 §9 has 4 to 32 of fewer
+/// kinds, because senders count their messages from 0 or use UUIDs.
+pub fn is_message_id(text: &[u8]) -> bool {
+    (1..=64).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
 }
 
 #[cfg(test)]
@@ -499,6 +505,21 @@ mod tests {
             assert_eq!(shard_of_session_id(foreign), None, "{foreign}");
         }
         assert_eq!(shard_of_transaction_id("d93kswow"), None);
+    }
+
+    #[test]
+    fn a_message_id_may_be_short_or_a_uuid_but_not_empty_or_in_words() {
+        for id in [
+            "0",
+            "7.1",
+            "f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+            "a_b@host",
+        ] {
+            assert!(is_message_id(id.as_bytes()), "{id}");
+        }
+        for id in ["", "two words", "tab\t", "\u{e9}", &"x".repeat(65)] {
+            assert!(!is_message_id(id.as_bytes()), "{id}");
+        }
     }
 
     #[test]

@@ -43,10 +43,15 @@ impl Service {
                 message,
                 content_type,
                 total,
+                message_id,
                 success_report,
                 ..
             } => {
-                self.begin_transit(id, side, message, content_type, total, success_report, now);
+                let mut transit = self.new_transit(content_type, now);
+                transit.message_id = Some(message_id);
+                transit.success_report = success_report;
+                transit.total = total;
+                self.begin_transit(id, side, message, transit, now);
             }
             SessionEvent::Data {
                 message,
@@ -127,27 +132,22 @@ impl Service {
         })
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a SEND says about its message"
-    )]
+    fn new_transit(&self, content_type: String, now: Now) -> Transit {
+        let deadline = now.instant + self.settings.custody_after;
+        Transit::new(content_type, Fate::Unread, deadline)
+    }
+
     fn begin_transit(
         &mut self,
         id: ChatId,
         side: Side,
         message: InboundId,
-        content_type: String,
-        total: Option<u64>,
-        success_report: bool,
+        mut transit: Transit,
         now: Now,
     ) {
         self.metrics.received_session.count();
-        let is_short = total.is_none_or(|total| total <= HEAD as u64);
-        let is_unread = is_short && arrival::may_be_receipt(&content_type);
-        let deadline = now.instant + self.settings.custody_after;
-        let mut transit = Transit::new(content_type, Fate::Unread, deadline);
-        transit.success_report = success_report;
-        transit.total = total;
+        let is_short = transit.total.is_none_or(|total| total <= HEAD as u64);
+        let is_unread = is_short && arrival::may_be_receipt(&transit.content_type);
         let author = self.chats.get(&id).map(|chat| chat.person(side));
         let is_measured = author.is_some_and(|author| self.is_measured(author));
         let most = author.and_then(|author| self.largest_of(author));
@@ -173,7 +173,7 @@ impl Service {
             return;
         };
         let outbound = OutboundMessage {
-            message_id: None,
+            message_id: transit.message_id.clone(),
             content_type: transit.content_type.clone(),
             length: transit.total,
             success_report: transit.success_report,

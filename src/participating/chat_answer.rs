@@ -184,6 +184,9 @@ impl Service {
         let settings = &self.directory.settings(&chat.caller).settings;
         let (most, wrapped) = submission::told_in_session(settings);
         self.media.take_only(media, most, wrapped);
+        if let Some(device) = &chat.callee_leg {
+            self.media.take_what(device.media, media);
+        }
         match self.media.answer(media, &offer, now) {
             Ok(text) => Ok((media, text)),
             Err(refusal) => {

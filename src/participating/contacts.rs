@@ -92,9 +92,13 @@ impl Service {
         self.delivery_targets(user, None, takes_chat)
     }
 
-    /// The contacts a chat INVITE can go to.
+    /// The contacts a chat INVITE can go to: those that say so, or if there are none, those that may.
     pub(super) fn session_targets_for(&self, user: &Identity, invite: &Message) -> Vec<Target> {
-        self.delivery_targets(user, Some(invite), takes_chat)
+        let sure = self.delivery_targets(user, Some(invite), takes_chat);
+        if !sure.is_empty() || Preferences::of(invite).is_ok_and(|wish| wish.insist()) {
+            return sure;
+        }
+        self.delivery_targets(user, Some(invite), may_take_chat)
     }
 
     /// The contacts that take a standalone message in an MSRP session of its own: those first that say
@@ -191,6 +195,10 @@ impl Service {
 
 fn takes_chat(binding: &Binding, capability: &Capability) -> bool {
     capability.takes_chat() && !binding.is_paused()
+}
+
+fn may_take_chat(binding: &Binding, capability: &Capability) -> bool {
+    capability.may_take_chat() && !binding.is_paused()
 }
 
 fn takes_large(binding: &Binding, capability: &Capability) -> bool {

@@ -126,6 +126,8 @@ pub(super) struct Description {
     pub(super) agreed: Direction,
     /// Without what some clients do not take.
     plain: bool,
+    /// The types that the peer takes, once it has said so.
+    peer_takes: Vec<String>,
     accept: Vec<String>,
     wrapped: Vec<String>,
     /// Octets of the largest message taken in this session, if it takes less than others.
@@ -323,6 +325,7 @@ impl Media {
                 version: number,
                 text: String::new(),
                 agreed: direction,
+                peer_takes: Vec::new(),
                 plain: false,
             },
             session: None,
@@ -354,6 +357,15 @@ impl Media {
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.description.accept = accept;
             entry.description.wrapped = wrapped;
+        }
+    }
+
+    /// Takes the types that the other end of the bridge said it takes: what it gets is what comes here.
+    pub fn take_what(&mut self, device: MediaId, id: MediaId) {
+        let device = self.entries.get(&device);
+        let types = device.map(|device| device.description.peer_takes.clone());
+        if let (Some(types), Some(entry)) = (types, self.entries.get_mut(&id)) {
+            entry.description.accept = types;
         }
     }
 
@@ -421,6 +433,7 @@ impl Media {
         let (host, port) = agreement.meets_at.clone();
         entry.peer = secure_peer(&entry.uri, &agreement);
         entry.description.agreed = agreement.direction;
+        entry.description.peer_takes = agreement.peer_types;
         entry.bind_by = Some(now.instant + settings.bind_within);
         entry.session = Some(Session::new(SessionConfig {
             local: entry.uri.clone(),

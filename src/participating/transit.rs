@@ -32,6 +32,8 @@ pub(super) enum Fate {
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Transit {
+    /// As its sender named it for MSRP: the other side sees the same.
+    pub message_id: Option<String>,
     pub content_type: String,
     /// Whether its sender wants a REPORT.
     pub success_report: bool,
@@ -78,6 +80,7 @@ impl Transit {
     /// Nothing has arrived yet.
     pub fn new(content_type: String, fate: Fate, deadline: Instant) -> Self {
         Self {
+            message_id: None,
             content_type,
             success_report: false,
             total: None,

@@ -47,6 +47,8 @@ pub struct Capability {
     pub message: bool,
     /// Whether an MSRP session with `m=message` can be offered to it.
     pub msrp: bool,
+    /// Whether a chat is worth trying though it states no session: it states messages, and takes INVITE.
+    maybe_chat: bool,
     /// Whether its stated methods leave room for MESSAGE and for INVITE.
     methods: Methods,
 }
@@ -83,6 +85,7 @@ impl Capability {
             sip_im,
             message: (silent || stated) && methods.message,
             msrp: (profile != Profile::MessageOnly || largemsg) && methods.invite,
+            maybe_chat: profile == Profile::MessageOnly && cpm_msg && methods.invite,
             methods,
         }
     }
@@ -106,6 +109,7 @@ impl Capability {
             profile,
             message: self.methods.message,
             msrp: profile != Profile::MessageOnly && self.methods.invite,
+            maybe_chat: false,
             ..self
         }
     }
@@ -134,6 +138,12 @@ impl Capability {
     /// Whether a chat session can be offered to it.
     pub fn takes_chat(&self) -> bool {
         self.msrp && self.profile != Profile::MessageOnly
+    }
+
+    /// Whether the INVITE of a caller may be tried although nothing says that it takes chats. An
+    /// Accept-Contact without `require` ranks contacts and drops none (RFC 3841 §7.2.4). A replay is not.
+    pub fn may_take_chat(&self) -> bool {
+        self.maybe_chat
     }
 }
 

@@ -66,6 +66,11 @@ impl Preferences {
         })
     }
 
+    /// Whether the caller wants none but contacts that say what he asks for (RFC 3841 §9.2 `require`).
+    pub fn insist(&self) -> bool {
+        self.explicit && self.accept.iter().any(|predicate| predicate.require)
+    }
+
     /// The contacts that fit, best first: by q, then by score, then in the order given. Each
     /// contact is given as its features and its q.
     ///

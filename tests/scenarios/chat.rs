@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use restante::demo::{
-    Answering, Chat, Disposition, Envelope, Failure, Profile, Setup, Transport, fresh,
+    Answering, Chat, Disposition, Envelope, Failure, Profile, SESSION_TAG, Setup, Transport, fresh,
 };
 
 use crate::support::{Configuration, Stage, on_every_shard_count};
@@ -123,6 +123,56 @@ fn typing_and_receipts_pass_inside_the_session() {
                     .is_some_and(|back| back.notifies("displayed", &asked.message_id)),
                 "the receipt reaches Alice in the session",
             )
+        })
+    });
+}
+
+#[test]
+fn what_both_take_passes_without_an_envelope_under_the_name_it_was_given() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        live(stage, Setup::Active, |chat| {
+            for id in ["0", "0.1", "f81d4fae-7dec-11d0-a765-00a0c91e6bf6"] {
+                let bare = Piecemeal {
+                    chat: chat.at_alice,
+                    id: id.to_owned(),
+                    content_type: "text/plain",
+                    octets: b"no envelope",
+                };
+                let transaction = bare.sends(0..11)?;
+                chat.at_alice.msrp.expect_response(&transaction, 200)?;
+                let got = chat.at_bob.msrp.expect_message()?;
+                stage.observe(
+                    got.body == b"no envelope" && got.message_id == id,
+                    "as it was sent",
+                )?;
+            }
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_device_that_states_messages_alone_is_still_asked_for_a_chat_unless_the_caller_insists() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent_with("alice", Transport::Tcp, Profile::Rcs)?;
+        let bob = stage.agent("bob")?;
+        alice.registers()?;
+        let states = "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.msg\"";
+        bob.registers_as("messages/1.0", &format!("<{}>;{states}", bob.contact_uri()))?;
+        let insisting = alice
+            .invite_draft("bob", &fresh("conv-"))
+            .header("Accept-Contact", &format!("*;{SESSION_TAG};require"));
+        let kept = alice.invites_as("bob", insisting, Setup::ActPass)?;
+        kept.expect_accepted()?.hangs_up()?;
+        std::thread::scope(|scope| {
+            let call = scope.spawn(|| alice.opens_chat("bob"));
+            let at_bob = bob.expect_invite()?.answers(Setup::Active, "sendrecv")?;
+            let at_alice = call.join().expect("the agent does not panic")?;
+            at_alice.says("after all")?;
+            at_bob.expect_text("after all")?;
+            at_alice.hangs_up()?;
+            at_bob.expect_bye()?;
+            Ok(())
         })
     });
 }

@@ -21,7 +21,7 @@ use crate::participating::privacy;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Waiter};
 use crate::participating::submission::Refused;
-use crate::participating::transit::{Fate, HEAD, Transit};
+use crate::participating::transit::{Delivered, Fate, HEAD, Transit};
 use crate::store::request::{BodySource, StoreRequest};
 
 impl Service {
@@ -93,7 +93,7 @@ impl Service {
                 status,
                 range,
             } => {
-                if let Some((from, inbound)) = self.source_of(id, side, message) {
+                if let Some((from, inbound)) = self.reported(id, side, message) {
                     let (media, tokens) = (self.media_of(id, from), &mut self.tokens);
                     if let Some(session) = media.and_then(|media| self.media.session(media)) {
                         session.report(inbound, status, range, tokens);
@@ -412,6 +412,16 @@ impl Service {
         found.map(|((own, inbound), _)| (*own, *inbound))
     }
 
+    /// Whose message a REPORT from `side` speaks of: one that is on its way, or was a moment ago.
+    fn reported(&self, id: ChatId, side: Side, out: OutboundId) -> Option<(Side, InboundId)> {
+        let under_way = self.source_of(id, side, out);
+        under_way.or_else(|| {
+            let mut delivered = self.chats.get(&id)?.delivered.iter();
+            let found = delivered.find(|it| (it.to, it.sent_as) == (side, out))?;
+            Some((side.other(), found.inbound))
+        })
+    }
+
     fn handle_progress(
         &mut self,
         id: ChatId,
@@ -477,44 +487,27 @@ impl Service {
             return self.note_taken(id, side, out);
         };
         self.metrics.passed_session.count();
-        let Some(transit) = self.transit(id, from, inbound) else {
+        let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
-        let spool = transit.spool.id();
-        transit.fate = Fate::Confirmed(out);
-        transit.spool = super::spool::Spool::new();
-        transit.unanswered.clear();
-        if let Some(spool) = spool {
+        let transit = chat.transits.remove(&(from, inbound));
+        chat.remember_delivered(Delivered {
+            to: side,
+            sent_as: out,
+            inbound,
+        });
+        if let Some(spool) = transit.and_then(|transit| transit.spool.id()) {
             self.custody.tell(StoreRequest::Drop { spool });
         }
         let media = self.media_of(id, from);
         if let Some(session) = media.and_then(|media| self.media.session(media)) {
             session.settle(inbound, 200);
         }
-        self.forget_confirmed(id);
         if inbound == FIRST {
             self.first_delivered(id, now);
         }
         self.pump(id, side, now);
         self.end_if_settled(id, now);
-    }
-
-    /// Confirmed messages are remembered for their REPORT, the latest few of them.
-    fn forget_confirmed(&mut self, id: ChatId) {
-        const REMEMBERED: usize = 32;
-        let Some(chat) = self.chats.get_mut(&id) else {
-            return;
-        };
-        let confirmed = |transit: &Transit| matches!(transit.fate, Fate::Confirmed(_));
-        let all: Vec<(Side, InboundId)> = chat
-            .transits
-            .iter()
-            .filter(|(_, transit)| confirmed(transit))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in all.iter().take(all.len().saturating_sub(REMEMBERED)) {
-            chat.transits.remove(key);
-        }
     }
 
     /// Row 13 of cpm-facts §6: what the device refuses is refused to the author, and not kept.
@@ -620,7 +613,7 @@ impl Service {
             Fate::Unread => self.go_on(id, side, inbound, now),
             Fate::Custody => self.store_transit(id, side, inbound, now),
             Fate::Live(_) => self.pump(id, side.other(), now),
-            Fate::Asking | Fate::Confirmed(_) | Fate::Storing(..) => {}
+            Fate::Asking | Fate::Storing(..) => {}
         }
     }
 }

@@ -6,7 +6,7 @@
 //! taken into custody (cpm-facts §6).
 
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
@@ -27,7 +27,7 @@ use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::provisional::EarlyDialogs;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Usage};
-use crate::participating::transit::Transit;
+use crate::participating::transit::{Delivered, Transit};
 use crate::registrar::Profile;
 use crate::sip::dialog::Dialog;
 use crate::sip::endpoint::Via;
@@ -125,6 +125,8 @@ pub struct Chat {
     /// What the legs that still stand hear at the end.
     pub(super) ends_because: Reason,
     pub(super) transits: BTreeMap<(Side, InboundId), Transit>,
+    /// What arrived at the other side last.
+    pub(super) delivered: VecDeque<Delivered>,
     /// His dialog, from the first ringing of a device to our answer.
     pub(super) early: Option<Dialog>,
     /// Provisional responses to a caller who requires them to be reliable.
@@ -138,6 +140,15 @@ impl Chat {
             author: self.person(side).clone(),
             conversation: self.ids.conversation.as_str().into(),
         }
+    }
+
+    /// Remembers a message for its REPORT; the latest few of them.
+    pub(super) fn remember_delivered(&mut self, message: Delivered) {
+        const REMEMBERED: usize = 32;
+        if self.delivered.len() >= REMEMBERED {
+            self.delivered.pop_front();
+        }
+        self.delivered.push_back(message);
     }
 
     /// Its column in the deferral table.
@@ -241,6 +252,7 @@ impl Service {
             quiet_since: now.instant,
             ends_because: Reason::Completed,
             transits: BTreeMap::new(),
+            delivered: VecDeque::new(),
             early: None,
             reliable: None,
         };

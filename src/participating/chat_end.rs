@@ -115,7 +115,7 @@ impl Service {
         let busy = |((from, _), transit): (&(Side, InboundId), &Transit)| match transit.fate {
             Fate::Storing(..) | Fate::Asking => true,
             Fate::Live(_) => transit.complete.is_some() && chat.leg(from.other()).is_some(),
-            Fate::Unread | Fate::Custody | Fate::Confirmed(_) => false,
+            Fate::Unread | Fate::Custody => false,
         };
         if chat.state != ChatState::Ending || chat.transits.iter().any(busy) {
             return;

@@ -7,7 +7,6 @@
 
 use crate::msrp::sdp::{Direction, SessionDescription};
 use crate::participating::chat::{Chat, Side};
-use crate::participating::transit::Fate;
 use crate::sip::message::{HeaderName, Message};
 
 /// The prefix of the CPM service identifiers, decoded and in lower case.
@@ -84,10 +83,8 @@ impl SessionService {
 impl Chat {
     /// Whether a large message is still coming, so that what a device leaves of it is ours.
     pub(super) fn collects(&self) -> bool {
-        let mut transits = self.transits.iter();
-        let comes = |fate: &Fate| !matches!(fate, Fate::Confirmed(_));
-        self.service == SessionService::Large
-            && transits.any(|((side, _), transit)| *side == Side::Caller && comes(&transit.fate))
+        let mut transits = self.transits.keys();
+        self.service == SessionService::Large && transits.any(|(side, _)| *side == Side::Caller)
     }
 }
 

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use crate::clock::Instant;
-use crate::msrp::event::{ChunkId, OutboundId};
+use crate::msrp::event::{ChunkId, InboundId, OutboundId};
 use crate::participating::arrival::Content;
+use crate::participating::chat::Side;
 use crate::participating::receipts::Receipt;
 use crate::participating::spool::{BodySize, Spool};
 use crate::store::request::{DeferredMessage, SpoolId, StoreRequest};
@@ -21,12 +22,21 @@ pub(super) enum Fate {
     Asking,
     /// It goes to the other side as it arrives.
     Live(OutboundId),
-    /// The other side has it; only a REPORT may follow.
-    Confirmed(OutboundId),
     /// It will be stored once it is complete.
     Custody,
     /// It is on its way to the disk.
     Storing(Box<DeferredMessage>, BodySize),
+}
+
+/// A message that the other side has: only a REPORT may follow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delivered {
+    /// The side that has it.
+    pub to: Side,
+    /// How it went there.
+    pub sent_as: OutboundId,
+    /// How it came.
+    pub inbound: InboundId,
 }
 
 /// See the module's text.
@@ -156,7 +166,7 @@ impl Transit {
     /// The way it goes out, while it does.
     pub fn outbound(&self) -> Option<OutboundId> {
         match self.fate {
-            Fate::Live(out) | Fate::Confirmed(out) => Some(out),
+            Fate::Live(out) => Some(out),
             Fate::Unread | Fate::Asking | Fate::Custody | Fate::Storing(..) => None,
         }
     }

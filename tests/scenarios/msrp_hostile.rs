@@ -69,7 +69,7 @@ const VECTORS: [(&str, &str, &[&str]); 40] = [
     ),
     (
         "a Message-ID too long",
-        "SEND\nTo-Path: {to}\nFrom-Path: {from}\nMessage-ID: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\nContent-Type: text/plain\n\nx\n-------{t}$\n",
+        "SEND\nTo-Path: {to}\nFrom-Path: {from}\nMessage-ID: {seventy}\nContent-Type: text/plain\n\nx\n-------{t}$\n",
         &["400"],
     ),
     (
@@ -233,6 +233,7 @@ fn written(chat: &Chat<'_>, frame: &str, transaction: &str) -> Vec<u8> {
         .replace("{from}", chat.msrp.path())
         .replace("{host}", host)
         .replace("{t}", transaction)
+        .replace("{seventy}", &"a".repeat(70))
         .replace("{long}", &"x".repeat(20_000))
         .replace("{fields}", &fields);
     text.replace('\n', "\r\n").into_bytes()

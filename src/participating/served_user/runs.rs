@@ -175,6 +175,7 @@ impl ServedUser {
             sessions = 0;
         }
         let mut chosen = Vec::new();
+        let mut to_failing = Vec::new();
         let mut some_may_wait = false;
         for (seq, key, conversation) in self.in_turn() {
             if sessions == 0 && messages == 0 {
@@ -182,6 +183,16 @@ impl ServedUser {
             }
             let way = self.way_of(conversation, reach, &busy);
             if way.is_none() && self.waits_for_device(conversation) {
+                continue;
+            }
+            if let Some((Some(device), carrier)) = way
+                && self.failing.contains(&device)
+            {
+                // Another device may be busy only for a moment.
+                if self.waits_for_sound_device(conversation) {
+                    continue;
+                }
+                to_failing.push((seq, key.clone(), device, carrier));
                 continue;
             }
             let carrier = way.map(|(_, carrier)| carrier);
@@ -201,6 +212,20 @@ impl ServedUser {
             }
         }
         self.ready.none_in_session = is_plain && !some_may_wait;
+        // A device that is gone without a word keeps its sessions for long: the others never wait for
+        // the last place.
+        let spare = usize::from(self.policy.per_user > 1);
+        let mut sessions = sessions.saturating_sub(spare);
+        for (seq, key, device, carrier) in to_failing {
+            let has_room = match carrier {
+                Carrier::Message => busy.insert(device),
+                Carrier::Session | Carrier::Standalone => sessions > 0,
+            };
+            if has_room {
+                sessions -= usize::from(carrier != Carrier::Message);
+                chosen.push((seq, key));
+            }
+        }
         chosen
     }
 
@@ -234,6 +259,13 @@ impl ServedUser {
             let next = conversation.next_copy(devices, self.pull, &BTreeSet::new());
             next.is_some()
         })
+    }
+
+    /// Whether a device that took what it was last given lacks something of a conversation.
+    fn waits_for_sound_device(&self, conversation: &Conversation) -> bool {
+        let devices = self.copies.as_deref().unwrap_or_default();
+        let next = conversation.next_copy(devices, self.pull, &BTreeSet::new());
+        next.is_some_and(|(device, _)| !self.failing.contains(&device))
     }
 
     /// How what a conversation holds leaves next, and for which device if each gets a copy.

@@ -200,6 +200,34 @@ fn a_device_that_is_gone_without_a_word_holds_up_only_its_own_copies() {
 }
 
 #[test]
+fn a_device_that_is_gone_without_a_word_leaves_a_session_to_the_others() {
+    let now = Now::default();
+    let mut user = copying(&[(7, BOTH), (8, BOTH)]);
+    for (seq, author) in [(1, "alice"), (2, "carol"), (3, "dave")] {
+        user.handle_stored(held(seq, author, MessageKind::Chat), false, false, now);
+        user.handle_marked(&key(author), Seq(seq), 8);
+    }
+    user.handle_reach(BOTH, now);
+    let first = begun(&mut user);
+    let [(one, 7, _), (two, 7, _)] = &first[..] else {
+        panic!("{first:?}");
+    };
+    user.handle_run_ended(*one, RunEnd::Parked, now);
+    user.handle_run_ended(*two, RunEnd::Parked, now);
+    let then = begun(&mut user);
+    let [(_, 7, _)] = &then[..] else {
+        panic!("{then:?}");
+    };
+    let new = held(4, "erin", MessageKind::Chat);
+    user.handle_stored(new, false, false, now);
+    let last = begun(&mut user);
+    let [(_, 8, from)] = &last[..] else {
+        panic!("{last:?}");
+    };
+    assert_eq!(from, "4 of erin@im.test");
+}
+
+#[test]
 fn a_device_has_so_many_sessions_and_the_next_waits_for_its_turn() {
     let now = Now::default();
     let mut user = user();

@@ -141,7 +141,8 @@ pub(super) enum Then {
 #[derive(Debug)]
 pub(super) struct First {
     pub message: FirstMessage,
-    /// The recipient has said that a device of his has it: no copy is owed.
+    /// A device of the recipient's has it, as a receipt or the answer to the INVITE that carried it has
+    /// said: no copy is owed.
     pub confirmed: bool,
     /// What follows once it is safe.
     pub then: Then,
@@ -226,6 +227,14 @@ impl Service {
         }
         self.pump(id, Side::Callee, now);
         true
+    }
+
+    /// A device that had it in its INVITE takes the call when that is over.
+    pub(super) fn first_taken(&mut self, id: ChatId) {
+        let chat = self.chats.get_mut(&id);
+        if let Some(first) = chat.and_then(|chat| chat.first.as_mut()) {
+            first.confirmed = true;
+        }
     }
 
     /// The device has confirmed it: now the caller hears 200.

@@ -4,15 +4,11 @@
 //! A run carries what one device has not got; a message that a device confirmed is marked for it and
 //! stays, for devices that register later, until it expires or its recipient's quota needs the room.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::identity::Identity;
 use crate::participating::conversation::{Conversation, choose_carrier, leaves_by_itself};
 use crate::participating::served_user::{Carrier, Reach, RunEnd};
-use crate::store::request::{Held, Seq};
-
-/// Marks that are remembered while the store may not show them yet.
-const MOST_TOLD: usize = 4_096;
+use crate::store::request::Held;
 
 /// A device of the user as the machine sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,33 +92,11 @@ impl Conversation {
     }
 }
 
-fn add_mark(held: &mut Held, device: u64) {
+/// A device has it.
+pub(super) fn add_mark(held: &mut Held, device: u64) {
     if !held.marks.contains(&device) {
         let mut marks = std::mem::take(&mut held.marks).into_vec();
         marks.push(device);
         held.marks = marks.into();
-    }
-}
-
-/// The marks that the store was told of last: a queue that is read meanwhile may come without them.
-#[derive(Debug, Default)]
-pub(super) struct ToldMarks(VecDeque<(Identity, Seq, u64)>);
-
-impl ToldMarks {
-    /// The store has been told.
-    pub(super) fn add(&mut self, user: Identity, seq: Seq, device: u64) {
-        if self.0.len() == MOST_TOLD {
-            self.0.pop_front();
-        }
-        self.0.push_back((user, seq, device));
-    }
-
-    /// Adds what a page of this user's queue lacks.
-    pub(super) fn complete(&self, user: &Identity, page: &mut [Held]) {
-        for (_, seq, device) in self.0.iter().filter(|(of, ..)| of == user) {
-            if let Some(held) = page.iter_mut().find(|held| held.seq == *seq) {
-                add_mark(held, *device);
-            }
-        }
     }
 }

@@ -185,7 +185,7 @@ impl Service {
 
     /// A device has its copy of a message.
     pub(super) fn tell_mark(&mut self, recipient: Identity, seq: Seq, device: u64) {
-        self.told_marks.add(recipient.clone(), seq, device);
+        self.told.mark(recipient.clone(), seq, device);
         self.custody.tell(StoreRequest::Mark {
             recipient,
             seq,

@@ -73,5 +73,6 @@ mod suppression;
 mod switches;
 pub mod system_message;
 mod timeouts;
+mod told;
 mod transit;
 mod users;

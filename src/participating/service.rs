@@ -20,7 +20,6 @@ use crate::msrp::event::InboundId;
 use crate::participating::arrival::Lifetimes;
 use crate::participating::chat::{Chat, ChatId, Side};
 use crate::participating::confirmed::Search;
-use crate::participating::copies::ToldMarks;
 use crate::participating::custody::Custody;
 use crate::participating::delivery::{Delivery, DeliveryId};
 use crate::participating::dialogs::{DialogUse, Dialogs};
@@ -36,6 +35,7 @@ use crate::participating::relay::{Relay, RelayId};
 use crate::participating::replay_line::ReplayLine;
 use crate::participating::served_user::{ReplayPolicy, ServedUser};
 use crate::participating::spool::BodySize;
+use crate::participating::told::Told;
 use crate::registrar::{Directory, Registrar};
 use crate::sip::endpoint::Endpoint;
 use crate::sip::session_timer;
@@ -190,7 +190,7 @@ pub struct Service {
     pub(super) next_expiry: Instant,
     pub(super) next_sweep: Instant,
     pub(super) due_in_flight: HashMap<(Identity, Seq), Box<DeferredMessage>>,
-    pub(super) told_marks: ToldMarks,
+    pub(super) told: Told,
     /// Undelivered messages on their way out of the store; with a time, once they have been settled.
     pub(super) expiring: HashMap<(Identity, Seq), Option<Instant>>,
     /// Those whose authors are being told, by the number of the question.
@@ -308,7 +308,7 @@ impl Service {
             next_expiry: now.instant,
             next_sweep: now.instant,
             due_in_flight: HashMap::default(),
-            told_marks: ToldMarks::default(),
+            told: Told::default(),
             expiring: HashMap::default(),
             telling: HashMap::default(),
             untold: Vec::new(),

@@ -100,13 +100,13 @@ impl Service {
         more: bool,
         now: Now,
     ) {
-        self.told_marks.complete(identity, &mut held);
-        // What is on its way out is still in the store.
-        let is_leaving = |held: &&Held| self.expiring.contains_key(&(identity.clone(), held.seq));
-        let leaving: Vec<_> = match self.expiring.is_empty() {
-            true => Vec::new(),
-            false => held.iter().filter(is_leaving).cloned().collect(),
+        self.told.complete(identity, &mut held);
+        // What is on its way out is still in the store, and what has just left it may be.
+        let is_leaving = |held: &&Held| {
+            self.expiring.contains_key(&(identity.clone(), held.seq))
+                || self.told.has_settled(identity, held.seq)
         };
+        let leaving: Vec<_> = held.iter().filter(is_leaving).cloned().collect();
         if let Some(user) = self.users.get_mut(identity) {
             user.handle_loaded(held, more, now);
             for held in leaving {
@@ -409,6 +409,7 @@ impl Service {
 
     /// A message leaves the store for good.
     pub(super) fn settle(&mut self, recipient: &Identity, seq: Seq, settlement: Settlement) {
+        self.told.settle(recipient.clone(), seq);
         self.custody.tell(StoreRequest::Settle {
             recipient: recipient.clone(),
             seq,

@@ -185,7 +185,7 @@ const FOUND: [(u64, &str); 6] = [
 ];
 
 /// The same of seeds with several devices a user.
-const FOUND_WILD: [(u64, &str); 4] = [
+const FOUND_WILD: [(u64, &str); 12] = [
     (
         50026,
         "a device said late that it had a kept message, which then went to another one too",
@@ -198,6 +198,36 @@ const FOUND_WILD: [(u64, &str); 4] = [
     (
         60026,
         "a queue was read before the store had the mark of a device",
+    ),
+    (
+        60082,
+        "an author heard a word twice, for the table had no room: the model allows it then",
+    ),
+    (
+        60170,
+        "who calls from a paused device is there for that call: the model knew it of absent ones only",
+    ),
+    (
+        60194,
+        "a message of somebody who is kept away was overtaken: the model took it for kept",
+    ),
+    (
+        60203,
+        "a receipt was taken, turned away for want of that answer, and said by another device: the model \
+         did not know the second",
+    ),
+    (
+        60205,
+        "a device that had moved sent from its old address: the model moved what was on its way",
+    ),
+    (60385, "the same as 60194"),
+    (
+        70131,
+        "tries of a device's old address held all sessions of its user",
+    ),
+    (
+        71038,
+        "a start took a given-up message for kept when it came again: the model's store, not the real one",
     ),
 ];
 

@@ -4,6 +4,7 @@
 //! Everything that will happen stands in one queue by time. What happens is decided by one seed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::Config;
 use restante::limits::meters::Meters;
 use restante::limits::sources::Sources;
+use restante::metrics::ShardMetrics;
 use restante::msrp::reader::FrameReader;
 use restante::net::ConnectionId;
 use restante::participating::internal::InternalMessage;
@@ -89,6 +91,8 @@ enum Event {
     /// A datagram or a message over TCP reaches the server.
     SipIn {
         agent: usize,
+        /// Where the device was when it sent this.
+        from: SocketAddr,
         connection: Option<ConnectionId>,
         packet: Packet,
     },
@@ -186,6 +190,8 @@ pub struct World {
     /// How often the server was started.
     life: u64,
     started_at: Instant,
+    /// Of all shards, and all lives.
+    metrics: Arc<ShardMetrics>,
     queue: BTreeMap<(Instant, u64), Event>,
     last_serial: u64,
     lines: BTreeMap<ConnectionId, Line>,
@@ -214,7 +220,7 @@ impl World {
             true => Scene::wild(&mut rng, users),
             false => Scene::plain(&mut rng, users),
         };
-        let server = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let server = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let addresses = Addresses {
             sip: vec![
                 (Transport::Udp, server(5060)),
@@ -281,6 +287,7 @@ impl World {
             cores: Vec::new(),
             life: 0,
             started_at: start.instant,
+            metrics: Arc::default(),
             queue: BTreeMap::new(),
             last_serial: 0,
             lines: BTreeMap::new(),
@@ -316,7 +323,7 @@ impl World {
                     config: Arc::clone(&self.config),
                     addresses: Arc::clone(&self.addresses),
                     knowledge: self.knowledge.clone(),
-                    metrics: Arc::default(),
+                    metrics: Arc::clone(&self.metrics),
                     memory: restante::limits::memory::Account::detached(),
                     bindings: found.bindings,
                     documents: found.documents,

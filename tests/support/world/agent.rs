@@ -204,6 +204,9 @@ impl Agent {
         self.moves = self.moves.wrapping_add(1);
         self.address = address_of(self.index, self.moves);
         self.registered = false;
+        // It binds its old address no more.
+        let registers = |client: &Client| matches!(client.purpose, Purpose::Register { .. });
+        self.clients.retain(|_, client| !registers(client));
     }
 
     /// What it is in a story.
@@ -257,6 +260,11 @@ impl Agent {
             tags.push_str(&format!(";{PAGER_TAG}"));
         }
         let (uri, cseq) = (self.uri(), self.register_cseq);
+        sight.ledger.tell(format!(
+            "{:?} {} registers for {expires} s with {tags:?}",
+            sight.now.instant,
+            self.label()
+        ));
         let request = format!(
             "REGISTER sip:im.test SIP/2.0\r\n{}Max-Forwards: 70\r\nFrom: <{uri}>;tag=r{}\r\n\
              To: <{uri}>\r\nCall-ID: reg-{}\r\nCSeq: {cseq} REGISTER\r\nContact: {}{tags}\r\n\
@@ -414,7 +422,7 @@ impl Agent {
                     begun,
                     at: now,
                     wall: sight.now.wall,
-                    unregistered_in_call: call.is_some() && !self.registered,
+                    unregistered_in_call: call.is_some() && (!self.registered || self.paused),
                     in_own_call: call
                         .and_then(|number| self.calls.get(&number))
                         .is_some_and(|call| call.kind.is_some()),
@@ -478,6 +486,12 @@ impl Agent {
         let method = request.method().unwrap_or_default();
         self.give_answer(request.branch(), method, answer.clone());
         answer
+    }
+
+    /// What it has sent a request with this branch for.
+    pub fn purpose(&self, branch: &str) -> Option<Purpose> {
+        let client = self.clients.get(branch)?;
+        Some(client.purpose.clone())
     }
 
     /// The answer that repetitions of a request get.

@@ -12,6 +12,7 @@ use restante::sip::transport::flow::{Flow, Transport};
 use restante::sip::wire;
 use restante::store::request::StoreEvent;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::agent::Packet;
@@ -35,14 +36,33 @@ impl Line {
     }
 }
 
+/// What comes from this address, or over this connection.
+pub(super) fn flow_of(remote: SocketAddr, connection: Option<ConnectionId>) -> Flow {
+    let is_stream = connection.is_some();
+    Flow {
+        transport: if is_stream {
+            Transport::Tcp
+        } else {
+            Transport::Udp
+        },
+        listener: u16::from(is_stream),
+        remote,
+        connection,
+    }
+}
+
 impl World {
     pub(super) fn deliver(&mut self, event: Event) {
         match event {
             Event::SipIn {
                 agent,
+                from,
                 connection,
                 packet,
-            } => self.take_sip(agent, connection, packet),
+            } => {
+                let flow = flow_of(from, connection);
+                self.take_sip(agent, flow, packet);
+            }
             Event::SipOut {
                 agent,
                 connection,
@@ -111,7 +131,11 @@ impl World {
 
     /// Hands an input to a shard and does what follows.
     fn give(&mut self, shard: u16, input: Input) {
+        let forgotten = self.metrics.receipt_rows_forgotten.value();
         self.cores[usize::from(shard)].handle_input(input, self.now);
+        if self.metrics.receipt_rows_forgotten.value() > forgotten {
+            self.ledger.forgot_at = Some(self.now.instant);
+        }
         self.perform(shard);
     }
 
@@ -128,20 +152,6 @@ impl World {
         }
     }
 
-    pub(super) fn flow_of(&self, agent: usize, connection: Option<ConnectionId>) -> Flow {
-        let is_stream = connection.is_some();
-        Flow {
-            transport: if is_stream {
-                Transport::Tcp
-            } else {
-                Transport::Udp
-            },
-            listener: u16::from(is_stream),
-            remote: self.agents[agent].address,
-            connection,
-        }
-    }
-
     /// The connection of an agent that speaks TCP.
     pub(super) fn stream_of(&self, agent: usize) -> Option<ConnectionId> {
         let mut all = self.streams.iter();
@@ -150,6 +160,7 @@ impl World {
     }
 
     pub(super) fn sip_to_server(&mut self, agent: usize, packet: Packet) {
+        let from = self.agents[agent].address;
         if !self.agents[agent].is_stream {
             if self.chance(self.faults.loss) {
                 return self.disturb_agent(agent);
@@ -161,6 +172,7 @@ impl World {
                     wait,
                     Event::SipIn {
                         agent,
+                        from,
                         connection: None,
                         packet,
                     },
@@ -179,13 +191,15 @@ impl World {
             at,
             Event::SipIn {
                 agent,
+                from,
                 connection: Some(connection),
                 packet,
             },
         );
     }
 
-    fn take_sip(&mut self, agent: usize, connection: Option<ConnectionId>, packet: Packet) {
+    fn take_sip(&mut self, agent: usize, flow: Flow, packet: Packet) {
+        let connection = flow.connection;
         if connection.is_some_and(|id| !self.streams.contains_key(&id)) {
             return;
         }
@@ -219,7 +233,6 @@ impl World {
         {
             self.ended.insert(call_id.to_owned());
         }
-        let flow = self.flow_of(agent, connection);
         self.confirm(agent, &packet);
         self.give(shard, Input::Sip { flow, message });
     }

@@ -29,6 +29,8 @@ pub struct Disk {
     /// What the log and what the readers will do; they do not wait for each other.
     lines: [VecDeque<StoreRequest>; 2],
     taken: BTreeMap<Seq, DuplicateKey>,
+    /// What has left custody. What is gone otherwise was given up, and its author has heard so.
+    settled: BTreeSet<Seq>,
     /// Bodies that were durable at some time.
     committed: BTreeSet<Vec<u8>>,
     poisoned: bool,
@@ -44,6 +46,7 @@ impl Disk {
             memory,
             lines: Default::default(),
             taken: BTreeMap::new(),
+            settled: BTreeSet::new(),
             committed: BTreeSet::new(),
             poisoned: false,
             shards,
@@ -60,6 +63,9 @@ impl Disk {
     /// Takes every request in a line; what is written waits for the sync.
     pub fn work(&mut self, line: usize) -> Vec<StoreEvent> {
         for request in std::mem::take(&mut self.lines[line]) {
+            if let StoreRequest::Settle { seq, .. } = &request {
+                self.settled.insert(*seq);
+            }
             self.memory.handle(request);
         }
         self.answers()
@@ -71,6 +77,10 @@ impl Disk {
             return Vec::new();
         }
         self.memory.commit();
+        let live: BTreeSet<Seq> = self.memory.messages().map(|(seq, ..)| seq).collect();
+        let settled = &self.settled;
+        let is_kept = |seq: &Seq| live.contains(seq) || settled.contains(seq);
+        self.taken.retain(|seq, _| is_kept(seq));
         for (seq, message, body) in self.memory.messages() {
             if self.taken.contains_key(&seq) {
                 continue;

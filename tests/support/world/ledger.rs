@@ -45,6 +45,8 @@ pub struct Entry {
     /// The same for each device.
     pub received_by: BTreeMap<Device, Instant>,
     pub confirmed_by: BTreeMap<Device, Instant>,
+    /// The server has told its sender that it goes no further.
+    pub turned_away: bool,
     /// A crash has undone what the server knew.
     pub may_repeat: bool,
     /// The notifications of its failure that the author got, by their own Message-IDs.
@@ -70,7 +72,8 @@ pub struct Delivery<'a> {
     pub begun: Instant,
     pub at: Instant,
     pub wall: UnixMillis,
-    /// In a session of whoever is not registered, and in one that the recipient has opened.
+    /// In a session of whoever is not registered, or only without its services; and in one that the
+    /// recipient has opened.
     pub unregistered_in_call: bool,
     pub in_own_call: bool,
 }
@@ -128,6 +131,8 @@ pub struct Ledger {
     pub latest_wall: UnixMillis,
     /// When the server was killed last.
     pub crashed_at: Option<Instant>,
+    /// When the server last forgot, for want of room, what an author had heard of a message.
+    pub forgot_at: Option<Instant>,
     /// How late a deadline may be looked at.
     pub lateness: Duration,
     /// The last things that happened, for a fault's story.
@@ -346,9 +351,12 @@ impl Ledger {
             return None;
         }
         let calm_since = self.disturbed.get(&new.recipient).copied();
+        let keeps_away = wishes.keeps_away.contains(&new.author);
         let same = |old: &Entry| {
             (old.author, old.recipient) == (new.author, new.recipient)
                 && old.conversation == new.conversation
+                // Who is kept away is answered, and what he wrote goes nowhere.
+                && (!keeps_away || old.is_notification || old.in_his_call)
                 && old.acknowledged_at.is_some_and(|at| at < new.sent_at)
                 && old.received_at.is_none()
                 && old.settled.is_none()
@@ -383,9 +391,11 @@ impl Ledger {
                 "a notification about an unknown message {message_id}"
             ));
         };
+        let forgot_at = self.forgot_at;
         let entry = &mut self.entries[about];
         let own_id = own_id.to_owned();
-        let (may_repeat, mut faults) = (entry.may_repeat, Vec::new());
+        let has_forgotten = forgot_at.is_some_and(|at| at >= entry.sent_at);
+        let (may_repeat, mut faults) = (entry.may_repeat || has_forgotten, Vec::new());
         if entry.is_notification {
             faults.push(format!("a notification of the notification {about}"));
         }
@@ -398,7 +408,14 @@ impl Ledger {
             _ => &mut entry.delivered,
         };
         heard.insert(own_id);
-        if heard.len() > 1 && !may_repeat && self.crashed_at.is_none() {
+        let heard = heard.clone();
+        // A device may take what its sender is then told to say again, for its answer did not arrive.
+        let stands = |own_id: &&String| {
+            let own = self.named(own_id);
+            own.is_none_or(|own| !self.entries[own].turned_away)
+        };
+        let standing = heard.iter().filter(stands).count();
+        if standing > 1 && !may_repeat && self.crashed_at.is_none() {
             faults.push(format!("message {about}: {status} was heard twice"));
         }
         for fault in faults {

@@ -156,6 +156,7 @@ impl Agent {
         };
         if !success {
             call.failed.insert(id);
+            sight.ledger.entries[id].turned_away = true;
             sight
                 .ledger
                 .tell(format!("message {id} is refused over MSRP"));

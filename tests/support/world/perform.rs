@@ -13,7 +13,8 @@ use restante::shard::port::{Action, Input};
 use restante::sip::transport::flow::{Flow, Transport};
 use restante::store::request::{Body, MessageKind, StoreRequest};
 
-use super::agent::Packet;
+use super::agent::{Packet, Purpose};
+use super::deliver::flow_of;
 use super::ledger::Word;
 use super::{Event, Line, World, internal, unreachable};
 
@@ -142,7 +143,7 @@ impl World {
             .iter()
             .position(|agent| agent.address == flow.remote)
         else {
-            return self.lost(shard, flow);
+            return self.lost(shard, flow, &octets);
         };
         let now = self.now.instant;
         let message = SipText::read(&octets).expect("the server writes SIP");
@@ -188,7 +189,12 @@ impl World {
     }
 
     /// Nobody is at this address: a device was there once.
-    fn lost(&mut self, shard: u16, flow: Flow) {
+    fn lost(&mut self, shard: u16, flow: Flow, octets: &[u8]) {
+        let line = octets.split(|octet| *octet == b'\r').next();
+        let line = String::from_utf8_lossy(line.unwrap_or_default()).into_owned();
+        let at = self.now.instant;
+        self.ledger
+            .tell(format!("{at:?} -> nobody at {} {line}", flow.remote));
         let is_ours = matches!(flow.remote.ip(), IpAddr::V4(ip) if ip.octets()[0] == 127);
         if !is_ours || flow.remote.ip().is_unspecified() {
             return self.ledger.fault(format!("SIP to nobody: {}", flow.remote));
@@ -241,6 +247,12 @@ impl World {
             "{line} {} {call_id}",
             message.header_or_empty("CSeq")
         ));
+        if message.method().is_none()
+            && message.status() >= 300
+            && let Some(Purpose::Message(id)) = self.agents[agent].purpose(message.branch())
+        {
+            self.ledger.entries[id].turned_away = true;
+        }
         if matches!(message.method(), Some("BYE" | "CANCEL")) {
             self.ended.insert(call_id);
         }
@@ -375,7 +387,7 @@ impl World {
         let Some((agent, shards)) = self.streams.remove(&connection) else {
             return;
         };
-        let flow = self.flow_of(agent, Some(connection));
+        let flow = flow_of(self.agents[agent].address, Some(connection));
         if tell_server {
             for shard in shards {
                 self.input_after(Duration::from_micros(10), shard, Input::FlowLost { flow });

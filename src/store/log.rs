@@ -32,6 +32,9 @@ use crate::identity::Identity;
 const SETTLE_WITHIN: Duration = Duration::ZERO;
 /// A binding, so long.
 const BIND_WITHIN: Duration = Duration::from_millis(500);
+/// Nothing has come for so long: the end of the log is marked. One who sends the next message as soon as he
+/// has the answer to the last does not pay for a mark each time.
+const QUIET: Duration = Duration::from_millis(20);
 /// One write takes at most so much, unless a single record is larger.
 const BATCH_OCTETS: usize = 2 * 1024 * 1024;
 
@@ -278,7 +281,9 @@ impl Log {
 
     /// Waits for one job; false if none came.
     fn receive(&mut self, within: Duration) -> bool {
-        let job = self.jobs.take().or_else(|_| {
+        let at_once = self.jobs.take().ok();
+        let soon = at_once.map_or_else(|| self.jobs.receive(QUIET), Ok);
+        let job = soon.or_else(|_| {
             self.mark_synced();
             self.jobs.receive(within)
         });

@@ -146,9 +146,13 @@ impl Bindings {
         effect
             .gone
             .extend(others.map(|binding| binding.key.clone()));
-        // Most users have one: a vector that grows by itself begins with room for four.
+        self.add(new);
+    }
+
+    /// Puts a binding at the end. Most users have one: a vector that grows by itself begins with room for four.
+    pub(super) fn add(&mut self, binding: Binding) {
         self.0.reserve_exact(1);
-        self.0.push(new);
+        self.0.push(binding);
     }
 
     /// Removes those whose time is over.

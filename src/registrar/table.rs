@@ -139,7 +139,7 @@ impl Registrar {
         let old = bindings.next_deadline();
         let (before, octets) = (bindings.0.len(), bindings.footprint());
         bindings.0.retain(|other| other.key != binding.key);
-        bindings.0.push(binding);
+        bindings.add(binding);
         self.contacts = self.contacts + bindings.0.len() - before;
         self.octets = self.octets + bindings.footprint() - octets;
         bindings

@@ -18,6 +18,15 @@ impl Identity {
         Self(text.into())
     }
 
+    /// Reads what [`Self::as_str`] gave.
+    pub fn read(text: &str) -> Option<Self> {
+        let host = text.rfind('@')? + 1;
+        if text[host..].bytes().any(|octet| octet.is_ascii_uppercase()) {
+            return Some(Self::new(&text[..host - 1], &text[host..]));
+        }
+        Some(Self(text.into()))
+    }
+
     /// The host.
     pub fn host(&self) -> &str {
         self.0.rsplit_once('@').map_or("", |(_, host)| host)
@@ -69,5 +78,8 @@ mod tests {
     fn the_parts_of_an_identity_are_found() {
         let odd = Identity::new("a@b", "IM.Test");
         assert_eq!((odd.user(), odd.host()), ("a@b", "im.test"));
+        assert_eq!(Identity::read(odd.as_str()).as_ref(), Some(&odd));
+        assert_eq!(Identity::read("a@b@IM.test"), Some(odd));
+        assert_eq!(Identity::read("nobody"), None);
     }
 }

@@ -226,7 +226,8 @@ impl Store {
         answers: Answers,
     ) -> Result<(Self, Vec<StoreClient>, Recovered), StoreError> {
         let lock = lock(config, &*files)?;
-        let found = recover::recover(config, &files, Box::new(placement))?;
+        let mut found = recover::recover(config, &files, Box::new(placement))?;
+        let recovered = std::mem::take(&mut found.recovered);
         let bounds = Bounds {
             credits: config.credits,
             put_octets: config.put_octets,
@@ -237,8 +238,7 @@ impl Store {
             .map(|answer| Desk::new(answer, bounds))
             .collect();
         let shards = u16::try_from(desks.len()).unwrap_or(u16::MAX);
-        let recovered = found.recovered.clone();
-        let store = Self::start(config, found, desks, lock)?;
+        let store = Self::start(config, found, recovered.next_seq, desks, lock)?;
         let clients = (0..shards).map(|shard| store.client(shard)).collect();
         Ok((store, clients, recovered))
     }
@@ -246,11 +246,11 @@ impl Store {
     fn start(
         config: &StoreConfig,
         found: recover::Found,
+        next_seq: Seq,
         desks: Vec<Desk>,
         lock: Box<dyn Send + Sync>,
     ) -> Result<Self, StoreError> {
-        let next_seq = found.recovered.next_seq.0;
-        let shared = Shared::new(found.index, desks, next_seq, found.damages, config.quota);
+        let shared = Shared::new(found.index, desks, next_seq.0, found.damages, config.quota);
         let shared = Arc::new(shared);
         let (log, log_jobs) = log_queue();
         let (body, body_jobs) = mpsc::channel();

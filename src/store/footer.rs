@@ -201,20 +201,22 @@ pub(super) fn decode(payload: &[u8]) -> Option<Vec<Line>> {
     let mut from = Decoder(payload);
     let count = from.u32()?;
     let mut lines = Vec::new();
+    let mut last = record::nobody();
     for _ in 0..count {
         let (position, length) = (from.u64()?, from.u32()?);
         lines.push(Line {
             position,
             length,
-            about: decode_about(&mut from, length)?,
+            about: decode_about(&mut from, length, &mut last)?,
         });
     }
     Some(lines)
 }
 
-fn decode_about(from: &mut Decoder, record_length: u32) -> Option<About> {
+/// Messages of one user often stand together: they share his name, `last`.
+fn decode_about(from: &mut Decoder, record_length: u32, last: &mut Identity) -> Option<About> {
     Some(match from.u8()? {
-        0 => decode_message(from, Some(record_length))?,
+        0 => decode_message(from, Some(record_length), last)?,
         1 => About::Settled {
             seq: Seq(from.u64()?),
             segment: from.u64()?,
@@ -227,16 +229,20 @@ fn decode_about(from: &mut Decoder, record_length: u32) -> Option<About> {
             key: from.text()?.into(),
             removed: from.u8()? == 1,
         },
-        3 => decode_message(from, None)?,
+        3 => decode_message(from, None, last)?,
         4 => About::Marks(MarksRecord::decode(from)?),
         _ => return None,
     })
 }
 
 /// A message's line; `on_disk` where the line does not say how long the body is.
-fn decode_message(from: &mut Decoder, on_disk: Option<u32>) -> Option<About> {
+fn decode_message(from: &mut Decoder, on_disk: Option<u32>, last: &mut Identity) -> Option<About> {
     let (seq, generation) = (Seq(from.u64()?), from.u32()?);
-    let recipient = record::identity(from.text()?)?;
+    let name = from.text()?;
+    if name != last.as_str() {
+        *last = record::identity(name)?;
+    }
+    let recipient = last.clone();
     let (accepted_at, expires_at) = (UnixMillis(from.u64()?), UnixMillis(from.u64()?));
     let duplicate_key = from.u128()?;
     let said = match on_disk {

@@ -165,14 +165,17 @@ impl Index {
         let mut missing = Vec::new();
         let mut wrong = Vec::new();
         let mut sum_of_wrong = Sum::default();
-        let mut sum = view.audit(&mut |recipient, seq, entry| {
-            let segment = entry.place.segment;
-            let is_live = survey.fate(seq, entry.place) == Fate::Live;
+        let mut sum = view.audit(&mut |kept| {
+            let (seq, segment) = (kept.seq, kept.place.segment);
+            let is_live = survey.fate(seq, kept.place) == Fate::Live;
             let applied = segment <= self.shelf.applied;
             let is_there = self.log.0.contains_key(&segment);
             if is_live && applied && is_there {
                 return;
             }
+            let Some((recipient, entry)) = kept.whole() else {
+                return;
+            };
             if is_live && applied && missing.len() < CORRECTIONS {
                 missing.push((segment, recipient.clone(), seq));
             }

@@ -433,8 +433,7 @@ pub(super) const PIECE_HEADER: usize = 16;
 
 /// An identity as `Identity::as_str` wrote it.
 pub(super) fn identity(text: &str) -> Option<Identity> {
-    let (user, host) = text.rsplit_once('@')?;
-    Some(Identity::new(user, host))
+    Identity::read(text)
 }
 
 fn kind_code(kind: MessageKind) -> u8 {

@@ -523,13 +523,19 @@ impl Check<'_> {
         let mut wrong = 0;
         let mut right = 0;
         let mut missing = HashMap::<u64, Vec<(Identity, Seq)>, RandomState>::default();
-        view.audit(&mut |recipient, seq, entry| {
-            let number = entry.place.segment;
-            match contents.survey.fate(seq, entry.place) {
+        view.audit(&mut |kept| {
+            let number = kept.place.segment;
+            match contents.survey.fate(kept.seq, kept.place) {
                 Fate::Live if self.archive.volume(number).is_some() => right += 1,
-                Fate::Live if number <= applied => {
-                    missing.entry(number).or_default().push((recipient, seq));
-                }
+                Fate::Live if number <= applied => match kept.whole() {
+                    Some((recipient, _)) => {
+                        missing
+                            .entry(number)
+                            .or_default()
+                            .push((recipient, kept.seq));
+                    }
+                    None => wrong += 1,
+                },
                 _ => wrong += 1,
             }
         })?;

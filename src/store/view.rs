@@ -13,9 +13,12 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use foldhash::quality::FixedState;
+use smallvec::SmallVec;
 
+use super::coding::Decoder;
 use super::manifest::{Place, Share};
 use super::recent::Entry;
 use super::record;
@@ -24,12 +27,20 @@ use super::table::{Change, Table};
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
 
-/// Body segments in a value, at most: 36 octets and 16 for each.
+/// Octets of a value, and what it has for each body segment besides.
+const FIXED: usize = 36;
+const SHARE: usize = 16;
+/// Body segments in a value, at most.
 const SHARES: usize = 13;
 /// Octets of a recipient in a key, at most.
 const RECIPIENT: usize = 1024;
 const STAMP: &[u8] = b"stamp";
 const FORMAT: u8 = 2;
+/// What keys of messages begin with; those of everything else but the stamp lie before them.
+const QUEUE: u8 = b'q';
+
+/// A key or value: on the stack, unless a name is long or many body segments are named.
+type Octets = SmallVec<[u8; 96]>;
 
 /// The table cannot be used any more, and why.
 #[derive(Debug)]
@@ -62,36 +73,51 @@ pub(super) fn fits(recipient: &Identity, entry: &Entry) -> bool {
 }
 
 /// The changes that add a message, or remove it.
-pub(super) fn changes(
-    recipient: &Identity,
-    seq: Seq,
-    entry: &Entry,
-    add: bool,
-) -> impl Iterator<Item = Change> + use<> {
-    let value = |octets: Vec<u8>| add.then_some(octets);
-    let name = recipient.as_str().as_bytes();
-    let due = [
-        b"d",
-        &entry.expires_at.0.to_be_bytes()[..],
-        &seq.0.to_be_bytes(),
-        name,
-    ]
-    .concat();
-    let mut changes = vec![
-        (queue_key(recipient, seq), value(encode(entry))),
-        (due, value(Vec::new())),
-    ];
+pub(super) fn changes(recipient: &Identity, seq: Seq, entry: &Entry, add: bool) -> Vec<Change> {
+    let mut changes = Vec::new();
+    pairs(recipient, seq, entry, &mut |key, value| {
+        changes.push((key.to_vec(), add.then(|| value.to_vec())));
+    });
+    changes
+}
+
+/// Shows the keys that a message has, and their values. A start does this for every message, so that it
+/// asks for no memory.
+fn pairs(recipient: &Identity, seq: Seq, entry: &Entry, show: &mut dyn FnMut(&[u8], &[u8])) {
+    show(&queue_key(recipient, seq), &encode(entry));
+    show(&numbered_key(b'd', entry.expires_at.0, seq, recipient), &[]);
     for share in &entry.shares {
-        let key = [
-            b"b",
-            &share.segment.to_be_bytes()[..],
-            &seq.0.to_be_bytes(),
-            name,
-        ]
-        .concat();
-        changes.push((key, value(Vec::new())));
+        show(&numbered_key(b'b', share.segment, seq, recipient), &[]);
     }
-    changes.into_iter()
+}
+
+/// A message as the view has it. What is rarely needed is made when it is.
+pub(super) struct Kept<'a> {
+    pub(super) seq: Seq,
+    pub(super) place: Place,
+    name: &'a str,
+    value: &'a [u8],
+}
+
+impl<'a> Kept<'a> {
+    /// `None` if this was never written.
+    fn of(key: &'a [u8], value: &'a [u8]) -> Option<Self> {
+        let (name, seq) = split_queue_key(key)?;
+        let kept = Self {
+            seq,
+            place: decode_place(&mut Decoder(value))?,
+            name,
+            value,
+        };
+        let shares = value.len().checked_sub(FIXED)?;
+        let is_whole = shares % SHARE == 0 && name.contains('@');
+        is_whole.then_some(kept)
+    }
+
+    /// Whose, and all that is known of it.
+    pub(super) fn whole(&self) -> Option<(Identity, Entry)> {
+        Some((record::identity(self.name)?, decode(self.value)?))
+    }
 }
 
 impl View {
@@ -173,7 +199,7 @@ impl View {
                 if key.get(..prefix) != first.get(..prefix) {
                     return false;
                 }
-                match (decode_queue_key(key), decode(value)) {
+                match (split_queue_key(key), decode(value)) {
                     (Some((_, seq)), Some(entry)) => visit(seq, entry),
                     _ => {
                         wrong = Some(Broken::nonsense("a waiting message"));
@@ -237,22 +263,55 @@ impl View {
         wrong.map_or(Ok(()), Err)
     }
 
-    /// Sums up all there is but the stamp, and shows every message.
-    pub(super) fn audit(&self, visit: &mut dyn FnMut(Identity, Seq, Entry)) -> Result<Sum, Broken> {
+    /// Sums up all there is but the stamp, and shows every message. What is no message is read by another
+    /// thread meanwhile: a start waits for this.
+    pub(super) fn audit(&self, visit: &mut dyn FnMut(&Kept<'_>)) -> Result<Sum, Broken> {
+        let others = || self.sum_up(b"", Some(QUEUE), &mut |_, _| true);
+        let mut messages = |key: &[u8], value: &[u8]| {
+            // The stamp lies behind them.
+            let kept = match key.first() {
+                Some(&QUEUE) => Kept::of(key, value),
+                _ => return true,
+            };
+            kept.is_some_and(|kept| {
+                visit(&kept);
+                true
+            })
+        };
+        let (others, mut sum) = thread::scope(|scope| {
+            let helper = thread::Builder::new().spawn_scoped(scope, others);
+            let sum = self.sum_up(&[QUEUE], None, &mut messages);
+            let others = helper.map_or_else(
+                |_| others(),
+                |helper| helper.join().unwrap_or(Err(Broken("it panicked".into()))),
+            );
+            (others, sum)
+        });
+        if let (Ok(sum), Ok(others)) = (&mut sum, &others) {
+            sum.plus(*others);
+        }
+        others.and(sum)
+    }
+
+    /// Sums up what lies between two kinds of keys; fails where `accept` does not take an entry.
+    fn sum_up(
+        &self,
+        first: &[u8],
+        end: Option<u8>,
+        accept: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<Sum, Broken> {
         let mut sum = Sum::default();
         let mut wrong = false;
         self.ask(|table| {
-            table.scan(&[], &mut |key, value| {
+            table.scan(first, &mut |key, value| {
+                if end.is_some_and(|end| key.first() >= Some(&end)) {
+                    return false;
+                }
                 if key == STAMP {
                     return true;
                 }
                 sum.add(self.salt, key, value);
-                if key.first() == Some(&b'q') {
-                    match (decode_queue_key(key), decode(value)) {
-                        (Some((recipient, seq)), Some(entry)) => visit(recipient, seq, entry),
-                        _ => wrong = true,
-                    }
-                }
+                wrong = !accept(key, value);
                 !wrong
             })
         })?;
@@ -279,9 +338,9 @@ impl Sum {
     /// What a message adds to the sum.
     pub(super) fn of(salt: u64, recipient: &Identity, seq: Seq, entry: &Entry) -> Self {
         let mut sum = Self::default();
-        for (key, value) in changes(recipient, seq, entry, true) {
-            sum.add(salt, &key, &value.unwrap_or_default());
-        }
+        pairs(recipient, seq, entry, &mut |key, value| {
+            sum.add(salt, key, value)
+        });
         sum
     }
 
@@ -305,19 +364,32 @@ impl Sum {
     }
 }
 
-fn queue_key(recipient: &Identity, seq: Seq) -> Vec<u8> {
+fn queue_key(recipient: &Identity, seq: Seq) -> Octets {
     let name = recipient.as_str().as_bytes();
     // Longer ones never get here; see `fits`.
     let length = u16::try_from(name.len()).unwrap_or(u16::MAX);
-    [b"q", &length.to_be_bytes()[..], name, &seq.0.to_be_bytes()].concat()
+    joined([&[QUEUE], &length.to_be_bytes(), name, &seq.0.to_be_bytes()])
 }
 
-fn decode_queue_key(key: &[u8]) -> Option<(Identity, Seq)> {
-    let rest = key.strip_prefix(b"q")?;
+fn numbered_key(kind: u8, number: u64, seq: Seq, recipient: &Identity) -> Octets {
+    let name = recipient.as_str().as_bytes();
+    joined([&[kind], &number.to_be_bytes(), &seq.0.to_be_bytes(), name])
+}
+
+fn joined(parts: [&[u8]; 4]) -> Octets {
+    let mut all = Octets::new();
+    parts
+        .into_iter()
+        .for_each(|part| all.extend_from_slice(part));
+    all
+}
+
+fn split_queue_key(key: &[u8]) -> Option<(&str, Seq)> {
+    let rest = key.strip_prefix(&[QUEUE])?;
     let (length, rest) = rest.split_first_chunk::<2>()?;
     let (name, seq) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-    let recipient = record::identity(std::str::from_utf8(name).ok()?)?;
-    Some((recipient, Seq(u64::from_be_bytes(seq.try_into().ok()?))))
+    let name = std::str::from_utf8(name).ok()?;
+    Some((name, Seq(u64::from_be_bytes(seq.try_into().ok()?))))
 }
 
 fn decode_numbered(key: &[u8]) -> Option<(u64, Seq, Identity)> {
@@ -328,27 +400,31 @@ fn decode_numbered(key: &[u8]) -> Option<(u64, Seq, Identity)> {
     Some((u64::from_be_bytes(*number), seq, recipient))
 }
 
-fn encode(entry: &Entry) -> Vec<u8> {
-    let mut out = super::coding::Encoder::default();
-    out.u64(entry.place.segment);
-    out.u64(entry.place.position);
-    out.u32(entry.place.length);
-    out.u64(entry.expires_at.0);
-    out.u64(entry.length);
+fn encode(entry: &Entry) -> Octets {
+    let mut out = Octets::new();
+    out.extend_from_slice(&entry.place.segment.to_le_bytes());
+    out.extend_from_slice(&entry.place.position.to_le_bytes());
+    out.extend_from_slice(&entry.place.length.to_le_bytes());
+    out.extend_from_slice(&entry.expires_at.0.to_le_bytes());
+    out.extend_from_slice(&entry.length.to_le_bytes());
     for share in &entry.shares {
-        out.u64(share.segment);
-        out.u64(share.octets);
+        out.extend_from_slice(&share.segment.to_le_bytes());
+        out.extend_from_slice(&share.octets.to_le_bytes());
     }
-    out.0
+    out
 }
 
-fn decode(value: &[u8]) -> Option<Entry> {
-    let mut from = super::coding::Decoder(value);
-    let place = Place {
+fn decode_place(from: &mut Decoder<'_>) -> Option<Place> {
+    Some(Place {
         segment: from.u64()?,
         position: from.u64()?,
         length: from.u32()?,
-    };
+    })
+}
+
+fn decode(value: &[u8]) -> Option<Entry> {
+    let mut from = Decoder(value);
+    let place = decode_place(&mut from)?;
     let expires_at = UnixMillis(from.u64()?);
     let length = from.u64()?;
     let mut shares = Vec::new();

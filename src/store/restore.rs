@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use bytes::BytesMut;
 use foldhash::fast::RandomState;
 
 use super::deferred::{DuplicateKey, Recovered, RecoveredBinding};
@@ -176,8 +177,13 @@ impl<'a> Restore<'a> {
     }
 }
 
+/// The records lie in one piece of memory, which is given back whole: many small ones would leave holes
+/// between what the registrar makes of them.
 fn bindings(index: &Index, damages: &Damages) -> Vec<RecoveredBinding> {
     let live = index.bindings.iter().filter(|(_, entry)| !entry.removed);
+    let lengths = live.clone().map(|(_, entry)| entry.place.length as usize);
+    let mut values = BytesMut::with_capacity(lengths.sum());
+    let nobody = record::nobody();
     live.filter_map(|((user, key), entry)| {
         let segment = index.log.segment(entry.place.segment)?;
         let read = segment.read(entry.place.position, entry.place.length);
@@ -189,10 +195,15 @@ fn bindings(index: &Index, damages: &Damages) -> Vec<RecoveredBinding> {
             damages.report(&segment, entry.place.range());
             return None;
         };
+        let mut together = || {
+            values.extend_from_slice(&value);
+            values.split().freeze()
+        };
         Some(RecoveredBinding {
+            // A document is kept for longer.
+            value: if *user == nobody { value } else { together() },
             user: user.clone(),
             key: key.clone(),
-            value,
         })
     })
     .collect()

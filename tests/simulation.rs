@@ -185,7 +185,7 @@ const FOUND: [(u64, &str); 6] = [
 ];
 
 /// The same of seeds with several devices a user.
-const FOUND_WILD: [(u64, &str); 12] = [
+const FOUND_WILD: [(u64, &str); 13] = [
     (
         50026,
         "a device said late that it had a kept message, which then went to another one too",
@@ -228,6 +228,10 @@ const FOUND_WILD: [(u64, &str); 12] = [
     (
         71038,
         "a start took a given-up message for kept when it came again: the model's store, not the real one",
+    ),
+    (
+        71181,
+        "a kept message was read with the queue and replayed while devices could still take it as it came",
     ),
 ];
 

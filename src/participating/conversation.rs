@@ -138,10 +138,10 @@ impl Conversation {
         self.held.insert(place, held);
     }
 
-    /// Whether nothing older than `held` is still on its way to the disk or to a device.
+    /// Whether nothing older than `held` is still on its way to the disk or to a device, nor it itself.
     pub(super) fn may_leave(&self, held: &Held) -> bool {
-        let older = self.trying.first().is_some_and(|seq| *seq < held.seq);
-        self.storing_long == 0 && !older
+        let waits = self.trying.first().is_some_and(|seq| *seq <= held.seq);
+        self.storing_long == 0 && !waits
     }
 
     /// Where the next message to leave stands, from `from` on; `unasked` steps over what the user

@@ -589,6 +589,21 @@ fn a_message_stored_while_the_queue_is_loading_is_taken_once() {
 }
 
 #[test]
+fn what_was_read_early_waits_for_the_devices_that_may_still_take_it() {
+    let now = Now::default();
+    let mut user = ServedUser::new(true, policy(RetrySchedule::new(&[])));
+    user.handle_reach(BOTH, now);
+    assert_eq!(user.poll_action(), Some(UserAction::Load { after: None }));
+    user.handle_storing(&key("alice"), false);
+    user.handle_trying(&key("alice"), Seq(1));
+    user.handle_loaded(vec![held(1, "alice", MessageKind::Pager)], false, now);
+    assert!(started(&mut user).is_empty());
+    user.handle_stored(held(1, "alice", MessageKind::Pager), false, false, now);
+    let run = started(&mut user)[0].0;
+    assert_eq!(take_all(&mut user, run), [1]);
+}
+
+#[test]
 fn a_copy_that_a_device_took_as_it_came_counts_although_the_queue_was_read_meanwhile() {
     let now = Now::default();
     let mut user = copying(&[(7, BOTH), (8, BOTH)]);

@@ -1,6 +1,6 @@
 //! The bearer token of `/admin/v1` (RFC 6750): given, read from a file, or made at the first start.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +39,7 @@ impl Token {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(&file),
             outcome => outcome,
         }
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
     }
 
     /// The first line of a file.
@@ -54,19 +55,22 @@ impl Token {
         }
     }
 
+    /// The file is there with all its octets or not at all, whenever the process or the machine stops.
     fn make(file: &Path) -> io::Result<Self> {
         let mut tokens = Tokens::from_os();
         let token: String = (0..4)
             .map(|_| format!("{:016x}", tokens.number()))
             .collect();
+        let unfinished = file.with_extension("unfinished");
         let mut options = OpenOptions::new();
-        let mut out = options
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(file)?;
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut out = options.open(&unfinished)?;
         writeln!(out, "{token}")?;
         out.sync_all()?;
+        fs::rename(&unfinished, file)?;
+        // A bare file name lies in the folder we are in.
+        let folder = file.parent().filter(|it| !it.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
         tracing::info!(file = %file.display(), "a token for the admin interface was made");
         Ok(Self(Secret::new(token)))
     }
@@ -121,6 +125,20 @@ mod tests {
         assert_eq!(Token::obtain(&config).unwrap().expose(), "0123456789abcdef");
         config.admin.token = Secret::default();
         std::fs::write(folder.path().join(FILE), "\n").unwrap();
-        assert!(Token::obtain(&config).is_err());
+        let error = Token::obtain(&config).unwrap_err();
+        assert!(error.to_string().contains(FILE), "{error}");
+    }
+
+    #[test]
+    fn what_a_kill_left_of_a_token_is_not_taken_for_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            data_dir: folder.path().to_owned(),
+            ..Config::default()
+        };
+        std::fs::write(folder.path().join("admin.unfinished"), "").unwrap();
+        let made = Token::obtain(&config).unwrap();
+        assert_eq!(Token::obtain(&config).unwrap().expose(), made.expose());
+        assert!(!folder.path().join("admin.unfinished").exists());
     }
 }

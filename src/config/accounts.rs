@@ -113,6 +113,9 @@ fn one_secret(account: &Account, needed: bool) -> Result<(), String> {
         (Some(_), Some(_)) => Err(format!(
             "\"{user}\" has two secrets; allowed: one of password, password_file, ha1"
         )),
+        (Some(password), None) if password.is_empty() => Err(format!(
+            "\"{user}\" has an empty password; allowed: one character or more"
+        )),
         (None, None) if needed => Err(format!(
             "\"{user}\" has no secret, which authentication = \"digest\" needs; allowed: one of \
              password, password_file, ha1"
@@ -200,6 +203,11 @@ mod tests {
         assert!(broken(digest).1.contains("no secret"));
         holds("[[account]]\nuser = \"bob\"\n");
         holds(&format!("{digest}password = \"x\"\n"));
+        assert!(
+            broken(&format!("{digest}password = \"\"\n"))
+                .1
+                .contains("empty password")
+        );
         let hash = "0".repeat(32);
         let two = format!("{digest}password = \"x\"\nha1 = \"{hash}\"\n");
         assert!(broken(&two).1.contains("two secrets"));

@@ -41,7 +41,19 @@ pub(super) fn check(config: &Config) -> Checked {
     sending(&config.users, "users")?;
     at_least_one("traffic.senders", config.traffic.senders)?;
     peers(config)?;
+    log(config)?;
     accounts(config)
+}
+
+/// A filter that cannot be read would leave the operator without a log.
+fn log(config: &Config) -> Checked {
+    let filter = &config.log.filter;
+    let read = tracing_subscriber::EnvFilter::try_new(filter);
+    read.map(|_| ()).map_err(|error| {
+        let text =
+            format!("\"{filter}\" is not allowed: {error}; allowed: a filter as in RUST_LOG");
+        ("log.filter".to_owned(), text)
+    })
 }
 
 fn peers(config: &Config) -> Checked {
@@ -393,6 +405,14 @@ mod tests {
     #[test]
     fn the_defaults_break_no_rule() {
         holds("");
+    }
+
+    #[test]
+    fn a_filter_of_the_log_can_be_read() {
+        holds("[log]\nfilter = \"warn,restante::participating=debug\"\n");
+        let (key, text) = broken("[log]\nfilter = \"foo=bar=baz\"\n");
+        assert_eq!(key, "log.filter");
+        assert!(text.contains("RUST_LOG"), "{text}");
     }
 
     #[test]

@@ -155,6 +155,7 @@ impl Load {
     /// The overload is over.
     pub fn calmed(&mut self) {
         self.refused_at = None;
+        self.refused = 0;
     }
 
     /// How long what was taken last had waited.

@@ -32,6 +32,8 @@ use crate::net::writer::{Lost, WriteQueue, Writer, writer};
 
 /// TLS handshakes of a shard's accepted connections at once: each costs a signature.
 pub const HANDSHAKES: usize = 256;
+/// How long one may take, once the peer has begun it.
+const HANDSHAKE: Duration = Duration::from_secs(2);
 
 /// Bounds of an MSRP connection.
 #[derive(Clone, Copy, Debug)]
@@ -321,8 +323,11 @@ async fn accept_secure<D: Deliver>(
     let limit = connection.shared().settings.first;
     let shared = connection.shared();
     let handshake = async {
+        // Who says nothing stands in nobody's way; who has begun gets a short time for the costly part.
+        stream.readable().await?;
         let _under_way = Handshake::begin(&shared.handshakes, &shared.metrics).await;
-        tls.accept(stream).await
+        let accepted = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await;
+        accepted.unwrap_or_else(|late| Err(late.into()))
     };
     let outcome = tokio::time::timeout(limit, handshake).await;
     match outcome {

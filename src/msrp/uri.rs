@@ -396,10 +396,11 @@ pub fn is_ident(text: &[u8]) -> bool {
         && text.iter().all(legal)
 }
 
-/// A Message-ID that can be taken: 1 to 64 visible characters where RFC 4975 §9 has 4 to 32 of fewer
-/// kinds, because senders count their messages from 0 or use UUIDs.
+/// A Message-ID that can be taken: 1 to 64 characters where RFC 4975 §9 has 4 to 32, because senders
+/// count their messages from 0 or use UUIDs, and besides those of an `ident` the marks that they use.
 pub fn is_message_id(text: &[u8]) -> bool {
-    (1..=64).contains(&text.len()) && text.iter().all(u8::is_ascii_graphic)
+    let legal = |b: &u8| b.is_ascii_alphanumeric() || b".-+%=_@:~".contains(b);
+    (1..=64).contains(&text.len()) && text.iter().all(legal)
 }
 
 #[cfg(test)]

@@ -198,9 +198,13 @@ impl<U: Clone> Endpoint<U> {
         };
         asker.fallback = None;
         let usage = asker.usage.clone();
-        if response.status() >= 200 {
-            self.retiring
-                .push_back((now.instant + LATE_ANSWERS, client));
+        // Of other methods nothing comes after the final response: its transaction is over.
+        let is_invite = response.cseq().is_ok_and(|cseq| cseq.method == "INVITE");
+        if response.status() >= 200 && is_invite {
+            let until = now.instant + LATE_ANSWERS;
+            self.retiring.push_back((until, client));
+        } else if response.status() >= 200 {
+            self.askers.remove(&client);
         }
         self.events
             .push_back(EndpointEvent::Response(usage, response, flow));

@@ -196,10 +196,11 @@ impl Servers {
         {
             self.by_merge.remove(&merge);
         }
-        if machine.has_finished() {
+        self.perform(id.0, actions, out);
+        // Over a stream it is over at once.
+        if machine.has_finished() && self.is_alive(id.0) {
             self.finished.push_back(id.0);
         }
-        self.perform(id.0, actions, out);
     }
 
     /// Ends the absorption of retransmissions for whom was answered longest ago; false if there is nobody.

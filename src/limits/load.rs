@@ -20,6 +20,8 @@ use crate::limits::memory::Room;
 const STANDING: u32 = 5;
 /// How long a piece of work takes is told by the last so many.
 const MEASURED: u32 = 1024;
+/// No piece of work counts for longer.
+const PIECE_AT_MOST: Duration = Duration::from_millis(10);
 /// Nobody waits longer than so many times the bound for an answer that is a refusal anyway.
 const HOPELESS: u32 = 50;
 
@@ -115,9 +117,10 @@ impl Load {
         self.was_let_in = was_let_in;
     }
 
-    /// So many pieces of work took so long, one right after the other.
+    /// So many pieces of work took so long, one right after the other. A pause of the whole machine says
+    /// nothing about the next piece.
     pub fn served(&mut self, count: u32, took: Duration) {
-        self.spent += took;
+        self.spent += took.min(PIECE_AT_MOST.saturating_mul(count));
         self.served += count;
         if self.served > MEASURED {
             self.spent /= 2;
@@ -221,6 +224,13 @@ mod tests {
 
     fn at(millis: u64) -> Instant {
         Instant::default() + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn one_long_pause_turns_nobody_away() {
+        let mut load = Load::new(Duration::from_millis(200));
+        load.served(1, Duration::from_secs(60));
+        assert_eq!(load.at_door(20, Stage::Fresh, Instant::default()), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::clock::{Instant, Now};
 use crate::limits::reflection::Allowance;
-use crate::sip::message::Message;
+use crate::sip::message::{Message, Method};
 use crate::sip::transaction::action::GoneReason;
 use crate::sip::transaction::branch;
 use crate::sip::transaction::table::{
@@ -199,7 +199,7 @@ impl<U: Clone> Endpoint<U> {
         asker.fallback = None;
         let usage = asker.usage.clone();
         // Of other methods nothing comes after the final response: its transaction is over.
-        let is_invite = response.cseq().is_ok_and(|cseq| cseq.method == "INVITE");
+        let is_invite = response.method() == Method::Invite;
         if response.status() >= 200 && is_invite {
             let until = now.instant + LATE_ANSWERS;
             self.retiring.push_back((until, client));

@@ -256,8 +256,11 @@ impl ConfigArguments {
                 Ok(out.write_all(document.as_bytes()))
             }
             Some(ConfigCommand::Check { file }) => {
-                load(Some(file))?;
-                Ok(writeln!(out, "{}: valid", file.display()))
+                let config = load(Some(file))?;
+                let warnings = config.warnings().into_iter();
+                let lines = warnings.map(|it| format!("{}: warning: {it}\n", file.display()));
+                let lines: String = lines.collect();
+                Ok(writeln!(out, "{lines}{}: valid", file.display()))
             }
         }
     }
@@ -339,6 +342,11 @@ mod tests {
         let file = folder.path().join("restante.toml");
         std::fs::write(&file, printed).unwrap();
         let answer = run(&format!("restante config check {}", file.display())).unwrap();
+        assert!(answer.ends_with("restante.toml: valid\n") && !answer.contains("warning"));
+        let odd = "[registrar]\nauthentication = \"digest\"\n[limits]\nqueue_delay = \"0s\"\n";
+        std::fs::write(&file, odd).unwrap();
+        let answer = run(&format!("restante config check {}", file.display())).unwrap();
+        assert_eq!(answer.matches("warning").count(), 2, "{answer}");
         assert!(answer.ends_with("restante.toml: valid\n"));
         std::fs::write(&file, "[sip]\nlisten = 5\n").unwrap();
         let error = run(&format!("restante config -c {}", file.display())).unwrap_err();

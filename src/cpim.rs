@@ -172,6 +172,16 @@ impl<'a> Envelope<'a> {
         self.header("From")
     }
 
+    /// Every header that some device may take for `From`, as written: in any case of its name, and of any
+    /// vocabulary, for not every device knows that names are case-sensitive and have namespaces.
+    pub fn any_from(&self) -> impl Iterator<Item = &'a str> {
+        let named = |header: &&Header<'a>| {
+            let local = header.name.rsplit('.').next().unwrap_or_default();
+            local.eq_ignore_ascii_case("From")
+        };
+        self.headers.iter().filter(named).map(|header| header.value)
+    }
+
     /// The first `To`, as written.
     pub fn to(&self) -> Option<&'a str> {
         self.header("To")

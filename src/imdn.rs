@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use crate::multipart::media_type;
+use crate::multipart::is_type;
 
 mod aggregate;
 mod document;
@@ -23,12 +23,12 @@ pub const MAX_DOCUMENT: usize = 16 * 1024;
 
 /// Whether a content type is a disposition notification.
 pub fn is_notification(content_type: &str) -> bool {
-    media_type(content_type) == MEDIA_TYPE
+    is_type(content_type, MEDIA_TYPE)
 }
 
 /// Whether a content type is an isComposing state (RFC 3994), which is never kept.
 pub fn is_composing(content_type: &str) -> bool {
-    media_type(content_type) == "application/im-iscomposing+xml"
+    is_type(content_type, "application/im-iscomposing+xml")
 }
 
 /// Which notifications the author asked for (RFC 5438 §7.1.1.3): bit set.

@@ -47,6 +47,9 @@ pub mod store;
 // All of them speak of addresses,
 pub mod uri;
 
+// of parts of a text by their places,
+pub mod span;
+
 // of users,
 pub mod identity;
 

@@ -265,6 +265,8 @@ metrics! {
         "Requests answered 403 because their senders may not use presence.";
     refused_size: Counter, "restante_traffic_refused_total", r#"reason="size""#,
         "Messages answered 413 because they were larger than their senders may send.";
+    refused_name: Counter, "restante_traffic_refused_total", r#"reason="name""#,
+        "Messages answered 403 because their envelopes name somebody else as their author.";
     refused_type: Counter, "restante_traffic_refused_total", r#"reason="type""#,
         "Messages answered 415 because their senders may not send that type.";
     refused_user_rate: Counter, "restante_traffic_refused_total", r#"reason="user-rate""#,
@@ -315,8 +317,14 @@ metrics! {
         "New requests answered 503 unseen because their shard was behind.";
     refused_memory: Counter, "restante_sip_refused_total", r#"reason="memory""#,
         "New requests answered 503 unseen because limits.memory was nearly used up.";
+    refused_share: Counter, "restante_sip_refused_total", r#"reason="share""#,
+        "New requests answered 503 unseen because their shard was behind and their address had its share.";
+    strays: Counter, "restante_sip_dropped_unread_total", r#"kind="stray""#,
+        "Datagrams dropped unread while a shard was behind: responses to nothing that we sent.";
+    dropped_unread: Counter, "restante_sip_dropped_unread_total", r#"kind="crowded""#,
+        "Datagrams dropped unread while a shard was behind: there was no room for more of their kind.";
     ignored: Counter, "restante_sip_ignored_total", "",
-        "New requests by datagram that waited so long that their senders repeat them, dropped unseen.";
+        "Requests by datagram dropped while new ones are refused: retransmissions, and what waited so long that it comes again.";
     overloaded: Gauge, "restante_overloaded_shards", "",
         "Shards that refuse new work.";
     waiting: Gauge, "restante_waiting_room_entries", "",
@@ -337,6 +345,8 @@ metrics! {
         "Wrong answers to challenges.";
     lockouts: Counter, "restante_lockouts_total", "",
         "Users locked out where their failed logins came from.";
+    msrp_abused: Counter, "restante_msrp_abused_total", "",
+        "MSRP connections closed because their peer went on sending a message that was refused.";
     bans: Counter, "restante_bans_total", "",
         "Addresses banned for a while.";
     dropped_rate: Counter, "restante_source_refused_total", r#"reason="rate""#,

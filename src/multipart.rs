@@ -58,6 +58,13 @@ pub fn media_type(content_type: &str) -> String {
     media.trim().to_ascii_lowercase()
 }
 
+/// Whether a Content-Type value names this media type, whatever its parameters.
+pub fn is_type(content_type: &str, wanted: &str) -> bool {
+    let end = memchr::memchr(b';', content_type.as_bytes()).unwrap_or(content_type.len());
+    let essence = content_type[..end].trim_ascii();
+    essence.len() == wanted.len() && essence.eq_ignore_ascii_case(wanted)
+}
+
 /// A parameter of a Content-Type value, unquoted.
 pub fn parameter(content_type: &str, name: &str) -> Option<String> {
     let mut rest = content_type.split_once(';')?.1;

@@ -128,6 +128,8 @@ impl Router {
             RequestOutcome::CancelOf { cancel, cancelled } => {
                 service.handle_cancel(&request, cancel, cancelled, now);
             }
+            // Who was let in before would take it for the answer to that; his next one may find room.
+            RequestOutcome::Busy if service.load.is_again() => service.metrics.ignored.count(),
             RequestOutcome::Busy => {
                 service.metrics.refused_transactions.count();
                 let busy = Rejection::new(503, "Service Unavailable");
@@ -166,8 +168,9 @@ impl Router {
         if service.handle_in_dialog(&request, server, now) {
             return;
         }
-        let is_new = request.to().is_ok_and(|to| to.tag().is_none());
-        if is_new && let Err(rejection) = self.admit_peer(service, &request, &flow, now) {
+        if request.to_tag().is_none()
+            && let Err(rejection) = self.admit_peer(service, &request, &flow, now)
+        {
             return service.reject(&request, server, &rejection, now);
         }
         if request.method() == Method::Register {
@@ -229,7 +232,7 @@ impl Router {
     }
 
     fn is_for_server(&self, request: &Message) -> bool {
-        let uri = Uri::parse(request.request_uri());
+        let uri = request.uri();
         uri.is_ok_and(|uri| matches!(self.knowledge.destination(&uri), Destination::Server))
     }
 
@@ -257,7 +260,7 @@ impl Router {
         now: Now,
     ) {
         let (request, onward) = self.without_our_route(request);
-        let Ok(uri) = Uri::parse(request.request_uri()) else {
+        let Ok(uri) = request.uri() else {
             return service.reject(
                 &request,
                 server,
@@ -265,7 +268,7 @@ impl Router {
                 now,
             );
         };
-        if self.knowledge.is_deferred(&uri) && request.to().is_ok_and(|to| to.tag().is_none()) {
+        if self.knowledge.is_deferred(&uri) && request.to_tag().is_none() {
             return self.fetch(service, request, server, flow, &author, now);
         }
         if let Some(to) = onward.filter(|to| self.knowledge.identity_of(&uri).as_ref() != Some(to))
@@ -282,7 +285,7 @@ impl Router {
                 return service.reject(&request, server, &Rejection::new(404, "Not Found"), now);
             }
         };
-        let in_dialog = request.to().is_ok_and(|to| to.tag().is_some());
+        let in_dialog = request.to_tag().is_some();
         if !in_dialog && let Err(rejection) = service.take_request(&author, request.method(), now) {
             return service.reject(&request, server, &rejection, now);
         }
@@ -332,10 +335,8 @@ impl Router {
         }
         // His shard was found by From; he has nobody to hide from.
         let from = invite
-            .from()
-            .ok()
-            .and_then(|from| Uri::parse(from.uri).ok());
-        let from = from.and_then(|uri| self.knowledge.identity_of(&uri));
+            .from_uri()
+            .and_then(|uri| self.knowledge.identity_of(&uri));
         if !service.is_local(user) || from.as_ref() != Some(user) {
             return service.reject(&invite, server, &NOT_AUTHORISED, now);
         }
@@ -507,7 +508,7 @@ impl Router {
             false => Challenger::Proxy,
         };
         let from = request.from().ok()?;
-        let claimed = Uri::parse(from.uri).ok();
+        let claimed = request.from_uri();
         let claimed = claimed.map(|uri| self.claimed_identity(&uri));
         match self.prove(service, request, asked, challenger, now) {
             // RFC 3325 §6: who hides says to his own server who he is.
@@ -580,7 +581,16 @@ impl Router {
         let lookup = |name: &str| directory.credentials(name);
         let address = asked.flow.remote.ip();
         let stale = match digest.check(request, address, challenger, lookup, now) {
-            Verdict::Accepted(identity) => return Proof::Of(identity),
+            Verdict::Accepted {
+                identity,
+                is_from_here,
+            } => {
+                if is_from_here {
+                    let way = asked.flow.transport.way();
+                    (self.knowledge.sources).prove(address, way, now.instant);
+                }
+                return Proof::Of(identity);
+            }
             Verdict::Malformed(rejection) => {
                 service.reject(request, asked.server, &rejection, now);
                 return Proof::Answered;
@@ -595,6 +605,8 @@ impl Router {
             }
             Verdict::Challenge { stale } => stale,
         };
+        let way = asked.flow.transport.way();
+        (self.knowledge.sources).challenge(address, way, now.instant);
         service.challenge(digest, request, asked, challenger, stale, now);
         Proof::Answered
     }
@@ -684,5 +696,5 @@ fn stamped(request: Message, flow: &Flow) -> Option<Message> {
     if !reply::needs_stamp(&via, flow.remote) {
         return Some(request);
     }
-    reply::stamp_source(&request, flow.remote)
+    reply::stamp_source(request, flow.remote)
 }

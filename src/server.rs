@@ -155,6 +155,9 @@ impl Server {
             damaged = recovered.damaged,
             "store opened"
         );
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
         let metrics = Arc::new(Metrics::new(shards));
         let token = (interface.is_some()).then(|| Token::obtain(&config));
         let token = token.transpose()?;

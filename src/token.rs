@@ -5,12 +5,14 @@
 //! that a simulation seeded alike runs alike.
 
 use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{Rng, SeedableRng};
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// Letters and digits in one token: 16 × log2(62) ≈ 95 bits.
 pub const TOKEN_LENGTH: usize = 16;
+/// Letters taken from one random number: of 62^8 none is likelier than another by more than a part in 2^16.
+const LETTERS: usize = 8;
 
 /// A source of random tokens.
 #[derive(Debug)]
@@ -36,9 +38,14 @@ impl Tokens {
 
     /// Appends a fresh token to `out`.
     pub fn push_to(&mut self, out: &mut String) {
-        for _ in 0..TOKEN_LENGTH {
-            let letter = ALPHABET[self.0.random_range(0..ALPHABET.len())];
-            out.push(char::from(letter));
+        for _ in 0..TOKEN_LENGTH / LETTERS {
+            // A number below 1, as a fraction: its digits to the base of the alphabet.
+            let mut fraction = self.number();
+            for _ in 0..LETTERS {
+                let product = u128::from(fraction) * ALPHABET.len() as u128;
+                out.push(char::from(ALPHABET[(product >> 64) as usize]));
+                fraction = product as u64;
+            }
         }
     }
 

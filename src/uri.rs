@@ -6,6 +6,19 @@ use std::cmp::Ordering;
 use memchr::{memchr, memrchr};
 use smallvec::SmallVec;
 
+use crate::span::Span;
+
+/// Blanks, control characters and what encloses a URI.
+const ILLEGAL: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = matches!(byte as u8, 0..=b' ' | 0x7f | b'<' | b'>' | b'"');
+        byte += 1;
+    }
+    table
+};
+
 /// What a URI begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scheme {
@@ -43,8 +56,7 @@ impl<'a> Uri<'a> {
     }
 
     fn read(text: &'a str) -> Option<Self> {
-        let illegal = |byte| matches!(byte, 0..=b' ' | 0x7f | b'<' | b'>' | b'"');
-        if text.bytes().any(illegal) {
+        if text.bytes().any(|byte| ILLEGAL[usize::from(byte)]) {
             return None;
         }
         let (scheme, rest) = split_at_byte(text, b':')?;
@@ -96,7 +108,11 @@ impl<'a> Uri<'a> {
             text,
             scheme,
             user,
-            host: if user.is_none() { subject } else { "" },
+            host: if user.is_none() {
+                subject
+            } else {
+                &subject[..0]
+            },
             port: None,
             parameters,
             headers: None,
@@ -149,6 +165,19 @@ impl<'a> Uri<'a> {
         self.text
     }
 
+    /// Where its parts lie in its text, to be taken from there again.
+    pub fn places(&self) -> Option<UriPlaces> {
+        let place = |part| Span::of(part, self.text);
+        Some(UriPlaces {
+            scheme: self.scheme,
+            user: self.user.and_then(place),
+            host: place(self.host)?,
+            port: self.port,
+            parameters: place(self.parameters)?,
+            headers: self.headers.and_then(place),
+        })
+    }
+
     fn all_parameters(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> + use<'a> {
         let parameters = self
             .parameters
@@ -157,6 +186,32 @@ impl<'a> Uri<'a> {
         parameters.map(|parameter| match split_at_byte(parameter, b'=') {
             Some((name, value)) => (name, Some(value)),
             None => (parameter, None),
+        })
+    }
+}
+
+/// A [`Uri`] by the places of its parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UriPlaces {
+    scheme: Scheme,
+    user: Option<Span>,
+    host: Span,
+    port: Option<u16>,
+    parameters: Span,
+    headers: Option<Span>,
+}
+
+impl UriPlaces {
+    /// The URI again, in the text that it was read from.
+    pub fn of<'a>(&self, text: &'a str) -> Option<Uri<'a>> {
+        Some(Uri {
+            text,
+            scheme: self.scheme,
+            user: self.user.and_then(|place| place.text(text)),
+            host: self.host.text(text)?,
+            port: self.port,
+            parameters: self.parameters.text(text)?,
+            headers: self.headers.and_then(|place| place.text(text)),
         })
     }
 }
@@ -395,6 +450,19 @@ mod tests {
             ":x",
         ] {
             assert!(Uri::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_uri_is_found_again_by_its_places() {
+        for text in [
+            "sip:a;x=y?z:pw@[2001:DB8::1]:5061;transport=tcp;lr?Subject=hi",
+            "sips:h",
+            "tel:+46-70-000;phone-context=x",
+            "urn:uuid:1",
+        ] {
+            let uri = Uri::parse(text).expect(text);
+            assert_eq!(uri.places().and_then(|places| places.of(text)), Some(uri));
         }
     }
 

@@ -53,6 +53,18 @@ fn systemd_accepts_the_unit() {
     );
 }
 
+#[test]
+fn the_unit_exposes_as_little_as_it_says() {
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=yes", "--no-pager", "--threshold=20"])
+        .arg(deployed("restante.service"))
+        .output()
+        .expect("systemd-analyze runs (Debian: systemd)");
+    let table = String::from_utf8_lossy(&output.stdout);
+    // 10 is a service without any protection; this one needs the network, and nothing else.
+    assert!(output.status.success(), "over 2.0 of 10: {table}");
+}
+
 /// The compose file as a compose tool understands it, with the settings of this file.
 fn composed(settings: &Path) -> String {
     let plugin = command("docker").args(["compose", "version"]).output();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Which floor a module of the top level stands on.
 const FLOORS: &[(u8, &[&str])] = &[
-    (0, &["uri", "clock", "token", "metrics", "date"]),
+    (0, &["uri", "span", "clock", "token", "metrics", "date"]),
     (
         1,
         &["identity", "cpim", "imdn", "multipart", "config", "limits"],

@@ -1,5 +1,5 @@
-//! The life of a session by the clock: refreshes, their absence, repeated ringing. A core is given SIP
-//! messages and time, so that half an hour takes no time.
+//! The life of a session by the clock: refreshes, their absence, repeated ringing; and what is taken without
+//! memory. A core is given SIP messages and time, so that half an hour takes no time.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use restante::clock::{Instant, Now, UnixMillis};
 use restante::config::{Config, Period};
+use restante::limits::load::Entry;
+use restante::limits::memory::Room;
 use restante::limits::meters::Meters;
 use restante::limits::sources::Sources;
 use restante::msrp::reader::{FrameReader, Limits};
@@ -98,8 +100,14 @@ impl Bench {
             remote: from.parse().expect("an address"),
             connection: None,
         };
-        self.core
-            .handle_input(Input::Sip { flow, message }, self.now);
+        self.core.handle_input(
+            Input::Sip {
+                flow,
+                message,
+                is_again: false,
+            },
+            self.now,
+        );
         self.settle();
     }
 
@@ -580,4 +588,154 @@ fn ringing_that_is_never_acknowledged_ends_the_call() {
         .iter()
         .rfind(|(_, text)| text.starts_with("SIP/2.0 5"));
     assert!(last.is_some(), "the INVITE is refused with 5xx");
+}
+
+/// Alice's INVITE with its first message inside, behind the description.
+fn first_message() -> (String, String) {
+    let envelope = "From: <sip:alice@im.test>\r\nTo: <sip:bob@im.test>\r\nNS: imdn <urn:ietf:params:imdn>\r\n\
+        imdn.Message-ID: first\r\n\r\nContent-Type: text/plain\r\n\r\nhello";
+    let body = format!(
+        "--b\r\nContent-Type: application/sdp\r\n\r\n{}\r\n--b\r\nContent-Type: message/cpim\r\n\r\n\
+         {envelope}\r\n--b--\r\n",
+        sdp("alice")
+    );
+    let described = DESCRIBED.replace("application/sdp", "multipart/mixed;boundary=b");
+    let fields = format!("{}CSeq: 1 INVITE\r\n{described}", alice(""));
+    (fields, body)
+}
+
+#[test]
+fn a_first_message_that_a_device_takes_while_it_is_being_kept_is_not_kept() {
+    let mut bench = Bench::new();
+    let fields = format!(
+        "From: <sip:bob@im.test>;tag=r\r\nTo: <sip:bob@im.test>\r\nCall-ID: reg\r\n\
+         CSeq: 1 REGISTER\r\nContact: <sip:bob@{BOB}>;+g.oma.sip-im\r\nExpires: 86000\r\n"
+    );
+    bench.asked(BOB, "REGISTER sip:im.test SIP/2.0", &fields, "");
+    bench.expect(BOB, "SIP/2.0 200");
+    let (fields, body) = first_message();
+    bench.asked(ALICE, "INVITE sip:bob@im.test SIP/2.0", &fields, &body);
+    bench.expect(ALICE, "SIP/2.0 100");
+    let invite = bench.expect(BOB, "INVITE");
+    assert!(
+        invite.text.contains("imdn.Message-ID: first"),
+        "it is in it"
+    );
+    bench.answers(&invite, "180 Ringing", BOB_RINGS, "");
+    bench.expect(ALICE, "SIP/2.0 180");
+    // She gives up; before that has reached him, and while the message is being kept, he answers.
+    bench.store.hold(true);
+    let via = format!(
+        "Via: SIP/2.0/UDP {ALICE};branch=z9hG4bKb{}\r\n",
+        bench.branches
+    );
+    let cancel = format!("{via}Max-Forwards: 70\r\n{}CSeq: 1 CANCEL\r\n", alice(""));
+    bench.gets(ALICE, "CANCEL sip:bob@im.test SIP/2.0", &cancel, "");
+    bench.expect(ALICE, "SIP/2.0 200");
+    bench.expect(BOB, "CANCEL");
+    bench.answers(&invite, "200 OK", BOB_IS, &sdp("bob"));
+    bench.expect(BOB, "ACK");
+    bench.expect(BOB, "BYE");
+    bench.store.hold(false);
+    bench.store.commit();
+    bench.settle();
+    bench.expect(ALICE, "SIP/2.0 487");
+    bench.store.commit();
+    assert_eq!(bench.store.messages().count(), 0, "he has it");
+}
+
+#[test]
+fn what_comes_once_everything_has_ended_before_a_stop_is_refused() {
+    let mut bench = Bench::new();
+    bench.bob_registers();
+    let fields = |call: &str| {
+        format!(
+            "From: <sip:alice@im.test>;tag=a\r\nTo: <sip:bob@im.test>\r\nCall-ID: {call}\r\n\
+             CSeq: 1 MESSAGE\r\nContent-Type: text/plain\r\n"
+        )
+    };
+    bench.asked(
+        ALICE,
+        "MESSAGE sip:bob@im.test SIP/2.0",
+        &fields("one"),
+        "hello",
+    );
+    let out = bench.expect(BOB, "MESSAGE");
+    bench.core.handle_input(Input::Drain, bench.now);
+    bench.settle();
+    // What is out with a device is waited for, and so is what comes meanwhile.
+    bench.asked(
+        ALICE,
+        "MESSAGE sip:bob@im.test SIP/2.0",
+        &fields("two"),
+        "hello",
+    );
+    let second = bench.expect(BOB, "MESSAGE");
+    for message in [out, second] {
+        bench.answers(&message, "200 OK", "", "");
+        bench.expect(ALICE, "SIP/2.0 200");
+    }
+    bench.asked(
+        ALICE,
+        "MESSAGE sip:bob@im.test SIP/2.0",
+        &fields("three"),
+        "hello",
+    );
+    let refusal = bench.expect(ALICE, "SIP/2.0 503");
+    assert!(!refusal.field("Retry-After").is_empty());
+    bench.expect_nothing();
+}
+
+/// A request without a body, over and over the same.
+fn plain(method: &str, branch: &str, more: &str) -> String {
+    format!(
+        "Via: SIP/2.0/UDP {BOB};branch=z9hG4bK{branch}\r\nMax-Forwards: 70\r\nFrom: <sip:bob@im.test>;tag=p\r\n\
+         To: <sip:bob@im.test>\r\nCall-ID: plain\r\nCSeq: 7 {method}\r\n{more}"
+    )
+}
+
+#[test]
+fn a_retransmission_is_never_refused_and_gets_round_no_limit() {
+    let mut bench = Bench::new();
+    let options = "OPTIONS sip:im.test SIP/2.0";
+    let mut comes = |branch: &str, room: Room, entry: Entry| {
+        bench.core.load().set_room(room);
+        bench.core.load().waited(Duration::ZERO, entry);
+        bench.gets(BOB, options, &plain("OPTIONS", branch, ""), "");
+        bench.sent.pop_front().map(|(_, answer)| answer)
+    };
+    let status = |answer: Option<String>| answer.map(|text| text[8..11].to_owned());
+    let refused = comes("one", Room::None, Entry::Unjudged);
+    assert_eq!(status(refused).as_deref(), Some("503"));
+    assert_eq!(
+        comes("one", Room::None, Entry::Again),
+        None,
+        "he was refused"
+    );
+    assert_eq!(
+        comes("two", Room::None, Entry::Again),
+        None,
+        "it comes again"
+    );
+    let taken = comes("two", Room::Ample, Entry::Again);
+    assert_eq!(status(taken.clone()).as_deref(), Some("200"));
+    assert_eq!(comes("two", Room::None, Entry::Again), taken, "it is known");
+}
+
+#[test]
+fn without_memory_who_goes_is_let_go() {
+    let mut bench = Bench::new();
+    bench.bob_registers();
+    bench.core.load().set_room(Room::None);
+    let mut register = |branch: &str, expires: u32| {
+        let more = format!("Contact: <sip:bob@{BOB}>\r\nExpires: {expires}\r\n");
+        let fields = plain("REGISTER", branch, &more);
+        bench.gets(BOB, "REGISTER sip:im.test SIP/2.0", &fields, "");
+        bench
+            .sent
+            .pop_front()
+            .map(|(_, text)| text[8..11].to_owned())
+    };
+    assert_eq!(register("one", 600).as_deref(), Some("503"));
+    assert_eq!(register("two", 0).as_deref(), Some("200"));
 }

@@ -3,7 +3,9 @@
 #[path = "shells/echo.rs"]
 mod echo;
 
-use echo::{PATIENCE, World, message};
+use echo::{PATIENCE, World, message, numbered};
+use restante::clock;
+use restante::config::Period;
 use restante::msrp::frame::FrameEvent;
 use restante::msrp::uri::{new_session_id, new_transaction_id};
 use restante::participating::internal::InternalMessage;
@@ -494,6 +496,72 @@ fn a_flood_of_datagrams_starves_neither_connections_nor_timers() {
             .expect("sent");
         reads(&mut line, |got| count(got, "SIP/2.0 200 OK") == 1);
         done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Becomes `true` when it is dropped: after a failure too nobody goes on for ever.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Asks again for each answer, so that so many requests are always under way, until `done`.
+fn keeps_asking(phone: &UdpSocket, under_way: usize, done: &AtomicBool) {
+    let port = phone.local_addr().expect("bound").port();
+    let asks = |number| phone.send(numbered(number, port, "work 2").as_bytes());
+    let mut answer = [0; 2_048];
+    for number in 0.. {
+        if number >= under_way {
+            phone.recv(&mut answer).expect("an answer");
+        }
+        if done.load(Ordering::Relaxed) {
+            break;
+        }
+        asks(number).expect("sent");
+    }
+}
+
+#[test]
+fn strangers_who_fill_a_shard_do_not_keep_another_one_out() {
+    let world = World::with(1, |config| {
+        config.limits.trusted = Vec::new();
+        (config.limits.source_rate, config.limits.unproven_rate) = (0, 0);
+        config.limits.queue_delay = Period::millis(20);
+    });
+    let world = world.expect("the server starts");
+    let from = |address: &str| {
+        let phone = UdpSocket::bind((address, 0)).expect("bound");
+        phone.connect(world.udp()).expect("connected");
+        phone.set_read_timeout(Some(PATIENCE)).expect("set");
+        phone
+    };
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for last in 2..6 {
+            let phone = from(&format!("127.0.0.{last}"));
+            let done = &done;
+            scope.spawn(move || keeps_asking(&phone, 50, done));
+        }
+        let ends = Ends(&done);
+        let refused = || world.counted("restante_sip_refused_total");
+        let end = clock::now().instant + PATIENCE;
+        while refused() < 500 {
+            assert!(clock::now().instant < end, "{} refused", refused());
+            std::thread::yield_now();
+        }
+        let phone = from("127.0.0.9");
+        let port = phone.local_addr().expect("bound").port();
+        let refused = (0..40).filter(|number| {
+            let request = numbered(*number, port, "work 2");
+            phone.send(request.as_bytes()).expect("sent");
+            !hears(&phone).starts_with("SIP/2.0 200 ")
+        });
+        let refused = refused.count();
+        drop(ends);
+        assert_eq!(refused, 0, "of 40");
     });
 }
 

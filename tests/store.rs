@@ -7,15 +7,17 @@ mod desk;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cut::{CutFiles, Mutant};
 use desk::{Desk, LARGE, body, config, message, name, octets};
-use restante::clock::UnixMillis;
+use restante::clock::{self, UnixMillis};
+use restante::store::deferred::DUPLICATE_WINDOW;
 use restante::store::files::DiskFiles;
 use restante::store::request::{
     Body, BodySource, Quota, Refusal, Settlement, SpoolId, StoreEvent, StoreRequest, StoreToken,
 };
-use restante::store::{Health, StoreError};
+use restante::store::{Health, StoreConfig, StoreError};
 
 #[test]
 fn what_was_stored_is_there_after_a_restart_in_order() {
@@ -34,6 +36,72 @@ fn what_was_stored_is_there_after_a_restart_in_order() {
     let numbers: Vec<u64> = (0..50).filter(|number| *number != 3).collect();
     assert_eq!(desk.delivered("bob"), numbers);
     assert_eq!(desk.load("bob")[0].conversation.author, name("alice"));
+    desk.close();
+}
+
+#[test]
+fn messages_that_follow_one_are_read_with_it_as_far_as_they_are_short() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut desk = Desk::open(folder.path());
+    let first = desk.store(message("bob", 0), Body::Inline(body(0)));
+    desk.store(message("carol", 1), Body::Inline(body(1)));
+    let kept = [2, 3, 4].map(|number| {
+        let size = if number == 4 { 60_000 } else { 10_000 };
+        let octets = octets(number, size);
+        desk.store(message("bob", number), Body::Inline(octets))
+    });
+    let mut together = |most| {
+        let token = desk.token();
+        desk.ask(StoreRequest::Fetch {
+            token,
+            recipient: name("bob"),
+            seq: first,
+            together: most,
+        });
+        let StoreEvent::Fetched { together, .. } = desk.answer() else {
+            panic!("fetched");
+        };
+        together
+    };
+    assert!(together(0).is_empty());
+    assert_eq!(together(1).len(), 1);
+    // The third does not fit any more.
+    let all = together(15);
+    let seqs: Vec<_> = all.iter().map(|each| each.seq).collect();
+    assert_eq!(seqs, kept[..2]);
+    assert_eq!(*all[1].message, message("bob", 3));
+    assert_eq!(all[1].body, octets(3, 10_000));
+    desk.close();
+}
+
+#[test]
+fn of_what_follows_a_message_another_conversation_or_long_header_fields_are_the_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut desk = Desk::open(folder.path());
+    let mut kept = Vec::new();
+    for number in 0..6 {
+        let mut message = message("bob", number);
+        match number {
+            2 => message.conversation = "another one".into(),
+            5 => message.headers = vec![("Subject".into(), "x".repeat(64 * 1024))],
+            _ => {}
+        }
+        kept.push(desk.store(message, Body::Inline(body(number))));
+    }
+    for (first, expected) in [(0, &kept[1..2]), (1, &[]), (2, &[]), (3, &kept[4..5])] {
+        let token = desk.token();
+        desk.ask(StoreRequest::Fetch {
+            token,
+            recipient: name("bob"),
+            seq: kept[first],
+            together: 15,
+        });
+        let StoreEvent::Fetched { together, .. } = desk.answer() else {
+            panic!("fetched");
+        };
+        let seqs: Vec<_> = together.iter().map(|each| each.seq).collect();
+        assert_eq!(seqs, expected);
+    }
     desk.close();
 }
 
@@ -183,6 +251,68 @@ fn duplicates_are_known_after_a_restart_for_32_seconds_unless_cancelled() {
         assert_eq!(found, keys);
         desk.close();
     }
+}
+
+/// Stores and settles one after the other, until the first log segment is dropped or so many came; false if it
+/// still stands.
+fn churn_until_the_first_segment_goes(desk: &mut Desk, data: &Path, most: u64) -> bool {
+    let first = segments(data, "log").remove(0);
+    (0..most).any(|number| {
+        let seq = desk.store(message("bob", number), Body::Inline(body(number)));
+        desk.settle("bob", seq, Settlement::Delivered);
+        !first.exists()
+    })
+}
+
+#[test]
+fn what_was_delivered_a_moment_ago_is_known_after_two_restarts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = config(folder.path());
+    config.segment_bytes = 64 * 1024;
+    // Longer than the slowest disk takes for this.
+    config.compact_after = Duration::from_secs(600);
+    let mut desk = Desk::try_open(&config, Arc::new(DiskFiles)).expect("opens");
+    let seq = desk.store(message("bob", LARGE), Body::Inline(body(1)));
+    desk.settle("bob", seq, Settlement::Delivered);
+    for _ in 0..2 {
+        let has_gone = churn_until_the_first_segment_goes(&mut desk, folder.path(), 500);
+        assert!(!has_gone, "with the first message in it");
+        desk.close();
+        desk = Desk::try_open(&config, Arc::new(DiskFiles)).expect("opens");
+        let mut known = desk.recovered.duplicate_keys.iter();
+        assert!(known.any(|found| found.key == u128::from(LARGE)));
+    }
+    desk.close();
+    // A minute later nothing comes again, and the room comes back.
+    let config = StoreConfig {
+        now: UnixMillis(desk::NOW.0 + 60_000),
+        compact_after: DUPLICATE_WINDOW,
+        ..config
+    };
+    let mut desk = Desk::try_open(&config, Arc::new(DiskFiles)).expect("opens");
+    let has_gone = churn_until_the_first_segment_goes(&mut desk, folder.path(), 100_000);
+    assert!(has_gone, "nothing comes again");
+    desk.close();
+}
+
+#[test]
+fn room_comes_back_without_further_work_once_no_request_can_come_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = config(folder.path());
+    config.segment_bytes = 64 * 1024;
+    config.compact_after = Duration::from_millis(300);
+    let mut desk = Desk::try_open(&config, Arc::new(DiskFiles)).expect("opens");
+    let first = segments(folder.path(), "log").remove(0);
+    for number in 0..300 {
+        let seq = desk.store(message("bob", number), Body::Inline(body(number)));
+        desk.settle("bob", seq, Settlement::Delivered);
+    }
+    let end = clock::now().instant + Duration::from_secs(60);
+    while first.exists() {
+        assert!(clock::now().instant < end, "it stays");
+        std::thread::yield_now();
+    }
+    desk.close();
 }
 
 #[test]
@@ -422,7 +552,7 @@ fn every_call_fails(kind: std::io::ErrorKind) {
     for call in 1..400 {
         let files = CutFiles::new(Mutant::None);
         let mut config = config(Path::new("/cut"));
-        config.segment_bytes = 8 * 1024;
+        config.segment_bytes = 4 * 1024;
         let mut desk = Desk::try_open(&config, Arc::new(files.clone())).expect("opens");
         files.fail_at(Some((call, kind)));
         let Fates {
@@ -435,12 +565,19 @@ fn every_call_fails(kind: std::io::ErrorKind) {
         desk.close();
         let done = !files.has_failed();
         files.fail_at(None);
-        for seed in [None, Some(call as u64)] {
+        // Cut off, with all and with some of what was not synced gone; and killed.
+        for seed in [Some(None), Some(Some(call as u64)), None] {
             let folder = tempfile::tempdir().expect("a folder");
-            files.materialise(Path::new("/cut"), folder.path(), seed);
+            match seed {
+                Some(seed) => files.materialise(Path::new("/cut"), folder.path(), seed),
+                None => files.materialise_seen(Path::new("/cut"), folder.path()),
+            }
             let mut config = config.clone();
             config.data_dir = folder.path().into();
             let mut desk = Desk::try_open(&config, Arc::new(DiskFiles)).expect("opens");
+            if seed.is_none() {
+                assert_eq!(desk.recovered.damaged, 0, "call {call}: nothing is missing");
+            }
             let found = desk.delivered("bob");
             assert!(found.is_sorted_by_key(|number| number % LARGE), "{found:?}");
             for number in stored.iter().filter(|number| !settled.contains(number)) {
@@ -471,6 +608,8 @@ fn a_full_disk_refuses_intake_settles_on_and_recovers_by_itself() {
     let mut config = config(Path::new("/cut"));
     config.segment_bytes = 256 * 1024;
     config.reserve_bytes = 512 * 1024;
+    // What may come again keeps no room from what comes.
+    config.compact_after = DUPLICATE_WINDOW;
     let mut desk = Desk::try_open(&config, Arc::new(files.clone())).expect("opens");
     files.set_room(Some(700 * 1024));
     let mut stored = Vec::new();

@@ -402,3 +402,101 @@ fn modes_that_let_others_in_are_told_and_folders_are_closed_by_the_start() {
     let mode = std::fs::metadata(&log).expect("there").permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
 }
+
+#[test]
+fn the_loss_of_the_newest_segment_or_of_the_whole_log_is_told() {
+    let missing = |lab: &Lab| {
+        let damages = lab.verify().damages.into_iter();
+        let lost = damages.filter(|it| it.kind == DamageKind::Missing && it.loss == Loss::Unknown);
+        lost.count()
+    };
+    let lab = Lab::new();
+    assert_eq!(missing(&lab), 0);
+    let newest = lab.segments("log").pop().expect("one");
+    std::fs::write(&newest, "").expect("emptied");
+    assert_eq!(missing(&lab), 1, "it is there, and nothing is in it");
+    std::fs::remove_file(&newest).expect("removed");
+    assert_eq!(missing(&lab), 1);
+    let desk = open(lab.path());
+    assert_eq!(desk.recovered.damaged, 1);
+    desk.close();
+    assert!(!newest.exists(), "its number is not used again");
+    assert_eq!(missing(&lab), 0, "another segment was begun");
+
+    let lab = Lab::new();
+    let newest = lab.segments("log").pop().expect("one");
+    lab.change(&newest, |octets| octets.truncate(30));
+    assert_eq!(missing(&lab), 1, "less than a header is left");
+    let desk = open(lab.path());
+    assert_eq!(desk.recovered.damaged, 1);
+    desk.close();
+
+    let lab = Lab::new();
+    std::fs::remove_dir_all(lab.path().join("log")).expect("removed");
+    std::fs::create_dir(lab.path().join("log")).expect("made");
+    let desk = open(lab.path());
+    assert_eq!(desk.recovered.damaged, 1, "told as one");
+    desk.close();
+    assert_eq!(missing(&lab), 0, "another segment was begun");
+}
+
+/// A store with two segments of the log, neither of them sealed: killed as the second was begun.
+#[test]
+fn behind_a_lost_segment_another_is_begun_and_its_number_is_not_used_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut desk = open(folder.path());
+    desk.store(message("bob", 1), Body::Inline(body(1)));
+    desk.close();
+    let first = folder.path().join("log/0000000000000001.seg");
+    let unsealed = std::fs::read(&first).expect("read");
+    let mut desk = open(folder.path());
+    for number in 2..40 {
+        desk.store(message("bob", number), Body::Inline(body(number)));
+        if folder.path().join("log/0000000000000002.seg").exists() {
+            break;
+        }
+    }
+    desk.close();
+    std::fs::write(&first, unsealed).expect("written");
+    let second = folder.path().join("log/0000000000000002.seg");
+    std::fs::remove_file(&second).expect("removed");
+    let mut desk = open(folder.path());
+    assert_eq!(desk.recovered.damaged, 1);
+    assert_eq!(desk.delivered("bob"), [1]);
+    desk.close();
+    assert!(!second.exists());
+    assert!(folder.path().join("log/0000000000000003.seg").exists());
+    let desk = open(folder.path());
+    assert_eq!(desk.recovered.damaged, 0, "it was told");
+    desk.close();
+}
+
+#[test]
+fn a_store_whose_newest_segments_number_cannot_be_read_or_written_works_without() {
+    let lab = Lab::new();
+    let number = lab.path().join("newest-segment");
+    std::fs::remove_file(&number).expect("removed");
+    std::fs::create_dir(&number).expect("made");
+    let report = lab.verify();
+    assert!(report.is_sound());
+    let told = |note: &String| note.contains("newest-segment");
+    assert!(report.notes.iter().any(told), "{:?}", report.notes);
+    let mut desk = lab.serves_without(&[]);
+    for number in 100..140 {
+        desk.store(message("bob", number), Body::Inline(body(number)));
+    }
+    desk.close();
+}
+
+#[test]
+fn a_verification_opens_nothing_to_write() {
+    let lab = Lab::new();
+    let number = lab.path().join("newest-segment");
+    std::fs::remove_file(&number).expect("removed");
+    // A program that runs can be opened to read only, by whomever.
+    let program = std::env::current_exe().expect("there is one");
+    std::os::unix::fs::symlink(program, &number).expect("linked");
+    let report = lab.verify();
+    let told = |note: &String| note.contains("missing cannot be told");
+    assert!(!report.notes.iter().any(told), "{:?}", report.notes);
+}

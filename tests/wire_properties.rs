@@ -37,7 +37,7 @@ fn exercise(message: &Message) {
             }
         }
     }
-    let _ = stamp_source(message, ([192, 0, 2, 1], 5060).into());
+    let _ = stamp_source(message.clone(), ([192, 0, 2, 1], 5060).into());
     let _ = (ack_for(message, message), cancel_for(message));
     let mut edit = Edit::new(message);
     edit.request_uri("sip:x@y")

@@ -159,8 +159,14 @@ impl Bench {
         };
         let message = wire::parse(octets).expect("legal");
         assert_eq!(self.core.owner_of(&message), 0);
-        self.core
-            .handle_input(Input::Sip { flow, message }, self.now);
+        self.core.handle_input(
+            Input::Sip {
+                flow,
+                message,
+                is_again: false,
+            },
+            self.now,
+        );
         self.perform();
     }
 

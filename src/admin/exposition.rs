@@ -223,6 +223,7 @@ fn of_memory(parts: &Parts) -> Vec<Row> {
         &[("kind", "transactions")],
         &[("kind", "work")],
         &[("kind", "media")],
+        &[("kind", "spools")],
         &[("kind", "bindings")],
         &[("kind", "users")],
         &[("kind", "receipts")],

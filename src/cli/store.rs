@@ -2,7 +2,7 @@
 //! ask a running server for a copy.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -14,9 +14,12 @@ use super::output;
 use crate::registrar::StoredAccount;
 use crate::store::archive::Archive;
 use crate::store::import::{ImportError, Imported, Told, import};
+use crate::store::transfer::{Totals, totals_of};
 use crate::store::verify::{Damage, DamageKind, Loss, Report, verify};
 use crate::store::{StoreConfig, StoreError, backup};
 
+/// The last line of an export is no longer.
+const LAST_LINE: usize = 4 * 1024;
 /// How often an import tells how far it is, in lines.
 const TELL_EVERY: u64 = 10_000;
 
@@ -147,11 +150,13 @@ impl StoreArguments {
                 let mut to = sink(output.as_deref(), out)?;
                 let totals = archive.export(&mut |octets| to.write_all(&octets))?;
                 to.flush()?;
-                match totals.damaged {
-                    0 => Ok(()),
-                    damaged => Err(OperateError::Damaged(format!(
-                        "{damaged} messages or bindings are damaged and not in it"
-                    ))),
+                drop(archive);
+                complete(totals)?;
+                // What was lost without a trace is not counted there.
+                let report = look(&folder)?;
+                match report.loses() {
+                    false => Ok(()),
+                    true => sound(&folder, &report),
                 }
             }
             StoreCommand::Import { input } => {
@@ -183,6 +188,16 @@ fn look(folder: &Path) -> Result<Report, OperateError> {
     Ok(report)
 }
 
+/// Whether an export has everything that waited.
+fn complete(totals: Totals) -> Result<(), OperateError> {
+    match totals.damaged {
+        0 => Ok(()),
+        damaged => Err(OperateError::Damaged(format!(
+            "{damaged} messages or bindings are damaged and not in it"
+        ))),
+    }
+}
+
 fn sound(folder: &Path, report: &Report) -> Result<(), OperateError> {
     match report.is_sound() {
         true => Ok(()),
@@ -206,9 +221,11 @@ fn restore(
         return Err(OperateError::Misconfigured(text));
     }
     let report = look(backup)?;
-    if !damaged && !report.is_sound() {
+    if !report.is_sound() {
         as_text(out, &report)?;
-        return sound(backup, &report);
+        if !damaged {
+            return sound(backup, &report);
+        }
     }
     Archive::open(backup)?.copy_to(folder)?;
     let (messages, folder) = (report.waiting.messages, folder.display());
@@ -293,13 +310,31 @@ impl BackupArguments {
     }
 }
 
+/// Copies everything; the octets at the end.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<Vec<u8>> {
+    let (mut piece, mut end) = (vec![0; 64 * 1024], Vec::new());
+    loop {
+        let count = from.read(&mut piece)?;
+        if count == 0 {
+            return Ok(end);
+        }
+        to.write_all(&piece[..count])?;
+        end.extend_from_slice(&piece[..count]);
+        end.drain(..end.len().saturating_sub(LAST_LINE));
+    }
+}
+
 impl ExportArguments {
     /// Performs the command, writing to `out`.
     pub fn run(self, out: &mut impl Write) -> Result<(), OperateError> {
         let mut lines = self.target.client(true)?.stream("/admin/v1/export")?;
         let mut to = sink(self.output.as_deref(), out)?;
-        io::copy(&mut lines, &mut to)?;
-        Ok(to.flush()?)
+        let end = copy(&mut lines, &mut to)?;
+        to.flush()?;
+        let totals = totals_of(&end).ok_or_else(|| {
+            OperateError::Damaged("the last line is missing: this is not all".to_owned())
+        })?;
+        complete(totals)
     }
 }
 

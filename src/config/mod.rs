@@ -21,8 +21,8 @@ pub use address::{HostPort, Listener, Protocol};
 pub use load::{ConfigError, Origin};
 pub use schema::{
     Access, Account, Admin, Authentication, Blocked, ClientProfile, Config, CopyTo, Deferral,
-    Delivery, DigestAlgorithm, IncomingRule, Limits, Log, LogFormat, Msrp, MsrpOffer, Registrar,
-    Sip, Store, Tagless, Traffic, UserSettings, WhenFull,
+    Delivery, DigestAlgorithm, EnvelopeFrom, IncomingRule, Limits, Log, LogFormat, Msrp, MsrpOffer,
+    Registrar, Sip, Store, Tagless, Traffic, UserSettings, WhenFull,
 };
 pub use secret::{Ha1, Secret};
 pub use traffic::{PeerRule, TrafficOverrides};

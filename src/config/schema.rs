@@ -189,6 +189,8 @@ section! {
         realm: String = String::new();
         /// Digest algorithms offered, SHA-256 first. SIPp 3.6 and baresip 1.0 stop at a SHA-256 challenge; they need ["md5"].
         algorithms: Vec<DigestAlgorithm> = vec![DigestAlgorithm::Sha256, DigestAlgorithm::Md5];
+        /// Whom the From of a CPIM envelope may name, of users who have logged in: "own" is the user himself, or nobody (sip:anonymous@anonymous.invalid); else 403. "any": not looked at.
+        envelope_from: EnvelopeFrom = EnvelopeFrom::Own;
         /// Allows authentication = "none" on addresses other hosts can reach.
         allow_open: bool = false;
         /// What a contact without feature tags takes: "message" (SIP MESSAGE only) or "msrp" (chat sessions too).
@@ -350,6 +352,8 @@ section! {
         sessions: u32 = 16_384;
         /// Memory for everything that peers and users can make grow; from nine tenths of it on new work is answered 503. The process as a whole stays within 1.2 times it.
         memory: Size = Size::mib(1_024);
+        /// Of that, for messages on their way through MSRP sessions, a quarter of `memory` at most. What is over it goes by way of the disk, and so does a message that takes more than a quarter of it.
+        spools: Size = Size::mib(128);
         /// How long what peers send may wait for its shard. Of a burst new work that would wait five times longer is answered 503; while a queue stands for five times as long, new work that would wait longer than this.
         queue_delay: Period = Period::millis(200);
         /// Messages a shard keeps track of until their receipts have come, about 800 octets each; beyond it the oldest are forgotten, and a receipt of them passes unchecked.
@@ -432,6 +436,16 @@ words! {
         Message = "message";
         /// Chat sessions over MSRP as well.
         Msrp = "msrp";
+    }
+}
+
+words! {
+    /// Whom the From of an envelope may name (RFC 3862 §2.2.1).
+    EnvelopeFrom {
+        /// Its author, or nobody.
+        Own = "own";
+        /// Anybody.
+        Any = "any";
     }
 }
 
@@ -562,6 +576,26 @@ fn is_default(settings: &SettingsOverrides) -> bool {
 }
 
 impl Config {
+    /// What is allowed and hardly meant, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.limits.queue_delay.duration().is_zero() {
+            warnings.push(
+                "limits.queue_delay: with \"0s\" whatever has to wait at all is answered 503"
+                    .to_owned(),
+            );
+        }
+        let is_closed = self.registrar.authentication == Authentication::Digest;
+        if is_closed && self.account.is_empty() {
+            warnings.push(
+                "registrar.authentication: with \"digest\" and no [[account]] nobody can log in but by \
+                 accounts made with `restante accounts`"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+
     /// The sections by name, each with its keys.
     pub(super) const SECTIONS: &[(&str, &[(&str, &str)])] = &[
         ("sip", Sip::KEYS),

@@ -1,12 +1,12 @@
 //! What a content says: one notification, or several in an aggregate (RFC 5438 §8.3).
 
 use super::{DispositionNotification, ImdnError, is_notification};
-use crate::multipart::{self, media_type};
+use crate::multipart::{self, is_type};
 
 /// Whether a content holds several notifications: `multipart/mixed`, as a whole a `notification`.
 pub fn is_aggregate(content_type: &str, content_disposition: Option<&str>) -> bool {
-    let disposition = content_disposition.map(media_type);
-    media_type(content_type) == "multipart/mixed" && disposition.as_deref() == Some("notification")
+    is_type(content_type, "multipart/mixed")
+        && content_disposition.is_some_and(|it| is_type(it, "notification"))
 }
 
 /// The notifications a content holds, one or more; `None` if it is something else.

@@ -18,6 +18,8 @@ use crate::limits::memory::Room;
 
 /// A queue that has not been empty for so many times the bound stands.
 const STANDING: u32 = 5;
+/// Strangers make a queue that stands no longer than so many times the bound.
+const STRANGERS: u32 = 2;
 /// How long a piece of work takes is told by the last so many.
 const MEASURED: u32 = 1024;
 /// No piece of work counts for longer.
@@ -30,6 +32,8 @@ const HOPELESS: u32 = 50;
 pub enum Pressure {
     /// More comes than the shard can do.
     Delay,
+    /// So it does, and more than an equal share of it from where this came from.
+    Share,
     /// There is no room in memory.
     Memory,
 }
@@ -45,13 +49,45 @@ pub enum Verdict {
     Ignore,
 }
 
+/// How what is taken next was met when it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Entry {
+    /// Nobody has looked at it.
+    #[default]
+    Unjudged,
+    /// It was judged and let in.
+    LetIn,
+    /// It was let in before: this is a retransmission, and is not refused, since its sender would take that for
+    /// the answer to the first one. If it is new all the same, and new work is refused, it is ignored.
+    Again,
+}
+
 /// What a piece of work has behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Nothing: its sender has done no more than to send it.
+    /// Less than nothing: its sender has left many challenges unanswered. Half of the bound.
+    Silent,
+    /// Nothing: its sender has done no more than to send it. The bound.
     Fresh,
-    /// It answers a challenge of ours, so half of the work is done.
+    /// Nothing, but its sender has sent less than others. Twice the bound, so strangers alone make the queue no
+    /// longer.
+    Modest,
+    /// Its sender is trusted or has proved who he is, and sends more than others. Twice the bound, without what
+    /// strangers make of the queue.
+    Known,
+    /// Its sender is known and sends less than others, or it answers a challenge of ours, so that half of the
+    /// work is done. Three times the bound, without what strangers make of the queue.
     Proven,
+    /// It takes away what is in memory, and its sender is known or sends less than others: as for that, and
+    /// memory does not matter.
+    Leaves,
+}
+
+impl Stage {
+    /// Whether strangers do not count among those before it.
+    pub fn is_known(self) -> bool {
+        matches!(self, Self::Known | Self::Proven | Self::Leaves)
+    }
 }
 
 /// The state of one shard.
@@ -62,8 +98,8 @@ pub struct Load {
     standing_since: Option<Instant>,
     /// How long what was taken last had waited.
     delay: Duration,
-    /// What was taken last was let in at the door.
-    was_let_in: bool,
+    /// How what was taken last was met at the door.
+    entry: Entry,
     room: Room,
     /// The time that so many pieces of work took, with everything done between them.
     spent: Duration,
@@ -81,7 +117,7 @@ impl Load {
             bound,
             standing_since: None,
             delay: Duration::ZERO,
-            was_let_in: false,
+            entry: Entry::Unjudged,
             room: Room::Ample,
             spent: Duration::ZERO,
             served: 0,
@@ -111,10 +147,15 @@ impl Load {
         self.room
     }
 
-    /// What is taken next has waited for so long; `was_let_in` if it was judged when it came.
-    pub fn waited(&mut self, delay: Duration, was_let_in: bool) {
+    /// What is taken next has waited for so long.
+    pub fn waited(&mut self, delay: Duration, entry: Entry) {
         self.delay = delay;
-        self.was_let_in = was_let_in;
+        self.entry = entry;
+    }
+
+    /// Whether what was taken last is a retransmission of what was let in.
+    pub fn is_again(&self) -> bool {
+        self.entry == Entry::Again
     }
 
     /// So many pieces of work took so long, one right after the other. A pause of the whole machine says
@@ -128,9 +169,10 @@ impl Load {
         }
     }
 
-    /// Why new work that comes behind so many others is not let in, if it is not.
+    /// Why new work that comes behind so many others is not let in, if it is not. Strangers are counted only for
+    /// strangers.
     pub fn at_door(&self, waiting: usize, stage: Stage, now: Instant) -> Option<Pressure> {
-        if self.room == Room::None {
+        if self.lacks_memory(stage) {
             return Some(Pressure::Memory);
         }
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
@@ -178,27 +220,43 @@ impl Load {
 
     /// Whether whatever comes is taken, without a further look.
     pub fn is_calm(&self) -> bool {
-        self.room != Room::None && (self.was_let_in || self.delay <= self.bound)
+        let is_in_time = self.entry == Entry::LetIn || self.delay <= self.bound;
+        self.room != Room::None && is_in_time
     }
 
     /// What becomes of new work that is taken now.
     pub fn verdict(&self, stage: Stage, now: Instant) -> Verdict {
         if self.delay > self.bound * HOPELESS {
             Verdict::Ignore
-        } else if !self.was_let_in && self.delay > self.bound_of(stage, now) {
+        } else if self.entry != Entry::LetIn && self.delay > self.age_of(stage, now) {
             Verdict::Refuse(Pressure::Delay)
-        } else if self.room == Room::None {
+        } else if self.lacks_memory(stage) {
             Verdict::Refuse(Pressure::Memory)
         } else {
             Verdict::Take
         }
     }
 
+    fn lacks_memory(&self, stage: Stage) -> bool {
+        self.room == Room::None && stage != Stage::Leaves
+    }
+
     fn bound_of(&self, stage: Stage, now: Instant) -> Duration {
         match stage {
+            Stage::Silent => self.bound / 2,
             Stage::Fresh if self.stands(now) => self.bound,
+            Stage::Modest | Stage::Known if self.stands(now) => self.bound * STRANGERS,
+            Stage::Proven | Stage::Leaves if self.stands(now) => {
+                self.bound * (STANDING - STRANGERS)
+            }
             _ => self.bound * STANDING,
         }
+    }
+
+    /// How old new work may be: what strangers may make of the queue counts there.
+    fn age_of(&self, stage: Stage, now: Instant) -> Duration {
+        let behind = if stage.is_known() { STRANGERS } else { 0 };
+        self.bound_of(stage, now) + self.bound * behind
     }
 
     fn stands(&self, now: Instant) -> bool {
@@ -237,19 +295,19 @@ mod tests {
     fn a_burst_is_served_and_a_standing_queue_is_cut() {
         let mut load = Load::new(BOUND);
         load.is_behind(at(0));
-        load.waited(BOUND * 2, false);
+        load.waited(BOUND * 2, Entry::Unjudged);
         assert_eq!(load.verdict(Stage::Fresh, at(40)), Verdict::Take);
         load.is_behind(at(99));
         assert_eq!(load.verdict(Stage::Fresh, at(99)), Verdict::Take);
         let refused = Verdict::Refuse(Pressure::Delay);
         assert_eq!(load.verdict(Stage::Fresh, at(100)), refused);
         assert!(load.is_over(at(100)));
-        load.waited(BOUND, false);
+        load.waited(BOUND, Entry::Unjudged);
         assert_eq!(load.verdict(Stage::Fresh, at(110)), Verdict::Take);
-        load.waited(BOUND * 2, false);
+        load.waited(BOUND * 2, Entry::Unjudged);
         load.caught_up();
         load.is_behind(at(120));
-        load.waited(BOUND * 2, false);
+        load.waited(BOUND * 2, Entry::Unjudged);
         assert_eq!(load.verdict(Stage::Fresh, at(121)), Verdict::Take);
     }
 
@@ -257,13 +315,32 @@ mod tests {
     fn who_answers_a_challenge_is_served_before_others() {
         let mut load = Load::new(BOUND);
         load.is_behind(at(0));
-        load.waited(BOUND * 2, false);
+        load.waited(BOUND * 2, Entry::Unjudged);
         assert_eq!(load.verdict(Stage::Proven, at(200)), Verdict::Take);
-        load.waited(BOUND * 6, false);
+        load.waited(BOUND * 6, Entry::Unjudged);
         let refused = Verdict::Refuse(Pressure::Delay);
         assert_eq!(load.verdict(Stage::Proven, at(200)), refused);
-        load.waited(BOUND * 51, false);
+        load.waited(BOUND * 51, Entry::Unjudged);
         assert_eq!(load.verdict(Stage::Proven, at(200)), Verdict::Ignore);
+    }
+
+    #[test]
+    fn while_a_queue_stands_strangers_leave_room_behind_them_for_who_is_known() {
+        let mut load = Load::new(BOUND);
+        load.is_behind(at(0));
+        let wait_of = |stage| {
+            let tenths = (1..=60).take_while(|tenths| {
+                let mut load = load;
+                load.waited(BOUND * *tenths / 10, Entry::Unjudged);
+                load.verdict(stage, at(200)) == Verdict::Take
+            });
+            tenths.count()
+        };
+        assert_eq!(wait_of(Stage::Silent), 5);
+        assert_eq!(wait_of(Stage::Fresh), 10);
+        assert_eq!(wait_of(Stage::Modest), 20);
+        assert_eq!(wait_of(Stage::Known), 40);
+        assert_eq!(wait_of(Stage::Proven), 50);
     }
 
     #[test]
@@ -281,8 +358,10 @@ mod tests {
         assert_eq!(load.at_door(1_010, Stage::Fresh, at(99)), refused);
         assert_eq!(load.at_door(198, Stage::Fresh, at(100)), None);
         assert_eq!(load.at_door(202, Stage::Fresh, at(100)), refused);
-        assert_eq!(load.at_door(990, Stage::Proven, at(100)), None);
-        assert_eq!(load.at_door(1_010, Stage::Proven, at(100)), refused);
+        assert_eq!(load.at_door(396, Stage::Known, at(100)), None);
+        assert_eq!(load.at_door(404, Stage::Known, at(100)), refused);
+        assert_eq!(load.at_door(594, Stage::Proven, at(100)), None);
+        assert_eq!(load.at_door(606, Stage::Proven, at(100)), refused);
         for _ in 0..100 {
             load.served(64, Duration::from_micros(640));
         }
@@ -293,7 +372,7 @@ mod tests {
     fn what_was_let_in_is_not_refused_for_its_delay() {
         let mut load = Load::new(BOUND);
         load.is_behind(at(0));
-        load.waited(BOUND * 2, true);
+        load.waited(BOUND * 2, Entry::LetIn);
         assert!(load.is_calm());
         assert_eq!(load.verdict(Stage::Fresh, at(200)), Verdict::Take);
     }
@@ -321,6 +400,25 @@ mod tests {
             Some(Pressure::Memory)
         );
         assert!(load.is_over(at(0)) && load.is_busy());
+        assert_eq!(load.verdict(Stage::Leaves, at(0)), Verdict::Take);
+        assert_eq!(load.at_door(0, Stage::Leaves, at(0)), None);
+    }
+
+    #[test]
+    fn who_repeats_himself_gets_round_no_limit() {
+        let mut load = Load::new(BOUND);
+        load.is_behind(at(0));
+        load.waited(BOUND, Entry::Again);
+        assert!(load.is_calm() && load.is_again());
+        load.waited(BOUND * 2, Entry::Again);
+        let refused = Verdict::Refuse(Pressure::Delay);
+        assert!(!load.is_calm());
+        assert_eq!(load.verdict(Stage::Fresh, at(200)), refused);
+        load.waited(BOUND, Entry::Again);
+        load.set_room(Room::None);
+        let refused = Verdict::Refuse(Pressure::Memory);
+        assert!(!load.is_calm());
+        assert_eq!(load.verdict(Stage::Fresh, at(200)), refused);
     }
 
     #[test]

@@ -27,8 +27,10 @@ pub enum Kind {
     Transactions,
     /// MESSAGEs, relayed requests, deliveries and chats under way.
     Work,
-    /// MSRP sessions, with what they hold of messages on their way.
+    /// MSRP sessions, with what waits in them.
     Media,
+    /// Octets of messages on their way through MSRP sessions.
+    Spools,
     /// Bindings, and the users they are of.
     Bindings,
     /// Machines of served users, and who has messages waiting.
@@ -45,7 +47,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Process,
         Self::Connections,
         Self::WriteQueues,
@@ -53,6 +55,7 @@ impl Kind {
         Self::Transactions,
         Self::Work,
         Self::Media,
+        Self::Spools,
         Self::Bindings,
         Self::Users,
         Self::Receipts,
@@ -71,6 +74,7 @@ impl Kind {
             Self::Transactions => "transactions",
             Self::Work => "work",
             Self::Media => "media",
+            Self::Spools => "spools",
             Self::Bindings => "bindings",
             Self::Users => "users",
             Self::Receipts => "receipts",

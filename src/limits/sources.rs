@@ -3,6 +3,9 @@
 //! A datagram costs one look here, on whatever shard it arrives, so there is no lock: a fixed table of
 //! atomics, found by a keyed hash. A place whose source has been quiet is taken over by the next one. Bans
 //! are rare; they also stand in a list with names, for the operator.
+//!
+//! A place also says whether its source has proved who it is ([`Standing`]): that decides who is let in when
+//! there is more to do than can be done.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
@@ -23,6 +26,10 @@ const WAYS: usize = 8;
 const LONGEST: u32 = 64;
 /// Bans remembered at once, past ones included.
 const MOST_BANS: usize = 4_096;
+/// A proof counts for so long; a device registers anew long before.
+const PROOF_LASTS: Duration = Duration::from_secs(2 * 3_600);
+/// Challenges that a source may leave unanswered at once, and one more each second. A proof forgives all.
+const UNANSWERED: u32 = 100;
 
 /// What is allowed to each source.
 #[derive(Clone, Debug)]
@@ -62,11 +69,24 @@ impl Offence {
     }
 }
 
+/// What is known of who sends from a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The configuration trusts it.
+    Trusted,
+    /// Credentials that came from it were right.
+    Proven,
+    /// Nothing.
+    Unknown,
+    /// It was challenged often and did not answer.
+    Silent,
+}
+
 /// What may become of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
     /// It is worked on.
-    Pass,
+    Pass(Standing),
     /// There were too many; the next one passes after this time.
     Wait(Duration),
     /// Its source is banned.
@@ -101,7 +121,10 @@ pub struct Sources {
     messages: Option<Rate>,
     answers: Option<Rate>,
     offences: Option<Rate>,
+    challenges: Rate,
     places: Box<[Place]>,
+    /// That of all who have none of their own and find only such as are not to be shared.
+    overflow: Place,
     hasher: foldhash::quality::RandomState,
     bans: Mutex<BTreeMap<(Source, Way), Ban>>,
 }
@@ -114,8 +137,11 @@ struct Place {
     messages: SharedBucket,
     answers: SharedBucket,
     offences: SharedBucket,
+    challenges: SharedBucket,
     /// In microseconds; see [`Instant`].
     banned_until: AtomicU64,
+    /// When the last proof came: in microseconds, 0 is never.
+    proved_at: AtomicU64,
 }
 
 impl Place {
@@ -123,9 +149,48 @@ impl Place {
         self.banned_until.load(Ordering::Relaxed) > now.as_micros()
     }
 
+    fn has_proof(&self, now: Instant) -> bool {
+        let at = self.proved_at.load(Ordering::Relaxed);
+        at > 0 && now.since(Instant::from_micros(at)) < PROOF_LASTS
+    }
+
+    fn standing(&self, challenges: Rate, now: Instant) -> Standing {
+        if self.has_proof(now) {
+            Standing::Proven
+        } else if self.challenges.try_take(challenges, 1, now).is_err() {
+            Standing::Silent
+        } else {
+            Standing::Unknown
+        }
+    }
+
+    fn prove(&self, now: Instant) {
+        // Zero is never.
+        let micros = now.as_micros().max(1);
+        self.proved_at.store(micros, Ordering::Relaxed);
+        self.challenges.refill();
+    }
+
+    fn forget_proof(&self) {
+        self.proved_at.store(0, Ordering::Relaxed);
+        self.challenges.refill();
+    }
+
+    /// Nothing of its former owner is left.
+    fn give_to(&self, owner: u64) {
+        self.owner.store(owner, Ordering::Relaxed);
+        self.forget_proof();
+        self.messages.refill();
+        self.answers.refill();
+        self.offences.refill();
+        self.banned_until.store(0, Ordering::Relaxed);
+    }
+
     /// Whether it says as much as an unused one.
     fn is_idle(&self, now: Instant) -> bool {
         !self.is_banned(now)
+            && !self.has_proof(now)
+            && self.challenges.is_full(now)
             && self.messages.is_full(now)
             && self.answers.is_full(now)
             && self.offences.is_full(now)
@@ -143,7 +208,9 @@ impl Sources {
             answers: per_second(settings.answers),
             offences: (settings.offences > 0)
                 .then(|| Rate::over(settings.offences, minute, settings.offences)),
+            challenges: Rate::new(1, UNANSWERED),
             places: (0..sets * WAYS).map(|_| Place::default()).collect(),
+            overflow: Place::default(),
             hasher: foldhash::quality::RandomState::default(),
             bans: Mutex::default(),
             settings,
@@ -170,16 +237,48 @@ impl Sources {
     /// A message came, or a connection was opened.
     pub fn message(&self, address: IpAddr, way: Way, now: Instant) -> Judgement {
         if self.is_trusted(address) {
-            return Judgement::Pass;
+            return Judgement::Pass(Standing::Trusted);
         }
-        let place = self.place(Source::of(address), way, now);
+        let (place, is_own) = self.find(Source::of(address), way, now);
         if place.is_banned(now) {
             return Judgement::Banned;
         }
         let taken = self.messages.map(|rate| place.messages.take(rate, 1, now));
         match taken {
             Some(Err(wait)) => Judgement::Wait(wait),
-            _ => Judgement::Pass,
+            _ if is_own => Judgement::Pass(place.standing(self.challenges, now)),
+            _ => Judgement::Pass(Standing::Unknown),
+        }
+    }
+
+    /// What is known of an address.
+    pub fn standing(&self, address: IpAddr, way: Way, now: Instant) -> Standing {
+        if self.is_trusted(address) {
+            return Standing::Trusted;
+        }
+        match self.find(Source::of(address), way, now) {
+            (place, true) => place.standing(self.challenges, now),
+            _ => Standing::Unknown,
+        }
+    }
+
+    /// Credentials that came from an address were right.
+    pub fn prove(&self, address: IpAddr, way: Way, now: Instant) {
+        if self.is_trusted(address) {
+            return;
+        }
+        let source = Source::of(address);
+        if let Some(place) = self.own_place(source, way, now) {
+            place.prove(now);
+        }
+    }
+
+    /// A challenge goes to an address.
+    pub fn challenge(&self, address: IpAddr, way: Way, now: Instant) {
+        if !self.is_trusted(address) {
+            let place = self.place(Source::of(address), way, now);
+            // Who has used them up owes no more than that.
+            let _ = place.challenges.take(self.challenges, 1, now);
         }
     }
 
@@ -202,9 +301,10 @@ impl Sources {
             return None;
         }
         let source = Source::of(address);
-        let place = self.place(source, way, now);
+        let (place, is_own) = self.find(source, way, now);
         let full = place.offences.take(rate, offence.points(), now).is_err();
-        if !full || place.is_banned(now) {
+        // Whoever shares a place with others is not banned, or they would be.
+        if !full || !is_own || place.is_banned(now) {
             return None;
         }
         let ban = self.ban(source, way, now)?;
@@ -273,29 +373,62 @@ impl Sources {
         self.bans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The place of a source: its own, one that nobody needs, or that of the busiest beside it.
+    /// The place of a source: its own, one that nobody needs, or that of the busiest beside it that has proved
+    /// nothing, if there is one.
     fn place(&self, source: Source, way: Way, now: Instant) -> &Place {
+        self.find(source, way, now).0
+    }
+
+    /// As [`Self::place`], and whether it is its own.
+    fn find(&self, source: Source, way: Way, now: Instant) -> (&Place, bool) {
+        let (owner, set) = self.set_of(source, way);
+        match take_in(set, owner, now) {
+            Some(place) => (place, true),
+            None => (busiest_in(set, now).unwrap_or(&self.overflow), false),
+        }
+    }
+
+    /// The place of a source that has proved who it is: if nothing else is left, the busiest that has not
+    /// gives way, with all that was known of its owner. `None` where all have.
+    fn own_place(&self, source: Source, way: Way, now: Instant) -> Option<&Place> {
+        let (owner, set) = self.set_of(source, way);
+        take_in(set, owner, now).or_else(|| {
+            let place = busiest_in(set, now)?;
+            place.give_to(owner);
+            Some(place)
+        })
+    }
+
+    /// What marks a place as this source's, and the places it may have.
+    fn set_of(&self, source: Source, way: Way) -> (u64, &[Place]) {
         let hash = self.hasher.hash_one((source, way));
         let sets = self.places.len() / WAYS;
         let first = (hash as usize & (sets - 1)) * WAYS;
-        let set = &self.places[first..first + WAYS];
-        let owner = hash | 1;
-        let order = Ordering::Relaxed;
-        let known = |place: &&Place| place.owner.load(order) == owner;
-        if let Some(place) = set.iter().find(known) {
-            return place;
-        }
-        let taken = set.iter().find(|place| {
-            let before = place.owner.load(order);
-            place.is_idle(now)
-                && (place.owner.compare_exchange(before, owner, order, order)).is_ok()
-        });
-        let busiest = || {
-            let open = set.iter().filter(|place| !place.is_banned(now));
-            open.max_by_key(|place| place.messages.full_at())
-        };
-        taken.or_else(busiest).unwrap_or(&set[0])
+        (hash | 1, &self.places[first..first + WAYS])
     }
+}
+
+/// The place of its own that a source has or can have.
+fn take_in(set: &[Place], owner: u64, now: Instant) -> Option<&Place> {
+    let order = Ordering::Relaxed;
+    let known = |place: &&Place| place.owner.load(order) == owner;
+    if let Some(place) = set.iter().find(known) {
+        return Some(place);
+    }
+    let place = set.iter().find(|place| {
+        let before = place.owner.load(order);
+        place.is_idle(now) && (place.owner.compare_exchange(before, owner, order, order)).is_ok()
+    })?;
+    place.forget_proof();
+    Some(place)
+}
+
+/// The busiest place of those that can be shared: whose owner is not banned and has proved nothing.
+fn busiest_in(set: &[Place], now: Instant) -> Option<&Place> {
+    let open = set
+        .iter()
+        .filter(|place| !place.is_banned(now) && !place.has_proof(now));
+    open.max_by_key(|place| place.messages.full_at())
 }
 
 #[cfg(test)]
@@ -324,7 +457,10 @@ mod tests {
     }
 
     fn pass(sources: &Sources, address: IpAddr, now: Instant) -> bool {
-        sources.message(address, Way::Datagrams, now) == Judgement::Pass
+        matches!(
+            sources.message(address, Way::Datagrams, now),
+            Judgement::Pass(_)
+        )
     }
 
     #[test]
@@ -417,6 +553,108 @@ mod tests {
             "the table is full of busy sources"
         );
         assert!(pass(&sources, host(99), now + SECOND * 2));
+    }
+
+    #[test]
+    fn who_was_challenged_often_is_silent_until_he_proves_who_he_is() {
+        let sources = sources(64);
+        let now = start();
+        let way = Way::Datagrams;
+        let standing = |now| sources.standing(host(1), way, now);
+        for _ in 0..UNANSWERED {
+            assert_eq!(standing(now), Standing::Unknown);
+            sources.challenge(host(1), way, now);
+        }
+        assert_eq!(standing(now), Standing::Silent);
+        assert_eq!(sources.standing(host(2), way, now), Standing::Unknown);
+        assert_eq!(
+            standing(now + SECOND),
+            Standing::Unknown,
+            "one more each second"
+        );
+        sources.prove(host(1), way, now);
+        assert_eq!(standing(now), Standing::Proven);
+        let judgement = sources.message(host(1), way, now);
+        assert_eq!(judgement, Judgement::Pass(Standing::Proven));
+        let other_way = sources.standing(host(1), Way::Connections, now + SECOND);
+        assert_eq!(other_way, Standing::Unknown);
+        assert_eq!(standing(now + PROOF_LASTS), Standing::Unknown);
+    }
+
+    #[test]
+    fn a_proof_finds_a_place_among_busy_sources_and_keeps_it() {
+        let sources = sources(WAYS);
+        let (way, now) = (Way::Datagrams, start());
+        let busy = |now| {
+            for last in 0..8 {
+                while pass(&sources, host(last), now) {}
+            }
+        };
+        busy(now);
+        sources.prove(host(99), way, now);
+        let later = now + SECOND * 60;
+        busy(later);
+        assert_eq!(sources.standing(host(99), way, later), Standing::Proven);
+        let shared = sources.standing(host(3), way, later);
+        assert_eq!(
+            shared,
+            Standing::Unknown,
+            "who has no place shares no proof"
+        );
+    }
+
+    #[test]
+    fn a_stranger_without_a_place_does_no_harm_to_who_has_proved_who_he_is() {
+        let sources = sources(WAYS);
+        let (way, now) = (Way::Datagrams, start());
+        for last in 0..WAYS as u8 {
+            sources.prove(host(last), way, now);
+        }
+        let stranger = host(99);
+        assert_eq!((0..9).filter(|_| pass(&sources, stranger, now)).count(), 4);
+        assert_eq!(
+            (0..9).filter(|_| sources.may_answer(stranger, now)).count(),
+            2
+        );
+        for _ in 0..2 * UNANSWERED {
+            sources.challenge(stranger, way, now);
+            let ban = sources.offend(stranger, way, Offence::UnknownSession, now);
+            assert_eq!(ban, None);
+        }
+        for last in 0..WAYS as u8 {
+            let judgement = sources.message(host(last), way, now);
+            assert_eq!(judgement, Judgement::Pass(Standing::Proven), "{last}");
+            assert!(sources.may_answer(host(last), now), "{last}");
+        }
+        assert!(sources.may_answer(stranger, now + SECOND));
+    }
+
+    #[test]
+    fn who_takes_a_place_over_inherits_nothing() {
+        let sources = sources(WAYS);
+        let (way, now) = (Way::Datagrams, start());
+        for last in 0..8 {
+            while pass(&sources, host(last), now) {}
+            while sources.may_answer(host(last), now) {}
+            let ban = sources.offend(host(last), way, Offence::Malformed, now);
+            assert_eq!(ban, None);
+            for _ in 0..UNANSWERED {
+                sources.challenge(host(last), way, now);
+            }
+        }
+        sources.prove(host(99), way, now);
+        assert_eq!((0..9).filter(|_| pass(&sources, host(99), now)).count(), 4);
+        assert_eq!(
+            (0..9).filter(|_| sources.may_answer(host(99), now)).count(),
+            2
+        );
+        // Four points are allowed.
+        let offends = |_: &u8| {
+            sources
+                .offend(host(99), way, Offence::Malformed, now)
+                .is_none()
+        };
+        assert_eq!((0..9).take_while(offends).count(), 4);
     }
 
     #[test]

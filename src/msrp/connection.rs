@@ -24,6 +24,8 @@ use crate::net::writer::{WriteQueue, Writer};
 
 /// Octets asked of the socket at once.
 const READ: usize = 16 * 1024;
+/// Where the last time there were as many as were asked for.
+pub const READ_MORE: usize = 64 * 1024;
 /// What a connection costs in memory beside its buffers; estimated.
 const CONNECTION: usize = 4_096;
 
@@ -125,6 +127,7 @@ impl<D: Deliver> Connection<D> {
             Origin::Accepted => self.shared.settings.first,
             Origin::Opened => self.shared.settings.idle,
         };
+        let mut most = READ;
         loop {
             while let Some(event) = frames.next()? {
                 current = self.owner(&event, current);
@@ -145,7 +148,8 @@ impl<D: Deliver> Connection<D> {
             }
             let silent = now.since(alive);
             let left = idle.checked_sub(silent);
-            read_some(stream, &mut frames, left.ok_or(Stop::Silent)?).await?;
+            let read = read_some(stream, &mut frames, most, left.ok_or(Stop::Silent)?).await?;
+            most = if read >= READ { READ_MORE } else { READ };
         }
     }
 
@@ -181,19 +185,26 @@ impl<D: Deliver> Connection<D> {
     }
 }
 
-/// Waits at most `limit` for octets and gives them to `frames`.
-async fn read_some(stream: &Stream, frames: &mut FrameReader, limit: Duration) -> Result<(), Stop> {
+/// Waits at most `limit` for octets, about `most` of them, and gives them to `frames`; how many.
+async fn read_some(
+    stream: &Stream,
+    frames: &mut FrameReader,
+    most: usize,
+    limit: Duration,
+) -> Result<usize, Stop> {
     let buffer = frames.buffer();
     let read = async {
         stream.readable().await?;
-        buffer.reserve(READ);
+        if buffer.capacity() - buffer.len() < most / 2 {
+            buffer.reserve(most);
+        }
         stream.read(buffer).await
     };
     let read = tokio::time::timeout(limit, read).await;
     match read.map_err(|_| Stop::Silent)? {
         Ok(0) => Err(Stop::Closed),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Ok(count) => Ok(count),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
         Err(error) => Err(error.into()),
     }
 }

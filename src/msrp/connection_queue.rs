@@ -6,9 +6,8 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use crate::limits::memory::Room;
+use crate::net::pieces::Pieces;
 
 /// A session has more octets waiting than its bound: its peer asks faster than it reads, and the
 /// connection has to be closed.
@@ -59,7 +58,7 @@ impl Default for QueueLimits {
 #[derive(Debug)]
 struct Lane<S> {
     session: S,
-    frames: VecDeque<Bytes>,
+    frames: VecDeque<Pieces>,
     octets: usize,
 }
 
@@ -102,7 +101,9 @@ impl<S: Copy + Eq> ConnectionQueue<S> {
     }
 
     /// Adds a whole frame.
-    pub fn push(&mut self, session: S, frame: Bytes) -> Result<(), Overfull> {
+    pub fn push(&mut self, session: S, frame: impl Into<Pieces>) -> Result<(), Overfull> {
+        let frame = frame.into();
+        let length = frame.len();
         let mut lanes = self.lanes.iter_mut();
         let lane = match lanes.find(|lane| lane.session == session) {
             Some(lane) => lane,
@@ -115,25 +116,26 @@ impl<S: Copy + Eq> ConnectionQueue<S> {
                 self.lanes.back_mut().expect("one was just added")
             }
         };
-        if lane.octets + frame.len() > self.limits.backlog {
+        if lane.octets + length > self.limits.backlog {
             return Err(Overfull);
         }
-        lane.octets += frame.len();
+        lane.octets += length;
         lane.frames.push_back(frame);
         Ok(())
     }
 
     /// The next frame for the socket, of the session whose turn it is; `None` while enough is with the
     /// socket.
-    pub fn poll_transmit(&mut self) -> Option<Bytes> {
+    pub fn poll_transmit(&mut self) -> Option<Pieces> {
         if self.in_flight_octets >= self.limits.in_flight {
             return None;
         }
         let mut lane = self.lanes.pop_front()?;
         let frame = lane.frames.pop_front()?;
-        lane.octets -= frame.len();
-        self.in_flight.push_back((lane.session, frame.len()));
-        self.in_flight_octets += frame.len();
+        let length = frame.len();
+        lane.octets -= length;
+        self.in_flight.push_back((lane.session, length));
+        self.in_flight_octets += length;
         if !lane.frames.is_empty() {
             self.lanes.push_back(lane);
         }
@@ -171,6 +173,7 @@ impl<S: Copy + Eq> ConnectionQueue<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     fn frame(octet: u8, length: usize) -> Bytes {
         Bytes::from(vec![octet; length])
@@ -192,7 +195,7 @@ mod tests {
         }
         queue.push(b'b', frame(b'b', 10)).unwrap();
         let order: Vec<u8> = std::iter::from_fn(|| queue.poll_transmit())
-            .map(|frame| frame[0])
+            .map(|frame| frame.joined()[0])
             .collect();
         assert_eq!(order, b"abaa");
     }
@@ -222,6 +225,6 @@ mod tests {
         assert_eq!(queue.push(b'a', frame(b'a', 1)), Err(Overfull));
         assert_eq!(queue.push(b'b', frame(b'b', 1)), Ok(()));
         queue.remove(b'a');
-        assert_eq!(queue.poll_transmit().unwrap(), "b");
+        assert_eq!(queue.poll_transmit().unwrap().joined(), "b");
     }
 }

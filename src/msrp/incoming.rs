@@ -30,6 +30,10 @@ pub struct IncomingLimits {
     pub unanswered: usize,
     /// Separate ranges of octets in one message; over it 413.
     pub pieces: usize,
+    /// Octets of refused messages that are read and dropped; over it the peer does not stop sending (RFC 4975
+    /// §10.5), and its connection is closed. What it had handed to its system before it heard of the refusal
+    /// comes all the same.
+    pub refused: u64,
 }
 
 impl Default for IncomingLimits {
@@ -40,6 +44,7 @@ impl Default for IncomingLimits {
             unsettled: 1024,
             unanswered: 8192,
             pieces: 64,
+            refused: 4 * 1024 * 1024,
         }
     }
 }
@@ -75,15 +80,25 @@ struct Inbound {
 }
 
 impl Inbound {
-    /// The `$` chunk sets the length (RFC 4975 §7.3.1), once; false if that contradicts what is here.
+    /// The `$` chunk sets the length (RFC 4975 §7.3.1), once; false if that contradicts what is here, or what
+    /// the peer said that it would be.
     fn set_length(&mut self, length: u64) -> bool {
-        let other = self.length.is_some_and(|known| known != length);
+        let mut said = self.length.into_iter().chain(self.total);
+        let other = said.any(|known| known != length);
         self.length = Some(length);
         !other && !self.overruns()
     }
 
+    /// A chunk says how long the message is; false if another one said otherwise.
+    fn set_total(&mut self, total: Option<u64>) -> bool {
+        let other = total.is_some_and(|total| self.total.is_some_and(|known| known != total));
+        self.total = self.total.or(total);
+        !other
+    }
+
     fn overruns(&self) -> bool {
-        self.length.is_some_and(|length| self.here.end() > length)
+        let mut bounds = self.length.into_iter().chain(self.total);
+        bounds.any(|length| self.here.end() > length)
     }
 
     /// The length, if every octet is here for the first time.
@@ -109,6 +124,8 @@ struct Settled {
 enum Frame {
     /// None, or one whose octets are not wanted.
     Skipped,
+    /// One whose message was refused.
+    Refused,
     /// Answered already; it may yet abort this message.
     Bodiless(Option<InboundId>),
     Chunk(ArrivingChunk),
@@ -121,6 +138,8 @@ struct ArrivingChunk {
     /// Where its first octet belongs, from 0.
     start: u64,
     received: u64,
+    /// How long the whole message is, as this chunk has it.
+    total: Option<u64>,
 }
 
 /// What a REPORT about a message needs.
@@ -142,8 +161,20 @@ pub(super) struct Incoming {
     frame: Frame,
     unanswered: usize,
     arriving: usize,
+    /// Octets of refused messages that have come since one was taken.
+    wasted: u64,
     next_message: u64,
     next_chunk: u64,
+}
+
+impl Frame {
+    /// The rest of a frame that has been answered so.
+    fn after(status: u16) -> Self {
+        match status {
+            ..300 => Self::Skipped,
+            _ => Self::Refused,
+        }
+    }
 }
 
 impl Incoming {
@@ -157,6 +188,7 @@ impl Incoming {
             frame: Frame::Skipped,
             unanswered: 0,
             arriving: 0,
+            wasted: 0,
             next_message: 0,
             next_chunk: 0,
         }
@@ -177,6 +209,7 @@ impl Incoming {
         match self.open_frame(head, to, out) {
             Ok(frame) => self.frame = frame,
             Err(status) => {
+                self.frame = Frame::after(status);
                 if head.failure_report().answers(status) {
                     out.respond(head.transaction(), status, to.hop, to.local);
                 }
@@ -216,6 +249,7 @@ impl Incoming {
             transaction: head.transaction().into(),
             start,
             received: 0,
+            total: fields.byte_range.and_then(|range| range.total),
         }))
     }
 
@@ -306,8 +340,13 @@ impl Incoming {
 
     /// Octets of the SEND that began last.
     pub(super) fn data(&mut self, octets: Bytes, to: Addresses<'_>, out: &mut Outbox) {
-        let Frame::Chunk(chunk) = &mut self.frame else {
-            return;
+        let chunk = match &mut self.frame {
+            Frame::Chunk(chunk) => chunk,
+            Frame::Refused => {
+                self.wasted += octets.len() as u64;
+                return;
+            }
+            Frame::Skipped | Frame::Bodiless(_) => return,
         };
         let id = chunk.message;
         let Some(inbound) = self.messages.get_mut(&id) else {
@@ -331,10 +370,15 @@ impl Incoming {
         });
     }
 
+    /// Whether the peer goes on sending what was refused.
+    pub(super) fn is_abused(&self) -> bool {
+        self.wasted > self.limits.refused
+    }
+
     /// The SEND that began last is over.
     pub(super) fn end(&mut self, flag: Continuation, to: Addresses<'_>, out: &mut Outbox) {
         match std::mem::replace(&mut self.frame, Frame::Skipped) {
-            Frame::Skipped => {}
+            Frame::Skipped | Frame::Refused => {}
             Frame::Bodiless(message) => {
                 if let (Continuation::Aborted, Some(message)) = (flag, message) {
                     self.abort(message, to, out);
@@ -364,17 +408,19 @@ impl Incoming {
         });
         let end = chunk.start + chunk.received;
         if !inbound.complete {
-            match flag {
+            let is_sound = match flag {
                 Continuation::Aborted => return self.abort(id, to, out),
-                Continuation::Last if !inbound.set_length(end) => {
-                    return self.break_off(id, 400, to, out);
-                }
-                Continuation::More if inbound.overruns() => {
-                    return self.break_off(id, 400, to, out);
-                }
-                Continuation::Last | Continuation::More => {}
+                Continuation::Last => inbound.set_total(chunk.total) && inbound.set_length(end),
+                Continuation::More => inbound.set_total(chunk.total) && !inbound.overruns(),
+            };
+            if !is_sound {
+                return self.break_off(id, 400, to, out);
             }
         }
+        self.wasted = 0;
+        let Some(inbound) = self.messages.get_mut(&id) else {
+            return;
+        };
         let message = id;
         out.tell(SessionEvent::ChunkDone {
             message,

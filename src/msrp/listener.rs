@@ -25,6 +25,7 @@ use crate::metrics::ShardMetrics;
 use crate::net::ConnectionId;
 use crate::net::accept::{Gate, Place, accept};
 use crate::net::conversation::Origin;
+use crate::net::pieces::Pieces;
 use crate::net::registry::{Found, Registry};
 use crate::net::stream::Stream;
 use crate::net::tls::{Check, Tls};
@@ -209,7 +210,7 @@ impl<D: Deliver> MsrpTransport<D> {
     }
 
     /// Queues octets; what is queued can still be lost, then [`Deliver::lost`] says so.
-    pub fn send(&mut self, connection: ConnectionId, octets: Bytes) -> Result<(), Lost> {
+    pub fn send(&mut self, connection: ConnectionId, octets: Pieces) -> Result<(), Lost> {
         let shard = self.shared.shard;
         let sent = self.writer(connection)?.send(shard, octets);
         if sent.is_err() {
@@ -223,6 +224,13 @@ impl<D: Deliver> MsrpTransport<D> {
     pub fn close(&mut self, connection: ConnectionId) {
         self.writers.remove(&connection);
         self.shared.registry.release(connection, self.shared.shard);
+    }
+
+    /// Ends a connection at once, for all shards; [`Deliver::lost`] says so.
+    pub fn end(&mut self, connection: ConnectionId) {
+        if let Ok(writer) = self.writer(connection) {
+            writer.abort();
+        }
     }
 
     /// A connection asked for a session that nobody knows.

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use super::event::{OutboundId, SessionEvent};
 use super::writer::write_response;
+use crate::net::pieces::Pieces;
 
 /// Why a frame was written: what to do once it has left, and when to take it back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub(super) enum Tag {
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     pub(super) events: VecDeque<SessionEvent>,
-    frames: VecDeque<(Bytes, Tag)>,
+    frames: VecDeque<(Pieces, Tag)>,
     octets: usize,
 }
 
@@ -31,7 +32,8 @@ impl Outbox {
         self.events.push_back(event);
     }
 
-    pub(super) fn write(&mut self, frame: Bytes, tag: Tag) {
+    pub(super) fn write(&mut self, frame: impl Into<Pieces>, tag: Tag) {
+        let frame = frame.into();
         self.octets += frame.len();
         self.frames.push_back((frame, tag));
     }
@@ -42,7 +44,7 @@ impl Outbox {
         self.write(out.freeze(), Tag::Plain);
     }
 
-    pub(super) fn next_frame(&mut self) -> Option<(Bytes, Tag)> {
+    pub(super) fn next_frame(&mut self) -> Option<(Pieces, Tag)> {
         let (frame, tag) = self.frames.pop_front()?;
         self.octets -= frame.len();
         Some((frame, tag))

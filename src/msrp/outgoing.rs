@@ -6,12 +6,14 @@
 //! still arriving and its length is unknown.
 
 mod confirmation;
+mod unsent;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
+use self::unsent::{Slices, Unsent};
 use super::event::OutboundId;
 use super::frame::{ByteRange, Continuation, FailureReport};
 use super::outbox::{Outbox, Tag};
@@ -19,6 +21,7 @@ use super::ranges::RangeSet;
 use super::uri::new_transaction_id;
 use super::writer::{SendHead, collides, write_end_line, write_send_head};
 use crate::clock::Instant;
+use crate::net::pieces::Pieces;
 use crate::token::Tokens;
 
 /// How long a request may go unanswered after its last octet has left (RFC 4975 §7.1.1).
@@ -27,6 +30,8 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 pub const SMALL_CHUNK: usize = 2048;
 /// The largest chunk that can be configured: it delays what waits behind it on its connection.
 pub const MAX_CHUNK: usize = 64 * 1024;
+/// Bodies of chunks up to so many octets are copied behind their heads: that costs less than another piece.
+const COPIED: usize = 4 * 1024;
 /// Messages that wait for a REPORT after all else is confirmed, and quiet chunks that may yet be
 /// refused: the oldest are forgotten.
 const REMEMBERED: usize = 64;
@@ -84,7 +89,7 @@ struct Outbound {
     failure_report: FailureReport,
     total: Option<u64>,
     /// Octets that are not yet in a chunk.
-    held: BytesMut,
+    held: Unsent,
     /// Octets given by the user.
     supplied: u64,
     /// Octets put into chunks.
@@ -165,7 +170,7 @@ impl Outgoing {
                 success_report: message.success_report,
                 failure_report: message.failure_report,
                 total: message.length,
-                held: BytesMut::new(),
+                held: Unsent::default(),
                 supplied: 0,
                 chunked: 0,
                 ended: false,
@@ -197,7 +202,8 @@ impl Outgoing {
         };
         write_send_head(&mut frame, &head);
         write_end_line(&mut frame, &transaction, false, Continuation::Last);
-        self.launch(frame.freeze(), transaction, None, FailureReport::Yes, out);
+        let frame = frame.freeze().into();
+        self.launch(frame, transaction, None, FailureReport::Yes, out);
     }
 
     /// Another connection: every message that is not known to have arrived is sent again from its
@@ -256,9 +262,8 @@ impl Outgoing {
         let taken = usize::try_from(left)
             .unwrap_or(usize::MAX)
             .min(octets.len());
-        let octets = octets.get(..taken).unwrap_or_default();
-        message.held.extend_from_slice(octets);
-        message.supplied += octets.len() as u64;
+        message.held.push(octets.slice(..taken));
+        message.supplied += taken as u64;
         self.cut(id, to, tokens, out);
     }
 
@@ -356,15 +361,15 @@ impl Outgoing {
         flag: Continuation,
         to: Route<'_>,
         tokens: &mut Tokens,
-    ) -> (Bytes, String) {
-        let body = message.held.get(..length).unwrap_or_default();
+    ) -> (Pieces, String) {
+        let body = message.held.take(length);
         let transaction = loop {
             let transaction = new_transaction_id(to.shard, tokens);
-            if !collides(body, &transaction) {
+            if !collides(&body, &transaction) {
                 break transaction;
             }
         };
-        let end = message.chunked + body.len() as u64;
+        let end = message.chunked + length as u64;
         let exact = self.limits.chunk <= SMALL_CHUNK && flag != Continuation::Aborted;
         let start = if message.total == Some(0) {
             1
@@ -381,18 +386,14 @@ impl Outgoing {
             failure_report: message.failure_report,
             content_type: Some(&message.content_type),
         };
-        let mut frame = BytesMut::with_capacity(512 + body.len());
-        write_send_head(&mut frame, &head);
-        frame.put_slice(body);
-        write_end_line(&mut frame, &transaction, true, flag);
-        message.held.advance(length);
+        let frame = frame(&head, body, flag);
         message.chunked = end;
-        (frame.freeze(), transaction)
+        (frame, transaction)
     }
 
     fn launch(
         &mut self,
-        frame: Bytes,
+        frame: Pieces,
         transaction: String,
         part: Option<(OutboundId, u64)>,
         failure_report: FailureReport,
@@ -425,6 +426,25 @@ impl Outgoing {
             .map(|message| message.held.len())
             .sum()
     }
+}
+
+/// A SEND with this body. A short body is copied to stand between its head and its end; a long one goes
+/// as it lies in memory.
+fn frame(head: &SendHead<'_>, body: Slices, flag: Continuation) -> Pieces {
+    const HEAD: usize = 512;
+    let length: usize = body.iter().map(Bytes::len).sum();
+    let is_copied = length <= COPIED;
+    let room = if is_copied { length } else { 0 };
+    let mut octets = BytesMut::with_capacity(HEAD + room);
+    write_send_head(&mut octets, head);
+    if is_copied {
+        body.iter().for_each(|slice| octets.put_slice(slice));
+        write_end_line(&mut octets, head.transaction, true, flag);
+        return octets.freeze().into();
+    }
+    let first = octets.split().freeze();
+    write_end_line(&mut octets, head.transaction, true, flag);
+    Pieces::new(first, body.into_iter().chain([octets.freeze()]))
 }
 
 fn range(start: u64, end: Option<u64>, total: Option<u64>) -> ByteRange {

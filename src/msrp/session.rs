@@ -17,6 +17,7 @@ use super::outgoing::{OutboundMessage, Outgoing, OutgoingLimits, Route, Want};
 use super::uri::{MsrpPath, MsrpUri, new_transaction_id, shard_of_session_id};
 use super::writer::{ReportHead, refuse, write_report};
 use crate::clock::Instant;
+use crate::net::pieces::Pieces;
 use crate::token::Tokens;
 
 /// What was negotiated, and the bounds.
@@ -40,7 +41,7 @@ pub struct Transmit<C> {
     /// On which connection.
     pub connection: C,
     /// The frame.
-    pub octets: Bytes,
+    pub octets: Pieces,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +154,11 @@ impl<C: Copy + Eq + Debug> Session<C> {
         }
     }
 
+    /// Whether the peer goes on sending what was refused (RFC 4975 §10.5): its connection is to be closed.
+    pub fn is_abused(&self) -> bool {
+        self.incoming.is_abused()
+    }
+
     /// A piece of a frame that names this session came on `connection`.
     pub fn handle_frame(&mut self, connection: C, event: FrameEvent) {
         match event {
@@ -226,6 +232,7 @@ impl<C: Copy + Eq + Debug> Session<C> {
         if self.connection() == Some(connection) {
             self.outbox.write(octets, Tag::Plain);
         } else if self.strays.len() < MAX_STRAYS {
+            let octets = octets.into();
             self.strays.push_back(Transmit { connection, octets });
         }
     }

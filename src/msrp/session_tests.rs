@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::connection_queue::{ConnectionQueue, QueueLimits};
 use super::event::{ChunkId, EndReason, InboundId, OutboundId, SessionEvent};
-use super::frame::{ByteRange, FailureReport};
+use super::frame::{ByteRange, FailureReport, FrameEvent};
 use super::incoming::IncomingLimits;
 use super::outgoing::{MAX_CHUNK, OutboundMessage, OutgoingLimits, RESPONSE_TIMEOUT};
 use super::reader::{FrameReader, Limits};
@@ -85,7 +85,7 @@ impl Bob {
     fn writes(&mut self) -> Vec<(u8, String)> {
         let mut out = Vec::new();
         while let Some(transmit) = self.session.poll_transmit() {
-            let text = String::from_utf8(transmit.octets.to_vec()).unwrap();
+            let text = String::from_utf8(transmit.octets.joined().to_vec()).unwrap();
             self.session
                 .handle_written(transmit.connection, 1, self.now);
             out.push((transmit.connection, text));
@@ -502,6 +502,48 @@ fn messages_over_the_limit_get_413_declared_or_not() {
 }
 
 #[test]
+fn a_total_that_is_not_what_came_is_refused_and_never_answered_as_whole() {
+    let cases: [&[(&str, &str, char)]; 4] = [
+        &[("1-*/9", "short", '$')],
+        &[("1-*/3", "longer", '+')],
+        &[("1-3/6", "abc", '+'), ("4-*/7", "def", '$')],
+        &[("1-*/*", "abc", '+'), ("4-*/9", "def", '$')],
+    ];
+    for chunks in cases {
+        let mut bob = Bob::new();
+        for (number, (range, body, flag)) in chunks.iter().enumerate() {
+            let fields = format!("Message-ID: m1m1\r\nByte-Range: {range}\r\n");
+            bob.receives_send(&format!("aaa{number}"), &fields, body, *flag);
+        }
+        let told = bob.told();
+        assert_eq!(aborted(&told), Some(Some(400)), "{chunks:?}");
+        assert_eq!(done(&told), None, "{chunks:?}");
+        let answers = bob.says();
+        let is_400 = answers.iter().all(|answer| answer.contains(" 400 "));
+        assert!(is_400 && answers.len() == chunks.len(), "{answers:?}");
+    }
+}
+
+#[test]
+fn who_goes_on_sending_what_was_refused_is_found_out() {
+    let mut config = config(BOB, ALICE);
+    (config.incoming.message, config.incoming.refused) = (10, 1_000);
+    let mut bob = Bob::with(config);
+    let send = |bob: &mut Bob, tid: &str, id: &str, body: &str| {
+        let fields = format!("Message-ID: {id}\r\nByte-Range: 1-*/*\r\n");
+        bob.receives_send(tid, &fields, body, '+');
+    };
+    // What was on its way when it heard of the refusal is read and dropped.
+    send(&mut bob, "aaaa", "m1m1", &"x".repeat(900));
+    assert!(!bob.session.is_abused());
+    send(&mut bob, "bbbb", "m2m2", "short");
+    for tid in ["cccc", "dddd", "eeee"] {
+        send(&mut bob, tid, "m1m1", &"x".repeat(400));
+    }
+    assert!(bob.session.is_abused());
+}
+
+#[test]
 fn holes_and_messages_in_progress_are_bounded() {
     let mut config = config(BOB, ALICE);
     config.incoming.pieces = 4;
@@ -816,7 +858,7 @@ impl End {
         }
         let mut wire = Vec::new();
         while let Some(frame) = self.queue.poll_transmit() {
-            wire.extend_from_slice(&frame);
+            wire.extend_from_slice(&frame.joined());
         }
         let frames = self.queue.written(wire.len()).len();
         self.session.handle_written(LINK, frames, now);
@@ -951,6 +993,42 @@ fn chunks_have_exact_ranges_of_at_most_2048_octets() {
         );
     }
     assert_eq!(ranges, ["1-2048/5000", "2049-4096/5000", "4097-5000/5000"]);
+}
+
+#[test]
+fn a_long_chunk_leaves_in_the_pieces_that_it_came_in() {
+    let mut config = config(BOB, ALICE);
+    config.outgoing.chunk = 16 * 1024;
+    let mut bob = Bob::with(config);
+    bob.session.handle_connected(LINK, false, &mut bob.tokens);
+    let body: Vec<u8> = (0..40_000_u32).map(|at| b'a' + (at % 23) as u8).collect();
+    let body = Bytes::from(body);
+    let id = bob.session.send(message(Some(40_000)), &mut bob.tokens);
+    for (from, to) in [
+        (0, 9_000),
+        (9_000, 9_100),
+        (9_100, 25_000),
+        (25_000, 40_000),
+    ] {
+        let piece = body.slice(from..to);
+        bob.session.supply(id, &piece, &mut bob.tokens);
+    }
+    let mut reader = FrameReader::new(Limits::default());
+    let (mut came, mut frames) = (Vec::new(), 0);
+    while let Some(transmit) = bob.session.poll_transmit() {
+        let mut pieces = transmit.octets.iter();
+        assert!(pieces.any(|piece| body.as_ptr_range().contains(&piece.as_ptr())));
+        reader.push(&transmit.octets.joined());
+        while let Some(event) = reader.next().unwrap() {
+            match event {
+                FrameEvent::Data(octets) => came.extend_from_slice(&octets),
+                FrameEvent::End(_) => frames += 1,
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(frames, 3);
+    assert!(came == body);
 }
 
 /// RFC 4975 §7.1: the end-line must not occur in the body.
@@ -1096,7 +1174,7 @@ fn chunks_that_have_not_been_taken_are_withdrawn_after_a_413() {
     bob.session
         .supply(id, &Bytes::from(vec![b'x'; 6000]), &mut bob.tokens);
     let first = bob.session.poll_transmit().unwrap().octets;
-    let first = String::from_utf8(first.to_vec()).unwrap();
+    let first = String::from_utf8(first.joined().to_vec()).unwrap();
     let tid = first.split(' ').nth(1).unwrap();
     bob.receives(&format!(
         "MSRP {tid} 413 No\r\nTo-Path: {BOB}\r\nFrom-Path: {ALICE}\r\n-------{tid}$\r\n"

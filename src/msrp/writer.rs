@@ -5,6 +5,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use memchr::memmem;
+use smallvec::SmallVec;
 
 use super::frame::{ByteRange, Continuation, FailureReport, Method, RequestHead};
 
@@ -124,13 +125,34 @@ pub fn response_path(request: &RequestHead) -> Option<&str> {
     }
 }
 
-/// Whether the end-line of `transaction` would be found inside `body`; then another transaction
-/// identifier has to be chosen (RFC 4975 §7.1).
-pub fn collides(body: &[u8], transaction: &str) -> bool {
-    memmem::find_iter(body, transaction.as_bytes()).any(|at| {
-        body.get(..at)
-            .is_some_and(|before| before.ends_with(b"-------"))
+/// Whether the end-line of `transaction` would be found inside `body`, whose pieces stand one behind the
+/// other; then another transaction identifier has to be chosen (RFC 4975 §7.1).
+pub fn collides(body: &[Bytes], transaction: &str) -> bool {
+    // Of what stands across two pieces so many octets are in one of them at most.
+    let reach = HYPHENS.len() + transaction.len() - 1;
+    let mut seam: SmallVec<[u8; 2 * SEAM]> = SmallVec::new();
+    body.iter().any(|piece| {
+        let (begins, ends) = (piece.len().min(reach), piece.len().saturating_sub(reach));
+        seam.extend_from_slice(&piece[..begins]);
+        let found = has_end_line(&seam, transaction) || has_end_line(piece, transaction);
+        if ends > 0 {
+            seam.clear();
+            seam.extend_from_slice(&piece[ends..]);
+        } else {
+            let old = seam.len().saturating_sub(reach);
+            seam.drain(..old);
+        }
+        found
     })
+}
+
+const HYPHENS: &[u8] = b"-------";
+/// Octets of the hyphens and of the longest transaction identifier.
+const SEAM: usize = 7 + 32;
+
+fn has_end_line(octets: &[u8], transaction: &str) -> bool {
+    let mut places = memmem::find_iter(octets, transaction.as_bytes());
+    places.any(|at| octets[..at].ends_with(HYPHENS))
 }
 
 /// The comment of a status code; for people only.
@@ -200,10 +222,31 @@ mod tests {
 
     #[test]
     fn an_end_line_inside_the_body_is_noticed() {
-        assert!(collides(b"x\r\n-------abcd$\r\n", "abcd"));
-        assert!(collides(b"-------abcd", "abcd"));
-        assert!(!collides(b"abcd ------abcd", "abcd"));
-        assert!(!collides(b"", "abcd"));
+        let collides = |body: &'static [u8]| collides(&[Bytes::from_static(body)], "abcd");
+        assert!(collides(b"x\r\n-------abcd$\r\n"));
+        assert!(collides(b"-------abcd"));
+        assert!(!collides(b"abcd ------abcd"));
+        assert!(!collides(b""));
+    }
+
+    #[test]
+    fn an_end_line_across_pieces_of_the_body_is_noticed() {
+        let body =
+            Bytes::from_static(b"some text\r\n-------abcd$\r\nand more of it, so that it is long");
+        let tail = body.len();
+        for first in 0..=tail {
+            for second in first..=tail {
+                let pieces = [
+                    body.slice(..first),
+                    body.slice(first..second),
+                    body.slice(second..),
+                ];
+                assert!(collides(&pieces, "abcd"), "{first} {second}");
+                assert!(!collides(&pieces, "abce"));
+            }
+        }
+        let single: Vec<Bytes> = (0..tail).map(|at| body.slice(at..=at)).collect();
+        assert!(collides(&single, "abcd"));
     }
 
     #[test]

@@ -80,11 +80,11 @@ impl Gate {
     fn admits(&self, address: IpAddr, metrics: &ShardMetrics) -> bool {
         let judgement = (self.sources).message(address, Way::Connections, now().instant);
         match judgement {
-            Judgement::Pass => {}
+            Judgement::Pass(_) => {}
             Judgement::Wait(_) => metrics.dropped_rate.count(),
             Judgement::Banned => metrics.dropped_banned.count(),
         }
-        judgement == Judgement::Pass
+        matches!(judgement, Judgement::Pass(_))
     }
 
     /// Waits for a place.

@@ -7,6 +7,7 @@ pub mod accept;
 pub mod bind;
 pub mod conversation;
 pub mod id;
+pub mod pieces;
 pub mod registry;
 pub mod stream;
 pub mod sys;

@@ -57,8 +57,9 @@ impl Stream {
         match self {
             Self::Plain(stream) => write_plain(stream, batch, stall).await,
             Self::Secure(stream) => {
-                while let Some(octets) = batch.pop_front() {
-                    stream.write_all(&octets, stall).await?;
+                while !batch.is_empty() {
+                    let taken = stream.write(&slices(batch), stall).await?;
+                    advance(batch, taken);
                 }
                 Ok(())
             }
@@ -94,9 +95,13 @@ async fn write_plain(
 }
 
 fn try_write(stream: &TcpStream, batch: &VecDeque<Bytes>) -> io::Result<usize> {
-    let slices: SmallVec<[IoSlice<'_>; VECTOR]> =
-        batch.iter().map(|octets| IoSlice::new(octets)).collect();
-    stream.try_write_vectored(&slices)
+    stream.try_write_vectored(&slices(batch))
+}
+
+/// The first of them.
+fn slices(batch: &VecDeque<Bytes>) -> SmallVec<[IoSlice<'_>; VECTOR]> {
+    let first = batch.iter().take(VECTOR);
+    first.map(|octets| IoSlice::new(octets)).collect()
 }
 
 fn advance(batch: &mut VecDeque<Bytes>, mut written: usize) {

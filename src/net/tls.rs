@@ -17,7 +17,7 @@ use rustls::{
 };
 use std::cell::RefCell;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -349,15 +349,13 @@ impl TlsStream {
         Ok(Some(read))
     }
 
-    /// Writes all of `octets`; fails when the peer takes nothing for `stall`.
-    pub async fn write_all(&self, mut octets: &[u8], stall: Duration) -> io::Result<()> {
-        while !octets.is_empty() {
-            let taken = self.session.borrow_mut().writer().write(octets)?;
-            octets = octets.get(taken..).unwrap_or_default();
-            let flushed = tokio::time::timeout(stall, self.flush()).await;
-            flushed.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        }
-        Ok(())
+    /// Writes as much of `octets` as there is room for, and says how much; fails when the peer takes
+    /// nothing for `stall`.
+    pub async fn write(&self, octets: &[IoSlice<'_>], stall: Duration) -> io::Result<usize> {
+        let taken = self.session.borrow_mut().writer().write_vectored(octets)?;
+        let flushed = tokio::time::timeout(stall, self.flush()).await;
+        flushed.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(taken)
     }
 
     async fn flush(&self) -> io::Result<()> {

@@ -3,7 +3,6 @@
 //! The queue is bounded by octets. A peer that reads too slowly overflows it and loses the
 //! connection, so that it cannot hold our memory.
 
-use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::id::ConnectionId;
+use super::pieces::Pieces;
 use super::stream::{Stream, VECTOR};
 use crate::limits::memory::{Account, Kind, Room};
 
@@ -42,7 +42,7 @@ pub struct WriteQueue {
 
 #[derive(Debug)]
 enum Entry {
-    Octets { from: u16, octets: Bytes },
+    Octets { from: u16, octets: Pieces },
     Close,
 }
 
@@ -95,7 +95,8 @@ impl Writer {
     }
 
     /// Queues `octets` of shard `from`. One entry of any size fits an empty queue.
-    pub fn send(&self, from: u16, octets: Bytes) -> Result<(), Lost> {
+    pub fn send(&self, from: u16, octets: impl Into<Pieces>) -> Result<(), Lost> {
+        let octets = octets.into();
         let cost = octets.len() + ENTRY;
         let before = self.state.queued.fetch_add(cost, Ordering::Relaxed);
         if before > 0 && before.saturating_add(cost) > self.state.limit() {
@@ -216,7 +217,7 @@ impl WriteQueue {
                     Entry::Octets { from, octets } if !close => {
                         cost += octets.len() + ENTRY;
                         add(&mut totals, from, octets.len());
-                        batch.push_back(octets);
+                        batch.extend(octets);
                     }
                     Entry::Octets { .. } => {}
                     Entry::Close => close = true,
@@ -258,6 +259,7 @@ fn add(totals: &mut Vec<(u16, usize)>, shard: u16, octets: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use tokio::io::AsyncReadExt;
     use tokio::net::{TcpListener, TcpStream};
 
@@ -278,7 +280,7 @@ mod tests {
             let octets = vec![index as u8; usize::from(index)];
             expected.extend_from_slice(&octets);
             writer
-                .send(index % 2, octets.into())
+                .send(index % 2, Bytes::from(octets))
                 .expect("there is room");
         }
         writer.close();
@@ -334,7 +336,8 @@ mod tests {
     async fn a_peer_that_takes_nothing_is_given_up() {
         let (near, far) = connected().await;
         let (writer, mut queue) = writer(ConnectionId::new(0, 1), 1 << 30, &Account::detached());
-        writer.send(0, vec![0; 64 << 20].into()).expect("queued");
+        let octets = Bytes::from(vec![0; 64 << 20]);
+        writer.send(0, octets).expect("queued");
         let stall = Duration::from_millis(50);
         let error = queue.write_to(&near, stall, async |_, _| ()).await;
         assert_eq!(error.expect_err("stalled").kind(), io::ErrorKind::TimedOut);

@@ -298,12 +298,11 @@ impl Service {
     ) {
         let now = registration.now;
         let handled = self.registrar.register(directory, registration);
-        let status =
-            crate::sip::wire::parse(handled.response.clone()).map_or(500, |reply| reply.status());
-        if status == 200 {
+        if handled.status == 200 {
             self.metrics.registrations.count();
         }
-        self.sip.respond(server, status, handled.response, now);
+        self.sip
+            .respond(server, handled.status, handled.response, now);
         if let Some(registered) = handled.registered {
             self.handle_registered(registered, now);
         }
@@ -312,6 +311,10 @@ impl Service {
     pub(super) fn handle_registered(&mut self, registered: Registered, now: Now) {
         for request in registered.store {
             self.custody.tell(request);
+        }
+        // It looks through all that is under way: a plain refresh, of which there are most, must not.
+        if registered.left {
+            self.give_up_on_gone(&registered.user, now);
         }
         self.give_up_silent_branches(&registered.user, now);
         self.handle_registration(&registered.user, now);
@@ -402,7 +405,7 @@ impl Service {
 
     /// Whether the Request-URI is a Contact of ours.
     fn is_ours(&self, request: &Message) -> bool {
-        let uri = Uri::parse(request.request_uri()).ok();
+        let uri = request.uri().ok();
         uri.and_then(|uri| callee::shard_of_contact(uri.user()?))
             .is_some()
     }

@@ -6,6 +6,7 @@ use crate::clock::{Now, UnixMillis};
 use crate::cpim::Envelope;
 use crate::identity::Identity;
 use crate::imdn::Dispositions;
+pub use crate::multipart::is_type;
 use crate::participating::{forward, revocation};
 use crate::sip::message::HeaderName;
 use crate::sip::message::Message;
@@ -144,13 +145,6 @@ impl Content {
 /// Whether a content of this type can be, or hold, a disposition notification.
 pub fn may_be_receipt(content_type: &str) -> bool {
     is_type(content_type, crate::cpim::MEDIA_TYPE) || crate::imdn::is_notification(content_type)
-}
-
-/// Whether a Content-Type value names this media type, whatever its parameters.
-pub fn is_type(content_type: &str, wanted: &str) -> bool {
-    let end = memchr::memchr(b';', content_type.as_bytes()).unwrap_or(content_type.len());
-    let essence = content_type[..end].trim_ascii();
-    essence.len() == wanted.len() && essence.eq_ignore_ascii_case(wanted)
 }
 
 /// The message of a SIP MESSAGE request.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::clock::Now;
 use crate::cpim::{self, CpimError, Envelope};
-use crate::limits::memory::Room;
+use crate::limits::memory::{Kind, Room};
 use crate::msrp::event::{EndReason, InboundId, OutboundId, SessionEvent};
 use crate::msrp::frame::FailureReport;
 use crate::msrp::outgoing::OutboundMessage;
@@ -20,6 +20,7 @@ use crate::participating::media::MediaId;
 use crate::participating::privacy;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Waiter};
+use crate::participating::spool::{IN_MEMORY, Spool};
 use crate::participating::submission::Refused;
 use crate::participating::transit::{Delivered, Fate, HEAD, Transit};
 use crate::store::request::{BodySource, StoreRequest};
@@ -134,7 +135,22 @@ impl Service {
 
     fn new_transit(&self, content_type: String, now: Now) -> Transit {
         let deadline = now.instant + self.settings.custody_after;
-        Transit::new(content_type, Fate::Unread, deadline)
+        Transit::new(content_type, Fate::Unread, deadline, self.new_spool())
+    }
+
+    /// An empty spool.
+    pub(super) fn new_spool(&self) -> Spool {
+        Spool::new(self.memory.hold(Kind::Spools, 0))
+    }
+
+    /// Octets of one message on its way that may stay in memory.
+    pub(super) fn room_for_spool(&self) -> u64 {
+        let all = self.settings.spools;
+        match self.load.room() {
+            Room::Ample if self.memory.ledger().of(Kind::Spools) < all => (all / 4).max(IN_MEMORY),
+            Room::Ample => IN_MEMORY,
+            Room::Scarce | Room::None => 0,
+        }
     }
 
     fn begin_transit(
@@ -148,15 +164,16 @@ impl Service {
         self.metrics.received_session.count();
         let is_short = transit.total.is_none_or(|total| total <= HEAD as u64);
         let is_unread = is_short && arrival::may_be_receipt(&transit.content_type);
+        let is_envelope = arrival::is_type(&transit.content_type, cpim::MEDIA_TYPE);
         let author = self.chats.get(&id).map(|chat| chat.person(side));
         let is_measured = author.is_some_and(|author| self.is_measured(author));
+        let is_judged = is_measured || (is_envelope && self.checks_names());
         let most = author.and_then(|author| self.largest_of(author));
         transit.most = most.unwrap_or(u64::MAX);
         if let Some(chat) = self.chats.get_mut(&id) {
             transit.discarded = chat.silent && side == Side::Caller;
-            let is_envelope = arrival::is_type(&transit.content_type, cpim::MEDIA_TYPE);
             transit.may_name = chat.hidden && side == Side::Caller && is_envelope;
-            transit.unjudged = is_measured;
+            transit.unjudged = is_judged;
             chat.transits.insert((side, message), transit);
         }
         if !is_unread {
@@ -229,6 +246,7 @@ impl Service {
         octets: Bytes,
         now: Now,
     ) {
+        let most = self.room_for_spool();
         let custody = &mut self.custody;
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
@@ -237,11 +255,10 @@ impl Service {
         let Some(transit) = chat.transits.get_mut(&(side, message)) else {
             return;
         };
-        let mut requests = transit.write(offset, octets.clone(), || custody.new_spool());
-        if self.load.room() != Room::Ample && !transit.discarded {
-            requests.extend(transit.spool.spill(|| custody.new_spool()));
+        if transit.changes_judged(offset, &octets) {
+            return self.end_transit(id, side, message, 400);
         }
-        for request in requests {
+        for request in transit.write(offset, octets.clone(), most, || custody.new_spool()) {
             custody.tell(request);
         }
         if transit.covered.prefix() > transit.most {
@@ -261,6 +278,7 @@ impl Service {
             let wanted = session.wants_of(out);
             if wanted.is_some_and(|want| want.offset == offset) {
                 session.supply(out, &octets, &mut self.tokens);
+                transit.spool.pass(offset + octets.len() as u64);
                 return;
             }
         }
@@ -278,11 +296,13 @@ impl Service {
             return;
         };
         if arrival::is_type(&transit.content_type, cpim::MEDIA_TYPE) {
-            let named = Envelope::parse(&transit.head).map(|it| privacy::names_author(&it));
+            // What came behind a gap says nothing of the envelope yet.
+            let named = Envelope::parse(transit.first()).map(|it| privacy::names_author(&it));
             match named {
                 Ok(true) if transit.may_name => return self.end_transit(id, side, message, 403),
                 Ok(_) => {}
-                Err(CpimError::Incomplete) => return,
+                // A longer head is no envelope that anybody writes.
+                Err(CpimError::Incomplete) if transit.first().len() < HEAD => return,
                 Err(_) => return self.end_transit(id, side, message, 400),
             }
         }
@@ -295,7 +315,7 @@ impl Service {
             },
         };
         if let Some(transit) = self.transit(id, side, message) {
-            (transit.may_name, transit.unjudged) = (false, false);
+            transit.pass_judgement();
             transit.counted = counted;
         }
         self.pump(id, side.other(), now);
@@ -362,10 +382,8 @@ impl Service {
             }
             return !octets.is_empty();
         }
-        let spool = transit.spool.id();
-        if !std::mem::replace(&mut transit.reading, true)
-            && let Some(spool) = spool
-        {
+        if let (None, Some(spool)) = (transit.reading, transit.spool.id()) {
+            transit.reading = Some(offset);
             let waiter = Waiter::Transit(id, from, inbound);
             let asked = self
                 .custody
@@ -373,7 +391,7 @@ impl Service {
             if asked.is_err()
                 && let Some(transit) = self.transit(id, from, inbound)
             {
-                transit.reading = false;
+                transit.reading = None;
             }
         }
         false
@@ -391,13 +409,17 @@ impl Service {
         let Some(transit) = self.transit(id, from, inbound) else {
             return;
         };
-        transit.reading = false;
+        let asked = transit.reading.take();
         let out = transit.outbound();
         let media = self.media_of(id, from.other());
         if let (Some(out), Some(media)) = (out, media)
             && let Some(session) = self.media.session(media)
         {
-            session.supply(out, octets, &mut self.tokens);
+            // Meanwhile it may have been sent again from its beginning.
+            let wanted = session.wants_of(out).map(|want| want.offset);
+            if wanted == asked {
+                session.supply(out, octets, &mut self.tokens);
+            }
         }
         self.pump(id, from.other(), now);
     }

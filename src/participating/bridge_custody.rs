@@ -12,7 +12,9 @@ use crate::participating::spool::BodySize;
 use crate::participating::transit::Fate;
 use crate::sip::message::HeaderName;
 use crate::sip::rejection::Rejection;
-use crate::store::request::{DeferredMessage, MessageKind, Seq, Settlement};
+use crate::store::request::{
+    Body, DeferredMessage, MessageKind, Seq, Settlement, SpoolId, StoreRequest,
+};
 
 /// MSRP status for a message that cannot be kept: the sender is to stop sending it (RFC 4975 §10.5).
 pub(super) const CANNOT_KEEP: u16 = 413;
@@ -87,11 +89,12 @@ impl Service {
         if !waits || transit.syncing.is_some() || !is_ready {
             return;
         }
-        if transit.discarded {
+        if transit.discarded || transit.spool.length() == 0 {
+            // Nothing of it is to be durable.
             transit.syncing = Some(transit.covered.prefix());
             return self.handle_chunk_synced(id, side, inbound, now);
         }
-        if let Some(request) = transit.spool.spill(|| custody.new_spool()) {
+        for request in transit.spool.spill(|| custody.new_spool()) {
             custody.tell(request);
         }
         let Some(spool) = transit.spool.id() else {
@@ -147,11 +150,9 @@ impl Service {
         if self.recent.find(message.duplicate_key).is_some() {
             return self.end_transit(id, side, inbound, 200);
         }
-        let Some(transit) = self.transit(id, side, inbound) else {
+        let Some(body) = self.begin_storing(id, side, inbound, &message) else {
             return;
         };
-        let body = std::mem::take(&mut transit.spool).into_body();
-        transit.fate = Fate::Storing(message.clone(), BodySize::of(&body));
         let here = crate::identity::shard_of(&message.recipient, self.settings.shards)
             == self.settings.shard;
         if here {
@@ -161,8 +162,62 @@ impl Service {
             }
             return;
         }
+        match body {
+            Body::Inline(_) => self.hand_over(id, side, inbound, message, body),
+            Body::Spooled { spool, .. } => {
+                // The other shard's requests reach the store by another way than these octets.
+                let waiter = Waiter::HandOver(id, side, inbound, spool);
+                if self.custody.sync(spool, waiter, now).is_err() {
+                    self.custody.tell(StoreRequest::Drop { spool });
+                    self.end_transit(id, side, inbound, CANNOT_KEEP);
+                }
+            }
+        }
+    }
+
+    /// The octets of a message for a user of another shard are durable.
+    pub(super) fn handle_body_synced(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        inbound: InboundId,
+        spool: SpoolId,
+        now: Now,
+    ) {
+        let transit = self.transit(id, side, inbound);
+        let storing = transit.and_then(|transit| match &transit.fate {
+            Fate::Storing(message, size) if !transit.is_taken => {
+                Some((message.clone(), size.octets))
+            }
+            _ => None,
+        });
+        if let Some((message, length)) = storing {
+            let body = Body::Spooled { spool, length };
+            return self.hand_over(id, side, inbound, message, body);
+        }
+        // The recipient has it after all, or nobody waits for the answer any more.
+        self.custody.tell(StoreRequest::Drop { spool });
+        if self.transit(id, side, inbound).is_some() {
+            self.end_transit(id, side, inbound, 200);
+            self.end_if_settled(id, now);
+        }
+    }
+
+    /// Asks the recipient's shard to take a message into custody.
+    fn hand_over(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        inbound: InboundId,
+        message: Box<DeferredMessage>,
+        body: Body,
+    ) {
+        let spool = match body {
+            Body::Spooled { spool, .. } => Some(spool),
+            Body::Inline(_) => None,
+        };
         let number = self.next_number();
-        self.foreign.insert(number, (id, side, inbound));
+        self.foreign.insert(number, (id, side, inbound, spool));
         let origin = Some(Origin {
             shard: self.settings.shard,
             number,
@@ -172,6 +227,25 @@ impl Service {
             body,
             origin,
         });
+    }
+
+    /// Takes the octets out of a message that is on its way to the disk from now on.
+    pub(super) fn begin_storing(
+        &mut self,
+        id: ChatId,
+        side: Side,
+        inbound: InboundId,
+        message: &DeferredMessage,
+    ) -> Option<Body> {
+        let custody = &mut self.custody;
+        let transits = &mut self.chats.get_mut(&id)?.transits;
+        let transit = transits.get_mut(&(side, inbound))?;
+        let (requests, body) = transit.spool.take_body(|| custody.new_spool());
+        for request in requests {
+            custody.tell(request);
+        }
+        transit.fate = Fate::Storing(Box::new(message.clone()), BodySize::of(&body));
+        Some(body)
     }
 
     /// Whether a short message was kept a moment ago: its author lost the answer with his session and says it
@@ -284,9 +358,12 @@ impl Service {
 
     /// The other shard has, or has not, taken a message into custody.
     pub(super) fn handle_accepted(&mut self, number: u64, durable: bool, now: Now) {
-        let Some((id, side, inbound)) = self.foreign.remove(&number) else {
+        let Some((id, side, inbound, spool)) = self.foreign.remove(&number) else {
             return;
         };
+        if let Some(spool) = spool.filter(|_| !durable) {
+            self.custody.tell(StoreRequest::Drop { spool });
+        }
         self.end_transit(id, side, inbound, if durable { 200 } else { CANNOT_KEEP });
         self.end_if_settled(id, now);
     }

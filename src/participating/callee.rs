@@ -11,6 +11,7 @@ use crate::participating::large::SessionService;
 use crate::participating::outgoing::{self, SERVICE, service_tag};
 use crate::participating::privacy::ANONYMOUS;
 use crate::participating::service::Settings;
+use crate::sip::dialog::OWN_CONTACT;
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::rejection::Rejection;
 use crate::sip::reply::{self, RequestBuilder};
@@ -20,12 +21,12 @@ use crate::token::Tokens;
 
 /// The user part of our Contact: it names the shard, so that requests in a dialog find it.
 pub fn contact_user(shard: u16) -> String {
-    format!("pf-{shard}")
+    format!("{OWN_CONTACT}{shard}")
 }
 
 /// The shard that a Contact user part of ours names.
 pub fn shard_of_contact(user: &str) -> Option<u16> {
-    user.strip_prefix("pf-")?.parse().ok()
+    user.strip_prefix(OWN_CONTACT)?.parse().ok()
 }
 
 /// Our URI for requests inside a dialog.

@@ -138,7 +138,7 @@ impl Service {
     }
 
     fn settle_confirmed(&mut self, recipient: &Identity, key: &ConversationKey, seq: Seq) {
-        if self.expiring.contains_key(&(recipient.clone(), seq)) {
+        if self.is_on_its_way_out(recipient, seq) {
             return;
         }
         let machine = self.users.get(recipient);

@@ -7,7 +7,7 @@ use crate::registrar::{Binding, BindingKey, Capability, Preferences, Profile};
 use crate::sip::message::Message;
 use crate::sip::rejection::Rejection;
 use crate::sip::transport::flow::Flow;
-use crate::uri::{Uri, unescape};
+use crate::uri::unescape;
 
 /// The largest body that fits into a datagram beside its header fields.
 pub const LARGEST_DATAGRAM: u64 = 60_000;
@@ -171,7 +171,7 @@ impl Service {
     /// The one device that a GRUU in the Request-URI means, if it can be reached; `None` if the
     /// request is for the user (RFC 5627 §6.1).
     fn device_named(&self, user: &Identity, request: &Message) -> Option<Option<&Binding>> {
-        let uri = Uri::parse(request.request_uri()).ok()?;
+        let uri = request.uri().ok()?;
         let gr = uri.parameter("gr")??;
         let gr = unescape(gr);
         Some(self.registrar.reachable_by_gruu(user, &gr, self.time))

@@ -222,13 +222,21 @@ impl<W> Custody<W> {
         Ok(())
     }
 
-    /// Reads one message.
-    pub fn fetch(&mut self, recipient: Identity, seq: Seq, waiter: W, now: Now) -> Result<(), W> {
+    /// Reads one message, and at most `together` of those that follow it.
+    pub fn fetch(
+        &mut self,
+        recipient: Identity,
+        seq: Seq,
+        together: usize,
+        waiter: W,
+        now: Now,
+    ) -> Result<(), W> {
         let token = self.reserve(waiter, false, now)?;
         self.requests.push_back(StoreRequest::Fetch {
             token,
             recipient,
             seq,
+            together,
         });
         Ok(())
     }

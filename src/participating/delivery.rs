@@ -155,14 +155,20 @@ impl Service {
         expires_at <= self.expiry.read(now)
     }
 
-    /// Reads a message of the run; false without a credit.
-    pub(super) fn fetch_of_run(&mut self, id: DeliveryId, seq: Seq, now: Now) -> bool {
+    /// Reads a message of the run, and at most `together` of those that follow; false without a credit.
+    pub(super) fn fetch_of_run(
+        &mut self,
+        id: DeliveryId,
+        seq: Seq,
+        together: usize,
+        now: Now,
+    ) -> bool {
         let Some(delivery) = self.deliveries.get(&id) else {
             return false;
         };
         let waiter = Waiter::Delivery(id, seq);
         self.custody
-            .fetch(delivery.user.clone(), seq, waiter, now)
+            .fetch(delivery.user.clone(), seq, together, waiter, now)
             .is_ok()
     }
 
@@ -219,6 +225,9 @@ impl Service {
             return;
         };
         tracing::debug!(user = %delivery.user, ?end, "replay ends");
+        if end != RunEnd::Done {
+            self.ahead.forget(&delivery.user);
+        }
         match delivery.pulled {
             // What is left waits for the next fetch, or goes its usual way.
             Some(pulled) => {

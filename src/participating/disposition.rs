@@ -106,10 +106,7 @@ impl Service {
         now: Now,
     ) {
         for (seq, message) in due {
-            if self
-                .expiring
-                .contains_key(&(message.recipient.clone(), seq))
-            {
+            if self.is_on_its_way_out(&message.recipient, seq) {
                 continue;
             }
             let key = super::arrival::conversation_key(&message);
@@ -122,6 +119,20 @@ impl Service {
                 self.expire(seq, message, delivered, now);
             }
         }
+    }
+
+    /// Whether a message is leaving the store, or has just left it: an answer that was read before may still
+    /// name it.
+    pub(super) fn is_on_its_way_out(&self, user: &Identity, seq: Seq) -> bool {
+        self.expiring.contains_key(&(user.clone(), seq)) || self.told.has_settled(user, seq)
+    }
+
+    /// Whether some device has got a copy of a message that waits for others.
+    fn has_been_copied(&self, message: &DeferredMessage, seq: Seq) -> bool {
+        let key = super::arrival::conversation_key(message);
+        let machine = self.users.get(&message.recipient);
+        machine.is_some_and(|machine| machine.is_marked(&key, seq))
+            || self.told.has_mark(&message.recipient, seq)
     }
 
     /// What expired while it was out with a delivery, or with devices as it first came, that have now
@@ -231,11 +242,9 @@ impl Service {
     /// Whether an author is to hear that his message failed: he asked for it, no device has it, and the
     /// operator suppresses no errors.
     fn owes_failure(&self, message: &DeferredMessage, seq: Seq, delivered: bool) -> bool {
-        let key = super::arrival::conversation_key(message);
-        let machine = self.users.get(&message.recipient);
         !self.traffic.suppress_errors
             && !delivered
-            && !machine.is_some_and(|machine| machine.is_marked(&key, seq))
+            && !self.has_been_copied(message, seq)
             && message.dispositions.contains(Dispositions::NEGATIVE)
             && self.is_notifiable(message)
     }
@@ -250,9 +259,8 @@ impl Service {
     ) {
         let recipient = message.recipient.clone();
         let key = super::arrival::conversation_key(&message);
-        let mut delivered = delivered;
+        let delivered = delivered || self.has_been_copied(&message, seq);
         if let Some(machine) = self.users.get_mut(&recipient) {
-            delivered |= machine.is_marked(&key, seq);
             machine.handle_settled(&key, seq);
         }
         let wants_word = !delivered

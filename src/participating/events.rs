@@ -9,7 +9,7 @@ use crate::sip::endpoint::EndpointEvent;
 use crate::sip::message::Message;
 use crate::sip::transaction::GoneReason;
 use crate::sip::transport::flow::{ConnectionId, Flow};
-use crate::store::request::{MessageKind, Refusal, Seq, StoreEvent};
+use crate::store::request::{MessageKind, Refusal, Seq, StoreEvent, StoreRequest};
 use bytes::Bytes;
 
 impl Service {
@@ -62,6 +62,7 @@ impl Service {
                 self.put_next_in_line(&user, now);
             }
             Waiter::Chunk(..)
+            | Waiter::HandOver(..)
             | Waiter::Load(..)
             | Waiter::Delivery(..)
             | Waiter::Due
@@ -89,6 +90,10 @@ impl Service {
             }
             Waiter::Chunk(chat, side, number) => {
                 self.handle_transit_not_stored(chat, side, number, now)
+            }
+            Waiter::HandOver(chat, side, number, spool) => {
+                self.custody.tell(StoreRequest::Drop { spool });
+                self.handle_transit_not_stored(chat, side, number, now);
             }
             Waiter::Delivery(id, seq) => self.handle_delivery_unread(id, seq, refusal, now),
             Waiter::Internal(message, size, origin) => {
@@ -129,7 +134,7 @@ impl Service {
                 self.handle_due(due, &delivered, now);
             }
             (Waiter::Oldest(user), StoreEvent::Loaded { held, .. }) => {
-                self.handle_oldest(&user, &held, now);
+                self.handle_oldest(&user, held, now);
             }
             (Waiter::Evicted(user, seq, delivered), answer) => {
                 self.handle_evicted(&user, seq, delivered, answer, now);
@@ -137,6 +142,9 @@ impl Service {
             (Waiter::Delivery(id, seq), answer) => self.handle_delivery_read(id, seq, answer, now),
             (Waiter::Chunk(chat, side, number), StoreEvent::Synced { .. }) => {
                 self.handle_chunk_synced(chat, side, number, now);
+            }
+            (Waiter::HandOver(chat, side, number, spool), StoreEvent::Synced { .. }) => {
+                self.handle_body_synced(chat, side, number, spool, now);
             }
             (Waiter::Transit(chat, side, number), StoreEvent::Piece { octets, .. }) => {
                 self.handle_transit_piece(chat, side, number, &octets, now);

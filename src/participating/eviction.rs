@@ -143,9 +143,10 @@ impl Service {
     }
 
     /// The oldest messages of a full queue.
-    pub(super) fn handle_oldest(&mut self, user: &Identity, held: &[Held], now: Now) {
+    pub(super) fn handle_oldest(&mut self, user: &Identity, mut held: Vec<Held>, now: Now) {
+        self.told.complete(user, &mut held);
         let may_go = |held: &&Held| {
-            let leaves = self.expiring.contains_key(&(user.clone(), held.seq));
+            let leaves = self.is_on_its_way_out(user, held.seq);
             let machine = self.users.get(user);
             let is_out = machine.is_some_and(|m| m.is_out(&held.conversation, held.seq));
             !leaves && !is_out
@@ -161,7 +162,11 @@ impl Service {
         };
         let (seq, delivered) = (oldest.seq, !oldest.marks.is_empty());
         let waiter = Waiter::Evicted(user.clone(), seq, delivered);
-        if self.custody.fetch(user.clone(), seq, waiter, now).is_err() {
+        if self
+            .custody
+            .fetch(user.clone(), seq, 0, waiter, now)
+            .is_err()
+        {
             self.refuse_line(user, Refusal::Full, now);
         }
     }
@@ -182,6 +187,10 @@ impl Service {
         let machine = self.users.get(user);
         if machine.is_some_and(|machine| machine.is_out(&key, seq)) {
             return self.choose_oldest(user, now);
+        }
+        // It was confirmed while the store read it: there is room.
+        if self.is_on_its_way_out(user, seq) {
+            return self.put_next_in_line(user, now);
         }
         tracing::info!(recipient = %user, seq = seq.0, "a kept message makes room for newer ones");
         self.metrics.messages_evicted.count();

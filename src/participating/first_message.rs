@@ -17,7 +17,6 @@ use crate::participating::chat::{Chat, ChatId, ChatState, Side};
 use crate::participating::privacy;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Waiter};
-use crate::participating::spool::BodySize;
 use crate::participating::transit::{Fate, Transit};
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::rejection::Rejection;
@@ -173,6 +172,7 @@ impl Service {
     /// The octets of the first message become a transit, so that they can go out or be stored.
     fn begin_first(&mut self, id: ChatId, now: Now) {
         let deadline = now.instant + self.settings.custody_after;
+        let (spool, most) = (self.new_spool(), self.room_for_spool());
         let custody = &mut self.custody;
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
@@ -183,10 +183,10 @@ impl Service {
         };
         let octets = first.message.octets.clone();
         let content_type = first.message.content_type.clone();
-        let mut transit = Transit::new(content_type, Fate::Custody, deadline);
+        let mut transit = Transit::new(content_type, Fate::Custody, deadline, spool);
         transit.discarded = chat.silent;
         transit.complete = Some(octets.len() as u64);
-        for request in transit.write(0, octets, || custody.new_spool()) {
+        for request in transit.write(0, octets, most, || custody.new_spool()) {
             custody.tell(request);
         }
         chat.transits.insert(key, transit);
@@ -295,11 +295,9 @@ impl Service {
         if self.recent.find(message.duplicate_key).is_some() {
             return self.first_safe(id, then, now);
         }
-        let Some(transit) = self.transit(id, Side::Caller, FIRST) else {
+        let Some(body) = self.begin_storing(id, Side::Caller, FIRST, &message) else {
             return;
         };
-        let body = std::mem::take(&mut transit.spool).into_body();
-        transit.fate = Fate::Storing(message.clone(), BodySize::of(&body));
         let waiter = Waiter::Transit(id, Side::Caller, FIRST);
         if !self.begin_custody(&message, body, waiter, now) {
             self.first_not_stored(id, Some(Refusal::Full), now);

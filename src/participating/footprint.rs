@@ -74,7 +74,7 @@ impl Service {
     pub(super) fn weigh_sessions(&mut self) {
         let chats = self.chats.values().map(|chat| {
             let transits = chat.transits.values();
-            let transits = transits.map(|it| TRANSIT + it.spool.in_use() + it.head.capacity());
+            let transits = transits.map(|it| TRANSIT + it.head.capacity());
             chat.invite.bytes().len() + transits.sum::<usize>()
         });
         let runs = self.deliveries.values().filter_map(|it| it.session());
@@ -103,6 +103,7 @@ impl Service {
         let work = work + self.look_ups.len() + self.silences.len();
         let media = self.media.len() * MEDIA + self.media.connections() * MEDIA_CONNECTION;
         let receipts = self.receipts.table.len() + self.hidden.len();
+        self.metrics.msrp_abused.add(self.media.take_abused());
         let forgotten = self.sip.take_forgotten_transactions();
         self.metrics.forgotten_transactions.add(forgotten);
         let print = &mut self.footprint;
@@ -115,7 +116,8 @@ impl Service {
         print.users.set(
             self.users.len() * USER
                 + self.waiting.len() * WAITING
-                + (self.line.len() + self.line.served()) * IN_LINE,
+                + (self.line.len() + self.line.served()) * IN_LINE
+                + self.ahead.footprint(),
         );
         print.receipts.set(receipts * RECEIPT);
         print.duplicates.set(self.recent.len() * DUPLICATE);

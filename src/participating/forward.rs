@@ -111,10 +111,10 @@ pub fn wants_privacy(request: &Message) -> bool {
 
 /// Whether the author hides who he is: by Privacy, or by what he calls himself (RFC 3323 §4.1.1.3).
 pub fn is_hidden(request: &Message) -> bool {
-    let from = request.from().ok();
-    let uri = from.and_then(|from| crate::uri::Uri::parse(from.uri).ok());
     wants_privacy(request)
-        || uri.is_some_and(|uri| uri.host().eq_ignore_ascii_case("anonymous.invalid"))
+        || request
+            .from_uri()
+            .is_some_and(|uri| uri.host().eq_ignore_ascii_case("anonymous.invalid"))
 }
 
 /// Whether a Privacy value holds `id` or asks for full anonymity.

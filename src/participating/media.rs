@@ -22,6 +22,7 @@ use crate::msrp::outgoing::OutgoingLimits;
 use crate::msrp::sdp::{Direction, SessionDescription};
 use crate::msrp::session::{Session, SessionConfig};
 use crate::msrp::uri::{MsrpUri, new_session_id};
+use crate::net::pieces::Pieces;
 use crate::participating::chat::{ChatId, Side};
 use crate::participating::delivery::DeliveryId;
 use crate::sip::transport::flow::ConnectionId;
@@ -48,13 +49,15 @@ pub enum MediaUse {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaAction {
     /// Write octets.
-    Send(ConnectionId, Bytes),
+    Send(ConnectionId, Pieces),
     /// Open a connection; over TLS to this peer, if one is given.
     Connect(AttemptId, SocketAddr, Option<SecurePeer>),
     /// Look up a name.
     Resolve(AttemptId, String, u16),
     /// Close a connection once its octets are written.
     Close(ConnectionId),
+    /// End a connection at once, whoever else uses it.
+    End(ConnectionId),
     /// A connection asked for a session that does not exist.
     Stray(ConnectionId),
 }
@@ -149,6 +152,10 @@ pub(super) struct Connection {
     pub(super) last_stray: Option<u32>,
     /// How many of those there were.
     pub(super) strays: u32,
+    /// Octets that came for nobody since something came for a session.
+    pub(super) unclaimed: u64,
+    /// Its peer went on sending what was refused; it is being ended.
+    pub(super) abused: bool,
 }
 
 /// See the module's text.
@@ -170,6 +177,8 @@ pub struct Media {
     pub(super) stirred: BTreeSet<MediaId>,
     /// Bounds of each connection.
     pub(super) limits: QueueLimits,
+    /// Peers that went on sending what was refused, since somebody asked.
+    pub(super) abused: u64,
 }
 
 impl Media {
@@ -189,7 +198,13 @@ impl Media {
             actions: VecDeque::new(),
             stirred: BTreeSet::new(),
             limits: QueueLimits::default(),
+            abused: 0,
         }
+    }
+
+    /// Connections closed because their peer went on sending what was refused, since the last call.
+    pub fn take_abused(&mut self) -> u64 {
+        std::mem::take(&mut self.abused)
     }
 
     /// How many sessions there are.
@@ -539,6 +554,8 @@ impl Media {
                     current: None,
                     last_stray: None,
                     strays: 0,
+                    unclaimed: 0,
+                    abused: false,
                 });
             touched.insert(frame.connection);
             if state.queue.push(id, frame.octets).is_err() {

@@ -22,6 +22,8 @@ const EARLY: usize = 16;
 
 /// Sessions that do not exist, asked for on one connection, after which it is closed.
 const MOST_STRAYS: u32 = 8;
+/// Octets for sessions that do not exist: as much as may be on its way to one that has just ended.
+const MOST_UNCLAIMED: u64 = 4 * 1024 * 1024;
 
 impl Media {
     /// RFC 6135 §4.2.2: the active side connects to the first URI of the peer's path.
@@ -127,6 +129,8 @@ impl Media {
             current: None,
             last_stray: None,
             strays: 0,
+            unclaimed: 0,
+            abused: false,
         })
     }
 
@@ -172,6 +176,14 @@ impl Media {
 
     /// A piece of a frame.
     pub fn handle_frame(&mut self, connection: ConnectionId, event: FrameEvent) {
+        if self
+            .connections
+            .get(&connection)
+            .is_some_and(|it| it.abused)
+        {
+            // What it had sent before it hears of its end.
+            return;
+        }
         let id = match &event {
             FrameEvent::Request(head) => {
                 let found = self.session_of(head.to_path());
@@ -179,7 +191,7 @@ impl Media {
                     && let Some(refusal) = writer::refuse(head, 481)
                 {
                     self.actions
-                        .push_back(MediaAction::Send(connection, refusal));
+                        .push_back(MediaAction::Send(connection, refusal.into()));
                     self.count_stray(connection, head.to_path());
                 }
                 found
@@ -189,7 +201,9 @@ impl Media {
         };
         let ends = matches!(event, FrameEvent::End(_));
         self.connection(connection).current = if ends { None } else { id };
-        let Some(id) = id else { return };
+        let Some(id) = id else {
+            return self.drop_unclaimed(connection, &event);
+        };
         match self.entries.get_mut(&id) {
             Some(entry) if entry.session.is_none() => {
                 if entry.early.len() < EARLY {
@@ -197,6 +211,18 @@ impl Media {
                 }
             }
             _ => self.take_frame(id, connection, event),
+        }
+    }
+
+    /// Octets for nobody: so many, and no more.
+    fn drop_unclaimed(&mut self, connection: ConnectionId, event: &FrameEvent) {
+        let FrameEvent::Data(octets) = event else {
+            return;
+        };
+        let state = self.connection(connection);
+        state.unclaimed += octets.len() as u64;
+        if state.unclaimed > MOST_UNCLAIMED {
+            self.close_abused(connection);
         }
     }
 
@@ -208,10 +234,24 @@ impl Media {
         }
         if let Some(session) = self.session(id) {
             session.handle_frame(connection, event);
+            if session.is_abused() {
+                return self.close_abused(connection);
+            }
             if session.connection() == Some(connection) {
                 self.attach(id, connection);
+                self.connection(connection).unclaimed = 0;
             }
         }
+    }
+
+    /// RFC 4975 §10.5: who hears 413 stops. Who does not is let go, whoever else's sessions he has there.
+    fn close_abused(&mut self, connection: ConnectionId) {
+        if std::mem::replace(&mut self.connection(connection).abused, true) {
+            return;
+        }
+        tracing::warn!("an MSRP peer goes on sending what was refused; its connection is closed");
+        self.abused += 1;
+        self.actions.push_back(MediaAction::End(connection));
     }
 
     /// A peer asked for a session that does not exist. What is on its way to one that has just ended keeps
@@ -257,5 +297,88 @@ impl Media {
                     .push_back(MediaAction::Send(connection, octets));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::msrp::reader::{FrameReader, Limits};
+    use crate::msrp::sdp::{Direction, SessionDescription};
+    use crate::participating::chat::{ChatId, Side};
+    use crate::participating::media::{MediaListener, MediaSettings};
+    use std::time::Duration;
+
+    const OFFER: &[u8] =
+        b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n\
+        m=message 7 TCP/MSRP *\r\na=path:msrp://192.0.2.1:7/peer;tcp\r\na=accept-types:*\r\n\
+        a=setup:active\r\n";
+
+    fn media() -> Media {
+        let settings = MediaSettings {
+            fingerprint: None,
+            offers_tls: false,
+            cema: false,
+            chunk: 1_000,
+            message: 1_000,
+            sessions: 1,
+            bind_within: Duration::from_secs(1),
+        };
+        let listener = MediaListener {
+            bound: "0.0.0.0:2855".parse().expect("an address"),
+            host: "192.0.2.9".to_owned(),
+            port: 2855,
+            secure: false,
+        };
+        Media::new(0, settings, vec![listener])
+    }
+
+    /// A session that the peer has offered and we have answered; its path.
+    fn session(media: &mut Media) -> String {
+        let usage = MediaUse::Chat(ChatId(1), Side::Caller);
+        let remote = "192.0.2.1".parse().expect("an address");
+        let mut tokens = Tokens::from_seed(1);
+        let id = media.open(usage, remote, "", Direction::SendRecv, &mut tokens);
+        let id = id.expect("there is room");
+        let offer = SessionDescription::parse(OFFER).expect("a description");
+        let answer = media.answer(id, &offer, Now::default()).expect("taken");
+        let path = answer.lines().find_map(|line| line.strip_prefix("a=path:"));
+        path.expect("a path").to_owned()
+    }
+
+    fn pour(media: &mut Media, connection: ConnectionId, octets: usize) {
+        let octets = Bytes::from(vec![b'x'; octets]);
+        media.handle_frame(connection, FrameEvent::Data(octets));
+    }
+
+    #[test]
+    fn who_pours_for_nobody_is_ended_and_counted_once() {
+        let (mut media, connection) = (media(), ConnectionId::new(0, 1));
+        for _ in 0..20 {
+            pour(&mut media, connection, 1024 * 1024);
+        }
+        let actions: Vec<_> = std::iter::from_fn(|| media.poll_action()).collect();
+        assert_eq!(actions, [MediaAction::End(connection)]);
+        assert_eq!(media.take_abused(), 1);
+    }
+
+    #[test]
+    fn what_comes_late_for_sessions_that_ended_does_not_add_up_while_another_one_lives() {
+        let (mut media, connection) = (media(), ConnectionId::new(0, 1));
+        let path = session(&mut media);
+        for number in 0..10 {
+            pour(&mut media, connection, 1024 * 1024);
+            let send = format!(
+                "MSRP tran{number} SEND\r\nTo-Path: {path}\r\nFrom-Path: msrp://192.0.2.1:7/peer;tcp\r\n\
+                 Message-ID: m{number}\r\nByte-Range: 1-2/2\r\nContent-Type: message/cpim\r\n\r\n\
+                 hi\r\n-------tran{number}$\r\n"
+            );
+            let mut reader = FrameReader::new(Limits::default());
+            reader.push(send.as_bytes());
+            while let Some(event) = reader.next().expect("a frame") {
+                media.handle_frame(connection, event);
+            }
+        }
+        assert_eq!(media.take_abused(), 0);
     }
 }

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use crate::clock::Now;
 use crate::participating::delivery::{DeliveryBy, DeliveryId};
 use crate::participating::outgoing;
+use crate::participating::read_ahead::TOGETHER;
 use crate::participating::replay_table::ReplayAnswer;
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Usage, Waiter};
@@ -39,7 +40,7 @@ impl Service {
         }
     }
 
-    /// Fetches the run's next message, or ends the run.
+    /// Sends the run's next message, fetched unless it was read with an earlier one, or ends the run.
     pub(super) fn take_next_message(&mut self, id: DeliveryId, now: Now) {
         let Some(held) = self.next_of_run(id, now) else {
             return self.end_delivery(id, RunEnd::Done, now);
@@ -51,9 +52,27 @@ impl Service {
                 ..MessageRun::default()
             };
         }
-        if !self.fetch_of_run(id, seq, now) {
+        if self.take_read_ahead(id, seq) {
+            self.send_message_of_run(id, now);
+        } else if !self.fetch_of_run(id, seq, TOGETHER, now) {
             self.end_delivery(id, RunEnd::Shortage, now);
         }
+    }
+
+    /// Whether the message was read with an earlier one: then the run has it now.
+    fn take_read_ahead(&mut self, id: DeliveryId, seq: Seq) -> bool {
+        let user = self.deliveries.get(&id).map(|delivery| &delivery.user);
+        let Some(found) = user.and_then(|user| self.ahead.take(user, seq)) else {
+            return false;
+        };
+        self.expect_receipts_of_kept(&found.message);
+        let Some(run) = self.message_run(id) else {
+            return false;
+        };
+        run.length = found.body.len() as u64;
+        run.body = found.body.into();
+        run.message = Some(found.message);
+        true
     }
 
     /// The message or a piece of its body came from the store.
@@ -64,16 +83,24 @@ impl Service {
         event: StoreEvent,
         now: Now,
     ) {
-        let Some(run) = self.message_run(id).filter(|run| run.carries(seq)) else {
+        let Some(delivery) = self.deliveries.get_mut(&id) else {
             return;
         };
+        let DeliveryBy::Message(run) = &mut delivery.carrier else {
+            return;
+        };
+        if !run.carries(seq) {
+            return;
+        }
         match event {
             StoreEvent::Fetched {
                 message,
                 body,
                 length,
+                together,
                 ..
             } => {
+                self.ahead.put(&delivery.user, together);
                 run.message = Some(message);
                 run.length = length;
                 run.body = body.map(BytesMut::from).unwrap_or_default();

@@ -342,7 +342,7 @@ impl Service {
             Question::RemoveDocument(key) => self.custody.remove_document(key, waiter, now),
             Question::Message(user, seq)
             | Question::Retry(user, seq)
-            | Question::Cancel(user, seq) => self.custody.fetch(user, seq, waiter, now),
+            | Question::Cancel(user, seq) => self.custody.fetch(user, seq, 0, waiter, now),
             _ => return Err(Failure::Unknown),
         };
         asked.map_err(|_| Failure::Busy)
@@ -389,6 +389,7 @@ impl Service {
             ) => self.cancel_kept(&user, seq, message, delivered, now),
             (Question::Redate(user, seq, _), StoreEvent::Changed { .. }) => {
                 self.forget_due(&user, seq);
+                self.ahead.forget(&user);
                 Answer::Done
             }
             (_, StoreEvent::Changed { .. }) => Answer::Done,
@@ -507,6 +508,9 @@ impl Service {
         if self.expiring.contains_key(&(user.clone(), seq)) {
             // It is leaving already; its author is told once.
             return Answer::Done;
+        }
+        if self.told.has_settled(user, seq) {
+            return Answer::Failed(Failure::Unknown);
         }
         let key = super::arrival::conversation_key(&message);
         let in_flight = |machine: &ServedUser| machine.is_out(&key, seq);

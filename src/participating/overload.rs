@@ -2,11 +2,14 @@
 //!
 //! Most of it was refused as it came in (`crate::shard::door`). Here is what came another way: over TCP,
 //! from another shard, or not written plainly. Without a transaction, before any proof of identity. What has
-//! begun goes on: responses, ACK, CANCEL, everything inside a dialog, retransmissions of what was taken, MSRP.
+//! begun goes on: responses, ACK, CANCEL, everything inside a dialog of ours, retransmissions of what is being
+//! served, MSRP. Other retransmissions of what was let in vanish: they come again, or their sender has his answer.
 
 use crate::clock::{Instant, Now};
 use crate::limits::load::{Pressure, Stage, Verdict};
+use crate::limits::sources::Standing;
 use crate::participating::service::Service;
+use crate::sip::glance::is_in_own_dialog;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::sip::transport::flow::Flow;
@@ -24,13 +27,15 @@ pub(super) struct Overload {
 }
 
 impl Service {
-    /// Whether a request is new work that there is no room for; if so it has been answered. It was `came`
-    /// octets long before its Via was stamped.
+    /// Whether a request is new work that there is no room for; if so it has been answered, or is ignored. It was
+    /// `came` octets long before its Via was stamped.
     pub fn turns_away(&mut self, request: &Message, came: usize, flow: Flow, now: Now) -> bool {
         if self.load.is_calm() || !begins_work(request) {
             return false;
         }
-        let verdict = self.load.verdict(stage(request), now.instant);
+        let verdict = self
+            .load
+            .verdict(self.stage(request, flow, now), now.instant);
         if verdict == Verdict::Take || self.sip.knows(request) {
             return false;
         }
@@ -43,12 +48,35 @@ impl Service {
                 self.metrics.ignored.count();
                 return true;
             }
+            // A 503 would be taken for the answer to the one that was let in.
+            _ if self.load.is_again() => {
+                self.metrics.ignored.count();
+                return true;
+            }
             Verdict::Refuse(Pressure::Memory) => self.metrics.refused_memory.count(),
             _ => self.metrics.refused_delay.count(),
         }
         let unavailable = Rejection::new(503, "Service Unavailable");
         self.reject_stateless(request, came, flow, &unavailable);
         true
+    }
+
+    /// Whether we have asked its sender to prove who he is and he does, or he has; who goes makes room. Whether one
+    /// who sends datagrams sends less than others was looked at where they came in.
+    fn stage(&self, request: &Message, flow: Flow, now: Now) -> Stage {
+        let proofs = [HeaderName::Authorization, HeaderName::ProxyAuthorization];
+        let is_proven = proofs.iter().any(|name| request.header(*name).is_some());
+        let goes = request.method() == Method::Register
+            && request.header(HeaderName::Expires) == Some("0");
+        let (address, way) = (flow.remote.ip(), flow.transport.way());
+        match self.sources.standing(address, way, now.instant) {
+            Standing::Trusted | Standing::Proven if goes => Stage::Leaves,
+            Standing::Unknown if goes && !flow.transport.is_reliable() => Stage::Leaves,
+            _ if is_proven || goes => Stage::Proven,
+            Standing::Trusted | Standing::Proven => Stage::Known,
+            Standing::Unknown => Stage::Fresh,
+            Standing::Silent => Stage::Silent,
+        }
     }
 
     /// Tells the log of an overload and of its end.
@@ -78,18 +106,11 @@ impl Service {
 /// Whether a request is the first of something, so that nothing breaks if it is refused.
 fn begins_work(request: &Message) -> bool {
     match request.method() {
-        Method::Ack | Method::Cancel | Method::Bye | Method::Prack | Method::Update => false,
-        // Who goes makes room.
-        Method::Register if request.header(HeaderName::Expires) == Some("0") => false,
-        _ => request.to().is_ok_and(|to| to.tag().is_none()),
-    }
-}
-
-/// Whether we have asked its sender to prove who he is, and he does.
-fn stage(request: &Message) -> Stage {
-    let proofs = [HeaderName::Authorization, HeaderName::ProxyAuthorization];
-    match proofs.iter().any(|name| request.header(*name).is_some()) {
-        true => Stage::Proven,
-        false => Stage::Fresh,
+        Method::Ack | Method::Cancel => false,
+        _ => {
+            let routes = request.values(HeaderName::Route);
+            let has_tag = request.to_tag().is_some();
+            !has_tag || !is_in_own_dialog(request.request_uri(), routes)
+        }
     }
 }

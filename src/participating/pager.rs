@@ -100,7 +100,7 @@ impl Service {
             Ok(prepared) => prepared,
             Err(rejection) => return self.reject(&request, server, &rejection, now),
         };
-        if self.pagers.len() >= self.settings.most_under_way {
+        if self.pagers.len() >= self.settings.most_under_way || self.has_drained {
             return self.overloaded(&request, server, now);
         }
         if !self.recent.is_empty()

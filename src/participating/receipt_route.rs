@@ -1,12 +1,15 @@
 //! Receipts that are not addressed to their author: their top `IMDN-Route` names us (RFC 5438 §8), or
 //! their author is unnamed to who sends them. They are kept at the author's shard and delivered there.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
+use memchr::memmem::Finder;
 
 use crate::clock::Now;
 use crate::cpim::{self, Envelope};
 use crate::identity::Identity;
-use crate::multipart::media_type;
+use crate::multipart::is_type;
 use crate::participating::arrival;
 use crate::participating::internal::ReceiptOutcome;
 use crate::participating::pager::read_receipt;
@@ -30,7 +33,8 @@ pub struct ReceiptRoute {
 impl ReceiptRoute {
     /// Reads it; `None` if the request carries no notification with a route.
     pub fn read(request: &Message) -> Option<Self> {
-        memchr::memmem::find(request.body(), b"IMDN-Route")?;
+        static NAME: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"IMDN-Route"));
+        NAME.find(request.body())?;
         let envelope = envelope_of(request)?;
         let mut routes = envelope.imdn_route().map(cpim::uri_of);
         let top = routes.next()?.to_owned();
@@ -42,7 +46,7 @@ impl ReceiptRoute {
 
 fn envelope_of(request: &Message) -> Option<Envelope<'_>> {
     let content_type = request.header(HeaderName::ContentType)?;
-    if media_type(content_type) != cpim::MEDIA_TYPE {
+    if !is_type(content_type, cpim::MEDIA_TYPE) {
         return None;
     }
     let envelope = Envelope::parse(request.body()).ok()?;

@@ -2,13 +2,10 @@
 //! restart say, is answered again and not kept again (decision 12).
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
 
 use crate::clock::{Instant, Now};
+use crate::store::deferred::DUPLICATE_WINDOW;
 use crate::store::request::Seq;
-
-/// 64 × T1: how long a sender may retransmit (RFC 3261 §17.1.2.2).
-pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(32);
 
 /// Most messages remembered; beyond it the oldest are forgotten early.
 const MOST: usize = 500_000;

@@ -39,7 +39,7 @@ use crate::participating::told::Told;
 use crate::registrar::{Directory, Registrar};
 use crate::sip::endpoint::Endpoint;
 use crate::sip::session_timer;
-use crate::store::request::{Body, DeferredMessage, Seq, StoreRequest};
+use crate::store::request::{Body, DeferredMessage, Seq, SpoolId, StoreRequest};
 use crate::token::Tokens;
 
 /// What the participating function goes by; fixed while the server runs.
@@ -77,8 +77,12 @@ pub struct Settings {
     pub most_under_way: usize,
     /// Messages whose receipts are kept track of.
     pub most_receipts: usize,
+    /// Octets of messages on their way through sessions that may stay in memory, of all shards together.
+    pub spools: u64,
     /// How long work may wait before new work is refused.
     pub queue_delay: Duration,
+    /// Whether an envelope may name nobody but its author, where users prove who they are.
+    pub checks_names: bool,
     /// Users to whom waiting messages are replayed at the same time.
     pub replays_at_once: usize,
     /// Users whose replay begins within a second.
@@ -111,6 +115,8 @@ pub enum Waiter {
     Transit(ChatId, Side, InboundId),
     /// A chunk of it that must be durable before it is answered.
     Chunk(ChatId, Side, InboundId),
+    /// A long body that must be durable before another shard takes the message.
+    HandOver(ChatId, Side, InboundId, SpoolId),
     /// A user's queue being read, from behind this place.
     Load(Identity, Option<Seq>),
     /// A message of a run, or a piece of it.
@@ -200,7 +206,8 @@ pub struct Service {
     /// Messages that wait for room in full queues.
     pub(super) crowds: super::eviction::Crowds,
     pub(super) forwards: VecDeque<(u16, Box<InternalMessage>)>,
-    pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId)>,
+    /// Messages another shard is storing for a chat of this one, and the spool a body lies in.
+    pub(super) foreign: HashMap<u64, (ChatId, Side, InboundId, Option<SpoolId>)>,
     /// What was said about this shard's users to other shards' chats.
     pub(super) grants: super::grants::Grants,
     /// Sessions of legs that hung up while something of theirs was being stored.
@@ -219,8 +226,12 @@ pub struct Service {
     /// What was dropped and is still to be answered.
     pub(super) silences: super::admission::Silences,
     pub(super) recent: super::recent::RecentlyAccepted,
+    /// What was read together with messages that left by MESSAGE.
+    pub(super) ahead: super::read_ahead::ReadAhead,
     pub(super) last_number: u64,
     pub(super) draining: bool,
+    /// It has been said that everything has ended ([`Self::take_nothing_more`]).
+    pub(super) has_drained: bool,
     /// To the operator.
     pub(super) answers: VecDeque<(Ticket, Answer)>,
 }
@@ -285,6 +296,7 @@ impl Service {
             custody: parts.custody,
             traffic: parts.traffic,
             meters: parts.meters,
+            ahead: super::read_ahead::ReadAhead::default(),
             reoffers: VecDeque::new(),
             suppressed: super::suppression::Suppressed::default(),
             users: HashMap::default(),
@@ -326,6 +338,7 @@ impl Service {
             recent,
             last_number: 0,
             draining: false,
+            has_drained: false,
             answers: VecDeque::new(),
         }
     }

@@ -128,7 +128,7 @@ impl Service {
         if let Some(run) = self.session_run(id) {
             run.fetching.push_back(held);
         }
-        self.fetch_of_run(id, seq, now)
+        self.fetch_of_run(id, seq, 0, now)
     }
 
     /// Reads ahead as far as the window allows.

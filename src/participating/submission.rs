@@ -32,6 +32,8 @@ const IS_COMPOSING: &str = "application/im-iscomposing+xml";
 pub enum Refused {
     /// The operator lets nobody send, or not him.
     Barred,
+    /// It names somebody else as its author.
+    Name,
     /// It is for presence, and he may not use that.
     Presence,
     /// It is larger, or its text longer, than he may send.
@@ -54,7 +56,9 @@ impl Refused {
     /// The answer to his request.
     pub fn rejection(self) -> Rejection {
         match self {
-            Self::Barred => Rejection::new(403, "Forbidden").with_warning(warning::NOT_AUTHORISED),
+            Self::Barred | Self::Name => {
+                Rejection::new(403, "Forbidden").with_warning(warning::NOT_AUTHORISED)
+            }
             Self::Presence => Rejection::new(403, "Forbidden").with_warning(warning::NOT_ALLOWED),
             Self::TooLarge => {
                 Rejection::new(413, "Request Entity Too Large").with_warning(warning::TOO_LARGE)
@@ -73,7 +77,7 @@ impl Refused {
     /// The answer to his SEND: MSRP has no "later", so he is to stop sending it (RFC 4975 §10.5).
     pub(super) fn status(self) -> u16 {
         match self {
-            Self::Barred | Self::Presence => 403,
+            Self::Barred | Self::Name | Self::Presence => 403,
             Self::Type => 415,
             _ => 413,
         }
@@ -82,6 +86,7 @@ impl Refused {
     pub(super) fn count(self, metrics: &ShardMetrics) {
         let counter = match self {
             Self::Barred => &metrics.refused_submission,
+            Self::Name => &metrics.refused_name,
             Self::Presence => &metrics.refused_presence,
             Self::TooLarge => &metrics.refused_size,
             Self::Type => &metrics.refused_type,
@@ -226,16 +231,16 @@ impl Service {
         author: &Identity,
         now: Now,
     ) -> Result<(), Refused> {
+        let content_type = request.header(HeaderName::ContentType);
+        let content_type = content_type.unwrap_or("text/plain");
+        if self.names_another(author, content_type, request.body()) {
+            return self.noted(Err(Refused::Name));
+        }
         if !self.is_measured(author) {
             return Ok(());
         }
-        let content_type = request.header(HeaderName::ContentType);
         let settings = &self.settings_of(author).settings;
-        let sent = Sent::read(
-            content_type.unwrap_or("text/plain"),
-            request.body(),
-            settings,
-        );
+        let sent = Sent::read(content_type, request.body(), settings);
         self.submit(author, &sent, now)
     }
 
@@ -273,6 +278,9 @@ impl Service {
     ) -> Option<Result<u64, Refused>> {
         if transit.is_notification() {
             return Some(Ok(0));
+        }
+        if self.names_another(author, &transit.content_type, transit.first()) {
+            return Some(self.noted(Err(Refused::Name)).map(|()| 0));
         }
         let settings = &self.settings_of(author).settings;
         let arrived = transit.covered.prefix();
@@ -339,6 +347,9 @@ impl Service {
         let Some((content_type, body)) = first.and_then(FirstMessage::submitted) else {
             return Ok(());
         };
+        if self.names_another(author, content_type, body) {
+            return self.noted(Err(Refused::Name));
+        }
         let settings = &self.directory.settings(author).settings;
         let sent = Sent::read(content_type, body, settings);
         self.submit(author, &sent, now)

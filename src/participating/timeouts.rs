@@ -18,6 +18,12 @@ impl Service {
         self.end_all_chats(now);
     }
 
+    /// The shard is about to be stopped: what began now would be cut off, and a device could have what its
+    /// author hears nothing of.
+    pub fn take_nothing_more(&mut self) {
+        self.has_drained = true;
+    }
+
     /// Whether everything that had to end before a stop has ended.
     pub fn is_drained(&self) -> bool {
         self.draining

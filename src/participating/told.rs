@@ -54,6 +54,12 @@ impl Told {
         }
     }
 
+    /// Whether some device has its copy, as far as is remembered.
+    pub(super) fn has_mark(&self, user: &Identity, seq: Seq) -> bool {
+        let mut marks = self.marks.iter();
+        marks.any(|(of, marked, _)| *marked == seq && of == user)
+    }
+
     /// Whether a message has left the queue, though a page may still show it.
     pub(super) fn has_settled(&self, user: &Identity, seq: Seq) -> bool {
         !self.settled.is_empty() && self.settled.contains(&(user.clone(), seq))
@@ -66,6 +72,15 @@ mod tests {
 
     fn user(number: u64) -> Identity {
         Identity::new(&format!("user{number}"), "im.test")
+    }
+
+    #[test]
+    fn a_mark_is_known_of_its_message_alone() {
+        let mut told = Told::default();
+        told.mark(user(0), Seq(1), 7);
+        assert!(told.has_mark(&user(0), Seq(1)));
+        assert!(!told.has_mark(&user(0), Seq(2)));
+        assert!(!told.has_mark(&user(1), Seq(1)));
     }
 
     #[test]

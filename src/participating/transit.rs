@@ -69,14 +69,16 @@ pub(super) struct Transit {
     pub spool: Spool,
     /// The first octets, for a look at the envelope of a body that lies in the store.
     pub head: Vec<u8>,
+    /// So many of them have been judged: they stay as they are.
+    pub judged: usize,
     pub covered: Covered,
     /// All octets have come: how many.
     pub complete: Option<u64>,
     pub unanswered: VecDeque<(ChunkId, u64)>,
     /// The other side has confirmed up to here.
     pub confirmed: u64,
-    /// A piece has been asked of the store for the other side.
-    pub reading: bool,
+    /// The piece from this offset has been asked of the store for the other side.
+    pub reading: Option<u64>,
     /// A sync covers up to here; `None` when none is under way.
     pub syncing: Option<u64>,
     /// Without progress by then the other side counts as lost (decision 1).
@@ -88,7 +90,7 @@ pub(super) const HEAD: usize = 16 * 1024;
 
 impl Transit {
     /// Nothing has arrived yet.
-    pub fn new(content_type: String, fate: Fate, deadline: Instant) -> Self {
+    pub fn new(content_type: String, fate: Fate, deadline: Instant, spool: Spool) -> Self {
         Self {
             message_id: None,
             content_type,
@@ -103,16 +105,23 @@ impl Transit {
             unjudged: false,
             most: u64::MAX,
             counted: None,
-            spool: Spool::new(),
+            spool,
             head: Vec::new(),
+            judged: 0,
             covered: Covered::default(),
             complete: None,
             unanswered: VecDeque::new(),
             confirmed: 0,
-            reading: false,
+            reading: None,
             syncing: None,
             deadline,
         }
+    }
+
+    /// The first octets, as far as they are here without a gap.
+    pub fn first(&self) -> &[u8] {
+        let prefix = usize::try_from(self.covered.prefix()).unwrap_or(usize::MAX);
+        self.head.get(..prefix).unwrap_or(&self.head)
     }
 
     /// Whether nothing holds it back: nothing in its envelope names an author who hides, and he may send
@@ -121,11 +130,27 @@ impl Transit {
         !self.may_name && !self.unjudged
     }
 
-    /// Takes octets in; returns what the store must be told.
+    /// What has come of the head has been found fit to go on.
+    pub fn pass_judgement(&mut self) {
+        (self.may_name, self.unjudged) = (false, false);
+        self.judged = self.first().len();
+    }
+
+    /// Whether octets would change what has been judged. What comes later wins (RFC 4975 §7.3.1), and nobody
+    /// would look at it again.
+    pub fn changes_judged(&self, offset: u64, octets: &[u8]) -> bool {
+        let judged = self.head.get(..self.judged).unwrap_or_default();
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let known = judged.get(start..).unwrap_or_default();
+        known.iter().zip(octets).any(|(old, new)| old != new)
+    }
+
+    /// Takes octets in, of which `most` may stay in memory; returns what the store must be told.
     pub fn write(
         &mut self,
         offset: u64,
         octets: Bytes,
+        most: u64,
         new_id: impl FnOnce() -> SpoolId,
     ) -> Vec<StoreRequest> {
         self.keep_head(offset, &octets);
@@ -134,7 +159,7 @@ impl Transit {
         if self.discarded {
             return Vec::new();
         }
-        self.spool.write(offset, octets, new_id)
+        self.spool.write(offset, octets, most, new_id)
     }
 
     /// Chunks come in any order and overlap; what comes later wins here as well.
@@ -159,7 +184,7 @@ impl Transit {
             return false;
         };
         self.discarded = false;
-        self.spool = Spool::in_memory(octets);
+        self.spool.keep(octets);
         true
     }
 
@@ -223,16 +248,43 @@ impl Covered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::memory::{Account, Kind};
 
     #[test]
     fn the_head_is_whole_whatever_the_order_of_chunks() {
         let fate = Fate::Custody;
-        let mut transit = Transit::new("message/cpim".to_owned(), fate, Instant::default());
-        let none = || panic!("stays in memory");
-        transit.write(3, Bytes::from_static(b"defg"), none);
-        transit.write(0, Bytes::from_static(b"abcX"), none);
-        transit.write(3, Bytes::from_static(b"d"), none);
+        let spool = Spool::new(Account::detached().hold(Kind::Spools, 0));
+        let content_type = "message/cpim".to_owned();
+        let mut transit = Transit::new(content_type, fate, Instant::default(), spool);
+        let mut write = |offset, octets: &'static [u8]| {
+            let none = || panic!("stays in memory");
+            transit.write(offset, Bytes::from_static(octets), 10_000, none);
+        };
+        write(3, b"defg");
+        write(0, b"abcX");
+        write(3, b"d");
         assert_eq!(transit.head, b"abcdefg");
+    }
+
+    #[test]
+    fn what_has_been_judged_is_repeated_but_not_changed() {
+        let spool = Spool::new(Account::detached().hold(Kind::Spools, 0));
+        let content_type = "message/cpim".to_owned();
+        let mut transit = Transit::new(content_type, Fate::Custody, Instant::default(), spool);
+        let none = || panic!("stays in memory");
+        transit.write(0, Bytes::from_static(b"abcdef"), 10_000, none);
+        // Behind a gap: not judged.
+        transit.write(8, Bytes::from_static(b"ij"), 10_000, none);
+        assert!(!transit.changes_judged(0, b"xyz"), "nothing is judged yet");
+        transit.pass_judgement();
+        assert!(transit.is_cleared());
+        for (offset, octets) in [(0, &b"abcdef"[..]), (4, b"efgh"), (6, b"xx"), (8, b"xx")] {
+            assert!(!transit.changes_judged(offset, octets), "{offset}");
+        }
+        for (offset, octets) in [(0, &b"x"[..]), (5, b"xgh"), (0, b"abcdeX")] {
+            assert!(transit.changes_judged(offset, octets), "{offset}");
+        }
+        assert!(!transit.changes_judged(u64::MAX, b"x"));
     }
 
     #[test]

@@ -66,6 +66,7 @@ impl Service {
                 self.waiting.insert(identity.clone());
             }
             self.users.remove(identity);
+            self.ahead.forget(identity);
         } else if let Some(deadline) = user.next_deadline() {
             self.user_deadlines.insert((deadline, identity.clone()));
         }
@@ -102,10 +103,7 @@ impl Service {
     ) {
         self.told.complete(identity, &mut held);
         // What is on its way out is still in the store, and what has just left it may be.
-        let is_leaving = |held: &&Held| {
-            self.expiring.contains_key(&(identity.clone(), held.seq))
-                || self.told.has_settled(identity, held.seq)
-        };
+        let is_leaving = |held: &&Held| self.is_on_its_way_out(identity, held.seq);
         let leaving: Vec<_> = held.iter().filter(is_leaving).cloned().collect();
         if let Some(user) = self.users.get_mut(identity) {
             user.handle_loaded(held, more, now);
@@ -121,14 +119,16 @@ impl Service {
 
     /// The user's bindings changed or were refreshed: what waits is offered (again).
     pub fn handle_registration(&mut self, identity: &Identity, now: Now) {
+        if !self.waiting.contains(identity) && !self.users.contains_key(identity) {
+            return;
+        }
         match self.reach(identity) {
-            Some(reach) if self.waiting.contains(identity) || self.users.contains_key(identity) => {
+            Some(reach) => {
                 if !self.line.come(identity, Occasion::Registered, now.instant) {
                     return self.review_grants(identity);
                 }
                 self.tell_reach(identity, reach, now);
             }
-            Some(_) => return,
             None => {
                 let barred = !self.may_receive(identity);
                 if let Some(user) = self.users.get_mut(identity) {

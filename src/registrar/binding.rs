@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::{Instant, Now, UnixMillis};
 use crate::config::Tagless;
 use crate::registrar::capability::Capability;
+use crate::registrar::common::Common;
 use crate::registrar::contact::{Contact, Identification};
 use crate::registrar::feature::FeatureSet;
 use crate::sip::header::Parameters;
@@ -17,6 +19,8 @@ use crate::uri::Uri;
 const SUSPENDED: &str = "im-suspended";
 /// Octets of a User-Agent that are kept.
 const MOST_AGENT: usize = 255;
+/// Octets of Contact parameters up to which the features in them are shared.
+const MOST_SHARED: usize = 1_024;
 
 /// Names one binding of a user, also in the store: the device's instance, else its URI.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,7 +72,7 @@ pub(super) struct Facts {
     pub registered_at: UnixMillis,
     pub lifetime: Duration,
     /// The User-Agent of the REGISTER, cut to a sane length.
-    pub user_agent: Option<String>,
+    pub user_agent: Option<Arc<str>>,
     /// It has stated a messaging service since it was made.
     pub had_service: bool,
 }
@@ -111,7 +115,11 @@ pub struct Binding {
     /// See [`device_number`].
     pub(super) device: u64,
     pub(super) facts: Facts,
-    pub(super) features: FeatureSet,
+    pub(super) features: Arc<FeatureSet>,
+    /// The features are not its own alone.
+    shares_features: bool,
+    /// Nor is the User-Agent.
+    shares_agent: bool,
     pub(super) capability: Capability,
     pub(super) deadline: Instant,
     pub(super) suspended: bool,
@@ -121,14 +129,32 @@ pub struct Binding {
 
 impl Binding {
     /// Memory in use, about: what every binding has, and its texts, the parameters a second time as
-    /// features.
+    /// features of its own.
     pub(super) fn footprint(&self) -> usize {
         let facts = &self.facts;
         let path: usize = facts.path.iter().map(|route| route.len() + 32).sum();
         let instance = facts.instance.as_ref().map_or(0, String::len);
-        let agent = facts.user_agent.as_ref().map_or(0, String::len);
-        let texts = facts.uri.len() + facts.call_id.len() + instance + agent;
-        size_of::<Self>() + self.key.0.len() + texts + path + 4 * facts.parameters.len() + 128
+        let agent = match &facts.user_agent {
+            Some(agent) if !self.shares_agent => agent.len(),
+            _ => 0,
+        };
+        let parameters = facts.parameters.len();
+        let features = match self.shares_features {
+            true => 0,
+            false => 3 * parameters,
+        };
+        let texts = facts.uri.len() + facts.call_id.len() + instance + agent + parameters;
+        size_of::<Self>() + self.key.0.len() + texts + path + features + 128
+    }
+
+    /// Shares with other bindings what they have in common.
+    pub(super) fn share(&mut self, common: &mut Common) {
+        if let Some(agent) = &mut self.facts.user_agent {
+            self.shares_agent = common.share_agent(agent);
+        }
+        if !self.shares_features && self.facts.parameters.len() <= MOST_SHARED {
+            self.shares_features = common.share_features(&mut self.features);
+        }
     }
 
     /// A binding of this contact. What follows from its text is taken over from one that is alike.
@@ -160,7 +186,9 @@ impl Binding {
             Some(binding) => Self {
                 key: binding.key.clone(),
                 device: binding.device,
-                features: binding.features.clone(),
+                features: Arc::clone(&binding.features),
+                shares_features: binding.shares_features,
+                shares_agent: false,
                 capability: binding.capability,
                 facts: Facts {
                     had_service: binding.capability.states_service(),
@@ -179,7 +207,7 @@ impl Binding {
         now: Now,
         tagless: Tagless,
     ) -> Self {
-        let features = FeatureSet::of(&Parameters::new(&facts.parameters));
+        let features = Arc::new(FeatureSet::of(&Parameters::new(&facts.parameters)));
         let capability = Capability::of(&features, tagless);
         facts.had_service |= capability.states_service();
         Self {
@@ -187,6 +215,8 @@ impl Binding {
             device: device_number(facts.instance.as_deref(), &facts.uri),
             capability,
             features,
+            shares_features: false,
+            shares_agent: false,
             facts,
             deadline,
             suspended: false,
@@ -232,6 +262,11 @@ impl Binding {
     /// The way it registered over, which requests take whatever its Contact says.
     pub fn flow(&self) -> Flow {
         self.facts.flow
+    }
+
+    /// Whether what was sent to this binding went to another place than to the other one.
+    pub(super) fn is_elsewhere_than(&self, other: &Self) -> bool {
+        self.uri() != other.uri() || self.flow() != other.flow()
     }
 
     /// Its feature tags.
@@ -306,9 +341,9 @@ impl Facts {
     }
 }
 
-fn shortened(text: &str) -> String {
+fn shortened(text: &str) -> Arc<str> {
     let end = text.floor_char_boundary(MOST_AGENT);
-    text.get(..end).unwrap_or_default().to_owned()
+    text.get(..end).unwrap_or_default().into()
 }
 
 /// How a device is reached: by the flow it registered over, whatever its Contact says (decision 13),

@@ -23,6 +23,8 @@ pub(super) struct Effect {
     pub refreshed: Vec<BindingKey>,
     pub tag_set_changed: Vec<BindingKey>,
     pub gone: Vec<BindingKey>,
+    /// Some binding is at another address, or behind another flow, than before.
+    pub moved: bool,
     /// Of those that came or were refreshed, those to be written.
     pub write: Vec<BindingKey>,
 }
@@ -127,6 +129,7 @@ impl Bindings {
         let key = new.key.clone();
         let predecessor = old.iter().find(|binding| binding.key == key);
         new.facts.had_service |= predecessor.is_some_and(|old| old.facts.had_service);
+        effect.moved |= predecessor.is_some_and(|old| old.is_elsewhere_than(&new));
         match predecessor {
             Some(old) if !old.suspended => {
                 effect.refreshed.push(key.clone());

@@ -1,5 +1,7 @@
 //! Which identities exist, and by which names a user proves to be one.
 
+use std::fmt::Write;
+
 use crate::config::{
     Account, Authentication, ClientProfile, ClientRule, Config, DigestAlgorithm, EffectiveSettings,
     SettingsOverrides, is_reserved,
@@ -244,19 +246,23 @@ impl Directory {
     ) -> Option<ClientProfile> {
         let by_account = self.settings(user).profile;
         by_account.or_else(|| {
+            if self.clients.is_empty() {
+                return None;
+            }
             let agent = user_agent?.to_ascii_lowercase();
             let names = |rule: &&ClientRule| agent.contains(&rule.user_agent.to_ascii_lowercase());
             Some(self.clients.iter().find(names)?.profile)
         })
     }
 
-    /// The URIs of a user: the SIP one first, then the telephone number (P-Associated-URI).
-    pub fn associated_uris(&self, identity: &Identity) -> Vec<String> {
-        let mut uris = vec![sip_uri(identity)];
-        if let Some(Some(tel)) = self.users.get(identity) {
-            uris.push(format!("tel:{}", tel_digits(tel)));
+    /// The URIs of a user as P-Associated-URI lists them (RFC 7315 §4.1): the SIP one first, then the
+    /// telephone number.
+    pub fn associated_uris(&self, identity: &Identity) -> String {
+        let sip = sip_uri(identity);
+        match self.users.get(identity) {
+            Some(Some(tel)) => ["<", &sip, ">, <tel:", &tel_digits(tel), ">"].concat(),
+            _ => ["<", &sip, ">"].concat(),
         }
-        uris
     }
 }
 
@@ -264,18 +270,23 @@ impl Directory {
 pub(super) fn sip_uri(identity: &Identity) -> String {
     let text = identity.as_str();
     let (user, host) = text.rsplit_once('@').unwrap_or(("", text));
-    let mut out = String::from("sip:");
+    let mut out = String::with_capacity(text.len() + 8);
+    out.push_str("sip:");
     for byte in user.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => out.push(char::from(byte)),
-            _ if b"-_.!~*'()&=+$,;?/".contains(&byte) => out.push(char::from(byte)),
-            _ => out.push_str(&format!("%{byte:02X}")),
+        if byte.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,;?/".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            write!(out, "%{byte:02X}").expect("a String takes all");
         }
     }
-    match host.contains(':') {
-        true => format!("{out}@[{host}]"),
-        false => format!("{out}@{host}"),
-    }
+    out.push('@');
+    let (open, close) = if host.contains(':') {
+        ("[", "]")
+    } else {
+        ("", "")
+    };
+    out.extend([open, host, close]);
+    out
 }
 
 /// Whether a user part holds what cannot stand in an identity.
@@ -422,7 +433,7 @@ mod tests {
         let alice = Identity::new("alice", "im.test");
         assert_eq!(
             directory.associated_uris(&alice),
-            ["sip:alice@im.test", "tel:+15550100"]
+            "<sip:alice@im.test>, <tel:+15550100>"
         );
         assert_eq!(
             sip_uri(&Identity::new("j ö", "im.test")),

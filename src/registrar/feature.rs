@@ -1,6 +1,7 @@
 //! Feature parameters of a Contact, and their comparison (RFC 3840 §9, RFC 3841 §7.2.4).
 
 use std::borrow::Cow;
+use std::hash::{Hash, Hasher};
 
 use crate::sip::header::Parameters;
 use crate::uri::unescape;
@@ -44,6 +45,17 @@ pub enum FeatureValue {
     Range(f64, f64),
     /// `!value`
     Not(Box<FeatureValue>),
+}
+
+impl Hash for FeatureValue {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        match self {
+            Self::Token(text) | Self::Text(text) => text.hash(state),
+            Self::Range(from, to) => (from.to_bits(), to.to_bits()).hash(state),
+            Self::Not(value) => value.hash(state),
+        }
+    }
 }
 
 impl FeatureValue {
@@ -97,7 +109,7 @@ fn parse_range(text: &str) -> Option<FeatureValue> {
 }
 
 /// A feature tag with its values; a tag written without a value is TRUE.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Hash, PartialEq)]
 pub(super) struct Feature {
     /// In lower case, with its plus if it has one.
     pub name: String,
@@ -114,7 +126,7 @@ impl Feature {
 }
 
 /// The feature tags of a contact or of one Accept-Contact value; a tag repeated adds its values.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, Hash, PartialEq)]
 pub struct FeatureSet(Vec<Feature>);
 
 impl FeatureSet {

@@ -9,6 +9,7 @@ mod account;
 mod binding;
 mod bindings;
 mod capability;
+mod common;
 mod contact;
 mod directory;
 mod feature;

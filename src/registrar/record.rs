@@ -179,7 +179,7 @@ fn decode_facts(reader: &mut Reader<'_>) -> Option<Facts> {
         had_service: false,
     };
     if version > FIRST_VERSION {
-        facts.user_agent = reader.option(Reader::text)?;
+        facts.user_agent = reader.option(Reader::text)?.map(Into::into);
         facts.had_service = match reader.octet()? {
             0 => false,
             1 => true,
@@ -219,7 +219,7 @@ mod tests {
             },
             registered_at: NOW.wall,
             lifetime: Duration::from_secs(600),
-            user_agent: Some("Phone/1".to_owned()),
+            user_agent: Some("Phone/1".into()),
             had_service: true,
         };
         let deadline = NOW.instant + facts.lifetime;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::{Instant, Now};
-use crate::date;
 use crate::identity::Identity;
 use crate::registrar::binding::{Binding, Circumstances};
 use crate::registrar::bindings::Granted;
@@ -50,6 +49,8 @@ pub struct Registration<'a> {
 /// The answer to a REGISTER.
 #[derive(Clone, Debug)]
 pub struct Handled {
+    /// The status of the answer.
+    pub status: u16,
     /// To be sent at once; nothing in it waits for the store.
     pub response: Bytes,
     /// What changed; `None` for a query or a refused request.
@@ -75,6 +76,7 @@ impl Registrar {
         match self.try_register(directory, registration) {
             Ok(handled) => handled,
             Err(refused) => Handled {
+                status: refused.status(),
                 response: refused.response(registration, directory, self.policy()),
                 registered: None,
             },
@@ -109,6 +111,7 @@ impl Registrar {
         };
         let response = self.accept(directory, registration, &user, &path);
         Ok(Handled {
+            status: 200,
             response,
             registered,
         })
@@ -116,7 +119,7 @@ impl Registrar {
 
     /// 200 with every current binding (RFC 3261 §10.3 step 8).
     fn accept(
-        &self,
+        &mut self,
         directory: &Directory,
         registration: &Registration<'_>,
         user: &Identity,
@@ -127,33 +130,39 @@ impl Registrar {
         let mut answer = response(request, 200, "OK", Some(registration.to_tag));
         for binding in self.bindings(user) {
             if binding.deadline() > now.instant {
-                answer = answer.header("Contact", &contact(binding, user, with_gruu, now.instant));
+                answer = with_contact(answer, binding, user, with_gruu, now.instant);
             }
         }
         for value in path {
             answer = answer.header("Path", value);
         }
-        let uris = directory.associated_uris(user);
-        let associated: Vec<String> = uris.iter().map(|uri| format!("<{uri}>")).collect();
         answer
-            .header("P-Associated-URI", &associated.join(", "))
-            .header("Supported", &SUPPORTED.join(", "))
-            .header("Date", &date::sip(now.wall))
+            .header("P-Associated-URI", &directory.associated_uris(user))
+            .header_of("Supported", &[SUPPORTED[0], ", ", SUPPORTED[1]])
+            .header("Date", self.date.at(now.wall))
             .build()
     }
 }
 
 impl Refused {
+    fn status(&self) -> u16 {
+        match self {
+            Self::TooBrief => 423,
+            Self::Unsupported(_) => 420,
+            Self::Plain(rejection) => rejection.status,
+        }
+    }
+
     fn response(
         &self,
         registration: &Registration<'_>,
         directory: &Directory,
         policy: &Policy,
     ) -> Bytes {
-        let begin = |status, reason| -> ResponseBuilder {
+        let begin = |reason| -> ResponseBuilder {
             response(
                 registration.request,
-                status,
+                self.status(),
                 reason,
                 Some(registration.to_tag),
             )
@@ -161,11 +170,11 @@ impl Refused {
         match self {
             Self::TooBrief => {
                 let least = policy.min_expires.as_millis().div_ceil(1000).to_string();
-                begin(423, "Interval Too Brief").header("Min-Expires", &least)
+                begin("Interval Too Brief").header("Min-Expires", &least)
             }
-            Self::Unsupported(tags) => begin(420, "Bad Extension").header("Unsupported", tags),
+            Self::Unsupported(tags) => begin("Bad Extension").header("Unsupported", tags),
             Self::Plain(rejection) => {
-                let mut answer = begin(rejection.status, rejection.reason);
+                let mut answer = begin(rejection.reason);
                 if let Some(text) = rejection.warning {
                     answer = answer.header("Warning", &warning(399, directory.domain(), text));
                 }
@@ -244,13 +253,34 @@ fn grant(contacts: Vec<Contact>, policy: &Policy) -> Result<Vec<Granted>, Refuse
     contacts.into_iter().map(grant).collect()
 }
 
-fn contact(binding: &Binding, user: &Identity, with_gruu: bool, now: Instant) -> String {
+fn with_contact(
+    answer: ResponseBuilder,
+    binding: &Binding,
+    user: &Identity,
+    with_gruu: bool,
+    now: Instant,
+) -> ResponseBuilder {
     let (uri, parameters) = (binding.uri(), binding.parameters());
-    let mut value = format!("<{uri}>{parameters};expires={}", binding.seconds_left(now));
-    if let Some(gruu) = public_gruu(binding, user).filter(|_| with_gruu) {
-        value.push_str(&format!(";pub-gruu=\"{gruu}\""));
-    }
-    value
+    let seconds = binding.seconds_left(now).to_string();
+    let gruu = with_gruu.then(|| public_gruu(binding, user)).flatten();
+    let (begin, gruu, end) = match &gruu {
+        Some(gruu) => (";pub-gruu=\"", gruu.as_str(), "\""),
+        None => ("", "", ""),
+    };
+    answer.header_of(
+        "Contact",
+        &[
+            "<",
+            uri,
+            ">",
+            parameters,
+            ";expires=",
+            &seconds,
+            begin,
+            gruu,
+            end,
+        ],
+    )
 }
 
 /// The user's address with the device's instance (RFC 5627 §5.1); none for an instance that cannot
@@ -396,6 +426,27 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn who_refreshes_plainly_has_left_nowhere() {
+        let mut world = World::open();
+        let at = |host: &str| {
+            format!("Contact: <sip:bob@{host}>;+sip.instance=\"<urn:uuid:1>\";expires=600\r\n")
+        };
+        world.registers(&at("192.0.2.1"));
+        assert!(!world.last().left, "he came");
+        world.after(60).registers(&at("192.0.2.1"));
+        assert!(!world.last().left, "he is where he was");
+        world.after(60).registers(&at("192.0.2.2"));
+        assert!(world.last().left, "another address");
+        world.flow = flow(Transport::Tcp, 3);
+        world.after(60).registers(&at("192.0.2.2"));
+        assert!(world.last().left, "another flow");
+        world.registers("Contact: <sip:bob@192.0.2.9>;expires=600\r\n");
+        assert!(!world.last().left, "one more device");
+        world.registers("Contact: *\r\nExpires: 0\r\n");
+        assert!(world.last().left, "all went");
     }
 
     #[test]

@@ -7,9 +7,11 @@ use foldhash::fast::RandomState;
 
 use crate::clock::{Instant, Now};
 use crate::config::{Config, Tagless};
+use crate::date::PresentDate;
 use crate::identity::Identity;
 use crate::registrar::binding::{Binding, BindingKey, Circumstances};
 use crate::registrar::bindings::{Bindings, Effect, Granted};
+use crate::registrar::common::Common;
 use crate::registrar::record::DecodeError;
 use crate::sip::rejection::Rejection;
 use crate::sip::transport::flow::{ConnectionId, Flow};
@@ -64,6 +66,8 @@ pub struct Registered {
     pub tag_set_changed: Vec<BindingKey>,
     /// Bindings that no longer exist: removed, replaced or expired.
     pub gone: Vec<BindingKey>,
+    /// Whether somewhere the user could be reached he no longer can: a binding went, or is elsewhere now.
+    pub left: bool,
     /// New and removed bindings at once, plain refreshes at most once per half lifetime.
     pub store: Vec<StoreRequest>,
 }
@@ -81,6 +85,10 @@ pub struct Registrar {
     contacts: usize,
     /// Octets of their texts.
     octets: usize,
+    /// What they share.
+    common: Common,
+    /// For answers.
+    pub(super) date: PresentDate,
 }
 
 /// What a user with bindings costs in memory: the name, and its places in three tables.
@@ -96,12 +104,14 @@ impl Registrar {
             connections: HashMap::default(),
             contacts: 0,
             octets: 0,
+            common: Common::default(),
+            date: PresentDate::default(),
         }
     }
 
     /// Memory in use, about.
     pub fn footprint(&self) -> usize {
-        self.users.len() * USER + self.octets
+        self.users.len() * USER + self.octets + self.common.footprint()
     }
 
     /// What it grants.
@@ -132,9 +142,10 @@ impl Registrar {
         value: &[u8],
         now: Now,
     ) -> Result<Option<StoreRequest>, DecodeError> {
-        let Some(binding) = Binding::decode(value, self.policy.tagless, now)? else {
+        let Some(mut binding) = Binding::decode(value, self.policy.tagless, now)? else {
             return Ok(Some(remove(user, BindingKey::new(key))));
         };
+        binding.share(&mut self.common);
         let bindings = self.users.entry(user.clone()).or_default();
         let old = bindings.next_deadline();
         let (before, octets) = (bindings.0.len(), bindings.footprint());
@@ -240,7 +251,11 @@ impl Registrar {
         let bindings = self.users.entry(user.clone()).or_default();
         let before = Before::of(bindings);
         let effect = change(bindings);
-        if effect.is_err() && bindings.0.is_empty() {
+        if effect.is_ok() {
+            for binding in &mut bindings.0 {
+                binding.share(&mut self.common);
+            }
+        } else if bindings.0.is_empty() {
             self.users.remove(user);
         }
         Ok(self.settle(user, before, effect?))
@@ -283,6 +298,7 @@ impl Registrar {
             came: effect.came,
             refreshed: effect.refreshed,
             tag_set_changed: effect.tag_set_changed,
+            left: effect.moved || !effect.gone.is_empty(),
             gone: effect.gone,
         }
     }

@@ -10,10 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 use sha2::{Digest as _, Sha256};
 
 use crate::identity::Identity;
+use crate::sip::dialog::OWN_ROUTE;
 use crate::sip::transport::flow::{ConnectionId, Flow, Transport};
 
-/// What the user part of such a value begins with.
-const PREFIX: &str = "rr-";
 /// Octets of a mark.
 const MARK: usize = 10;
 
@@ -47,13 +46,13 @@ impl DialogEnd {
         let user = self.user.as_ref().map_or("", Identity::as_str);
         let facts = format!("{}-{flow}-{}", self.shard, hex(user.as_bytes()));
         let mark = mark(key, call_id, &facts);
-        format!("{PREFIX}{facts}-{mark}")
+        format!("{OWN_ROUTE}{facts}-{mark}")
     }
 
     /// The end that the user part of a route names, and whether we wrote it for this Call-ID: then we
     /// let the dialog begin.
     pub fn read(user: &str, key: &RouteKey, call_id: &str) -> Option<(Self, bool)> {
-        let (facts, written) = user.strip_prefix(PREFIX)?.rsplit_once('-')?;
+        let (facts, written) = user.strip_prefix(OWN_ROUTE)?.rsplit_once('-')?;
         let mut parts = facts.splitn(3, '-');
         let (shard, flow, user) = (parts.next()?, parts.next()?, parts.next()?);
         let user = String::from_utf8(unhex(user)?).ok()?;

@@ -138,7 +138,7 @@ impl Router {
         if let Some(next) = routes.next() {
             return by_address(service, &Uri::parse(NameAddr::parse(next).ok()?.uri).ok()?);
         }
-        let uri = Uri::parse(request.request_uri()).ok()?;
+        let uri = request.uri().ok()?;
         let end = &passing.end;
         let registered = end.user.as_ref();
         let registered = registered.and_then(|user| service.flow_of_device(user, &uri));

@@ -79,7 +79,7 @@ impl Knowledge {
         if let Some(passing) = self.passing(request) {
             return Some(passing.end.shard);
         }
-        let uri = Uri::parse(request.request_uri()).ok()?;
+        let uri = request.uri().ok()?;
         if self.is_us(&uri)
             && let Some(shard) = uri.user().and_then(callee::shard_of_contact)
         {
@@ -87,10 +87,10 @@ impl Knowledge {
         }
         let identity = if request.method() == Method::Register || self.is_about_sender(&uri) {
             let about = match request.method() {
-                Method::Register => request.to(),
-                _ => request.from(),
+                Method::Register => request.to_uri(),
+                _ => request.from_uri(),
             };
-            self.identity_of(&Uri::parse(about.ok()?.uri).ok()?)?
+            self.identity_of(&about?)?
         } else {
             self.identity_of(&uri)?
         };
@@ -191,7 +191,7 @@ impl Knowledge {
 
     /// Whether a strict router put a value of our Record-Route into the Request-URI (RFC 3261 §16.4).
     pub(super) fn is_strictly_routed(&self, request: &Message) -> bool {
-        let uri = Uri::parse(request.request_uri()).ok();
+        let uri = request.uri().ok();
         uri.is_some_and(|uri| {
             let user = uri.user().unwrap_or_default();
             self.is_us(&uri) && DialogEnd::read(user, &self.route_key, "").is_some()

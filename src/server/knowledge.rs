@@ -75,8 +75,15 @@ fn own_names(config: &Config, addresses: &Addresses) -> Vec<(String, u16)> {
 
 fn key(data_dir: &Path) -> io::Result<[u8; 32]> {
     let path = data_dir.join(KEY_FILE);
+    key_in(&path).map_err(|error| {
+        let text = format!("{}: {error}", path.display());
+        io::Error::new(error.kind(), text)
+    })
+}
+
+fn key_in(path: &Path) -> io::Result<[u8; 32]> {
     let mut key = [0; 32];
-    match fs::File::open(&path).and_then(|mut file| file.read_exact(&mut key)) {
+    match fs::File::open(path).and_then(|mut file| file.read_exact(&mut key)) {
         Ok(()) => return Ok(key),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
@@ -96,4 +103,20 @@ fn key(data_dir: &Path) -> io::Result<[u8; 32]> {
     file.write_all(&key)?;
     file.sync_all()?;
     Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_way_of_the_key_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(key(folder.path()).ok(), key(folder.path()).ok());
+        let path = folder.path().join(KEY_FILE);
+        fs::remove_file(&path).expect("removed");
+        fs::create_dir(&path).expect("made");
+        let error = key(folder.path()).expect_err("a folder is no key");
+        assert!(error.to_string().contains(KEY_FILE), "{error}");
+    }
 }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::clock::{Instant, Now, UnixMillis};
-use crate::config::{Config, MsrpOffer, TrafficOverrides};
+use crate::config::{Config, EnvelopeFrom, MsrpOffer, TrafficOverrides};
 use crate::limits::load::Load;
 use crate::participating::arrival::Lifetimes;
 use crate::participating::census::Census;
@@ -131,6 +131,7 @@ impl Core {
         }
         if !self.drained && self.service.is_drained() {
             self.drained = true;
+            self.service.take_nothing_more();
             self.actions.push_back(Action::Drained);
         }
     }
@@ -141,7 +142,7 @@ impl ShardCore for Core {
         self.now = now;
         let service = &mut self.service;
         match input {
-            Input::Sip { flow, message } => self.router.handle(service, message, flow, now),
+            Input::Sip { flow, message, .. } => self.router.handle(service, message, flow, now),
             Input::FlowLost { flow } => service.handle_flow_lost(flow, now),
             Input::Msrp { connection, event } => service.media.handle_frame(connection, event),
             Input::MsrpSecured {
@@ -219,6 +220,7 @@ fn media_action(action: MediaAction) -> Action {
             port,
         },
         MediaAction::Close(connection) => Action::CloseMsrp { connection },
+        MediaAction::End(connection) => Action::EndMsrp { connection },
         MediaAction::Stray(connection) => Action::StrayMsrp { connection },
     }
 }
@@ -255,7 +257,13 @@ fn settings(context: &CoreContext) -> Settings {
         switch_over: config.deferral.switchover_size.get(),
         most_under_way: config.limits.sessions as usize,
         most_receipts: config.limits.receipts as usize,
+        spools: config
+            .limits
+            .spools
+            .get()
+            .min(config.limits.memory.get() / 4),
         queue_delay: config.limits.queue_delay.duration(),
+        checks_names: config.registrar.envelope_from == EnvelopeFrom::Own,
         replays_at_once: deferral.replays_at_once as usize,
         replays_per_second: deferral.replays_per_second,
     }

@@ -62,7 +62,15 @@ impl<C: ShardCore + 'static> sip::transport::tcp::Deliver for Deliverer<C> {
         if shard != self.shard {
             self.metrics.sip_handed_over.count();
         }
-        self.work(shard, Input::Sip { flow, message }).await;
+        self.work(
+            shard,
+            Input::Sip {
+                flow,
+                message,
+                is_again: false,
+            },
+        )
+        .await;
         shard
     }
 

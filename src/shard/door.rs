@@ -4,39 +4,81 @@
 //! Nearly all that a refusal here costs is the system's work of sending it; saying nothing would cost more,
 //! because who hears nothing asks three times again. What goes on with something is let in and goes before
 //! what is new.
+//!
+//! Who is trusted or has proved who he is is let in however many strangers wait, and stands behind them
+//! ([`Stage`]). A source that has sent less than others is let in where others like it are not, so nobody who
+//! keeps within `limits.source_rate` takes a shard for himself; who leaves challenges unanswered is refused
+//! first.
+
+use std::net::IpAddr;
 
 use super::core_trait::ShardCore;
 use super::shell::Shell;
 use super::store_queue::StoreGate;
 use crate::clock::Now;
-use crate::limits::load::{Pressure, Stage, retry_after};
+use crate::limits::load::{Entry, Pressure, Stage, retry_after};
 use crate::limits::reflection;
+use crate::limits::sources::Standing;
 use crate::net::sys::Datagram;
 use crate::sip::glance::{self, Beginning, Glance};
 
 /// What becomes of a datagram.
 enum Way {
-    /// It waits for its turn; `true` if it was judged.
-    In(bool),
+    /// It waits for its turn, and was met so; `true` if more is known of it than that it came.
+    In(Entry, bool),
     /// It goes before what is new.
     First,
-    /// It was refused.
+    /// It was refused, or dropped.
     Away,
+}
+
+/// New work that has to stay outside.
+struct Unwanted<'a> {
+    request: Beginning<'a>,
+    key: u64,
+    pressure: Pressure,
+}
+
+/// Where a datagram came from.
+#[derive(Clone, Copy)]
+struct Sender {
+    address: IpAddr,
+    standing: Standing,
+}
+
+impl Sender {
+    fn is_known(&self) -> bool {
+        matches!(self.standing, Standing::Trusted | Standing::Proven)
+    }
 }
 
 impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
     /// Lets a datagram into the waiting room, or not.
-    pub(super) fn let_in(&mut self, listener: usize, datagram: Datagram, now: Now) {
-        let way = match self.pressure(Stage::Fresh, now) {
+    pub(super) fn let_in(
+        &mut self,
+        listener: usize,
+        datagram: Datagram,
+        standing: Standing,
+        now: Now,
+    ) {
+        let sender = Sender {
+            address: datagram.remote.ip(),
+            standing,
+        };
+        let least = match standing {
+            Standing::Silent => Stage::Silent,
+            _ => Stage::Fresh,
+        };
+        let way = match self.pressure(least, now) {
             None => {
-                self.remember(glance::identity(&datagram.octets));
-                Way::In(true)
+                let entry = self.remember(glance::identity(&datagram.octets));
+                Way::In(entry, sender.is_known())
             }
-            Some(pressure) => self.judge(listener, &datagram, pressure, now),
+            Some(_) => self.judge(listener, &datagram, sender, now),
         };
         match way {
-            Way::In(judged) => {
-                (self.waiting).take_datagram(listener, datagram, judged, now.instant)
+            Way::In(entry, is_known) => {
+                (self.waiting).take_datagram(listener, datagram, entry, is_known, now.instant);
             }
             Way::First => self.waiting.take_urgent(listener, datagram, now.instant),
             Way::Away => {}
@@ -45,59 +87,137 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
 
     /// Why new work has to stay outside, if it has to.
     fn pressure(&self, stage: Stage, now: Now) -> Option<Pressure> {
-        let waiting = self.waiting.len();
+        let waiting = match stage.is_known() {
+            true => self.waiting.len_of_known(),
+            false => self.waiting.len(),
+        };
         let pressure = (self.core.borrow_mut().load()).at_door(waiting, stage, now.instant);
-        let crowded = self.waiting.is_crowded().then_some(Pressure::Delay);
-        pressure.or(crowded)
+        let crowded = self.waiting.is_crowded(stage);
+        pressure.or(crowded.then_some(Pressure::Delay))
     }
 
-    fn remember(&mut self, identity: Option<[&str; 2]>) {
-        if let Some(identity) = identity {
-            self.taken.remember(self.taken.key(identity));
+    fn remember(&mut self, identity: Option<[&str; 2]>) -> Entry {
+        let Some(identity) = identity else {
+            return Entry::LetIn;
+        };
+        match self.taken.remember(self.taken.key(identity)) {
+            true => Entry::LetIn,
+            false => Entry::Again,
         }
     }
 
-    fn judge(&mut self, listener: usize, datagram: &Datagram, pressure: Pressure, now: Now) -> Way {
+    fn judge(&mut self, listener: usize, datagram: &Datagram, sender: Sender, now: Now) -> Way {
         let request = match glance::look(&datagram.octets) {
-            Glance::GoesOn => return Way::First,
-            Glance::Unclear => return Way::In(false),
+            Glance::GoesOn => return self.go_on(sender),
+            Glance::Stray => {
+                self.metrics.strays.count();
+                return Way::Away;
+            }
+            Glance::Unclear => return self.read_later(sender, Entry::Unjudged),
             Glance::Begins(request) => request,
         };
         let Some(identity) = request.identity() else {
-            return Way::In(false);
+            return self.read_later(sender, Entry::Unjudged);
         };
         let key = self.taken.key(identity);
-        let may_enter = request.makes_room
-            || self.taken.knows(key)
-            || request.is_proven && self.pressure(Stage::Proven, now).is_none();
-        if may_enter {
+        if self.taken.knows(key) {
+            // A refusal now would be taken for the answer to the first; without one it comes again.
             self.taken.remember(key);
-            return Way::In(true);
+            return self.read_later(sender, Entry::Again);
         }
-        self.refuse_unread(listener, datagram, &request, key, pressure, now)
+        let stage = self.stage_of(&request, sender);
+        let Some(pressure) = self.pressure(stage, now) else {
+            self.taken.remember(key);
+            return Way::In(Entry::LetIn, stage.is_known());
+        };
+        let is_limited = sender.standing != Standing::Trusted;
+        let pressure = match (pressure, stage) {
+            (Pressure::Delay, Stage::Silent | Stage::Fresh | Stage::Known) if is_limited => {
+                Pressure::Share
+            }
+            (pressure, _) => pressure,
+        };
+        let unwanted = Unwanted {
+            request,
+            key,
+            pressure,
+        };
+        match self.refuse_unread(listener, datagram, &unwanted, now) {
+            true => Way::Away,
+            false => self.read_later(sender, Entry::Unjudged),
+        }
     }
 
+    /// What new work has behind it: who its sender is, less than an equal share of what waits, a challenge of
+    /// ours.
+    fn stage_of(&self, request: &Beginning<'_>, sender: Sender) -> Stage {
+        let has_proof = request.is_proven || request.makes_room;
+        let is_modest = self.waiting.is_modest(sender.address);
+        match sender.standing {
+            Standing::Trusted | Standing::Proven if request.makes_room => Stage::Leaves,
+            Standing::Unknown if is_modest && request.makes_room => Stage::Leaves,
+            Standing::Trusted if has_proof || is_modest => Stage::Proven,
+            Standing::Proven if is_modest => Stage::Proven,
+            Standing::Trusted | Standing::Proven => Stage::Known,
+            Standing::Unknown if is_modest && has_proof => Stage::Proven,
+            Standing::Unknown if is_modest => Stage::Modest,
+            Standing::Unknown => Stage::Fresh,
+            Standing::Silent if is_modest && has_proof => Stage::Fresh,
+            Standing::Silent => Stage::Silent,
+        }
+    }
+
+    /// What goes on with something goes before what is new; of each address no more than its share, for whether
+    /// it really goes on with anything is found out only when it is read.
+    fn go_on(&self, sender: Sender) -> Way {
+        let is_trusted = sender.standing == Standing::Trusted;
+        let has_room = (self.waiting).has_room_for_urgent(sender.address, is_trusted);
+        self.in_or_away(Way::First, has_room)
+    }
+
+    /// What cannot be judged at a glance, or must not be refused, waits for its turn while there is room.
+    fn read_later(&self, sender: Sender, entry: Entry) -> Way {
+        let most = match sender.standing {
+            _ if self.waiting.is_modest(sender.address) => Stage::Proven,
+            _ if sender.is_known() => Stage::Known,
+            _ => Stage::Fresh,
+        };
+        self.in_or_away(
+            Way::In(entry, sender.is_known()),
+            !self.waiting.is_crowded(most),
+        )
+    }
+
+    /// Dropped where there is no room left: what matters comes again.
+    fn in_or_away(&self, way: Way, has_room: bool) -> Way {
+        if has_room {
+            return way;
+        }
+        self.metrics.dropped_unread.count();
+        Way::Away
+    }
+
+    /// `false` if that cannot be done without reading it.
     fn refuse_unread(
         &mut self,
         listener: usize,
         datagram: &Datagram,
-        request: &Beginning<'_>,
-        key: u64,
-        pressure: Pressure,
+        unwanted: &Unwanted<'_>,
         now: Now,
-    ) -> Way {
-        let Some((to, answer)) = request.refusal(datagram.remote, key, retry_after(key)) else {
-            return Way::In(false);
+    ) -> bool {
+        let key = unwanted.key;
+        let refusal = (unwanted.request).refusal(datagram.remote, key, retry_after(key));
+        let most = reflection::allowance(datagram.octets.len());
+        let Some((to, answer)) = refusal.filter(|(_, answer)| answer.len() <= most) else {
+            return false;
         };
-        if answer.len() > reflection::allowance(datagram.octets.len()) {
-            return Way::In(false);
-        }
         if self.core.borrow_mut().load().refused(now.instant) {
             self.metrics.overloaded.rise();
         }
-        match pressure {
+        match unwanted.pressure {
             Pressure::Memory => self.metrics.refused_memory.count(),
             Pressure::Delay => self.metrics.refused_delay.count(),
+            Pressure::Share => self.metrics.refused_share.count(),
         }
         if !self.sources.may_answer(datagram.remote.ip(), now.instant) {
             self.metrics.withheld_rate.count();
@@ -105,6 +225,6 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             self.metrics.count_response(&answer);
             transport.send(to, answer);
         }
-        Way::Away
+        true
     }
 }

@@ -87,7 +87,7 @@ impl Inbox {
     pub fn footprint(&self) -> usize {
         const OCTETS: usize = 768;
         let sip = self.work.len() * (size_of::<Input>() + OCTETS);
-        let media = self.media.len() * (size_of::<Input>() + 16 * 1024);
+        let media = self.media.len() * (size_of::<Input>() + 32 * 1024);
         let rest = self.notices.len() + self.internal.len();
         sip + media + rest * size_of::<Input>() + self.store.len() * size_of::<StoreEvent>()
     }

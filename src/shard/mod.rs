@@ -14,6 +14,7 @@ pub mod operator_desk;
 pub mod outbox;
 pub mod perform;
 pub mod port;
+pub mod shares;
 pub mod shell;
 pub mod store_queue;
 pub mod taken;

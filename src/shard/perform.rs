@@ -13,6 +13,7 @@ use super::store_queue::StoreGate;
 use crate::clock::Now;
 use crate::msrp::listener as msrp;
 use crate::net::ConnectionId;
+use crate::net::pieces::Pieces;
 use crate::net::tls::Check;
 use crate::participating::media::SecurePeer;
 use crate::sip::transport::flow::{Flow, Transport};
@@ -47,6 +48,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
                 } => self.connect_msrp(attempt, remote, secure),
                 Action::SendMsrp { connection, octets } => self.send_msrp(connection, octets),
                 Action::CloseMsrp { connection } => self.msrp.close(connection),
+                Action::EndMsrp { connection } => self.msrp.end(connection),
                 Action::StrayMsrp { connection } => self.msrp.stray(connection, now.instant),
                 Action::Store(request) => self.ask_store(request),
                 Action::Resolve {
@@ -118,7 +120,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         });
     }
 
-    fn send_msrp(&mut self, connection: ConnectionId, octets: Bytes) {
+    fn send_msrp(&mut self, connection: ConnectionId, octets: Pieces) {
         if self.msrp.send(connection, octets).is_err() {
             self.local.push_back(Input::MsrpLost { connection });
         }

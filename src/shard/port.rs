@@ -7,6 +7,7 @@ use bytes::Bytes;
 use std::net::SocketAddr;
 
 use crate::msrp::frame::FrameEvent;
+use crate::net::pieces::Pieces;
 use crate::participating::operator::{Answer, Question, Ticket};
 use crate::sip::message::Message;
 use crate::sip::transport::flow::{ConnectionId, Flow};
@@ -25,6 +26,8 @@ pub enum Input {
         flow: Flow,
         /// The message.
         message: Message,
+        /// It is the retransmission of a request that was let in where it came in.
+        is_again: bool,
     },
     /// A TCP flow was closed by either side, or could not be opened.
     FlowLost {
@@ -116,11 +119,16 @@ pub enum Action {
         /// Which.
         connection: ConnectionId,
         /// What.
-        octets: Bytes,
+        octets: Pieces,
     },
     /// This shard needs an MSRP connection no more: close it once everything handed over is written,
     /// unless another shard still uses it.
     CloseMsrp {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// End an MSRP connection at once, whoever else uses it; `MsrpLost` follows.
+    EndMsrp {
         /// Which.
         connection: ConnectionId,
     },

@@ -22,11 +22,12 @@ use super::outbox::Outbox;
 use super::port::Input;
 use super::store_queue::{StoreGate, StoreQueue};
 use super::taken::Taken;
-use super::waiting_room::{Next, WaitingRoom};
+use super::waiting_room::{BATCH, Next, WaitingRoom};
 use crate::clock::{self, Instant, Now};
+use crate::limits::load::Entry;
 use crate::limits::memory::{Account, Held};
 use crate::limits::source::Way;
-use crate::limits::sources::{Judgement, Offence, Sources};
+use crate::limits::sources::{Judgement, Offence, Sources, Standing};
 use crate::metrics::ShardMetrics;
 use crate::msrp::listener::MsrpTransport;
 use crate::net::sys::Datagram;
@@ -42,13 +43,9 @@ const PRESSURE: usize = 1024;
 /// How soon requests that found no credit are offered to the store again.
 const STORE_RETRY: Duration = Duration::from_millis(5);
 
-/// SIP messages of peers that are served in one turn.
-const BATCH: usize = 64;
 /// Batches of datagrams that one listener gives in a turn: the kernel's buffer is emptied faster than
 /// it fills, whatever is done about what was in it.
 const RECEIVES: usize = 8;
-/// How many of them may be urgent: what goes on finishes what was begun, but cannot keep others away.
-const URGENT: usize = BATCH / 4 * 3;
 /// How often memory and load are looked at.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -91,6 +88,7 @@ pub struct Shell<C, G> {
     /// What the shell itself holds.
     pub(super) held: Held,
     pub(super) held_for_store: Held,
+    pub(super) held_for_taken: Held,
     pub(super) next_look: Instant,
     pub(super) datagrams: Vec<Datagram>,
     pub(super) inputs: Vec<Input>,
@@ -199,7 +197,9 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         let mut inputs = std::mem::take(&mut self.inputs);
         let room = self.waiting.room_for_inputs();
         if self.inbox.poll_work(context, room, &mut inputs).is_ready() {
-            self.waiting.take_inputs(inputs.drain(..), now.instant);
+            for input in inputs.drain(..) {
+                self.waiting.take_input(input, now.instant);
+            }
         }
         self.inputs = inputs;
         for listener in 0..self.udp.len() {
@@ -214,13 +214,10 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             let Some(Some(transport)) = self.udp.get_mut(listener) else {
                 break;
             };
-            if !self.waiting.has_room_for_datagrams() {
-                break;
-            }
             let received = transport.poll_receive(context, &mut datagrams);
             for datagram in datagrams.drain(..) {
-                if self.may_send(&datagram, now) {
-                    self.let_in(listener, datagram, now);
+                if let Some(standing) = self.may_send(&datagram, now) {
+                    self.let_in(listener, datagram, standing, now);
                 }
             }
             if !matches!(received, Poll::Ready(Ok(true) | Err(_))) {
@@ -230,32 +227,31 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         self.datagrams = datagrams;
     }
 
-    /// Whether its source may send more.
-    fn may_send(&self, datagram: &Datagram, now: Now) -> bool {
+    /// What is known of its source, if that may send more.
+    fn may_send(&self, datagram: &Datagram, now: Now) -> Option<Standing> {
         let source = datagram.remote.ip();
         match (self.sources).message(source, Way::Datagrams, now.instant) {
-            Judgement::Pass => return true,
+            Judgement::Pass(standing) => return Some(standing),
             Judgement::Wait(_) => self.metrics.dropped_rate.count(),
             Judgement::Banned => self.metrics.dropped_banned.count(),
         }
-        false
+        None
     }
 
-    /// Serves a batch of what waits, oldest first; how many that were.
+    /// Serves a batch of what waits; how many that were.
     fn serve(&mut self, now: Now) -> u32 {
         let mut served = 0;
-        for index in 0..BATCH {
-            let Some((since, next)) = self.waiting.pop(index < URGENT) else {
+        for turn in 0..BATCH {
+            let Some((since, next)) = self.waiting.pop(turn) else {
                 break;
             };
             served += 1;
             let delay = now.instant.since(since);
-            let was_let_in = matches!(next, Next::Datagram(.., true));
-            self.core.borrow_mut().load().waited(delay, was_let_in);
+            self.core.borrow_mut().load().waited(delay, next.entry());
             match next {
                 Next::Input(input) => self.take(input, now),
-                Next::Datagram(listener, datagram, _) => {
-                    self.take_datagram(listener, datagram, now);
+                Next::Datagram(listener, datagram, entry) => {
+                    self.take_datagram(listener, datagram, entry, now);
                 }
             }
         }
@@ -276,8 +272,8 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         self.waiting.shrink();
         self.taken.forget(now.instant);
         let waiting = self.waiting.footprint() + self.inbox.footprint();
-        let waiting = waiting + self.taken.footprint();
         self.held.set(waiting);
+        self.held_for_taken.set(self.taken.footprint());
         self.held_for_store.set(self.store.footprint());
         self.metrics.waiting.set(self.waiting.len() as u64);
         let mut core = self.core.borrow_mut();
@@ -293,7 +289,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
 
     /// Parses a datagram and hands it to its shard; without room there it is dropped, and the sender
     /// repeats it.
-    fn take_datagram(&mut self, listener: usize, datagram: Datagram, now: Now) {
+    fn take_datagram(&mut self, listener: usize, datagram: Datagram, entry: Entry, now: Now) {
         let flow = Flow {
             transport: Transport::Udp,
             listener: u16::try_from(listener).unwrap_or(u16::MAX),
@@ -306,7 +302,12 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             Err(error) => return self.refuse(listener, flow, &error, came, now),
         };
         let owner = self.core.borrow().owner_of(&message);
-        let input = Input::Sip { flow, message };
+        let is_again = entry == Entry::Again;
+        let input = Input::Sip {
+            flow,
+            message,
+            is_again,
+        };
         match self.lanes.get(usize::from(owner)) {
             Some(lanes) if owner != self.shard => {
                 self.metrics.sip_handed_over.count();

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::store::StoreClient;
-use crate::store::request::{Refusal, StoreEvent, StoreRequest};
+use crate::store::request::{Body, Refusal, StoreEvent, StoreRequest};
 
 /// The store as a shard sees it.
 pub trait StoreGate {
@@ -32,6 +32,8 @@ impl StoreGate for StoreClient {
 pub struct StoreQueue<G> {
     gate: G,
     waiting: VecDeque<StoreRequest>,
+    /// Octets of bodies among it.
+    octets: usize,
 }
 
 impl<G: StoreGate> StoreQueue<G> {
@@ -40,6 +42,7 @@ impl<G: StoreGate> StoreQueue<G> {
         Self {
             gate,
             waiting: VecDeque::new(),
+            octets: 0,
         }
     }
 
@@ -47,7 +50,7 @@ impl<G: StoreGate> StoreQueue<G> {
     /// instead: its sender can be told, and try again.
     pub fn submit(&mut self, request: StoreRequest) -> Option<StoreEvent> {
         if !self.waiting.is_empty() {
-            self.waiting.push_back(request);
+            self.wait(request);
             return None;
         }
         match self.gate.try_submit(request) {
@@ -57,10 +60,15 @@ impl<G: StoreGate> StoreQueue<G> {
                 refusal: Refusal::Full,
             }),
             Err(request) => {
-                self.waiting.push_back(request);
+                self.wait(request);
                 None
             }
         }
+    }
+
+    fn wait(&mut self, request: StoreRequest) {
+        self.octets += octets_of(&request);
+        self.waiting.push_back(request);
     }
 
     /// How many wait.
@@ -70,7 +78,8 @@ impl<G: StoreGate> StoreQueue<G> {
 
     /// Memory in use, about, here and in the store.
     pub fn footprint(&self) -> usize {
-        self.gate.octets() + self.waiting.capacity() * size_of::<StoreRequest>()
+        let entries = self.waiting.capacity() * size_of::<StoreRequest>();
+        self.gate.octets() + self.octets + entries
     }
 
     /// Whether none waits.
@@ -81,11 +90,25 @@ impl<G: StoreGate> StoreQueue<G> {
     /// Hands over what waits as far as there are credits.
     pub fn flush(&mut self) {
         while let Some(request) = self.waiting.pop_front() {
+            let octets = octets_of(&request);
             if let Err(request) = self.gate.try_submit(request) {
                 self.waiting.push_front(request);
                 return;
             }
+            self.octets -= octets;
         }
+    }
+}
+
+/// Octets of a message that a request holds.
+fn octets_of(request: &StoreRequest) -> usize {
+    match request {
+        StoreRequest::Append { octets, .. }
+        | StoreRequest::Put {
+            body: Body::Inline(octets),
+            ..
+        } => octets.len(),
+        _ => 0,
     }
 }
 
@@ -135,5 +158,24 @@ mod tests {
         let taken = gate.taken.borrow();
         assert_eq!(taken.len(), 4);
         assert!(taken[3].contains("Sync"));
+    }
+
+    #[test]
+    fn octets_that_wait_are_accounted_for() {
+        let gate = Counting::default();
+        let mut queue = StoreQueue::new(gate.clone());
+        let append = |offset| StoreRequest::Append {
+            spool: SpoolId(1),
+            offset,
+            octets: vec![0; 100_000].into(),
+        };
+        for offset in [0, 100_000] {
+            assert!(queue.submit(append(offset)).is_none());
+        }
+        let waiting = queue.footprint();
+        assert!(waiting >= 200_000);
+        gate.credits.set(1);
+        queue.flush();
+        assert_eq!(queue.footprint(), waiting - 100_000);
     }
 }

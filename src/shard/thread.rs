@@ -157,6 +157,7 @@ fn build<C: ShardCore + 'static, G: StoreGate>(
     let (udp, sip) = build_sip(&common, own.sip, &own.memory, &deliver)?;
     let msrp = build_msrp(&common, own.msrp, &own.memory, deliver)?;
     let outboxes = common.lanes.iter();
+    let shards = common.lanes.len();
     Ok(Shell {
         shard: own.shard,
         core,
@@ -180,9 +181,10 @@ fn build<C: ShardCore + 'static, G: StoreGate>(
         sources: common.gate.shared_sources(),
         alarm: Alarm::default(),
         waiting: WaitingRoom::default(),
-        taken: Taken::default(),
+        taken: Taken::new(own.memory.ledger().limit(), shards),
         last_turn: None,
         held: own.memory.hold(Kind::Inboxes, 0),
+        held_for_taken: own.memory.hold(Kind::Duplicates, 0),
         held_for_store: own.memory.hold(Kind::StoreQueues, 0),
         memory: own.memory,
         next_look: Instant::default(),

@@ -11,6 +11,11 @@ use crate::sip::rejection::Rejection;
 use crate::sip::reply::RequestBuilder;
 use crate::sip::target::{as_request_uri, is_loose_route};
 
+/// What the user part of our Contact in a dialog begins with.
+pub const OWN_CONTACT: &str = "pf-";
+/// What the user part of our Record-Route in one begins with.
+pub const OWN_ROUTE: &str = "rr-";
+
 /// What finds a dialog. Local and remote are seen from here.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DialogId {

@@ -10,16 +10,20 @@ use bytes::Bytes;
 use memchr::memchr;
 use smallvec::SmallVec;
 
+use crate::sip::dialog::{OWN_CONTACT, OWN_ROUTE};
 use crate::sip::header::{NameAddr, Via};
 use crate::sip::message::{HeaderName, Method};
 use crate::sip::reply;
-use crate::sip::transaction::branch::has_magic_cookie;
+use crate::sip::transaction::branch::{has_magic_cookie, is_unique, shard_of};
 
 /// What a datagram is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Glance<'a> {
-    /// Part of something that has begun: a response, a request in a dialog, an ACK or CANCEL.
+    /// Part of something that has begun: a response to a request of ours, a request in a dialog that we are in,
+    /// an ACK or CANCEL.
     GoesOn,
+    /// A response to a request that is none of ours (RFC 3261 §18.1.2: discarded).
+    Stray,
     /// The first request of something, so that nothing breaks if it is refused.
     Begins(Beginning<'a>),
     /// It has to be read.
@@ -37,53 +41,88 @@ pub struct Beginning<'a> {
     vias: SmallVec<[&'a str; 4]>,
     from: &'a str,
     to: &'a str,
+    has_tag: bool,
     call_id: &'a str,
     cseq: &'a str,
 }
 
 /// Looks at the head of a datagram.
 pub fn look(octets: &[u8]) -> Glance<'_> {
-    if is_response(octets) {
-        return Glance::GoesOn;
-    }
-    read(octets).unwrap_or(Glance::Unclear)
+    let seen = match is_response(octets) {
+        true => read_response(octets),
+        false => read(octets),
+    };
+    seen.unwrap_or(Glance::Unclear)
+}
+
+/// Whether a request inside a dialog is inside one of ours, as far as its address and its Route fields tell: the
+/// first is our Contact, or one of the others a Record-Route of ours. Both are read with care later.
+pub fn is_in_own_dialog<'a>(uri: &str, mut routes: impl Iterator<Item = &'a str>) -> bool {
+    let user = uri.split_once(':').map_or("", |(_, user)| user);
+    let names_us = |user: &str| user.starts_with(OWN_CONTACT) || user.starts_with(OWN_ROUTE);
+    names_us(user) || routes.any(|route| route.split(':').any(|part| part.starts_with(OWN_ROUTE)))
 }
 
 /// What is the same in a request and in its retransmissions, and in no other request: its method and
-/// topmost Via (RFC 3261 §17.2.3). `None` for responses and where that is not plain.
+/// topmost Via (RFC 3261 §17.2.3). `None` for responses, where that is not plain, and where the branch is not
+/// unique: other fields would have to be compared.
 pub fn identity(octets: &[u8]) -> Option<[&str; 2]> {
     if is_response(octets) {
         return None;
     }
     let (start, rest) = next_line(octets)?;
-    let via = fields(rest).find_map(|field| match field?.0 {
+    identity_of(method_of(start)?, top_via(rest)?)
+}
+
+fn identity_of<'a>(method: &'a str, via: &'a str) -> Option<[&'a str; 2]> {
+    let branch = Via::parse(via).ok()?.branch?;
+    is_unique(branch).then_some([method, via])
+}
+
+fn top_via(head: &[u8]) -> Option<&str> {
+    let via = fields(head).find_map(|field| match field?.0 {
         HeaderName::Via => Some(field?.1),
         _ => None,
     })?;
-    Some([method_of(start)?, text(via)?])
+    text(via)
 }
 
 fn is_response(octets: &[u8]) -> bool {
     octets.starts_with(b"SIP/2.0 ")
 }
 
+/// RFC 3261 §18.1.2: the topmost Via of a response is ours.
+fn read_response(octets: &[u8]) -> Option<Glance<'_>> {
+    let (_, rest) = next_line(octets)?;
+    let via = Via::parse(top_via(rest)?).ok()?;
+    Some(match via.branch.and_then(shard_of) {
+        Some(_) => Glance::GoesOn,
+        None => Glance::Stray,
+    })
+}
+
 fn read(octets: &[u8]) -> Option<Glance<'_>> {
     let (start, rest) = next_line(octets)?;
-    let method = method_of(start)?;
-    match Method::parse(method.as_bytes()) {
-        Method::Ack | Method::Cancel | Method::Bye | Method::Prack | Method::Update => {
-            return Some(Glance::GoesOn);
-        }
-        _ => {}
+    let (method, uri) = start_of(start)?;
+    if matches!(
+        Method::parse(method.as_bytes()),
+        Method::Ack | Method::Cancel
+    ) {
+        return Some(Glance::GoesOn);
     }
     let (mut from, mut to, mut call_id, mut cseq) = (None, None, None, None);
     let (mut is_proven, mut ends) = (false, false);
     let mut vias = SmallVec::new();
+    let mut routes = SmallVec::<[&str; 4]>::new();
     for field in fields(rest) {
         let (name, value) = field?;
         let place = match name {
             HeaderName::Via => {
                 vias.push(text(value)?);
+                continue;
+            }
+            HeaderName::Route => {
+                routes.push(text(value)?);
                 continue;
             }
             HeaderName::From => &mut from,
@@ -105,7 +144,8 @@ fn read(octets: &[u8]) -> Option<Glance<'_>> {
         }
     }
     let to = to?;
-    if NameAddr::parse(to).ok()?.tag().is_some() {
+    let has_tag = NameAddr::parse(to).ok()?.tag().is_some();
+    if has_tag && is_in_own_dialog(uri, routes.into_iter()) {
         return Some(Glance::GoesOn);
     }
     Some(Glance::Begins(Beginning {
@@ -115,6 +155,7 @@ fn read(octets: &[u8]) -> Option<Glance<'_>> {
         vias,
         from: from?,
         to,
+        has_tag,
         call_id: call_id?,
         cseq: cseq?,
     }))
@@ -145,7 +186,7 @@ fn field(line: &[u8]) -> Option<(HeaderName, &[u8])> {
     }
     let is_of_interest = matches!(
         name[0] | 0x20,
-        b'v' | b'f' | b't' | b'i' | b'c' | b'a' | b'p' | b'e'
+        b'v' | b'f' | b't' | b'i' | b'c' | b'a' | b'p' | b'e' | b'r'
     );
     let name = match is_of_interest {
         true => HeaderName::parse(name),
@@ -162,8 +203,13 @@ fn next_line(octets: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn method_of(start: &[u8]) -> Option<&str> {
-    let method = text(start.strip_suffix(b" SIP/2.0")?)?.split(' ').next()?;
-    (!method.is_empty()).then_some(method)
+    start_of(start).map(|(method, _)| method)
+}
+
+/// The method and the Request-URI.
+fn start_of(start: &[u8]) -> Option<(&str, &str)> {
+    let (method, uri) = text(start.strip_suffix(b" SIP/2.0")?)?.split_once(' ')?;
+    (!method.is_empty()).then_some((method, uri))
 }
 
 /// As text without what could end a line early.
@@ -173,9 +219,9 @@ fn text(value: &[u8]) -> Option<&str> {
 }
 
 impl Beginning<'_> {
-    /// See [`identity`]. `None` without a Via.
+    /// See [`identity`].
     pub fn identity(&self) -> Option<[&str; 2]> {
-        Some([self.method, self.vias.first()?])
+        identity_of(self.method, self.vias.first()?)
     }
 
     /// The answer that it is refused for now, and where it goes: the tag is the same for each
@@ -210,7 +256,10 @@ impl Beginning<'_> {
             out.push_str(value);
         }
         // Writing to a String does not fail.
-        let _ = write!(out, ";tag={tag:016x}\r\nCall-ID: ");
+        if !self.has_tag {
+            let _ = write!(out, ";tag={tag:016x}");
+        }
+        out.push_str("\r\nCall-ID: ");
         out.push_str(self.call_id);
         out.push_str("\r\nCSeq: ");
         out.push_str(self.cseq);
@@ -253,10 +302,37 @@ mod tests {
         let (to, octets) = beginning.refusal(source, 0xab, 3).expect("it is plain");
         assert_eq!(to, source);
         let request = wire::parse(MESSAGE.into()).expect("a message");
-        let request = reply::stamp_source(&request, source).expect("stamped");
+        let request = reply::stamp_source(request, source).expect("stamped");
         let tag = format!("{:016x}", 0xab);
         let whole = reply::response(&request, 503, "Service Unavailable", Some(&tag));
         assert_eq!(octets, whole.header("Retry-After", "3").build());
+    }
+
+    #[test]
+    fn a_response_goes_on_with_a_request_of_ours_or_with_none() {
+        let response = |via: &str| format!("SIP/2.0 200 OK\r\nVia: {via}\r\n\r\n");
+        let ours = response("SIP/2.0/UDP 192.0.2.1;branch=z9hG4bK-3-abcdef");
+        assert_eq!(look(ours.as_bytes()), Glance::GoesOn);
+        for via in [
+            "SIP/2.0/UDP 192.0.2.1;branch=z9hG4bKabcdef",
+            "SIP/2.0/UDP 192.0.2.1",
+        ] {
+            let stray = response(via);
+            assert_eq!(look(stray.as_bytes()), Glance::Stray, "{via}");
+        }
+        assert_eq!(look(b"SIP/2.0 200 OK\r\n\r\n"), Glance::Unclear);
+    }
+
+    #[test]
+    fn a_refusal_adds_no_second_tag() {
+        let text = MESSAGE.replace("<sip:bob@im.test>", "<sip:bob@im.test>;tag=9");
+        let source = SOURCE.parse().expect("an address");
+        let (_, octets) = begins(&text).refusal(source, 1, 3).expect("it is plain");
+        let octets = String::from_utf8_lossy(&octets).into_owned();
+        assert!(
+            octets.contains("\r\nTo: <sip:bob@im.test>;tag=9\r\n"),
+            "{octets}"
+        );
     }
 
     #[test]
@@ -270,13 +346,17 @@ mod tests {
     #[test]
     fn what_goes_on_is_known_from_what_begins() {
         let goes_on = |text: &str| look(text.as_bytes()) == Glance::GoesOn;
-        assert!(goes_on("SIP/2.0 200 OK\r\n\r\n"));
-        assert!(goes_on(&MESSAGE.replace(
-            "To: <sip:bob@im.test>",
-            "To: <sip:bob@im.test>;tag=9"
-        )));
-        for method in ["ACK", "CANCEL", "BYE", "PRACK", "UPDATE"] {
+        let tagged = MESSAGE.replace("<sip:bob@im.test>", "<sip:bob@im.test>;tag=9");
+        for method in ["ACK", "CANCEL"] {
             assert!(goes_on(&MESSAGE.replace("MESSAGE", method)), "{method}");
+        }
+        for method in ["BYE", "PRACK", "UPDATE", "MESSAGE"] {
+            let text = tagged.replace("MESSAGE", method);
+            assert!(!begins(&text).is_proven, "{method} of no dialog of ours");
+            let ours = text.replace("sip:bob@im.test SIP", "sip:pf-3@192.0.2.1:5060 SIP");
+            assert!(goes_on(&ours), "{method}");
+            let route = "Route: <sip:other.test;lr>, <sip:rr-3-n--0123@192.0.2.1;lr>\r\nMax-F";
+            assert!(goes_on(&text.replace("Max-F", route)), "{method}");
         }
         let text = MESSAGE.replace("MESSAGE", "REGISTER");
         assert!(!begins(&text).makes_room && !begins(&text).is_proven);
@@ -317,5 +397,21 @@ mod tests {
         assert_eq!(identity(later.as_bytes()), beginning.identity());
         assert_eq!(identity(b"SIP/2.0 200 OK\r\n\r\n"), None);
         assert_eq!(identity(b"\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn a_branch_that_is_not_unique_identifies_nothing() {
+        for other in [
+            "branch=one",
+            "branch=z9hG4bK",
+            "branch=z9hG4bK, SIP/2.0/UDP x",
+            "x=z9hG4bKone",
+        ] {
+            let text = MESSAGE.replace("branch=z9hG4bKone", other);
+            assert_eq!(identity(text.as_bytes()), None, "{other}");
+            assert_eq!(begins(&text).identity(), None, "{other}");
+        }
+        let text = MESSAGE.replace(";rport;", ", SIP/2.0/UDP x;");
+        assert_eq!(identity(text.as_bytes()), None, "the first has none");
     }
 }

@@ -1,11 +1,11 @@
 //! Typed views of header field values: Via, name-addr, CSeq and parameter lists. They borrow.
 
-use std::ops::Range;
-
 use memchr::{memchr, memchr2, memchr3};
 
 use crate::sip::rejection::Rejection;
 use crate::sip::wire::is_token;
+use crate::span::Span;
+use crate::uri::{Uri, UriPlaces};
 
 /// The elements of a comma list; commas in quotes and angle brackets do not count.
 pub fn split_list(value: &str) -> SplitList<'_> {
@@ -91,7 +91,11 @@ impl<'a> Parameters<'a> {
     pub fn written(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
-            rest = rest.trim_ascii_start().strip_prefix(';')?;
+            rest = rest.trim_ascii_start();
+            rest = match rest.as_bytes().first()? {
+                b';' => &rest[1..],
+                _ => return None,
+            };
             let end = find_outside(rest, b';').unwrap_or(rest.len());
             let parameter = &rest[..end];
             rest = &rest[end..];
@@ -187,12 +191,12 @@ impl<'a> Via<'a> {
     }
 
     fn read(value: &'a str) -> Option<Self> {
-        let (transport, rest) = match value.strip_prefix("SIP/2.0/") {
+        let rest = match value.strip_prefix("SIP/2.0/") {
             Some(rest) => rest,
             None => after_version(value)?,
         }
-        .trim_ascii_start()
-        .split_once([' ', '\t'])?;
+        .trim_ascii_start();
+        let (transport, rest) = rest.split_at(memchr2(b' ', b'\t', rest.as_bytes())?);
         let end = memchr(b';', rest.as_bytes()).unwrap_or(rest.len());
         let (host, port) = sent_by(rest[..end].trim_ascii())?;
         let parameters = Parameters::new(&rest[end..]);
@@ -228,21 +232,17 @@ impl<'a> Via<'a> {
     }
 
     /// Where its parts lie in the text that it was read from, to be taken from there again.
-    pub(super) fn places(&self, text: &str) -> ViaPlaces {
-        let start = text.as_ptr().addr();
-        let place = |part: &str| {
-            let at = (part.as_ptr().addr() - start) as u32;
-            at..at + part.len() as u32
-        };
-        ViaPlaces {
-            transport: place(self.transport),
-            host: place(self.host),
+    pub(super) fn places(&self, text: &str) -> Option<ViaPlaces> {
+        let place = |part| Span::of(part, text);
+        Some(ViaPlaces {
+            transport: place(self.transport)?,
+            host: place(self.host)?,
             port: self.port,
-            branch: self.branch.map(place),
-            received: self.received.map(place),
+            branch: self.branch.and_then(place),
+            received: self.received.and_then(place),
             rport: self.rport,
-            parameters: place(self.parameters.0),
-        }
+            parameters: place(self.parameters.0)?,
+        })
     }
 
     /// A parameter by its name.
@@ -252,29 +252,28 @@ impl<'a> Via<'a> {
 }
 
 /// A [`Via`] by the places of its parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ViaPlaces {
-    transport: Range<u32>,
-    host: Range<u32>,
+    transport: Span,
+    host: Span,
     port: Option<u16>,
-    branch: Option<Range<u32>>,
-    received: Option<Range<u32>>,
+    branch: Option<Span>,
+    received: Option<Span>,
     rport: Option<Option<u16>>,
-    parameters: Range<u32>,
+    parameters: Span,
 }
 
 impl ViaPlaces {
     /// The element again, in the text that it was read from.
     pub fn of<'a>(&self, text: &'a str) -> Option<Via<'a>> {
-        let part = |place: &Range<u32>| text.get(place.start as usize..place.end as usize);
         Some(Via {
-            transport: part(&self.transport)?,
-            host: part(&self.host)?,
+            transport: self.transport.text(text)?,
+            host: self.host.text(text)?,
             port: self.port,
-            branch: self.branch.as_ref().and_then(part),
-            received: self.received.as_ref().and_then(part),
+            branch: self.branch.and_then(|place| place.text(text)),
+            received: self.received.and_then(|place| place.text(text)),
             rport: self.rport,
-            parameters: Parameters(part(&self.parameters)?),
+            parameters: Parameters(self.parameters.text(text)?),
         })
     }
 }
@@ -340,7 +339,7 @@ impl<'a> NameAddr<'a> {
             // Without brackets the parameters belong to the header field.
             None => {
                 let end = memchr(b';', value.as_bytes()).unwrap_or(value.len());
-                ("", &value[..end], &value[end..])
+                (&value[..0], &value[..end], &value[end..])
             }
         };
         let (display, uri, rest) = (display.trim_ascii(), uri.trim_ascii(), rest.trim_ascii());
@@ -358,6 +357,18 @@ impl<'a> NameAddr<'a> {
         })
     }
 
+    /// Where its parts lie in the text that it was read from, to be taken from there again.
+    pub(super) fn places(&self, text: &str) -> Option<AddressPlaces> {
+        let place = |part| Span::of(part, text);
+        Some(AddressPlaces {
+            display: place(self.display)?,
+            uri: place(self.uri)?,
+            parameters: place(self.parameters.0)?,
+            uri_places: Uri::parse(self.uri).ok().and_then(|uri| uri.places()),
+            tag: self.tag().and_then(place),
+        })
+    }
+
     /// The `tag` parameter.
     pub fn tag(&self) -> Option<&'a str> {
         self.parameters.find("tag").flatten()
@@ -366,6 +377,38 @@ impl<'a> NameAddr<'a> {
     /// A header parameter by its name.
     pub fn param(&self, name: &str) -> Option<Option<&'a str>> {
         self.parameters.find(name)
+    }
+}
+
+/// A [`NameAddr`] by the places of its parts, and what is asked of it most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AddressPlaces {
+    display: Span,
+    uri: Span,
+    parameters: Span,
+    /// `None` where its URI is none.
+    uri_places: Option<UriPlaces>,
+    tag: Option<Span>,
+}
+
+impl AddressPlaces {
+    /// The value again, in the text that it was read from.
+    pub fn of<'a>(&self, text: &'a str) -> Option<NameAddr<'a>> {
+        Some(NameAddr {
+            display: self.display.text(text)?,
+            uri: self.uri.text(text)?,
+            parameters: Parameters(self.parameters.text(text)?),
+        })
+    }
+
+    /// Its URI, read.
+    pub fn uri<'a>(&self, text: &'a str) -> Option<Uri<'a>> {
+        self.uri_places?.of(self.uri.text(text)?)
+    }
+
+    /// Its tag.
+    pub fn tag<'a>(&self, text: &'a str) -> Option<&'a str> {
+        self.tag?.text(text)
     }
 }
 
@@ -406,17 +449,45 @@ pub struct CSeq<'a> {
     pub method: &'a str,
 }
 
+/// A [`CSeq`] by its number and the place of its method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CSeqPlaces {
+    number: u32,
+    method: Span,
+}
+
+impl CSeqPlaces {
+    /// The value again, in the text that it was read from.
+    pub fn of<'a>(&self, text: &'a str) -> Option<CSeq<'a>> {
+        Some(CSeq {
+            number: self.number,
+            method: self.method.text(text)?,
+        })
+    }
+}
+
 impl<'a> CSeq<'a> {
+    pub(super) const MALFORMED: Rejection = Rejection::new(400, "Malformed CSeq");
+
     /// Reads the value.
     pub fn parse(value: &'a str) -> Result<Self, Rejection> {
-        let malformed = Rejection::new(400, "Malformed CSeq");
-        let (number, method) = value.split_once([' ', '\t']).ok_or(malformed)?;
+        let malformed = Self::MALFORMED;
+        let blank = memchr2(b' ', b'\t', value.as_bytes()).ok_or(malformed)?;
+        let (number, method) = value.split_at(blank);
         let number: u32 = decimal(number).ok_or(malformed)?;
         let method = method.trim_ascii();
         if number >= 1 << 31 || method.is_empty() || !method.bytes().all(is_token) {
             return Err(malformed);
         }
         Ok(Self { number, method })
+    }
+
+    /// Where its method lies in the text that it was read from, to be taken from there again.
+    pub(super) fn places(&self, text: &str) -> Option<CSeqPlaces> {
+        Some(CSeqPlaces {
+            number: self.number,
+            method: Span::of(self.method, text)?,
+        })
     }
 }
 

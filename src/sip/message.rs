@@ -7,21 +7,67 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use smallvec::SmallVec;
 
 pub use crate::sip::name::{HeaderName, Method};
 
-use crate::sip::header::{CSeq, NameAddr, Via, ViaPlaces, decimal, split_list};
+use crate::sip::header::{
+    AddressPlaces, CSeq, CSeqPlaces, NameAddr, Via, ViaPlaces, decimal, split_list,
+};
 use crate::sip::rejection::Rejection;
+use crate::span::Span;
+use crate::uri::{Uri, UriError, UriPlaces};
 
-/// Where a header field lies: its name and its value without surrounding blanks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where a header field lies. A line is shorter than 64 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Field {
     pub id: HeaderName,
-    pub name: Range<u32>,
-    pub value: Range<u32>,
-    /// From the name to behind the line end.
-    pub line: Range<u32>,
+    /// Where its line begins, and with it its name.
+    at: u32,
+    /// Octets of the name.
+    name: u16,
+    /// From the beginning of the line to its value, surrounding blanks left out.
+    value_at: u16,
+    /// Octets of the value.
+    value: u16,
+    /// Octets of the line with its end.
+    line: u16,
+}
+
+impl Field {
+    /// A field by its places in the message: where its line begins, where its name ends, where the value lies
+    /// and where the next line begins.
+    pub fn new(
+        id: HeaderName,
+        at: usize,
+        name_end: usize,
+        value: Range<usize>,
+        end: usize,
+    ) -> Self {
+        Self {
+            id,
+            at: at as u32,
+            name: (name_end - at) as u16,
+            value_at: (value.start - at) as u16,
+            value: (value.end - value.start) as u16,
+            line: (end - at) as u16,
+        }
+    }
+
+    pub fn name(&self) -> Range<u32> {
+        self.at..self.at + u32::from(self.name)
+    }
+
+    pub fn value(&self) -> Range<u32> {
+        let start = self.at + u32::from(self.value_at);
+        start..start + u32::from(self.value)
+    }
+
+    /// Behind its line end.
+    pub fn end(&self) -> u32 {
+        self.at + u32::from(self.line)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,24 +91,78 @@ pub struct Message(Arc<Parts>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Parts {
     pub octets: Bytes,
+    /// What stands before the body, where that is text: then no part of it need be looked at again.
+    pub head: Option<ByteString>,
     pub start: StartLine,
     /// Behind the start line.
     pub fields_at: u32,
     pub fields: Fields,
-    /// Of the topmost Via, if there is one that can be read.
-    pub top_via: Option<ViaPlaces>,
+    views: Views,
     pub body: Bytes,
 }
 
+/// The parts of what is asked for again and again; `None` where it is absent or cannot be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Views {
+    top_via: Option<ViaPlaces>,
+    from: Option<AddressPlaces>,
+    to: Option<AddressPlaces>,
+    cseq: Option<CSeqPlaces>,
+    /// The Request-URI.
+    uri: Option<UriPlaces>,
+}
+
 impl Parts {
+    /// What was read of a head; it still has no body.
+    pub fn new(octets: Bytes, head_end: usize, start: StartLine, fields_at: usize) -> Self {
+        Self {
+            head: ByteString::try_from(octets.slice(..head_end)).ok(),
+            octets,
+            start,
+            fields_at: fields_at as u32,
+            fields: Fields::new(),
+            views: Views::default(),
+            body: Bytes::new(),
+        }
+    }
+
+    fn find_views(&self) -> Views {
+        let address = |name| {
+            let text = self.first(name)?;
+            NameAddr::parse(text).ok()?.places(text)
+        };
+        let uri = match &self.start {
+            StartLine::Request { uri, .. } => self.text(uri),
+            StartLine::Response { .. } => None,
+        };
+        Views {
+            top_via: self.find_top_via(),
+            from: address(HeaderName::From),
+            to: address(HeaderName::To),
+            cseq: self.first(HeaderName::CSeq).and_then(|text| {
+                let cseq = CSeq::parse(text).ok()?;
+                cseq.places(text)
+            }),
+            uri: uri.and_then(|uri| Uri::parse(uri).ok()?.places()),
+        }
+    }
+
     fn find_top_via(&self) -> Option<ViaPlaces> {
-        let value = self.text(&self.fields.first(HeaderName::Via)?.value)?;
-        let via = Via::parse(split_list(value).next()?).ok()?;
-        Some(via.places(value))
+        let text = self.first(HeaderName::Via)?;
+        let via = Via::parse(split_list(text).next()?).ok()?;
+        via.places(text)
+    }
+
+    /// The value of the first field of this name.
+    fn first(&self, name: HeaderName) -> Option<&str> {
+        self.text(&self.fields.first(name)?.value())
     }
 
     fn text(&self, range: &Range<u32>) -> Option<&str> {
-        std::str::from_utf8(self.slice(range)).ok()
+        match &self.head {
+            Some(head) => head.get(range.start as usize..range.end as usize),
+            None => std::str::from_utf8(self.slice(range)).ok(),
+        }
     }
 
     pub fn slice(&self, range: &Range<u32>) -> &[u8] {
@@ -131,24 +231,20 @@ impl Fields {
 
     /// Moves what stands behind a place within the value of the field at `index`, where so many octets
     /// have become so many others.
-    fn replaced(&mut self, index: usize, old: u32, new: u32) {
-        let moved = |at: u32| at - old + new;
+    fn replaced(&mut self, index: usize, old: usize, new: usize) {
+        let (old, new) = (old as u32, new as u32);
         let mut fields = self.all.iter_mut().skip(index);
         if let Some(field) = fields.next() {
-            field.value.end = moved(field.value.end);
-            field.line.end = moved(field.line.end);
+            field.value = (u32::from(field.value) - old + new) as u16;
+            field.line = (u32::from(field.line) - old + new) as u16;
         }
-        for field in fields {
-            for range in [&mut field.name, &mut field.value, &mut field.line] {
-                *range = moved(range.start)..moved(range.end);
-            }
-        }
+        fields.for_each(|field| field.at = field.at - old + new);
     }
 }
 
 impl Message {
     pub(super) fn new(mut parts: Parts) -> Self {
-        parts.top_via = parts.find_top_via();
+        parts.views = parts.find_views();
         Self(Arc::new(parts))
     }
 
@@ -156,28 +252,31 @@ impl Message {
         &self.0
     }
 
-    /// The same message with something else in the place of its topmost Via; nothing is read again.
-    pub(super) fn with_top_via(&self, new: &str) -> Option<Self> {
-        let parts = self.parts();
-        let index = usize::from(parts.fields.first[HeaderName::Via as usize]);
-        let field = parts.fields.all.get(index)?;
-        let value = self.text(&field.value)?;
+    /// The same message with something else in the place of its topmost Via; nothing else is read again.
+    /// `None` where there is no room for it in a line.
+    pub(super) fn with_top_via(mut self, new: &str) -> Option<Self> {
+        let index = usize::from(self.0.fields.first[HeaderName::Via as usize]);
+        let field = self.0.fields.all.get(index)?;
+        let value = self.text(&field.value())?;
         let old = split_list(value).next()?;
-        // Before the first element there are only blanks and commas.
-        let start = field.value.start as usize + value.find(old)?;
-        let (before, rest) = parts.octets.split_at_checked(start)?;
-        let after = rest.get(old.len()..)?;
-        let octets = Bytes::from([before, new.as_bytes(), after].concat());
-        let mut fields = parts.fields.clone();
-        fields.replaced(index, old.len() as u32, new.len() as u32);
-        Some(Self::new(Parts {
-            body: octets.slice(octets.len() - parts.body.len()..),
-            octets,
-            start: parts.start.clone(),
-            fields_at: parts.fields_at,
-            fields,
-            top_via: None,
-        }))
+        if usize::from(field.line) - old.len() + new.len() > usize::from(u16::MAX) {
+            return None;
+        }
+        let start = field.value().start as usize + Span::of(old, value)?.start();
+        let old = old.len();
+        let (before, rest) = self.0.octets.split_at_checked(start)?;
+        let octets = Bytes::from([before, new.as_bytes(), rest.get(old..)?].concat());
+        let parts = Arc::make_mut(&mut self.0);
+        let body = octets.len() - parts.body.len();
+        parts.body = octets.slice(body..);
+        parts.head = match parts.head.take() {
+            Some(_) => ByteString::try_from(octets.slice(..body)).ok(),
+            None => None,
+        };
+        parts.octets = octets;
+        parts.fields.replaced(index, old, new.len());
+        parts.views.top_via = parts.find_top_via();
+        Some(self)
     }
 
     /// Whether it is a request.
@@ -227,20 +326,33 @@ impl Message {
         }
     }
 
+    /// The Request-URI, read.
+    pub fn uri(&self) -> Result<Uri<'_>, UriError> {
+        let text = self.request_uri();
+        let known = self.0.views.uri.as_ref().and_then(|it| it.of(text));
+        known.map_or_else(|| Uri::parse(text), Ok)
+    }
+
     /// The value of the first field of this name; `None` also where it is not UTF-8.
     pub fn header(&self, name: HeaderName) -> Option<&str> {
-        self.text(&self.0.fields.first(name)?.value)
+        self.0.first(name)
     }
 
     /// The values of all fields of this name, a line each.
     pub fn headers(&self, name: HeaderName) -> impl Iterator<Item = &str> {
         let fields = self.0.fields.named(name);
-        fields.filter_map(|field| self.text(&field.value))
+        fields.filter_map(|field| self.text(&field.value()))
     }
 
     /// The elements of all fields of this name: comma lists are taken apart (RFC 3261 §7.3.1).
     pub fn values(&self, name: HeaderName) -> impl Iterator<Item = &str> {
         self.headers(name).flat_map(split_list)
+    }
+
+    /// Whether any of these names has several fields.
+    pub fn repeats_any(&self, names: &[HeaderName]) -> bool {
+        let bits = names.iter().fold(0, |all, name| all | 1 << *name as usize);
+        self.0.fields.several & bits != 0
     }
 
     /// How many fields have this name.
@@ -251,18 +363,18 @@ impl Message {
     /// The value of a field that has no identifier here, by its name without case.
     pub fn other_header(&self, name: &str) -> Option<&str> {
         let named = |field: &&Field| {
-            self.slice(&field.name)
+            self.slice(&field.name())
                 .eq_ignore_ascii_case(name.as_bytes())
         };
         let field = self.0.fields.all.iter().find(named)?;
-        self.text(&field.value)
+        self.text(&field.value())
     }
 
     /// Every field in order: identifier, name as written, value as octets.
     pub fn all_headers(&self) -> impl Iterator<Item = (HeaderName, &str, &[u8])> {
         self.0.fields.all.iter().map(|field| {
-            let name = self.text(&field.name).unwrap_or_default();
-            (field.id, name, self.slice(&field.value))
+            let name = self.text(&field.name()).unwrap_or_default();
+            (field.id, name, self.slice(&field.value()))
         })
     }
 
@@ -278,29 +390,60 @@ impl Message {
 
     /// The topmost Via.
     pub fn top_via(&self) -> Result<Via<'_>, Rejection> {
-        if let Some(places) = &self.0.top_via
-            && let Some(via) = self
-                .header(HeaderName::Via)
-                .and_then(|text| places.of(text))
-        {
+        let text = self.header(HeaderName::Via).unwrap_or_default();
+        if let Some(via) = self.0.views.top_via.as_ref().and_then(|it| it.of(text)) {
             return Ok(via);
         }
         let value = self.values(HeaderName::Via).next();
         Via::parse(value.ok_or(Rejection::new(400, "Missing Via"))?)
     }
 
+    /// All Via values, the topmost first.
+    pub fn vias(&self) -> impl Iterator<Item = Result<Via<'_>, Rejection>> {
+        let others = self.values(HeaderName::Via).skip(1).map(Via::parse);
+        std::iter::once(self.top_via()).chain(others)
+    }
+
     /// From.
     pub fn from(&self) -> Result<NameAddr<'_>, Rejection> {
-        let value = self.header(HeaderName::From);
-        NameAddr::parse(value.ok_or(Rejection::new(400, "Missing From"))?)
-            .map_err(|_| Rejection::new(400, "Malformed From"))
+        const MISSING: Rejection = Rejection::new(400, "Missing From");
+        const MALFORMED: Rejection = Rejection::new(400, "Malformed From");
+        let text = self.header(HeaderName::From).ok_or(MISSING)?;
+        let known = self.0.views.from.as_ref().and_then(|it| it.of(text));
+        known.ok_or(MALFORMED)
     }
 
     /// To.
     pub fn to(&self) -> Result<NameAddr<'_>, Rejection> {
-        let value = self.header(HeaderName::To);
-        NameAddr::parse(value.ok_or(Rejection::new(400, "Missing To"))?)
-            .map_err(|_| Rejection::new(400, "Malformed To"))
+        const MISSING: Rejection = Rejection::new(400, "Missing To");
+        const MALFORMED: Rejection = Rejection::new(400, "Malformed To");
+        let text = self.header(HeaderName::To).ok_or(MISSING)?;
+        let known = self.0.views.to.as_ref().and_then(|it| it.of(text));
+        known.ok_or(MALFORMED)
+    }
+
+    /// The URI of From, read; `None` where there is none.
+    pub fn from_uri(&self) -> Option<Uri<'_>> {
+        let text = self.header(HeaderName::From)?;
+        self.0.views.from.as_ref()?.uri(text)
+    }
+
+    /// The URI of To, read; `None` where there is none.
+    pub fn to_uri(&self) -> Option<Uri<'_>> {
+        let text = self.header(HeaderName::To)?;
+        self.0.views.to.as_ref()?.uri(text)
+    }
+
+    /// The tag of From, if it can be read and has one.
+    pub fn from_tag(&self) -> Option<&str> {
+        let text = self.header(HeaderName::From)?;
+        self.0.views.from.as_ref()?.tag(text)
+    }
+
+    /// The tag of To, if it can be read and has one.
+    pub fn to_tag(&self) -> Option<&str> {
+        let text = self.header(HeaderName::To)?;
+        self.0.views.to.as_ref()?.tag(text)
     }
 
     /// Call-ID.
@@ -318,8 +461,10 @@ impl Message {
 
     /// CSeq.
     pub fn cseq(&self) -> Result<CSeq<'_>, Rejection> {
-        let value = self.header(HeaderName::CSeq);
-        CSeq::parse(value.ok_or(Rejection::new(400, "Missing CSeq"))?)
+        const MISSING: Rejection = Rejection::new(400, "Missing CSeq");
+        let text = self.header(HeaderName::CSeq).ok_or(MISSING)?;
+        let known = self.0.views.cseq.as_ref().and_then(|it| it.of(text));
+        known.ok_or(CSeq::MALFORMED)
     }
 
     /// Max-Forwards; `None` if the request has none.

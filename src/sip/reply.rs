@@ -1,14 +1,14 @@
 //! Messages of our own: responses built from their request, and requests from nothing.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::sip::header::Via;
 use crate::sip::message::{HeaderName, Message};
-use crate::sip::splice::write_field;
+use crate::sip::splice::{write_field, write_field_of};
 
 /// A message being written. What could end a line early is left out of every value.
 #[derive(Clone, Debug)]
@@ -50,6 +50,13 @@ impl Builder {
         self
     }
 
+    /// Adds a field whose value is written in these parts, one right behind the other.
+    #[must_use]
+    pub fn header_of(mut self, name: &str, parts: &[&str]) -> Self {
+        write_field_of(&mut self.out, name, parts);
+        self
+    }
+
     /// Sets the body and its type.
     #[must_use]
     pub fn body(mut self, content_type: &str, octets: &[u8]) -> Self {
@@ -63,11 +70,10 @@ impl Builder {
         if let Some(content_type) = &self.content_type {
             write_field(&mut self.out, "Content-Type", content_type);
         }
-        write_field(
-            &mut self.out,
-            "Content-Length",
-            &self.body.len().to_string(),
-        );
+        match self.body.len() {
+            0 => self.out.extend_from_slice(b"Content-Length: 0\r\n"),
+            length => write_field(&mut self.out, "Content-Length", &length.to_string()),
+        }
         self.out.extend_from_slice(b"\r\n");
         self.out.extend_from_slice(&self.body);
         // Responses are kept for as long as they may be asked for again: without room to spare.
@@ -84,7 +90,9 @@ pub fn response(
     to_tag: Option<&str>,
 ) -> ResponseBuilder {
     let mut out = Vec::with_capacity(1024);
-    out.extend_from_slice(format!("SIP/2.0 {status} ").as_bytes());
+    out.extend_from_slice(b"SIP/2.0 ");
+    out.extend([100, 10, 1].map(|place| b'0' + (status / place % 10) as u8));
+    out.push(b' ');
     out.extend(reason.bytes().filter(|byte| !byte.is_ascii_control()));
     out.extend_from_slice(b"\r\n");
     let begins_dialog = (101..300).contains(&status);
@@ -157,7 +165,7 @@ pub fn terse(
 
 /// The request with `received` and `rport` filled into its top Via, as the first thing done with it
 /// (RFC 3261 §18.2.1, RFC 3581 §4). `None` when its Via cannot be read.
-pub fn stamp_source(request: &Message, source: SocketAddr) -> Option<Message> {
+pub fn stamp_source(request: Message, source: SocketAddr) -> Option<Message> {
     let top = request.values(HeaderName::Via).next()?;
     let stamped = stamp_via(&request.top_via().ok()?, top, source);
     request.with_top_via(&stamped)
@@ -182,12 +190,40 @@ pub(super) fn stamp_via(via: &Via<'_>, written: &str, source: SocketAddr) -> Str
         value.push(';');
         value.push_str(parameter);
     }
-    // Writing to a String does not fail.
-    let _ = write!(value, ";received={}", source.ip().to_canonical());
+    value.push_str(";received=");
+    push_address(&mut value, source.ip().to_canonical());
     if via.rport.is_some() {
-        let _ = write!(value, ";rport={}", source.port());
+        value.push_str(";rport=");
+        push_decimal(&mut value, source.port());
     }
     value
+}
+
+/// What each request gets is written without `format!`.
+fn push_address(out: &mut String, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => {
+            for (index, octet) in address.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push('.');
+                }
+                push_decimal(out, octet.into());
+            }
+        }
+        // Writing to a String does not fail.
+        IpAddr::V6(address) => drop(write!(out, "{address}")),
+    }
+}
+
+fn push_decimal(out: &mut String, number: u16) {
+    let mut place = 10_000;
+    while place > 1 && number < place {
+        place /= 10;
+    }
+    while place > 0 {
+        out.push(char::from(b'0' + (number / place % 10) as u8));
+        place /= 10;
+    }
 }
 
 /// The ACK of a final response other than 2xx, hop by hop (RFC 3261 §17.1.1.3). `None` if either
@@ -281,7 +317,7 @@ mod tests {
         let source: SocketAddr = "192.0.2.7:4444".parse().expect("address");
         let request =
             request("SIP/2.0/UDP first;received=6.6.6.6;rport;branch=z9hG4bK1, SIP/2.0/TCP more");
-        let stamped = stamp_source(&request, source).expect("legal");
+        let stamped = stamp_source(request.clone(), source).expect("legal");
         let via = stamped.top_via().expect("legal");
         assert_eq!(via.received, Some("192.0.2.7"));
         assert_eq!(via.rport, Some(Some(4444)));
@@ -290,10 +326,24 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_written_as_ever() {
+        for number in [0, 9, 10, 99, 100, 5060, 9_999, 10_000, u16::MAX] {
+            let mut text = String::new();
+            push_decimal(&mut text, number);
+            assert_eq!(text, number.to_string());
+        }
+        for address in ["0.0.0.0", "192.0.2.10", "255.255.255.255", "2001:db8::1"] {
+            let mut text = String::new();
+            push_address(&mut text, address.parse().expect("an address"));
+            assert_eq!(text, address);
+        }
+    }
+
+    #[test]
     fn a_stamp_leaves_every_other_octet_alone() {
         let source: SocketAddr = "[::ffff:192.0.2.7]:4444".parse().expect("address");
         let request = request("SIP/2.0/UDP first;x=\"a;rport\";branch=z9hG4bK1, SIP/2.0/TCP more");
-        let stamped = stamp_source(&request, source).expect("legal");
+        let stamped = stamp_source(request.clone(), source).expect("legal");
         let text = std::str::from_utf8(request.bytes()).expect("text");
         let expected = text.replacen("bK1,", "bK1;received=192.0.2.7,", 1);
         assert_eq!(stamped.bytes(), expected.as_bytes());

@@ -1,5 +1,7 @@
 //! A message changed in places: untouched octets are copied as they are, never written anew.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use memchr::memchr3;
 use smallvec::SmallVec;
@@ -11,12 +13,16 @@ use crate::sip::message::{HeaderName, Message, StartLine};
 #[derive(Debug)]
 pub struct Edit<'a> {
     message: &'a Message,
-    request_uri: Option<String>,
-    /// Lines before the first field.
-    front: Vec<u8>,
+    /// What is written anew, piece behind piece.
+    text: Vec<u8>,
+    request_uri: Option<Piece>,
+    /// Lines before the first field, the topmost last.
+    front: SmallVec<[Piece; 4]>,
     /// Lines behind the last field.
-    back: Vec<u8>,
+    back: SmallVec<[Piece; 4]>,
     changes: SmallVec<[(HeaderName, Change); 8]>,
+    /// A bit for each name that has a change.
+    changed: u64,
 }
 
 #[derive(Debug)]
@@ -24,7 +30,15 @@ enum Change {
     Remove,
     /// Drop so many elements from the front.
     Front(usize),
-    Replace(String),
+    /// What stands behind the name.
+    Replace(Piece),
+}
+
+/// Octets of the message, or of the text written anew.
+#[derive(Clone, Debug)]
+enum Piece {
+    Old(Range<u32>),
+    New(Range<u32>),
 }
 
 impl<'a> Edit<'a> {
@@ -32,37 +46,38 @@ impl<'a> Edit<'a> {
     pub fn new(message: &'a Message) -> Self {
         Self {
             message,
+            text: Vec::new(),
             request_uri: None,
-            front: Vec::new(),
-            back: Vec::new(),
+            front: SmallVec::new(),
+            back: SmallVec::new(),
             changes: SmallVec::new(),
+            changed: 0,
         }
     }
 
     /// Replaces the Request-URI.
     pub fn request_uri(&mut self, uri: &str) -> &mut Self {
-        self.request_uri = Some(without_line_ends(uri));
+        self.request_uri = Some(self.write(|text| write_value(text, uri)));
         self
     }
 
     /// Adds a field before the first one; the one prepended last stands on top.
     pub fn prepend(&mut self, name: &str, value: &str) -> &mut Self {
-        let mut line = Vec::with_capacity(name.len() + value.len() + 4 + self.front.len());
-        write_field(&mut line, name, value);
-        line.append(&mut self.front);
-        self.front = line;
+        let line = self.write(|text| write_field(text, name, value));
+        self.front.push(line);
         self
     }
 
     /// Adds a field behind the last one.
     pub fn append(&mut self, name: &str, value: &str) -> &mut Self {
-        write_field(&mut self.back, name, value);
+        let line = self.write(|text| write_field(text, name, value));
+        self.back.push(line);
         self
     }
 
     /// Removes every field of this name.
     pub fn remove(&mut self, name: HeaderName) -> &mut Self {
-        self.changes.push((name, Change::Remove));
+        self.change(name, Change::Remove);
         self
     }
 
@@ -72,7 +87,7 @@ impl<'a> Edit<'a> {
         let known = self.changes.iter_mut().find(|(other, _)| *other == name);
         match known {
             Some((_, Change::Front(count))) => *count += 1,
-            _ => self.changes.push((name, Change::Front(1))),
+            _ => self.change(name, Change::Front(1)),
         }
         self
     }
@@ -83,68 +98,121 @@ impl<'a> Edit<'a> {
         match (self.message.count(name), name.long()) {
             (0, Some(long)) => self.append(long, value),
             _ => {
-                let change = Change::Replace(without_line_ends(value));
-                self.changes.push((name, change));
+                let rest = self.write(|text| write_field(text, "", value));
+                self.change(name, Change::Replace(rest));
                 self
             }
         }
     }
 
-    /// The changed message, in one new buffer.
+    /// The changed message, in one new buffer of just the right size.
     pub fn finish(mut self) -> Bytes {
-        let message = self.message;
-        let extra =
-            self.front.len() + self.back.len() + self.request_uri.as_ref().map_or(0, String::len);
-        let mut out = Vec::with_capacity(message.bytes().len() + extra + 256);
-        self.write_start(&mut out);
-        out.extend_from_slice(&self.front);
-        self.write_fields(&mut out);
-        out.extend_from_slice(&self.back);
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(message.body());
-        out.into_boxed_slice().into()
+        let mut pieces = SmallVec::<[Piece; 24]>::new();
+        self.add_start(&mut pieces);
+        pieces.extend(self.front.drain(..).rev());
+        self.add_fields(&mut pieces);
+        pieces.append(&mut self.back);
+        // The empty line and the body.
+        let (length, body) = (self.message.bytes().len(), self.message.body().len());
+        pieces.push(Piece::Old(
+            (length - body).saturating_sub(2) as u32..length as u32,
+        ));
+        let length = pieces.iter().map(|piece| self.octets_of(piece).len()).sum();
+        let mut out = Vec::with_capacity(length);
+        for piece in &pieces {
+            out.extend_from_slice(self.octets_of(piece));
+        }
+        out.into()
     }
 
-    fn write_start(&self, out: &mut Vec<u8>) {
-        let message = self.message;
-        match (&self.request_uri, &message.parts().start) {
-            (Some(new), StartLine::Request { uri, .. }) => {
-                out.extend_from_slice(message.slice(&(0..uri.start)));
-                out.extend_from_slice(new.as_bytes());
-                out.extend_from_slice(message.slice(&(uri.end..message.parts().fields_at)));
-            }
-            _ => out.extend_from_slice(message.slice(&(0..message.parts().fields_at))),
+    fn octets_of(&self, piece: &Piece) -> &[u8] {
+        match piece {
+            Piece::Old(range) => self.message.slice(range),
+            Piece::New(range) => &self.text[range.start as usize..range.end as usize],
         }
     }
 
-    fn write_fields(&mut self, out: &mut Vec<u8>) {
+    fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Piece {
+        // Most changes are small and few.
+        if self.text.capacity() == 0 {
+            self.text.reserve(512);
+        }
+        let start = self.text.len() as u32;
+        write(&mut self.text);
+        Piece::New(start..self.text.len() as u32)
+    }
+
+    fn change(&mut self, name: HeaderName, change: Change) {
+        // What has no name of its own here is left alone.
+        if name != HeaderName::Other {
+            self.changes.push((name, change));
+            self.changed |= 1 << name as usize;
+        }
+    }
+
+    fn add_start(&mut self, pieces: &mut SmallVec<[Piece; 24]>) {
+        let parts = self.message.parts();
+        match (self.request_uri.take(), &parts.start) {
+            (Some(new), StartLine::Request { uri, .. }) => pieces.extend([
+                Piece::Old(0..uri.start),
+                new,
+                Piece::Old(uri.end..parts.fields_at),
+            ]),
+            _ => pieces.push(Piece::Old(0..parts.fields_at)),
+        }
+    }
+
+    fn add_fields(&mut self, pieces: &mut SmallVec<[Piece; 24]>) {
         let message = self.message;
         // Runs of untouched lines are copied in one go.
         let fields_at = message.parts().fields_at;
         let mut run = fields_at..fields_at;
         for field in message.parts().fields.all() {
-            let change = self
-                .changes
-                .iter_mut()
-                .find(|(name, _)| *name == field.id && *name != HeaderName::Other);
-            let value = match change {
-                None => Outcome::Kept,
-                Some((_, change)) => change.apply(message.slice(&field.value)),
+            let outcome = match self.changed & 1 << field.id as usize {
+                0 => Outcome::Kept,
+                _ => self.outcome(field.id, message.slice(&field.value())),
             };
-            if let Outcome::Kept = value {
-                run.end = field.line.end;
+            if let Outcome::Kept = outcome {
+                run.end = field.end();
                 continue;
             }
-            out.extend_from_slice(message.slice(&run));
-            run = field.line.end..field.line.end;
-            if let Outcome::Changed(value) = value {
-                out.extend_from_slice(message.slice(&field.name));
-                out.extend_from_slice(b": ");
-                out.extend_from_slice(value.as_bytes());
-                out.extend_from_slice(b"\r\n");
+            pieces.push(Piece::Old(run));
+            run = field.end()..field.end();
+            if let Outcome::Changed(rest) = outcome {
+                pieces.extend([Piece::Old(field.name()), rest]);
             }
         }
-        out.extend_from_slice(message.slice(&run));
+        pieces.push(Piece::Old(run));
+    }
+
+    /// Applies the change of this name to its next field and remembers what is done.
+    fn outcome(&mut self, name: HeaderName, value: &[u8]) -> Outcome {
+        let change = self.changes.iter_mut().find(|(other, _)| *other == name);
+        let Some((_, change)) = change else {
+            return Outcome::Kept;
+        };
+        match change {
+            Change::Remove => Outcome::Gone,
+            Change::Replace(_) => match std::mem::replace(change, Change::Remove) {
+                Change::Replace(rest) => Outcome::Changed(rest),
+                _ => Outcome::Gone,
+            },
+            Change::Front(0) => Outcome::Kept,
+            Change::Front(count) => {
+                let text = std::str::from_utf8(value).unwrap_or_default();
+                let here = split_list(text).count();
+                let dropped = here.min(*count);
+                *count -= dropped;
+                let left: SmallVec<[&str; 4]> = split_list(text).skip(dropped).collect();
+                match left.is_empty() {
+                    true => Outcome::Gone,
+                    false => {
+                        let left = left.join(", ");
+                        Outcome::Changed(self.write(|text| write_field(text, "", &left)))
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -152,41 +220,19 @@ impl<'a> Edit<'a> {
 enum Outcome {
     Kept,
     Gone,
-    Changed(String),
-}
-
-impl Change {
-    /// Applies to the next field of its name and remembers what is done.
-    fn apply(&mut self, value: &[u8]) -> Outcome {
-        match self {
-            Self::Remove => Outcome::Gone,
-            Self::Replace(new) => {
-                let new = std::mem::take(new);
-                *self = Self::Remove;
-                Outcome::Changed(new)
-            }
-            Self::Front(0) => Outcome::Kept,
-            Self::Front(count) => {
-                let text = std::str::from_utf8(value).unwrap_or_default();
-                let here = split_list(text).count();
-                let dropped = here.min(*count);
-                *count -= dropped;
-                let left: Vec<&str> = split_list(text).skip(dropped).collect();
-                if left.is_empty() {
-                    Outcome::Gone
-                } else {
-                    Outcome::Changed(left.join(", "))
-                }
-            }
-        }
-    }
+    Changed(Piece),
 }
 
 /// One line; what could end it early is left out, so that no value can add a field.
 pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
+    write_field_of(out, name, &[value]);
+}
+
+/// As [`write_field`], the value in parts.
+pub(super) fn write_field_of(out: &mut Vec<u8>, name: &str, parts: &[&str]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
-    write_value(out, value);
+    parts.iter().for_each(|part| write_value(out, part));
     out.extend_from_slice(b"\r\n");
 }
 
@@ -195,13 +241,6 @@ fn write_value(out: &mut Vec<u8>, value: &str) {
     match memchr3(b'\r', b'\n', 0, value.as_bytes()) {
         None => out.extend_from_slice(value.as_bytes()),
         Some(_) => out.extend(value.bytes().filter(|byte| !is_line_end(byte))),
-    }
-}
-
-fn without_line_ends(value: &str) -> String {
-    match memchr3(b'\r', b'\n', 0, value.as_bytes()) {
-        None => value.to_owned(),
-        Some(_) => value.replace(['\r', '\n', '\0'], ""),
     }
 }
 

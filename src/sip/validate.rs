@@ -1,6 +1,6 @@
 //! Whether a message is fit to be worked on (RFC 3261 §8.1.1, §16.3 step 1; RFC 4475).
 
-use crate::sip::header::{NameAddr, Via};
+use crate::sip::header::NameAddr;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::uri::Uri;
@@ -23,24 +23,20 @@ const SINGLE: [HeaderName; 9] = [
 
 /// Checks what every request must hold; the rejection says what is wrong.
 pub fn validate(message: &Message) -> Result<(), Rejection> {
-    for name in SINGLE {
-        if message.count(name) > 1 {
-            return Err(Rejection::new(400, "Repeated Header"));
-        }
+    if message.repeats_any(&SINGLE) {
+        return Err(Rejection::new(400, "Repeated Header"));
     }
-    let top = message.top_via()?;
-    let others = message.values(HeaderName::Via).skip(1).map(Via::parse);
-    for via in std::iter::once(Ok(top)).chain(others) {
+    for via in message.vias() {
         if !via?.parameters().are_sound() {
             return Err(Rejection::new(400, "Malformed Via"));
         }
     }
-    if message.is_request() && top.branch == Some(MAGIC_COOKIE) {
+    if message.is_request() && message.top_via()?.branch == Some(MAGIC_COOKIE) {
         // It claims to be unique and names nothing (RFC 4475 §3.2.1).
         return Err(Rejection::new(400, "Missing Transaction Identifier"));
     }
-    check_address(&message.from()?)?;
-    check_address(&message.to()?)?;
+    check_address(&message.from()?, message.from_uri())?;
+    check_address(&message.to()?, message.to_uri())?;
     // RFC 3261 §25.1: a word has none.
     if message
         .call_id()?
@@ -61,7 +57,7 @@ fn check_request(request: &Message, cseq_method: &str) -> Result<(), Rejection> 
         return Err(Rejection::new(400, "CSeq Does Not Match Method"));
     }
     let malformed = Rejection::new(400, "Malformed Request-URI");
-    let uri = Uri::parse(request.request_uri()).map_err(|_| malformed)?;
+    let uri = request.uri().map_err(|_| malformed)?;
     // RFC 3261 §19.1.1: a Request-URI has no header components.
     if uri.headers().is_some() {
         return Err(malformed);
@@ -79,8 +75,8 @@ fn check_request(request: &Message, cseq_method: &str) -> Result<(), Rejection> 
     Ok(())
 }
 
-fn check_address(address: &NameAddr<'_>) -> Result<(), Rejection> {
-    if Uri::parse(address.uri).is_ok() && address.parameters.are_sound() {
+fn check_address(address: &NameAddr<'_>, uri: Option<Uri<'_>>) -> Result<(), Rejection> {
+    if uri.is_some() && address.parameters.are_sound() {
         Ok(())
     } else {
         Err(Rejection::new(400, "Malformed Address"))

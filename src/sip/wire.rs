@@ -1,13 +1,15 @@
 //! Bytes to message (RFC 3261 §7, §18.3). Nothing is copied unless a header field is folded.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use memchr::memchr;
+use memchr::memmem::Finder;
 use smallvec::SmallVec;
 
 use crate::sip::header::decimal;
-use crate::sip::message::{Field, Fields, HeaderName, Message, Method, Parts, StartLine};
+use crate::sip::message::{Field, HeaderName, Message, Method, Parts, StartLine};
 
 /// Octets from the start line to the empty line.
 pub const MAX_HEAD: usize = 64 * 1024;
@@ -82,7 +84,8 @@ fn skip_leading_line_ends(octets: Bytes) -> Bytes {
 /// Where the body begins.
 fn find_head_end(octets: &[u8]) -> Result<usize, WireError> {
     let most = octets.len().min(MAX_HEAD + 4);
-    match memchr::memmem::find(&octets[..most], b"\r\n\r\n") {
+    static END: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
+    match END.find(&octets[..most]) {
         Some(at) => Ok(at + 4),
         None if octets.len() > MAX_HEAD => Err(WireError::new(513, "Message Too Large")),
         None => Err(WireError::new(400, "No End Of Header Fields")),
@@ -107,7 +110,12 @@ fn unfold(octets: Bytes, head_end: usize) -> Bytes {
     let head = &octets[..head_end];
     let is_fold =
         |at: usize| matches!(head.get(at + 1), Some(b' ' | b'\t')) && head[..at].ends_with(b"\r");
-    let folds: SmallVec<[usize; 8]> = memchr::memchr_iter(b'\n', head)
+    // They are rare: two searches are quicker than a stop at each line.
+    static BEGINNINGS: LazyLock<[Finder<'_>; 2]> =
+        LazyLock::new(|| [Finder::new(b"\n "), Finder::new(b"\n\t")]);
+    let folds: SmallVec<[usize; 8]> = BEGINNINGS
+        .iter()
+        .flat_map(|beginning| beginning.find_iter(head))
         .filter(|at| is_fold(*at))
         .collect();
     if folds.is_empty() {
@@ -137,14 +145,7 @@ fn read_head(octets: Bytes, head_end: usize) -> Result<Parts, WireError> {
     let (line_end, _) = next_line_end(&octets, 0, head_end).ok_or(MALFORMED_START)?;
     let (start, mut outcome) = read_start_line(&octets, line_end).ok_or(MALFORMED_START)?;
     let fields_at = line_end + 2;
-    let mut parts = Parts {
-        body: Bytes::new(),
-        start,
-        fields_at: fields_at as u32,
-        fields: Fields::new(),
-        top_via: None,
-        octets,
-    };
+    let mut parts = Parts::new(octets, head_end, start, fields_at);
     outcome = outcome.and(read_fields(&mut parts, fields_at, head_end));
     match outcome {
         Ok(()) => Ok(parts),
@@ -256,31 +257,24 @@ fn read_fields(parts: &mut Parts, from: usize, head_end: usize) -> Result<(), Wi
 /// `name HCOLON value`; blanks before the colon are legal and do not make another name.
 fn read_field(octets: &[u8], at: usize, end: usize) -> Option<Field> {
     let line = octets.get(at..end)?;
-    let colon = memchr(b':', line)?;
-    let name_end = colon
-        - line[..colon]
-            .iter()
-            .rev()
-            .take_while(|byte| is_blank(**byte))
-            .count();
-    let name = &line[..name_end];
-    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
+    let name_end = line.iter().position(|byte| !is_token(*byte))?;
+    let behind_name = &line[name_end..];
+    let colon = name_end + behind_name.iter().position(|byte| !is_blank(*byte))?;
+    if name_end == 0 || line[colon] != b':' {
         return None;
     }
     let value = &line[colon + 1..];
-    let leading = value.iter().take_while(|byte| is_blank(**byte)).count();
-    let trailing = value[leading..]
-        .iter()
-        .rev()
-        .take_while(|byte| is_blank(**byte))
-        .count();
-    let value_at = at + colon + 1 + leading;
-    Some(Field {
-        id: HeaderName::parse(name),
-        name: range(at, at + name_end),
-        value: range(value_at, end - trailing),
-        line: range(at, end + 2),
-    })
+    let value_at = colon
+        + 1
+        + value
+            .iter()
+            .position(|byte| !is_blank(*byte))
+            .unwrap_or(value.len());
+    let value_end = line[value_at..].iter().rposition(|byte| !is_blank(*byte));
+    let value_end = value_end.map_or(value_at, |last| value_at + last + 1);
+    let id = HeaderName::parse(&line[..name_end]);
+    let value = at + value_at..at + value_end;
+    Some(Field::new(id, at, at + name_end, value, end + 2))
 }
 
 /// The one Content-Length; several that differ would let a message be cut in two ways.
@@ -288,7 +282,7 @@ fn content_length(parts: &Parts) -> Result<Option<usize>, WireError> {
     let mut length = None;
     for field in parts.fields.named(HeaderName::ContentLength) {
         let malformed = WireError::new(400, "Malformed Content-Length");
-        let value = parts.slice(&field.value);
+        let value = parts.slice(&field.value());
         let text = std::str::from_utf8(value).unwrap_or_default();
         let number: usize = decimal(text).ok_or(malformed)?;
         if length.is_some_and(|earlier| earlier != number) {

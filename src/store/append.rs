@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::files::{self, Files};
 use super::footer::Line;
 use super::manifest::Place;
+use super::newest;
 use super::record::{HEADER, Kind};
 use super::segment::{Birth, FORMAT, START, Segment};
 
@@ -23,6 +24,8 @@ pub(super) struct Folder {
     pub(super) path: PathBuf,
     pub(super) salt: u64,
     pub(super) segment_bytes: u64,
+    /// Where the number of the newest segment is written down, if it is ([`newest`]).
+    pub(super) newest_in: Option<PathBuf>,
 }
 
 /// Appends records to the newest segment of a folder.
@@ -48,7 +51,7 @@ pub(super) struct Full {
 }
 
 impl Appender {
-    /// Begins a new segment.
+    /// Begins a new segment. Without room, nothing is left of it.
     pub(super) fn begin(folder: Folder, number: u64, next_seq: u64) -> io::Result<Self> {
         let birth = Birth {
             format: FORMAT,
@@ -57,6 +60,17 @@ impl Appender {
             next_seq,
         };
         let segment = Segment::create(&*folder.files, &folder.path, birth)?;
+        if let Some(data_dir) = &folder.newest_in
+            && let Err(error) = newest::write(&*folder.files, data_dir, number)
+        {
+            if files::is_full(&error) {
+                // The name would be in the way of the next attempt.
+                let _ = folder.files.unlink(&segment.path);
+                return Err(error);
+            }
+            // The number may be on the disk: without the segment it would tell of a loss.
+            tracing::warn!(%error, number, "the newest segment's number is not kept: its loss would go unnoticed");
+        }
         Ok(Self::resume(folder, Arc::new(segment), START, Vec::new()))
     }
 

@@ -19,6 +19,7 @@ use super::footer::{About, Line};
 use super::holdings::Holdings;
 use super::index::{BindingEntry, Index};
 use super::manifest::{Manifest, Place};
+use super::newest;
 use super::reader;
 use super::record::{BindingRecord, Kind, MarksRecord, MessageRecord};
 use super::request::{Refusal, Seq};
@@ -397,7 +398,7 @@ fn names(folder: &Path) -> Result<Vec<String>, StoreError> {
 
 /// What else lies in the folder.
 fn foreign(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    const OURS: [&str; 7] = [
+    const OURS: [&str; 8] = [
         "log",
         "body",
         "view",
@@ -405,6 +406,7 @@ fn foreign(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
         "lock",
         "nonce.key",
         "admin.token",
+        newest::FILE,
     ];
     let names = names(folder)?.into_iter();
     let foreign = names.filter(|name| !OURS.contains(&name.as_str()));

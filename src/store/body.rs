@@ -134,7 +134,7 @@ impl Bodies {
                 octets,
             } => {
                 let length = octets.len();
-                let id = self.spool(Owner::Client(shard, spool));
+                let id = self.spool(Owner::Client(spool));
                 self.append(id, offset, &octets);
                 drop(octets);
                 if let Some(desk) = self.shared.desks.get(usize::from(shard)) {
@@ -147,7 +147,7 @@ impl Bodies {
                 spool,
             } => self.want_sync(shard, token, spool),
             BodyJob::Drop { shard, spool } => {
-                if let Some(id) = self.names.remove(&Owner::Client(shard, spool)) {
+                if let Some(id) = self.names.remove(&Owner::Client(spool)) {
                     self.drop_spool(id);
                 }
                 self.note_done(shard);
@@ -173,7 +173,7 @@ impl Bodies {
     }
 
     fn want_sync(&mut self, shard: u16, token: StoreToken, spool: SpoolId) {
-        let id = self.names.get(&Owner::Client(shard, spool)).copied();
+        let id = self.names.get(&Owner::Client(spool)).copied();
         if let Some(id) = id {
             self.flush(id);
         }
@@ -199,7 +199,7 @@ impl Bodies {
         };
         let known = self
             .names
-            .get(&Owner::Client(shard, spool))
+            .get(&Owner::Client(spool))
             .and_then(|id| self.spools.get(id));
         let Some((_, spool)) = known else {
             return desk.refuse_read(token, Refusal::Unknown);

@@ -30,7 +30,7 @@ impl Bodies {
                 (Some(id), octets.len() as u64)
             }
             Body::Spooled { spool, length } => {
-                let id = self.names.get(&Owner::Client(shard, spool)).copied();
+                let id = self.names.get(&Owner::Client(spool)).copied();
                 (id, length)
             }
         };

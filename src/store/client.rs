@@ -111,7 +111,15 @@ impl StoreClient {
                 token,
                 recipient,
                 seq,
-            } => self.reader(self.read_job(token, What::Fetch { recipient, seq })),
+                together,
+            } => self.reader(self.read_job(
+                token,
+                What::Fetch {
+                    recipient,
+                    seq,
+                    together,
+                },
+            )),
             StoreRequest::Read {
                 token,
                 source,

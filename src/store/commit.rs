@@ -18,7 +18,7 @@ use super::manifest::Place;
 use super::recent::Entry;
 use super::record::{Kind, MessageRecord};
 use super::request::{Refusal, StoreEvent, StoreToken};
-use crate::clock;
+use crate::clock::{self, Instant};
 
 /// On a full disk room is asked for again this often.
 pub(super) const RETRY_FULL: Duration = Duration::from_millis(250);
@@ -94,15 +94,21 @@ impl Log {
         self.ask_again = now + RETRY_FULL;
         let whole = self.reserve.refill();
         if whole {
-            self.shared.set_full(false);
+            self.shared.set_roomy();
         }
         whole
     }
 
+    /// There is no room: the keeper gives back what it can.
+    fn is_full(&mut self) {
+        self.shared.set_full();
+        self.ask_again = clock::now().instant + RETRY_FULL;
+        let _ = self.onward.keeper.send(KeeperJob::Look);
+    }
+
     /// Refuses what takes room for good and writes the rest, with room from the reserve.
     fn commit_on_full_disk(&mut self, items: Vec<Item>) {
-        self.shared.set_full(true);
-        self.ask_again = clock::now().instant + RETRY_FULL;
+        self.is_full();
         let items = self.refuse_intake(items);
         let octets: usize = items.iter().map(|item| item.payload.len() + 64).sum();
         while !items.is_empty() {
@@ -126,7 +132,9 @@ impl Log {
 
     /// Even the reserve is used up: settlements and bindings wait, copies are given up.
     fn keep_for_later(&mut self, mut items: Vec<Item>) {
-        tracing::error!(waiting = items.len(), "no room even for settlements");
+        if self.settlements_wait.is_due(clock::now().instant) {
+            tracing::error!(waiting = items.len(), "no room even for settlements");
+        }
         items.retain(|item| match &item.effect {
             Effect::Copied(_, verdict) => {
                 let _ = verdict.send(Verdict::Failed);
@@ -218,11 +226,12 @@ impl Log {
     /// The records are durable: first the index learns it, then those who wait.
     fn take_effect(&mut self, items: Vec<Item>, places: &[Place]) {
         let mut done = Vec::with_capacity(items.len());
+        let repeated_until = clock::now().instant + self.compact_after;
         {
             let shared = self.shared.clone();
             let mut index = shared.index();
             for (item, place) in items.into_iter().zip(places) {
-                apply(&mut index, &item, *place);
+                apply(&mut index, &item, *place, repeated_until);
                 self.appender.lines.push(Line {
                     position: place.position,
                     length: place.length,
@@ -310,8 +319,7 @@ impl Log {
         match self.appender.roll(self.next_segment, next_seq) {
             Ok(full) => self.rolled(full),
             Err(error) if files::is_full(&error) => {
-                self.shared.set_full(true);
-                self.ask_again = clock::now().instant + RETRY_FULL;
+                self.is_full();
             }
             Err(error) => self.shared.poison("birth of a log segment", &error),
         }
@@ -328,8 +336,8 @@ impl Log {
     }
 }
 
-/// What the index learns of one durable record.
-fn apply(index: &mut Index, item: &Item, place: Place) {
+/// What the index learns of one durable record; requests with new messages may come again until then.
+fn apply(index: &mut Index, item: &Item, place: Place, repeated_until: Instant) {
     match &item.effect {
         Effect::Stored(put) => {
             let entry = Entry {
@@ -338,7 +346,7 @@ fn apply(index: &mut Index, item: &Item, place: Place) {
                 length: put.body.length(),
                 shares: put.body.shares(),
             };
-            index.put(&put.message.recipient, put.seq, entry);
+            index.put(&put.message.recipient, put.seq, entry, repeated_until);
         }
         Effect::Settled { taken, .. } => {
             if let About::Settled { seq, segment, .. } = item.about {

@@ -7,10 +7,11 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 
 use super::append::{Appender, Folder, Full};
 use super::coding::Decoder;
+use super::deferred::Health;
 use super::footer::{About, Line};
 use super::index::BindingEntry;
 use super::log::{Copied, Copy, LogJob};
@@ -21,6 +22,7 @@ use super::record::{BindingRecord, Kind, MarksRecord, MessageRecord, SettledReco
 use super::segment::{Segment, Unreadable};
 use super::shared::Shared;
 use super::view::Broken;
+use crate::clock::{self, Instant};
 
 /// Octets of copies handed to the log at once, so that intake goes on in between.
 const BATCH_OCTETS: usize = 512 * 1024;
@@ -94,7 +96,7 @@ impl Keeper {
     pub(super) fn run(mut self) {
         let mut closing = false;
         while !closing {
-            let Ok(first) = self.jobs.recv() else { return };
+            let Some(first) = self.next_job() else { return };
             closing = self.take(first);
             while let Ok(job) = self.jobs.try_recv() {
                 closing |= self.take(job);
@@ -102,6 +104,18 @@ impl Keeper {
             if !closing {
                 self.compact_one();
             }
+        }
+    }
+
+    /// What is asked, or a look when a segment may go by then; `None` if nobody can ask any more.
+    fn next_job(&self) -> Option<KeeperJob> {
+        let now = clock::now().instant;
+        let Some(at) = self.shared.index().log.next_victim_at(now) else {
+            return self.jobs.recv().ok();
+        };
+        match self.jobs.recv_timeout(at.since(now)) {
+            Err(RecvTimeoutError::Timeout) => Some(KeeperJob::Look),
+            asked => asked.ok(),
         }
     }
 
@@ -144,9 +158,14 @@ impl Keeper {
     /// Compacts the segments that are worth it, until none is or one fails.
     fn compact_one(&mut self) {
         while !self.resting && !self.shared.is_poisoned() {
+            let now = match self.shared.health() {
+                // Room for what comes goes before knowing what has come.
+                Health::Full => Instant::from_micros(u64::MAX),
+                _ => clock::now().instant,
+            };
             let (log, body) = {
                 let index = self.shared.index();
-                (index.log.victim(), index.bodies.victim())
+                (index.log.victim(now), index.bodies.victim(now))
             };
             let result = match (log, body) {
                 (Some(number), _) => self.compact_log(number),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -43,9 +44,15 @@ pub struct StoreConfig {
     pub quota: Quota,
     /// Where the memory in use is written down.
     pub memory: Account,
+    /// A log segment stays for so long after it took its last message, of use or not: with its records the
+    /// keys would go by which a start knows requests that come again.
+    pub compact_after: Duration,
     /// The time of the start; decides which duplicate keys still matter.
     pub now: UnixMillis,
 }
+
+/// How long a request may be retransmitted (RFC 3261 §17.1.2.2: 64 × T1).
+pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(32);
 
 impl StoreConfig {
     /// The defaults for a folder.
@@ -59,6 +66,7 @@ impl StoreConfig {
             append_octets: 8 * 1024 * 1024,
             quota: Quota::NONE,
             memory: Account::detached(),
+            compact_after: DUPLICATE_WINDOW,
             now: clock::now().wall,
         }
     }
@@ -262,7 +270,14 @@ impl Store {
             body: body.clone(),
             keeper: keeper.clone(),
         };
-        let writer = Log::new(shared.clone(), log_jobs, onward, found.log, found.reserve);
+        let writer = Log::new(
+            shared.clone(),
+            log_jobs,
+            onward,
+            found.log,
+            found.reserve,
+            config.compact_after,
+        );
         let bodies = Bodies::new(
             shared.clone(),
             body_jobs,

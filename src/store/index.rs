@@ -25,7 +25,7 @@ use super::request::{Seq, Usage};
 use super::survey::MessageLine;
 use super::usage::Segments;
 use super::view::{Broken, View};
-use crate::clock::UnixMillis;
+use crate::clock::{Instant, UnixMillis};
 use crate::identity::Identity;
 use crate::limits::memory::{Account, Held, Kind as MemoryKind};
 
@@ -108,9 +108,17 @@ impl Index {
         self.held.set(octets);
     }
 
-    /// A message is durable. Its body is counted already, and so is what waits for its recipient.
-    pub(super) fn put(&mut self, recipient: &Identity, seq: Seq, entry: Entry) {
+    /// A message is durable. Its body is counted already, and so is what waits for its recipient. The
+    /// request it came with may come again until `repeated_until`.
+    pub(super) fn put(
+        &mut self,
+        recipient: &Identity,
+        seq: Seq,
+        entry: Entry,
+        repeated_until: Instant,
+    ) {
         self.log.hold(entry.place);
+        self.log.repeated_until(entry.place.segment, repeated_until);
         self.remember(recipient, seq, entry);
     }
 

@@ -23,6 +23,7 @@ use super::record::{
 };
 use super::request::{DeferredMessage, Quota, Refusal, Seq, Settlement, StoreToken};
 use super::reserve::Reserve;
+use super::seldom::Seldom;
 use super::shared::Shared;
 use crate::clock::{self, Instant};
 use crate::identity::Identity;
@@ -187,9 +188,13 @@ pub(super) struct Log {
     pub(super) deadline: Option<Instant>,
     /// The next time to ask for room on a full disk.
     pub(super) ask_again: Instant,
+    /// That there is no room even for settlements is told.
+    pub(super) settlements_wait: Seldom,
     pub(super) stored: HashMap<(u16, StoreToken), (Identity, Seq), foldhash::fast::RandomState>,
     pub(super) stored_order: VecDeque<(u16, StoreToken)>,
     pub(super) next_segment: u64,
+    /// [`StoreConfig::compact_after`](super::deferred::StoreConfig).
+    pub(super) compact_after: Duration,
     /// Messages whose records are rewritten by the items.
     pub(super) moving: HashSet<Seq, foldhash::fast::RandomState>,
     /// Questions that must be asked again after the commit.
@@ -204,11 +209,13 @@ impl Log {
         onward: Onward,
         appender: Appender,
         reserve: Reserve,
+        compact_after: Duration,
     ) -> Self {
         Self {
             moving: HashSet::default(),
             again: Vec::new(),
             next_segment: appender.segment.number + 1,
+            compact_after,
             shared,
             jobs,
             onward,
@@ -218,6 +225,7 @@ impl Log {
             octets: 0,
             deadline: None,
             ask_again: Instant::default(),
+            settlements_wait: Seldom::default(),
             stored: HashMap::default(),
             stored_order: VecDeque::new(),
             closing: false,

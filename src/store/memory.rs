@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::request::{
     Body, BodySource, ConversationKey, DOCUMENT_LIMIT, DeferredMessage, Held, MARKS_LIMIT, Quota,
-    Refusal, Seq, SpoolId, StoreEvent, StoreRequest, StoreToken, Usage,
+    Refusal, Seq, SpoolId, StoreEvent, StoreRequest, StoreToken, Together, Usage,
 };
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
@@ -140,6 +140,23 @@ impl MemoryStore {
             .collect();
         all.sort_by_key(|(seq, ..)| *seq);
         all.into_iter()
+    }
+
+    /// At most `most` messages that follow one, up to the first of another conversation and as far as they
+    /// are short.
+    fn following(&self, first: &DeferredMessage, after: Seq, most: usize) -> Vec<Together> {
+        let theirs = self.messages();
+        let theirs = theirs.filter(|(seq, m, _)| *seq > after && m.recipient == first.recipient);
+        let mut room = INLINE;
+        let short = theirs.take(most).map_while(|(seq, message, body)| {
+            room = room.checked_sub(body.len() + message.field_octets())?;
+            if !message.shares_conversation(first) {
+                return None;
+            }
+            let (message, body) = (Box::new(message.clone()), body.clone());
+            Some(Together { seq, message, body })
+        });
+        short.collect()
     }
 
     /// Takes a request; its answer, if any, comes from `poll_event`.
@@ -323,8 +340,10 @@ impl MemoryStore {
                 token,
                 recipient,
                 seq,
-            } => match self.durable.get(&(recipient, seq)) {
+                together,
+            } => match self.durable.get(&(recipient.clone(), seq)) {
                 Some((message, body)) => StoreEvent::Fetched {
+                    together: self.following(message, seq, together),
                     token,
                     message: Box::new(message.clone()),
                     body: (body.len() <= INLINE).then(|| body.clone()),

@@ -32,6 +32,7 @@ mod manifest;
 mod manifests;
 mod marks;
 pub mod memory;
+mod newest;
 mod reader;
 #[doc(hidden)]
 pub mod reading;
@@ -44,6 +45,7 @@ pub mod request;
 mod reserve;
 mod restore;
 mod segment;
+mod seldom;
 mod shared;
 mod spool;
 mod survey;

@@ -10,11 +10,11 @@ use super::manifest::{Extent, Manifest, Piece, Place};
 use super::manifests::Manifests;
 use super::record::{self, Kind, MessageRecord, PIECE_HEADER, RecordBody};
 use super::request::{
-    ConversationKey, DeferredMessage, Held, Refusal, Seq, StoreEvent, StoreToken,
+    ConversationKey, DeferredMessage, Held, Refusal, Seq, StoreEvent, StoreToken, Together,
 };
 use super::segment::{Segment, Unreadable};
 use super::shared::Shared;
-use super::spool::{IN_MEMORY, Spool};
+use super::spool::{BUFFER, IN_MEMORY, Spool};
 use crate::clock::UnixMillis;
 use crate::identity::Identity;
 
@@ -40,6 +40,7 @@ pub(super) enum What {
     Fetch {
         recipient: Identity,
         seq: Seq,
+        together: usize,
     },
     Body {
         recipient: Identity,
@@ -105,7 +106,11 @@ fn answer(
             after,
             limit,
         } => Ok(load(shared, token, &recipient, after, limit)),
-        What::Fetch { recipient, seq } => fetch(shared, token, &recipient, seq),
+        What::Fetch {
+            recipient,
+            seq,
+            together,
+        } => fetch(shared, token, &recipient, seq, together),
         What::Body {
             recipient,
             seq,
@@ -204,8 +209,11 @@ fn fetch(
     token: StoreToken,
     recipient: &Identity,
     seq: Seq,
+    together: usize,
 ) -> Result<StoreEvent, Refusal> {
     let record = record_of(shared, recipient, seq)?;
+    let together = following(shared, &record.message, seq, together);
+    let delivered = !shared.index().marks.devices(seq).is_empty();
     let length = record.body.length();
     let body = match record.body {
         RecordBody::Inline(octets) => Some(octets),
@@ -216,8 +224,33 @@ fn fetch(
         message: Box::new(record.message),
         body,
         length,
-        delivered: !shared.index().marks.devices(seq).is_empty(),
+        delivered,
+        together,
     })
+}
+
+/// At most `most` messages that follow one, up to the first of another conversation and as far as they are
+/// short.
+fn following(shared: &Shared, first: &DeferredMessage, after: Seq, most: usize) -> Vec<Together> {
+    if most == 0 {
+        return Vec::new();
+    }
+    let recipient = &first.recipient;
+    let next = shared.index().queue(recipient, Some(after), most);
+    let mut room = BUFFER;
+    let read = next.into_iter().map_while(|seq| {
+        let record = record_of(shared, recipient, seq).ok()?;
+        let RecordBody::Inline(body) = record.body else {
+            return None;
+        };
+        let message = Box::new(record.message);
+        room = room.checked_sub(body.len() + message.field_octets())?;
+        if !message.shares_conversation(first) {
+            return None;
+        }
+        Some(Together { seq, message, body })
+    });
+    read.collect()
 }
 
 fn record_of(shared: &Shared, recipient: &Identity, seq: Seq) -> Result<MessageRecord, Refusal> {

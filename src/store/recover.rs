@@ -11,6 +11,7 @@ use super::deferred::{Recovered, StoreConfig, StoreError};
 use super::files::{self, File, Files};
 use super::footer::Line;
 use super::index::Index;
+use super::newest;
 use super::rebuild::Shelf;
 use super::record::Kind;
 use super::reserve::Reserve;
@@ -73,16 +74,25 @@ pub(super) fn recover(
             _ => None,
         });
     let last = |births: &[Birthed]| births.iter().map(|b| b.number).max().unwrap_or(0);
-    let (next_log, next_body) = (last(&log_births) + 1, last(&body_births) + 1);
+    let newest = newest_begun(&**files, &config.data_dir);
+    let there = newest_there(&log_births).map_err(|e| StoreError::io(&log_path, e))?;
+    let loses = there < newest;
+    if loses {
+        damages.lost(there + 1, newest);
+    }
+    let next_log = last(&log_births).max(newest) + 1;
+    let next_body = last(&body_births) + 1;
     let salt_known = salt.is_some();
     let salt = salt.unwrap_or_else(|| Tokens::from_os().number());
-    let folder = |path: &Path| Folder {
+    let folder = |path: &Path, newest_in| Folder {
         files: files.clone(),
         path: path.to_path_buf(),
         salt,
         segment_bytes: config.segment_bytes,
+        newest_in,
     };
-    let (log_folder, body_folder) = (folder(&log_path), folder(&body_path));
+    let log_folder = folder(&log_path, Some(config.data_dir.clone()));
+    let body_folder = folder(&body_path, None);
     let log_segments = open_all(&log_folder, log_births, salt_known, &damages)?;
     let body_segments = open_all(&body_folder, body_births, salt_known, &damages)?;
 
@@ -93,7 +103,7 @@ pub(super) fn recover(
         let length = length.map_err(|e| StoreError::io(&opened.segment.path, e))?;
         index.bodies.insert(opened.segment.clone(), length, true);
     }
-    let (open, mut recovered) = read_all(config, &mut index, &log_segments, &damages)?;
+    let (open, mut recovered) = read_all(config, &mut index, &log_segments, &damages, !loses)?;
     drop_unused_bodies(&mut index, &body_folder)?;
     let next_seq = recovered.next_seq.0;
 
@@ -126,19 +136,42 @@ struct Open {
     lines: Vec<Line>,
 }
 
-/// Reads what all log segments tell, the newest first.
+/// The number of the segment that was begun last, 0 if that is not known.
+fn newest_begun(files: &dyn Files, data_dir: &Path) -> u64 {
+    let path = data_dir.join(newest::FILE);
+    let number = newest::read(files.open(&path)).unwrap_or_else(|error| {
+        tracing::warn!(file = %path.display(), %error, "whether the newest segment is missing cannot be told");
+        None
+    });
+    number.unwrap_or(0)
+}
+
+/// The number of the newest segment in which something may be, 0 if there is none.
+fn newest_there(births: &[Birthed]) -> std::io::Result<u64> {
+    let mut newest = 0;
+    for found in births {
+        if !found.is_unborn()? {
+            newest = newest.max(found.number);
+        }
+    }
+    Ok(newest)
+}
+
+/// Reads what all log segments tell, the newest first. Behind what is lost nothing goes on: a new segment is
+/// begun, whose number says that the loss was told.
 fn read_all(
     config: &StoreConfig,
     index: &mut Index,
     segments: &[Opened],
     damages: &Damages,
+    may_go_on: bool,
 ) -> Result<(Option<Open>, Recovered), StoreError> {
     for opened in segments {
         index.log.insert(opened.segment.clone(), 0, false);
     }
     let births = segments.iter().filter_map(|opened| opened.birth);
     let next_seq = births.map(|birth| birth.next_seq).max().unwrap_or(1);
-    let mut restore = Restore::new(index, config.now, next_seq.max(1));
+    let mut restore = Restore::new(index, config, next_seq.max(1));
     let mut sealed: Vec<_> = segments.iter().map(|o| o.segment.clone()).collect();
     let mut open = None;
     let mut torn = 0;
@@ -146,7 +179,8 @@ fn read_all(
         let segment = &opened.segment;
         let failed = |error| StoreError::io(&segment.path, error);
         let newest = older == 0;
-        let found = read_log(opened, newest, config.segment_bytes, damages, &mut torn);
+        let goes_on = newest && may_go_on;
+        let found = read_log(opened, goes_on, config.segment_bytes, damages, &mut torn);
         let found = found.map_err(failed)?;
         let is_sealed = found.open_end.is_none();
         restore
@@ -197,6 +231,13 @@ struct Birthed {
     read: Read,
 }
 
+impl Birthed {
+    /// Whether nothing was ever in it: the header is durable before the first record.
+    fn is_unborn(&self) -> std::io::Result<bool> {
+        Ok(!matches!(self.read, Read::Sound(_)) && self.file.length()? <= START)
+    }
+}
+
 fn births(files: &dyn Files, folder: &Path) -> Result<Vec<Birthed>, StoreError> {
     let names = files.list(folder).map_err(|e| StoreError::io(folder, e))?;
     let mut numbers: Vec<u64> = names.iter().filter_map(|n| segment::number_of(n)).collect();
@@ -229,6 +270,11 @@ fn open_all(
     let mut opened = Vec::new();
     for found in births {
         let path = folder.path.join(segment::file_name(found.number));
+        if found.is_unborn().map_err(|e| StoreError::io(&path, e))? {
+            let gone = folder.files.unlink(&path);
+            gone.map_err(|e| StoreError::io(&path, e))?;
+            continue;
+        }
         let birth = match found.read {
             Read::Sound(birth) => Some(birth),
             _ => None,
@@ -239,14 +285,6 @@ fn open_all(
         }
         let segment = Arc::new(Segment::new(path, found.number, salt, found.file));
         if birth.is_none() {
-            let length = segment.file.length();
-            let length = length.map_err(|e| StoreError::io(&segment.path, e))?;
-            if length <= START {
-                // The header is durable before the first record, so there was none.
-                let gone = folder.files.unlink(&segment.path);
-                gone.map_err(|e| StoreError::io(&segment.path, e))?;
-                continue;
-            }
             damages.report(&segment, 0..START);
             if !salt_known {
                 continue;
@@ -259,7 +297,7 @@ fn open_all(
 
 fn read_log(
     opened: &Opened,
-    newest: bool,
+    may_go_on: bool,
     segment_bytes: u64,
     damages: &Damages,
     torn: &mut u64,
@@ -298,7 +336,7 @@ fn read_log(
     // A mark does not fill a segment.
     let used = lines.last();
     let used = used.map_or(START, |line| line.position + u64::from(line.length));
-    if newest && sound && used < segment_bytes {
+    if may_go_on && sound && used < segment_bytes {
         return Ok(Contents {
             lines,
             total: scan.end,

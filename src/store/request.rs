@@ -73,6 +73,33 @@ pub struct DeferredMessage {
     pub duplicate_key: u128,
 }
 
+impl DeferredMessage {
+    /// Octets of its fields, the body apart.
+    pub fn field_octets(&self) -> usize {
+        let texts = [
+            self.recipient.as_str(),
+            self.author.as_str(),
+            &self.from,
+            &self.to,
+            &self.conversation,
+            &self.contribution,
+            self.in_reply_to.as_deref().unwrap_or_default(),
+            &self.content_type,
+            &self.message_id,
+            self.date_time.as_deref().unwrap_or_default(),
+        ];
+        let headers = self.headers.iter();
+        let headers =
+            headers.map(|(name, value)| name.len() + value.len() + size_of::<[String; 2]>());
+        texts.into_iter().map(str::len).chain(headers).sum()
+    }
+
+    /// Whether it belongs to the same replay as another one.
+    pub fn shares_conversation(&self, other: &Self) -> bool {
+        self.author == other.author && self.conversation == other.conversation
+    }
+}
+
 /// The octets of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
@@ -85,6 +112,17 @@ pub enum Body {
         /// Octets.
         length: u64,
     },
+}
+
+/// A message that was read together with another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Together {
+    /// Its place.
+    pub seq: Seq,
+    /// The message.
+    pub message: Box<DeferredMessage>,
+    /// All its octets.
+    pub body: Bytes,
 }
 
 /// Why a message left custody.
@@ -282,6 +320,9 @@ pub enum StoreRequest {
         recipient: Identity,
         /// Which.
         seq: Seq,
+        /// At most so many of those that follow it in its conversation, with none of another between, are
+        /// read as well, if that is not much.
+        together: usize,
     },
     /// Part of a large body. Answered by [`StoreEvent::Piece`].
     Read {
@@ -420,6 +461,9 @@ pub enum StoreEvent {
         length: u64,
         /// Some device has got it ([`StoreRequest::Mark`]).
         delivered: bool,
+        /// Those that follow, as far as they were asked for, belong to the same conversation and have at most
+        /// 64 KiB together.
+        together: Vec<Together>,
     },
     /// Octets of a large body, as many as there were.
     Piece {

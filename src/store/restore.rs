@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use foldhash::fast::RandomState;
 
-use super::deferred::{DuplicateKey, Recovered, RecoveredBinding};
+use super::deferred::{DUPLICATE_WINDOW, DuplicateKey, Recovered, RecoveredBinding, StoreConfig};
 use super::footer::{About, Line};
 use super::index::{BindingEntry, Index};
 use super::manifest::Place;
@@ -17,16 +18,15 @@ use super::segment::Segment;
 use super::shared::Damages;
 use super::survey::{Fate, MessageLine, Survey};
 use super::view::{self, Sum};
-use crate::clock::UnixMillis;
-
-/// How long a retransmission may come after the request (RFC 3261 §17.1.2.2: 64 × T1).
-const DUPLICATE_WINDOW: std::time::Duration = std::time::Duration::from_secs(32);
+use crate::clock::{self, Instant, UnixMillis};
 
 /// A start under way. Segments are added newest first; their lines are not kept.
 pub(super) struct Restore<'a> {
     pub(super) index: &'a mut Index,
     survey: Survey,
     now: UnixMillis,
+    started: Instant,
+    compact_after: Duration,
     /// Over the live messages that the view must have.
     expected: Sum,
     /// Marks of messages that may be live, and whether the message was seen to be.
@@ -36,11 +36,13 @@ pub(super) struct Restore<'a> {
 }
 
 impl<'a> Restore<'a> {
-    pub(super) fn new(index: &'a mut Index, now: UnixMillis, next_seq: u64) -> Self {
+    pub(super) fn new(index: &'a mut Index, config: &StoreConfig, next_seq: u64) -> Self {
         Self {
             index,
             survey: Survey::default(),
-            now,
+            now: config.now,
+            started: clock::now().instant,
+            compact_after: config.compact_after,
             expected: Sum::default(),
             marks: HashMap::default(),
             duplicate_keys: Vec::new(),
@@ -120,7 +122,11 @@ impl<'a> Restore<'a> {
         let place = message.entry.place;
         self.next_seq = self.next_seq.max(seq.0 + 1);
         let cancelled = fate == Fate::Settled { cancelled: true };
-        if self.now.since(message.accepted_at) <= DUPLICATE_WINDOW && !cancelled {
+        let age = self.now.since(message.accepted_at);
+        if age <= DUPLICATE_WINDOW && !cancelled {
+            let left = self.compact_after.saturating_sub(age);
+            let until = self.started + left;
+            self.index.log.repeated_until(place.segment, until);
             self.duplicate_keys.push(DuplicateKey {
                 recipient: recipient.clone(),
                 key: message.duplicate_key,

@@ -10,6 +10,8 @@ use super::files::Files;
 use super::index::Index;
 use super::request::{DeferredMessage, Quota, Seq, StoreEvent};
 use super::segment::Segment;
+use super::seldom::Seldom;
+use crate::clock;
 use crate::identity::Identity;
 use crate::metrics::Histogram;
 
@@ -21,6 +23,8 @@ pub(super) struct Shared {
     index: Mutex<Index>,
     pub(super) desks: Vec<Desk>,
     health: AtomicU8,
+    full_is_told: Seldom,
+    room_is_told: Seldom,
     next_seq: AtomicU64,
     pub(super) damages: Damages,
     /// How long the commits of the log took.
@@ -41,6 +45,8 @@ impl Shared {
             index: Mutex::new(index),
             desks,
             health: AtomicU8::new(0),
+            full_is_told: Seldom::default(),
+            room_is_told: Seldom::default(),
             next_seq: AtomicU64::new(next_seq),
             damages,
             commits: Arc::default(),
@@ -97,15 +103,25 @@ impl Shared {
         }
     }
 
-    /// Says that there is no room for intake, or that there is again.
-    pub(super) fn set_full(&self, full: bool) {
-        let (from, to) = if full { (0, 1) } else { (1, 0) };
-        let change = self
-            .health
-            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
-        if change.is_ok() {
-            tracing::warn!(full, "room for intake");
+    /// There is no room for intake. It comes and goes many times a second on a disk that is all but full, so the
+    /// log hears of it at most once a minute, and as long as it lasts.
+    pub(super) fn set_full(&self) {
+        self.turn(0, 1);
+        if self.full_is_told.is_due(clock::now().instant) {
+            tracing::warn!("no room for intake");
         }
+    }
+
+    /// There is room for intake again.
+    pub(super) fn set_roomy(&self) {
+        if self.turn(1, 0) && self.room_is_told.is_due(clock::now().instant) {
+            tracing::warn!("room for intake again");
+        }
+    }
+
+    fn turn(&self, from: u8, to: u8) -> bool {
+        let change = (self.health).compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        change.is_ok()
     }
 
     /// Nothing is acknowledged any more.
@@ -147,6 +163,17 @@ impl Damages {
     pub(super) fn missing(&self, segment: u64, recipient: &Identity, seq: Seq) {
         self.count.fetch_add(1, Ordering::Relaxed);
         tracing::error!(segment, %recipient, seq = seq.0, "a message is lost: its segment is missing");
+    }
+
+    /// Reports that the newest segments, which were begun, are not there. What was delivered of them is lost
+    /// with the rest, so nobody can tell how much it was.
+    pub(super) fn lost(&self, first: u64, last: u64) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            first,
+            last,
+            "the newest of the log is missing: what was acknowledged in it is lost, how much is not known"
+        );
     }
 
     /// How many damaged places were met.

@@ -18,8 +18,8 @@ const PIECES: usize = 65_536;
 /// Whose spool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Owner {
-    /// The shard named it.
-    Client(u16, SpoolId),
+    /// A shard named it; no two name the same. Whichever shard takes the message asks for it by the name.
+    Client(SpoolId),
     /// It came whole with a `Put`, and is gone with it.
     Whole(u64),
 }

@@ -57,6 +57,16 @@ pub struct Totals {
     pub damaged: u64,
 }
 
+/// What the last line of an export counts, from the octets at its end; `None` if that line is not there.
+pub fn totals_of(end: &[u8]) -> Option<Totals> {
+    let end = end.strip_suffix(b"\n")?;
+    let line = end.rsplit(|octet| *octet == b'\n').next()?;
+    match serde_json::from_slice(line).ok()? {
+        Line::End(totals) => Some(totals),
+        _ => None,
+    }
+}
+
 /// A waiting message. Times are in milliseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

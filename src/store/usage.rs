@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::manifest::{Place, Share};
 use super::segment::Segment;
+use crate::clock::Instant;
 
 /// A segment and how much of it is of use.
 pub(super) struct Use {
@@ -28,6 +29,8 @@ pub(super) struct Use {
     pub(super) leaving: usize,
     /// Octets of settlements, by their segment, that are needed as long as this one exists.
     pub(super) settlements: BTreeMap<u64, u64>,
+    /// Requests whose messages were taken into it may come again until then.
+    pub(super) repeated_until: Instant,
 }
 
 /// The segments of one folder.
@@ -47,6 +50,7 @@ impl Segments {
             messages: 0,
             leaving: 0,
             settlements: BTreeMap::new(),
+            repeated_until: Instant::default(),
         };
         self.0.insert(number, usage);
     }
@@ -138,14 +142,36 @@ impl Segments {
         Some(self.0.get(&number)?.segment.clone())
     }
 
-    /// The sealed segment with the least use, if under half of it is of use.
-    pub(super) fn victim(&self) -> Option<u64> {
+    /// A request whose message was taken into this segment may come again until then.
+    pub(super) fn repeated_until(&mut self, number: u64, until: Instant) {
+        if let Some(usage) = self.0.get_mut(&number) {
+            usage.repeated_until = usage.repeated_until.max(until);
+        }
+    }
+
+    /// The sealed segment with the least use, if under half of it is of use and no request that it knows
+    /// may still come again.
+    pub(super) fn victim(&self, now: Instant) -> Option<u64> {
+        self.of_little_use()
+            .filter(|(_, usage)| usage.repeated_until <= now)
+            .min_by_key(|(_, usage)| usage.live)
+            .map(|(number, _)| number)
+    }
+
+    /// When the next segment becomes a victim although nothing is settled.
+    pub(super) fn next_victim_at(&self, now: Instant) -> Option<Instant> {
+        self.of_little_use()
+            .map(|(_, usage)| usage.repeated_until)
+            .filter(|until| *until > now)
+            .min()
+    }
+
+    fn of_little_use(&self) -> impl Iterator<Item = (u64, &Use)> {
         self.0
             .iter()
             .filter(|(_, usage)| usage.sealed && usage.pins == 0)
             .filter(|(_, usage)| usage.live.saturating_mul(2) < usage.total)
-            .min_by_key(|(_, usage)| usage.live)
-            .map(|(number, _)| *number)
+            .map(|(number, usage)| (*number, usage))
     }
 
     /// How many messages have their record here and are not leaving.

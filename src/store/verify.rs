@@ -16,8 +16,10 @@ use foldhash::fast::RandomState;
 
 use super::archive::{Archive, Contents, Strange, Volume};
 use super::deferred::StoreError;
+use super::files;
 use super::footer::{About, Line};
 use super::manifest::Place;
+use super::newest;
 use super::record::{self, Kind, RecordBody};
 use super::request::{Seq, Usage};
 use super::segment::{self, Copies, Found, START};
@@ -118,6 +120,11 @@ pub enum Loss {
 }
 
 impl Report {
+    /// Whether anything is lost by the damage.
+    pub fn loses(&self) -> bool {
+        self.more > 0 || (self.damages.iter()).any(|damage| damage.loss != Loss::Nothing)
+    }
+
     /// Whether nothing is damaged.
     pub fn is_sound(&self) -> bool {
         self.damages.is_empty()
@@ -143,6 +150,7 @@ pub fn verify(folder: &Path) -> Result<Report, StoreError> {
         ruined: BTreeSet::new(),
     };
     check.strangers();
+    check.lost(folder);
     check.run().map_err(|error| StoreError::io(folder, error))?;
     let mut report = check.report;
     modes(folder, &mut report.notes);
@@ -211,6 +219,42 @@ impl Check<'_> {
             let note = format!("{}: not a file of this store", path.display());
             self.report.notes.push(note);
         }
+    }
+
+    /// Segments that were begun last and are not there.
+    fn lost(&mut self, folder: &Path) {
+        let path = folder.join(newest::FILE);
+        let begun = newest::read(files::open_to_read(&path)).unwrap_or_else(|error| {
+            let path = path.display();
+            let note =
+                format!("{path}: {error}: whether the newest segment is missing cannot be told");
+            self.report.notes.push(note);
+            None
+        });
+        let begun = begun.unwrap_or(0);
+        let sound = (self.archive.log.iter()).map(|volume| volume.segment.number);
+        let sound = sound.max().unwrap_or(0);
+        let name = |number| Path::new("log").join(segment::file_name(number));
+        // One that cannot be read is told as such.
+        let is_there = |number: &u64| {
+            fs::metadata(folder.join(name(*number))).is_ok_and(|found| found.len() > START)
+        };
+        let there = (sound + 1..=begun).rev().find(is_there).unwrap_or(sound);
+        if there >= begun {
+            return;
+        }
+        if there + 1 < begun {
+            let (first, last) = (name(there + 1), name(begun));
+            let note = format!("{} up to {}: missing", first.display(), last.display());
+            self.report.notes.push(note);
+        }
+        self.report.add(Damage {
+            file: name(begun),
+            offset: 0,
+            octets: 0,
+            kind: DamageKind::Missing,
+            loss: Loss::Unknown,
+        });
     }
 
     fn header(&mut self, volume: &Volume) -> io::Result<()> {
@@ -616,6 +660,7 @@ fn modes(folder: &Path, notes: &mut Vec<String>) {
         "damaged",
         "nonce.key",
         "admin.token",
+        newest::FILE,
     ] {
         let path = folder.join(name);
         let Ok(found) = fs::metadata(&path) else {

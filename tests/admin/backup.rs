@@ -179,6 +179,39 @@ fn a_server_moves_by_export_and_import_with_its_accounts_and_messages() {
 }
 
 #[test]
+fn an_export_of_a_running_server_exits_1_if_a_message_is_damaged() {
+    on_stage(&Configuration::open(), 1, |stage| {
+        let alice = stage.agent("alice")?;
+        for text in ["lost", "whole"] {
+            alice.sends_message("bob", text)?.expect_status(202)?;
+        }
+        let mut segments = std::fs::read_dir(stage.folder().join("data/log"))?.flatten();
+        let file = segments.find(|entry| entry.file_name().to_string_lossy().ends_with(".seg"));
+        let file = file.ok_or_else(|| stage.failure("no segment"))?.path();
+        let octets = std::fs::read(&file)?;
+        let at = octets.windows(4).position(|four| four == b"lost");
+        let at = at.ok_or_else(|| stage.failure("no message"))?;
+        let log = std::fs::OpenOptions::new().write(true).open(&file)?;
+        std::os::unix::fs::FileExt::write_at(&log, b"l0st", at as u64)?;
+        let admin = stage.server().ready().admin[0].replace("tcp://", "http://");
+        let token = text(&stage.folder().join("data/admin.token"));
+        let output = text(&stage.folder().join("all.jsonl"));
+        let command = [
+            "export",
+            "-o",
+            &output,
+            "--url",
+            &admin,
+            "--token-file",
+            &token,
+        ];
+        exits(stage, 1, &command)?;
+        let written = std::fs::read_to_string(&output)?;
+        stage.observe(written.contains("\"damaged\":1"), &written)
+    });
+}
+
+#[test]
 fn a_damaged_store_exits_1_and_one_that_is_not_there_2() {
     on_stage(&Configuration::open(), 1, |stage| {
         let alice = stage.agent("alice")?;
@@ -206,12 +239,17 @@ fn a_damaged_store_exits_1_and_one_that_is_not_there_2() {
         stage.observe(damage["message_id"].is_string(), "it is named")?;
         let to = text(&stage.folder().join("restored"));
         exits(stage, 1, &["store", "restore", &folder, "--data-dir", &to])?;
-        exits(
+        let told = exits(
             stage,
             0,
             &["store", "restore", &folder, "--damaged", "--data-dir", &to],
         )?;
+        stage.observe(told.contains("bob@im.test"), &told)?;
         exits(stage, 1, &["store", "export", "--data-dir", &folder])?;
+        // Without its only segment nothing is left of what was lost, and an export seems whole.
+        std::fs::remove_file(&file)?;
+        let told = exits(stage, 1, &["store", "export", "--data-dir", &folder])?;
+        stage.observe(told.contains("\"type\":\"end\""), &told)?;
         let nothing = text(&stage.folder().join("nothing"));
         exits(stage, 2, &["store", "verify", "--data-dir", &nothing])?;
         Ok(())

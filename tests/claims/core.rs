@@ -229,7 +229,11 @@ impl World {
     fn takes(&mut self, flow: Flow, octets: &[u8]) {
         if let Ok(message) = wire::parse(Bytes::copy_from_slice(octets)) {
             assert_eq!(self.core.owner_of(&message), 0);
-            self.input(Input::Sip { flow, message });
+            self.input(Input::Sip {
+                flow,
+                message,
+                is_again: false,
+            });
         }
     }
 
@@ -332,7 +336,7 @@ impl World {
             Action::SendMsrp { connection, octets } => {
                 let fresh = || FrameReader::new(Limits::default());
                 let echo = self.echoes.entry(connection).or_insert_with(fresh);
-                echo.push(&octets);
+                echo.push(&octets.joined());
                 while let Some(event) = echo.next().expect("what is sent is MSRP") {
                     if let FrameEvent::Request(head) = event {
                         head.transaction().clone_into(&mut self.transaction);
@@ -347,6 +351,7 @@ impl World {
                 self.input(Input::Internal(message));
             }
             Action::CloseMsrp { .. }
+            | Action::EndMsrp { .. }
             | Action::StrayMsrp { .. }
             | Action::Answer { .. }
             | Action::Drained => {}

@@ -35,6 +35,7 @@ fn session(local: &str, remote: &str) -> Session<u8> {
             unsettled: 8,
             unanswered: UNANSWERED,
             pieces: 8,
+            refused: 4 * 1024 * 1024,
         },
         outgoing: OutgoingLimits::default(),
     })
@@ -75,7 +76,7 @@ pub fn session_survives_any_peer(octets: &[u8]) {
             }
         }
         while let Some(transmit) = bob.poll_transmit() {
-            echo.push(&transmit.octets);
+            echo.push(&transmit.octets.joined());
             bob.handle_written(transmit.connection, 1, now);
         }
         while echo.next().expect("what is written can be read").is_some() {}
@@ -232,7 +233,7 @@ impl End {
 
     fn writes(&mut self, now: Instant) {
         while let Some(transmit) = self.session.poll_transmit() {
-            self.wire.extend(transmit.octets.iter());
+            self.wire.extend(transmit.octets.joined());
             self.session.handle_written(transmit.connection, 1, now);
         }
     }

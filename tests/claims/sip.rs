@@ -117,7 +117,7 @@ pub fn edit_leaves_the_rest_untouched(octets: &[u8]) {
     // The top Via alone changes where a request came from.
     let source = ([192, 0, 2, 1], 5060).into();
     if message.is_request()
-        && let Some(stamped) = stamp_source(&message, source)
+        && let Some(stamped) = stamp_source(message.clone(), source)
     {
         let again = wire::parse(stamped.bytes().clone()).expect("a stamped message is one");
         assert_eq!(again, stamped);

@@ -150,7 +150,7 @@ pub fn credentials_cannot_be_made_up(octets: &[u8]) {
         },
     );
     match verdict {
-        Verdict::Accepted(user) => panic!("{user} was believed"),
+        Verdict::Accepted { identity, .. } => panic!("{identity} was believed"),
         Verdict::Malformed(rejection) => assert_eq!(rejection.status, 400),
         Verdict::Challenge { .. } | Verdict::Failed(_) => {}
         Verdict::Locked(_) => panic!("nobody is locked out here"),

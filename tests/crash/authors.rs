@@ -135,7 +135,7 @@ impl Author {
                 // Not now: the same message again, in a request of its own. A disk that failed may have kept
                 // it all the same.
                 503 => {
-                    scene.book.said_again(envelope);
+                    scene.book.put_off(envelope, clock::now().instant);
                     scene.pause(Duration::from_millis(100));
                 }
                 _ => {

@@ -187,7 +187,7 @@ fn send_receipt(scene: &Scene, person: &Person, receipt: &Envelope) -> Result<()
                 return Ok(());
             }
             503 => {
-                scene.book.said_again(receipt);
+                scene.book.put_off(receipt, clock::now().instant);
                 scene.pause(Duration::from_millis(100));
             }
             _ => {

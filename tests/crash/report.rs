@@ -64,8 +64,9 @@ impl Report {
         own.told += more.told;
         own.duplicates += more.duplicates;
         own.said_again += more.said_again;
-        for (way, many) in &more.duplicates_by_way {
-            *own.duplicates_by_way.entry(way).or_default() += many;
+        for (way, (many, most)) in &more.duplicates_by_way {
+            let of_way = own.duplicates_by_way.entry(way).or_default();
+            *of_way = (of_way.0 + many, of_way.1.max(*most));
         }
         own.overtaken += more.overtaken;
         own.most_duplicates = own.most_duplicates.max(more.most_duplicates);
@@ -138,8 +139,8 @@ impl fmt::Display for Report {
             "duplicates           {}; of one stream after one kill {} at most, {} where the disk refused before",
             counts.duplicates, counts.most_duplicates, counts.most_duplicates_of_disk
         )?;
-        for (way, many) in &counts.duplicates_by_way {
-            writeln!(f, "  {many:>6}  by way of {way}")?;
+        for (way, (many, most)) in &counts.duplicates_by_way {
+            writeln!(f, "  {many:>6}  by way of {way}, {most} at most")?;
         }
         writeln!(
             f,

@@ -184,13 +184,13 @@ impl Run {
         let server = self.server.sip_address(Transport::Udp).expect("an address");
         let first = self.scale.absent * self.scale.each;
         let numbers = first..first + self.scale.sessions;
-        let mut sessions: Vec<Session> = numbers
-            .map(|number| media::open(server, number).expect("there is room"))
-            .collect();
-        for session in &mut sessions {
+        // Each begins at once: a connection over which nothing comes is no session's for long.
+        let begun = numbers.map(|number| {
+            let mut session = media::open(server, number).expect("there is room");
             session.begin(20_000, 10_000);
-        }
-        sessions
+            session
+        });
+        begun.collect()
     }
 
     /// Peers who ask and never read an answer.
@@ -259,7 +259,9 @@ impl Run {
     fn finish(&mut self, sessions: &mut [Session]) {
         let first = self.scale.absent * self.scale.each;
         for (number, session) in (first..).zip(sessions) {
-            assert!(session.finish(), "session {number}");
+            if let Err(answer) = session.finish() {
+                panic!("session {number}: {answer}");
+            }
             self.taken.push(number);
         }
     }

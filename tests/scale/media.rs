@@ -99,15 +99,15 @@ impl Session {
              number={number} "
         );
         self.message = format!("{text}{}", "y".repeat(length - text.len()));
-        self.chunk(first, '+');
+        self.chunk(first, '+').expect("the first chunk is taken");
     }
 
-    /// Sends the rest; whether it was taken.
-    pub fn finish(&mut self) -> bool {
+    /// Sends the rest; what came instead of its 200.
+    pub fn finish(&mut self) -> Result<(), String> {
         self.chunk(self.message.len(), '$')
     }
 
-    fn chunk(&mut self, end: usize, flag: char) -> bool {
+    fn chunk(&mut self, end: usize, flag: char) -> Result<(), String> {
         let transaction = format!("t{}x{}", self.number, self.sent);
         let total = self.message.len();
         let frame = format!(
@@ -121,16 +121,18 @@ impl Session {
             &self.message[self.sent..end]
         );
         self.sent = end;
-        self.stream.write_all(frame.as_bytes()).expect("sent");
+        let sent = self.stream.write_all(frame.as_bytes());
+        sent.map_err(|error| format!("not sent: {error}"))?;
         let wanted = format!("MSRP {transaction} 200");
         let mut got = String::new();
         let mut octets = [0; 4096];
         while !got.contains(&format!("-------{transaction}$")) {
             match self.stream.read(&mut octets) {
-                Ok(0) | Err(_) => return false,
+                Ok(0) => return Err(format!("the end of the connection after {got:?}")),
+                Err(error) => return Err(format!("{error} after {got:?}")),
                 Ok(length) => got.push_str(&String::from_utf8_lossy(&octets[..length])),
             }
         }
-        got.contains(&wanted)
+        got.contains(&wanted).then_some(()).ok_or(got)
     }
 }

@@ -1,12 +1,17 @@
 //! One source that sends too much, or nothing but harm.
 
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use restante::clock;
 use restante::demo::{Failure, Profile, Transport};
 
 use crate::support::{Attacker, Configuration, Stage, on_every_shard_count, on_stage};
 
 const SOURCE: &str = "127.0.0.66";
+/// How long a flood may take to have its effect.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Everybody is limited but the agents at 127.0.0.1.
 fn limited(limits: &str) -> Configuration {
@@ -45,6 +50,74 @@ fn a_flood_from_one_source_leaves_the_others_served() {
         let dropped = metric(stage, "restante_source_refused_total{reason=\"rate\"}")?;
         // The kernel drops some of its own before the server sees them.
         stage.observe(dropped > 100, &format!("{dropped} datagrams were dropped"))
+    });
+}
+
+/// Requests of strangers from a hundred addresses, so many of each under way until `done`, and no longer than
+/// anybody waits for it.
+fn strangers_ask(server: SocketAddr, done: &AtomicBool) -> std::io::Result<()> {
+    let sockets = (1..=100).map(|last| UdpSocket::bind((format!("127.0.77.{last}"), 0)));
+    let sockets: Vec<UdpSocket> = sockets.collect::<Result<_, _>>()?;
+    for socket in &sockets {
+        socket.set_nonblocking(true)?;
+    }
+    let mut answer = [0; 2_048];
+    let end = clock::now().instant + PATIENCE * 2;
+    for number in 0_usize.. {
+        if done.load(Ordering::Relaxed) || clock::now().instant > end {
+            break;
+        }
+        let socket = &sockets[number % sockets.len()];
+        let heard = std::iter::from_fn(|| socket.recv(&mut answer).ok()).count();
+        let first = number < 3 * sockets.len();
+        for copy in 0..heard + usize::from(first) {
+            let here = socket.local_addr()?;
+            let request = format!(
+                "MESSAGE sip:bob@im.test SIP/2.0\r\nVia: SIP/2.0/UDP {here};rport;branch=z9hG4bKs{number}-{copy}\r\n\
+                 Max-Forwards: 70\r\nFrom: <sip:mallory@im.test>;tag=1\r\nTo: <sip:bob@im.test>\r\n\
+                 Call-ID: s{number}-{copy}\r\nCSeq: 1 MESSAGE\r\nSubject: {:600}\r\nContent-Length: 0\r\n\r\n",
+                "so long that a challenge may be sent for it"
+            );
+            // The kernel may have no room; that is what a flood is.
+            let _ = socket.send_to(request.as_bytes(), server);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn who_has_logged_in_is_served_while_strangers_are_refused() {
+    let configuration = Configuration::digest()
+        .with("limits", "trusted = []")
+        .with("limits", "source_rate = 0")
+        .with("limits", "unproven_rate = 0")
+        .with("limits", "queue_delay = \"1ms\"");
+    on_stage(&configuration, 1, |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let server = stage.server().sip_address(Transport::Udp)?;
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let strangers = scope.spawn(|| strangers_ask(server, &done));
+            let served = (|| {
+                let refused = || metric(stage, "restante_sip_refused_total");
+                let end = clock::now().instant + PATIENCE;
+                while refused()? < 500 {
+                    stage.observe(clock::now().instant < end, "strangers are refused")?;
+                    std::thread::yield_now();
+                }
+                for number in 0..20 {
+                    let text = format!("message {number}");
+                    alice.sends_message("bob", &text)?.expect_2xx()?;
+                    bob.expect_text(&text)?;
+                }
+                Ok(())
+            })();
+            done.store(true, Ordering::Relaxed);
+            let asked = strangers.join();
+            asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            served
+        })
     });
 }
 

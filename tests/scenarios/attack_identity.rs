@@ -1,7 +1,8 @@
 //! Who somebody says he is, in every way there is to say it.
 
-use restante::demo::{Draft, Failure};
+use restante::demo::{Draft, Envelope, Failure};
 
+use crate::chat::Piecemeal;
 use crate::support::{Attacker, Configuration, Stage, on_every_shard_count};
 
 /// An assertion of another identity, written so that a filter may miss it.
@@ -131,4 +132,58 @@ fn nothing_reaches(
     bob.asks_options()?;
     let heard = bob.expect_request_within(method, std::time::Duration::ZERO);
     stage.observe(heard.is_err(), &format!("{method} reached Bob"))
+}
+
+#[test]
+fn an_envelope_speaks_in_nobody_elses_name() {
+    on_every_shard_count(&Configuration::digest(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let named = |from: &str| Envelope {
+            from: format!("<{from}>"),
+            ..alice.envelope("bob", "hello")
+        };
+        for forged in [
+            "sip:carol@im.test",
+            "sip:ceo@elsewhere.test",
+            "tel:+4670000002",
+        ] {
+            alice
+                .sends_envelope("bob", &named(forged))?
+                .expect_status(403)?;
+        }
+        for own in ["sip:alice@im.test", "sip:anonymous@anonymous.invalid"] {
+            alice.sends_envelope("bob", &named(own))?.expect_2xx()?;
+            bob.expect_text("hello")?;
+        }
+        let chat = alice.opens_chat("carol")?;
+        let forged = named("sip:bob@im.test");
+        chat.sends(&forged)?.expect_status(403)?;
+        chat.says("mine")?;
+        // What has been looked at stays as it is, though what comes later wins.
+        let own = alice.envelope("carol", &"hello ".repeat(50)).to_octets();
+        let text = String::from_utf8_lossy(&own);
+        let forged = text.replacen("alice@im.test", "carol@im.test", 1);
+        stage.observe(forged.as_bytes() != own, "it names its author")?;
+        let message = Piecemeal::new(&chat, "message/cpim", &own);
+        for _ in 0..2 {
+            let begun = message.sends(0..own.len() - 10)?;
+            chat.msrp.expect_response(&begun, 200)?;
+        }
+        let changed = message.instead(forged.as_bytes());
+        let changed = changed.sends(0..own.len() - 10)?;
+        chat.msrp.expect_response(&changed, 400)?;
+        chat.says("mine as well").map(drop)
+    });
+    let any = Configuration::digest().with("registrar", "envelope_from = \"any\"");
+    on_every_shard_count(&any, |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let envelope = Envelope {
+            from: "<sip:carol@im.test>".to_owned(),
+            ..alice.envelope("bob", "hello")
+        };
+        alice.sends_envelope("bob", &envelope)?.expect_2xx()?;
+        bob.expect_text("hello").map(drop)
+    });
 }

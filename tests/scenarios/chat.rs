@@ -55,18 +55,30 @@ impl<'a> Piecemeal<'a> {
         }
     }
 
+    /// The same message, as one who tells two stories about it would go on.
+    pub fn instead(&self, octets: &'a [u8]) -> Self {
+        Self {
+            id: self.id.clone(),
+            octets,
+            ..*self
+        }
+    }
+
     /// These octets of it, from 0; returns the transaction.
     pub fn sends(&self, range: Range<usize>) -> Result<String, Failure> {
         let (transaction, total) = (fresh("x"), self.octets.len());
         let flag = if range.end == total { '$' } else { '+' };
+        let end = match range.is_empty() {
+            true => "*".to_owned(),
+            false => range.end.to_string(),
+        };
         let head = format!(
             "MSRP {transaction} SEND\r\nTo-Path: {}\r\nFrom-Path: {}\r\nMessage-ID: {}\r\n\
-             Byte-Range: {}-{}/{total}\r\nContent-Type: {}\r\n\r\n",
+             Byte-Range: {}-{end}/{total}\r\nContent-Type: {}\r\n\r\n",
             self.chat.msrp.peer_path(),
             self.chat.msrp.path(),
             self.id,
             range.start + 1,
-            range.end,
             self.content_type,
         );
         let end = format!("\r\n-------{transaction}{flag}\r\n");
@@ -278,6 +290,39 @@ fn a_lost_leg_turns_what_is_unconfirmed_into_custody() {
                 "nothing else is replayed",
             )
         })
+    });
+}
+
+#[test]
+fn a_long_message_to_a_caller_who_is_lost_is_kept_whichever_shard_serves_him() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let bob = stage.agent("bob")?;
+        bob.registers()?;
+        // With four shards each lives on another, and none on Bob's.
+        for caller in ["alice", "carol", "dave"] {
+            let alice = stage.agent(caller)?;
+            std::thread::scope(|scope| {
+                let call = scope.spawn(|| {
+                    let call = alice.invites("bob")?.taking(Answering::Only(0));
+                    call.expect_accepted()
+                });
+                let at_bob = bob.expect_invite()?.answers(Setup::Active, "sendrecv")?;
+                let at_alice = call.join().expect("the agent does not panic")?;
+                let envelope = bob.envelope(caller, &"a long story ".repeat(8_000));
+                let sent = at_bob.sends(&envelope)?;
+                at_alice.msrp.expect_message()?;
+                at_alice.msrp.drops_connection();
+                sent.expect_status(200)?;
+                at_bob.expect_bye()?;
+                alice.registers()?;
+                let replay = alice.expect_invite()?.answers_recvonly(Setup::Active)?;
+                let message = replay.msrp.expect_message()?;
+                stage.observe(message.body == envelope.to_octets(), "it comes whole")?;
+                replay.expect_bye()?;
+                alice.unregisters().map(|_| ())
+            })?;
+        }
+        Ok(())
     });
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use restante::demo::{Draft, Setup, fresh};
 
+use crate::chat::Piecemeal;
 use crate::support::{Configuration, on_every_shard_count};
 
 #[test]
@@ -69,6 +70,26 @@ fn chunks_are_confirmed_and_reported_once_the_message_is_kept() {
         }
         replay.expect_bye()?;
         Ok(())
+    });
+}
+
+/// RFC 4975 §7.1.1 lets the sender stop a chunk before its first octet.
+#[test]
+fn an_empty_first_chunk_is_confirmed_and_the_rest_is_kept() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        let chat = alice.opens_chat("bob")?;
+        let octets = alice.envelope("bob", "after nothing").to_octets();
+        let message = Piecemeal::new(&chat, "message/cpim", &octets);
+        let empty = message.sends(0..0)?;
+        chat.msrp.expect_response(&empty, 200)?;
+        let whole = message.sends(0..octets.len())?;
+        chat.msrp.expect_response(&whole, 200)?;
+        chat.hangs_up()?;
+        bob.registers()?;
+        let replay = bob.expect_invite()?.answers_recvonly(Setup::Passive)?;
+        let kept = replay.msrp.expect_message()?;
+        stage.observe(kept.body == octets, "it is kept whole")
     });
 }
 

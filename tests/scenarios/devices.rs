@@ -103,6 +103,60 @@ fn by_default_the_first_device_gets_what_was_kept() {
     });
 }
 
+/// T1 is so long that nobody gives a silent device up within the patience of a test.
+fn patient() -> Configuration {
+    Configuration::open().with("sip", "t1 = \"2s\"")
+}
+
+#[test]
+fn what_a_device_took_as_it_left_does_not_come_again() {
+    on_every_shard_count(&patient(), |stage| {
+        let alice = stage.agent("alice")?;
+        let bob = stage.agent_with("bob", Transport::Udp, Profile::Plain)?;
+        alice.sends_message("bob", "hello")?.expect_status(202)?;
+        bob.reacts_to_messages(Reaction::StaySilent);
+        bob.registers()?;
+        let message = bob.expect_message()?;
+        bob.unregisters()?;
+        message.answers(200);
+        bob.reacts_to_messages(Reaction::Answer(200));
+        bob.asks_options()?;
+        bob.registers()?;
+        bob.expect_no("MESSAGE")
+    });
+}
+
+#[test]
+fn a_device_that_is_replaced_gives_up_the_session_it_was_offered() {
+    on_every_shard_count(&patient(), |stage| {
+        let alice = stage.agent("alice")?;
+        let (old, new) = (stage.agent("bob")?, stage.agent("bob")?);
+        writes_while_bob_is_away(&alice, &["one"])?;
+        old.registers()?;
+        let offered = old.expect_invite()?;
+        offered.rings();
+        old.unregisters()?;
+        offered.expect_cancel()?;
+        new.registers()?;
+        takes_replay(&new, &["one"])
+    });
+}
+
+#[test]
+fn a_call_to_a_device_that_is_gone_goes_on_without_it() {
+    let configuration = patient().with("deferral", "ring_timeout = \"2m\"");
+    on_every_shard_count(&configuration, |stage| {
+        let (alice, old) = (stage.agent("alice")?, stage.agent("bob")?);
+        old.registers()?;
+        let call = alice.invites("bob")?;
+        let offered = old.expect_invite()?;
+        offered.rings();
+        old.unregisters()?;
+        offered.expect_cancel()?;
+        call.expect_accepted()?.says("kept").map(drop)
+    });
+}
+
 #[test]
 fn with_copies_every_device_gets_each_message_once() {
     on_every_shard_count(&every(), |stage| {

@@ -1,6 +1,8 @@
 //! Pager mode: MESSAGE to people who are there, and to people who are not.
 
-use restante::demo::{Draft, Failure, Profile, Reaction, Transport};
+use std::time::Duration;
+
+use restante::demo::{Draft, Failure, PATIENCE, Profile, Reaction, Transport};
 
 use crate::support::{Configuration, on_every_shard_count};
 
@@ -72,6 +74,43 @@ fn a_kept_message_is_byte_identical_and_survives_a_kill() {
         bob.registers()?;
         let message = bob.expect_message()?;
         stage.observe(message.text().body() == body, "the body is the same")
+    });
+}
+
+#[test]
+fn a_request_that_comes_again_after_two_restarts_is_answered_and_not_delivered_again() {
+    let small = Configuration::open().with("store", "segment_size = \"64 KiB\"");
+    on_every_shard_count(&small, |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        let mut first = alice.sends_body("bob", "text/plain", b"first")?;
+        first.final_answer(PATIENCE)?;
+        // So many that the first segment is worth a compaction once they are delivered, and so few that all is
+        // done within the 32 s in which a request may come again (64*T1, RFC 3261 §17.1.2.2).
+        let body = [b'x'; 1_000];
+        for _ in 0..80 {
+            let sent = alice.sends_body("bob", "application/octet-stream", &body)?;
+            sent.expect_status(202)?;
+        }
+        bob.registers()?;
+        for _ in 0..81 {
+            bob.expect_message()?;
+        }
+        // What is acknowledged after his answers have come is synced with them or behind them.
+        bob.asks_options()?;
+        alice.sends_message("carol", "later")?.expect_status(202)?;
+        for _ in 0..2 {
+            stage.kill9()?;
+            stage.restart()?;
+            bob.registers()?;
+        }
+        first.repeats()?;
+        let answer = first.final_answer(PATIENCE)?;
+        stage.observe(answer.status() == 202, "the repeated request is accepted")?;
+        // What he confirmed just before the kill may come again.
+        while let Ok(message) = bob.expect_request_within("MESSAGE", Duration::from_millis(500)) {
+            stage.observe(message.text().body() != b"first", "he has the first one")?;
+        }
+        Ok(())
     });
 }
 

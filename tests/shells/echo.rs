@@ -2,7 +2,7 @@
 //! what it got.
 
 use bytes::Bytes;
-use restante::clock::{Instant, Now};
+use restante::clock::{self, Instant, Now};
 use restante::config::Config;
 use restante::limits::load::Load;
 use restante::participating::internal::InternalMessage;
@@ -68,7 +68,7 @@ impl Echo {
                 let connection = self.connected.expect("connected before");
                 let octets = Bytes::from(vec![b'x'; octets.parse().expect("a number")]);
                 for _ in 0..count.parse::<usize>().expect("a number") {
-                    let octets = octets.clone();
+                    let octets = octets.clone().into();
                     self.actions
                         .push_back(Action::SendMsrp { connection, octets });
                 }
@@ -90,6 +90,12 @@ impl Echo {
                     self.actions.push_back(Action::Forward { shard, message });
                 }
             }
+            ["work", millis] => {
+                let end = now.instant + Duration::from_millis(millis.parse().expect("a number"));
+                while clock::now().instant < end {
+                    std::hint::spin_loop();
+                }
+            }
             ["ring", millis] => {
                 let wait = Duration::from_millis(millis.parse().expect("a number"));
                 self.deadline = Some(now.instant + wait);
@@ -103,7 +109,7 @@ impl Echo {
 impl ShardCore for Echo {
     fn handle_input(&mut self, input: Input, now: Now) {
         match &input {
-            Input::Sip { flow, message } if message.is_request() => {
+            Input::Sip { flow, message, .. } if message.is_request() => {
                 self.obey(*flow, message, now);
                 if message.method() != Method::Ack && self.ringing.is_none() {
                     let (flow, octets) = (*flow, ok(message));
@@ -179,6 +185,7 @@ impl World {
         config.admin.listen = Vec::new();
         change(&mut config);
         let (tell, told) = channel();
+        let bound = config.limits.queue_delay.duration();
         let running = Server::start(config, move |context| Echo {
             shard: context.shard,
             shards: context.shards,
@@ -187,7 +194,7 @@ impl World {
             deadline: None,
             connected: None,
             ringing: None,
-            load: Load::new(Duration::from_secs(1)),
+            load: Load::new(bound),
         })?;
         Ok(Self {
             running,
@@ -224,6 +231,12 @@ impl World {
         let of = samples.iter().filter(|sample| sample.name == name);
         of.map(|sample| sample.value).sum()
     }
+}
+
+/// A MESSAGE as [`message`] writes it, unlike all with another `number`.
+pub fn numbered(number: usize, port: u16, body: &str) -> String {
+    let branch = format!("branch=z9hG4bKn{port}-{number}");
+    message(0, port, "UDP", body).replace("branch=z9hG4bK0", &branch)
 }
 
 /// A MESSAGE to user `user` that comes from `port`.

@@ -154,6 +154,19 @@ impl CutFiles {
         self.world().view.older.clone()
     }
 
+    /// Writes what the process saw into a real folder of the same shape: it was killed, the power stayed.
+    /// Without the index on disk.
+    pub fn materialise_seen(&self, root: &Path, target: &Path) {
+        let world = self.world();
+        for folder in ["log", "body", "damaged"] {
+            std::fs::create_dir_all(target.join(folder)).expect("a folder");
+        }
+        for (path, inode) in &world.names {
+            let place = target.join(path.strip_prefix(root).expect("below the root"));
+            std::fs::write(place, &world.inodes[*inode].seen).expect("a file");
+        }
+    }
+
     /// Writes what a cut leaves into a real folder of the same shape.
     pub fn materialise(&self, root: &Path, target: &Path, seed: Option<u64>) {
         let world = self.world();

@@ -195,6 +195,7 @@ impl Desk {
             token,
             recipient: recipient.clone(),
             seq,
+            together: 0,
         });
         match self.answer() {
             StoreEvent::Fetched {
@@ -262,6 +263,8 @@ pub const LARGE: u64 = 1_000_000;
 pub fn config(folder: &Path) -> StoreConfig {
     StoreConfig {
         now: NOW,
+        // So that there is enough of it to see.
+        compact_after: Duration::ZERO,
         ..StoreConfig::new(folder)
     }
 }

@@ -152,6 +152,8 @@ struct Line {
     current: u16,
     /// Shards that use it.
     users: BTreeSet<u16>,
+    /// Shards that got something from it; they hear of its end, whether they use it or not.
+    served: BTreeSet<u16>,
     /// What was sent last in each direction arrives then.
     in_at: Instant,
     out_at: Instant,

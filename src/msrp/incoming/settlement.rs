@@ -80,7 +80,7 @@ impl Incoming {
         };
         if let Some(transaction) = &arriving {
             transactions.push(transaction);
-            self.frame = Frame::Skipped;
+            self.frame = Frame::after(status);
         }
         if inbound.failure_report.answers(status) {
             for transaction in transactions {

@@ -133,7 +133,13 @@ impl Algorithm {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It comes from this user.
-    Accepted(Identity),
+    Accepted {
+        /// Who.
+        identity: Identity,
+        /// The nonce was given to the address that the answer came from. A datagram can name any address, but
+        /// who is not there does not get the nonce.
+        is_from_here: bool,
+    },
     /// Ask (again) with fresh challenges; `stale` where only the nonce was wrong.
     Challenge {
         /// Tells the client to try again without asking its user (RFC 7616 §3.3).
@@ -263,7 +269,10 @@ impl Digest {
         let hashes = user.as_ref().map_or(&self.nobody, |(_, hashes)| *hashes);
         let right = is_right(&credentials, hashes, request.method_str());
         match user {
-            Some((identity, _)) if right => self.spend(&credentials, nonce, identity, now),
+            Some((identity, _)) if right => {
+                let is_from_here = nonce.tag() == self.tag(address);
+                self.spend(&credentials, nonce, identity, is_from_here, now)
+            }
             _ => {
                 let source = Source::of(address);
                 Verdict::Failed((self.logins).failed(name, nonce.tag(), source, now.instant))
@@ -324,13 +333,17 @@ impl Digest {
         credentials: &Credentials<'_>,
         nonce: NonceId,
         identity: Identity,
+        is_from_here: bool,
         now: Now,
     ) -> Verdict {
         if !self.used.admit(nonce, credentials.count, now.wall) {
             return Verdict::Challenge { stale: true };
         }
         self.logins.succeeded(identity.as_str(), nonce.tag());
-        Verdict::Accepted(identity)
+        Verdict::Accepted {
+            identity,
+            is_from_here,
+        }
     }
 }
 
@@ -454,10 +467,14 @@ mod tests {
     }
 
     fn check_line(digest: &Digest, line: &str) -> Verdict {
+        check_from(HERE, digest, line)
+    }
+
+    fn check_from(address: IpAddr, digest: &Digest, line: &str) -> Verdict {
         let hashes = Hashes::of_password("bob", "im.test", "zanzibar");
         let lookup =
             |name: &str| (name == "bob").then(|| (Identity::new("bob", "im.test"), &hashes));
-        digest.check(&request(line), HERE, Challenger::Server, lookup, NOW)
+        digest.check(&request(line), address, Challenger::Server, lookup, NOW)
     }
 
     fn check(digest: &Digest, client: &Client<'_>) -> Verdict {
@@ -468,7 +485,27 @@ mod tests {
     }
 
     fn accepted() -> Verdict {
-        Verdict::Accepted(Identity::new("bob", "im.test"))
+        accepted_from(true)
+    }
+
+    fn accepted_from(is_from_here: bool) -> Verdict {
+        Verdict::Accepted {
+            identity: Identity::new("bob", "im.test"),
+            is_from_here,
+        }
+    }
+
+    #[test]
+    fn an_answer_proves_an_address_only_if_the_nonce_was_given_there() {
+        let digest = both();
+        let nonce = nonce_of(&digest);
+        let mut client = Client::new(&nonce);
+        let line = |client: &Client<'_>| format!("Authorization: {}\r\n", client.credentials());
+        let elsewhere = IpAddr::from([192, 0, 2, 99]);
+        let verdict = check_from(elsewhere, &digest, &line(&client));
+        assert_eq!(verdict, accepted_from(false));
+        client.count = 2;
+        assert_eq!(check_line(&digest, &line(&client)), accepted_from(true));
     }
 
     #[test]
@@ -621,7 +658,7 @@ mod tests {
         let other = digest.challenges(false, there, NOW.wall, &mut tokens);
         let other = other[0].split_once("nonce=\"").expect("a nonce").1;
         let other = other.split_once('"').expect("a nonce").0;
-        assert_eq!(check(&digest, &Client::new(other)), accepted());
+        assert_eq!(check(&digest, &Client::new(other)), accepted_from(false));
     }
 
     #[test]

@@ -44,6 +44,15 @@ pub fn has_magic_cookie(branch: &str) -> bool {
     branch.starts_with(MAGIC_COOKIE)
 }
 
+/// Whether a branch tells its transaction from all others (RFC 3261 §8.1.1.7): it has the magic cookie, and
+/// something behind it.
+pub fn is_unique(branch: &str) -> bool {
+    let behind = branch.strip_prefix(MAGIC_COOKIE);
+    behind.is_some_and(|rest| {
+        rest.starts_with(|octet: char| octet.is_ascii_graphic() && octet != ',')
+    })
+}
+
 fn own_parts(branch: &str) -> Option<&str> {
     branch.strip_prefix(MAGIC_COOKIE)?.strip_prefix('-')
 }

@@ -1,20 +1,28 @@
 //! Which transaction a message belongs to: RFC 3261 §17.1.3, §17.2.3 and §8.2.2.2.
 //!
 //! The identifying fields are peers' text of any length, so a table keeps a keyed 128-bit digest of
-//! them: two SipHash values under random keys. Nobody outside can aim for a collision, and by chance
+//! them: a SipHash under random keys. Nobody outside can aim for a collision, and by chance
 //! there is none. Half of a digest leaves the process
 //! as a tag of stateless answers; of the rest only its equality is ever looked at.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 
+use siphasher::sip128::SipHasher13;
 use smallvec::SmallVec;
 
 use super::branch;
 use crate::sip::message::{HeaderName, Message, Method};
 
 /// The digest of what identifies a transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key([u64; 2]);
+
+impl Hash for Key {
+    /// Half of a digest is as good as all of it.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0[1]);
+    }
+}
 
 impl Key {
     /// Half of it, as a tag: nobody outside can find out the keys of the digest from it.
@@ -24,10 +32,14 @@ impl Key {
 }
 
 /// Makes the keys of one table.
-#[derive(Debug, Default)]
-pub struct Keys {
-    low: RandomState,
-    high: RandomState,
+#[derive(Debug)]
+pub struct Keys(SipHasher13);
+
+impl Default for Keys {
+    fn default() -> Self {
+        let random = || RandomState::new().hash_one(0);
+        Self(SipHasher13::new_with_keys(random(), random()))
+    }
 }
 
 impl Keys {
@@ -61,14 +73,14 @@ impl Keys {
     /// What is equal in requests that reached us by several paths (RFC 3261 §8.2.2.2). `None` for a
     /// request with a To tag.
     pub fn merge(&self, request: &Message) -> Option<Key> {
-        if to_tag(request).is_some() {
+        if request.to_tag().is_some() {
             return None;
         }
         let (number, method) = cseq(request);
         let number = number.to_be_bytes();
-        Some(self.digest(&[
+        Some(self.digest([
             b"merge",
-            from_tag(request).unwrap_or_default().as_bytes(),
+            request.from_tag().unwrap_or_default().as_bytes(),
             request.call_id().unwrap_or_default().as_bytes(),
             &number,
             method.as_bytes(),
@@ -78,7 +90,7 @@ impl Keys {
     /// The client transaction that sent `branch`. CANCEL shares its INVITE's branch, so the key tells
     /// INVITE from everything else.
     pub fn client(&self, branch: &str, is_invite: bool) -> Key {
-        self.digest(&[b"client", branch.as_bytes(), &[u8::from(is_invite)]])
+        self.digest([b"client", branch.as_bytes(), &[u8::from(is_invite)]])
     }
 
     fn server_as(&self, request: &Message, method: &str, tag: Option<&str>) -> Key {
@@ -87,7 +99,7 @@ impl Keys {
             && let Some(branch) = via.branch.filter(|each| branch::has_magic_cookie(each))
         {
             let port = via.port.unwrap_or_default().to_be_bytes();
-            return self.digest(&[
+            return self.digest([
                 b"server",
                 branch.as_bytes(),
                 via.host.as_bytes(),
@@ -101,13 +113,13 @@ impl Keys {
     /// RFC 2543 clients: the fields that RFC 3261 §17.2.3 lists for them.
     fn old_server(&self, request: &Message, method: &str, tag: Option<&str>) -> Key {
         let (number, _) = cseq(request);
-        self.digest(&[
+        self.digest([
             b"server of RFC 2543",
             request.request_uri().as_bytes(),
-            tag.or_else(|| to_tag(request))
+            tag.or_else(|| request.to_tag())
                 .unwrap_or_default()
                 .as_bytes(),
-            from_tag(request).unwrap_or_default().as_bytes(),
+            request.from_tag().unwrap_or_default().as_bytes(),
             request.call_id().unwrap_or_default().as_bytes(),
             &number.to_be_bytes(),
             request
@@ -119,28 +131,18 @@ impl Keys {
         ])
     }
 
-    /// Each part goes in behind its length, so that no text can move from one part to the next.
-    fn digest(&self, parts: &[&[u8]]) -> Key {
+    /// The number of parts and their lengths go in first, so that no text can move from one part to the next.
+    fn digest<const PARTS: usize>(&self, parts: [&[u8]; PARTS]) -> Key {
         let mut octets: SmallVec<[u8; 256]> = SmallVec::new();
+        let lengths = parts.map(|part| (part.len() as u32).to_be_bytes());
+        octets.push(PARTS as u8);
+        octets.extend_from_slice(lengths.as_flattened());
         for part in parts {
-            octets.extend_from_slice(&part.len().to_be_bytes());
             octets.extend_from_slice(part);
         }
-        let digest = |state: &RandomState| {
-            let mut hasher = state.build_hasher();
-            hasher.write(&octets);
-            hasher.finish()
-        };
-        Key([digest(&self.low), digest(&self.high)])
+        let digest = self.0.hash(&octets);
+        Key([digest.h1, digest.h2])
     }
-}
-
-fn to_tag(message: &Message) -> Option<&str> {
-    message.to().ok()?.tag()
-}
-
-fn from_tag(message: &Message) -> Option<&str> {
-    message.from().ok()?.tag()
 }
 
 /// Number and method.

@@ -47,8 +47,10 @@ pub(super) struct Servers {
     by_key: HashMap<Key, SlotId, FixedState>,
     by_merge: HashMap<Key, SlotId, FixedState>,
     by_flow: FlowIndex,
-    /// Those of other methods than INVITE that have answered, oldest first; some of them are gone.
-    finished: VecDeque<SlotId>,
+    /// Those of other methods than INVITE that were refused (3xx to 6xx), oldest first; some of them are gone.
+    refused: VecDeque<SlotId>,
+    /// Those that were accepted (2xx), likewise.
+    accepted: VecDeque<SlotId>,
     /// Of all that is kept.
     octets: usize,
 }
@@ -67,7 +69,8 @@ impl Servers {
             by_key: HashMap::default(),
             by_merge: HashMap::default(),
             by_flow: FlowIndex::default(),
-            finished: VecDeque::new(),
+            refused: VecDeque::new(),
+            accepted: VecDeque::new(),
             octets: 0,
         }
     }
@@ -199,13 +202,18 @@ impl Servers {
         self.perform(id.0, actions, out);
         // Over a stream it is over at once.
         if machine.has_finished() && self.is_alive(id.0) {
-            self.finished.push_back(id.0);
+            match status {
+                200..300 => self.accepted.push_back(id.0),
+                _ => self.refused.push_back(id.0),
+            }
         }
     }
 
-    /// Ends the absorption of retransmissions for whom was answered longest ago; false if there is nobody.
+    /// Ends the absorption of retransmissions for whom was answered longest ago; false if there is nobody. Who
+    /// was refused is forgotten first: to do again what was accepted costs more than to refuse again.
     pub fn forget_finished(&mut self, out: &mut Outbox<'_>) -> bool {
-        let Some(oldest) = self.finished.front().copied() else {
+        let oldest = self.refused.front().or_else(|| self.accepted.front());
+        let Some(oldest) = oldest.copied() else {
             return false;
         };
         self.fire(oldest, Timer::J, out);
@@ -259,7 +267,7 @@ impl Servers {
             return None;
         };
         let response = wire::parse(octets.clone()).ok()?;
-        (response.to().ok()?.tag() == ack.to().ok()?.tag()).then_some(id)
+        (response.to_tag() == ack.to_tag()).then_some(id)
     }
 
     fn handle(&mut self, id: SlotId, event: Event, out: &mut Outbox<'_>) {
@@ -328,11 +336,9 @@ impl Servers {
         }
         self.by_flow.remove(server.flow, id);
         let gone = |slab: &Slab<Server>, id: SlotId| slab.find(id).is_none();
-        while self
-            .finished
-            .pop_front_if(|id| gone(&self.slab, *id))
-            .is_some()
-        {}
+        for finished in [&mut self.refused, &mut self.accepted] {
+            while (finished.pop_front_if(|id| gone(&self.slab, *id))).is_some() {}
+        }
     }
 }
 

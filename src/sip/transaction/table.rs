@@ -307,8 +307,9 @@ impl TransactionTable {
         });
     }
 
-    /// Makes room where it can: what has been answered is forgotten before what is new is refused. A
-    /// retransmission of a forgotten request counts as new; the older the answer, the less likely that is.
+    /// Makes room where it can: what has been answered is forgotten before what is new is refused, refusals
+    /// before what was accepted. A retransmission of a forgotten request counts as new; the older the answer,
+    /// the less likely that is.
     fn has_room(&mut self, now: Now) -> bool {
         while self.len() >= self.max_transactions {
             let out = &mut self.pending.outbox(now);
@@ -745,6 +746,30 @@ mod tests {
         assert_eq!(bench.receive(&requests[1]), RequestOutcome::Absorbed);
         assert_eq!(bench.receive(&requests[2]), RequestOutcome::Absorbed);
         bench.receive_new(&requests[0]);
+    }
+
+    #[test]
+    fn in_a_full_table_refusals_make_room_before_what_was_accepted() {
+        let mut bench = Bench::with_room_for(3);
+        let answers = [
+            ("z9hG4bK-0-1", 202),
+            ("z9hG4bK-0-2", 404),
+            ("z9hG4bK-0-3", 202),
+            ("z9hG4bK-0-4", 401),
+            ("z9hG4bK-0-5", 200),
+            ("z9hG4bK-0-6", 200),
+        ];
+        let requests = answers.map(|(branch, status)| {
+            let request = message("MESSAGE", branch, &format!(";tag={branch}"));
+            let id = bench.receive_new(&request);
+            bench.respond(id, &request, status);
+            request
+        });
+        assert_eq!(bench.table.take_forgotten(), 3);
+        for absorbed in [2, 4, 5] {
+            let outcome = bench.receive(&requests[absorbed]);
+            assert_eq!(outcome, RequestOutcome::Absorbed, "{absorbed}");
+        }
     }
 
     #[test]

@@ -205,7 +205,7 @@ impl<D: Deliver> Connection<D> {
         loop {
             let sources = self.shared.gate.sources();
             match sources.message(address, Way::Connections, now().instant) {
-                Judgement::Pass => return Ok(()),
+                Judgement::Pass(_) => return Ok(()),
                 Judgement::Banned => return Err(Stop::Banned),
                 Judgement::Wait(time) => {
                     self.shared.metrics.dropped_rate.count();

@@ -19,7 +19,7 @@ pub fn answer(error: &WireError, source: SocketAddr) -> Option<Bytes> {
     if !request.is_request() || request.method() == Method::Ack || request.top_via().is_err() {
         return None;
     }
-    let stamped = reply::stamp_source(request, source);
+    let stamped = reply::stamp_source(request.clone(), source);
     let request = stamped.as_ref().unwrap_or(request);
     // RFC 3261 §8.2.7: a stateless answer gives every copy of a request the same tag.
     let tag = format!("{:08x}", crc32c::crc32c(request.bytes()));

@@ -14,7 +14,7 @@ use restante::net::ConnectionId;
 use super::call::Call;
 use super::credentials;
 use super::disk::Disk;
-use super::ledger::{Delivery, Ledger, Word};
+use super::ledger::{Delivery, Device, Ledger, Word};
 
 /// RFC 3261 Timer T1, and 64 of it.
 const T1: Duration = Duration::from_millis(500);
@@ -37,8 +37,8 @@ pub enum Mood {
 #[derive(Clone, Debug)]
 pub struct Packet {
     pub octets: Vec<u8>,
-    /// The message that this answer confirms.
-    pub confirms: Option<usize>,
+    /// The message that this answer confirms, and what the device was known by when it took it.
+    pub confirms: Option<(usize, Device)>,
     /// When the server began to send what is answered.
     pub begun: Instant,
     /// The dialog of the session it was sent in.
@@ -373,7 +373,7 @@ impl Agent {
         }
         let mut packet = Packet::plain(self.answer(request, status, "", b""));
         if method == "MESSAGE" && status == 200 {
-            packet.confirms = sight.ledger.find(request.body());
+            packet.confirms = self.takes(request.body(), None, sight);
             packet.begun = begun;
         }
         if later.is_zero() {
@@ -383,6 +383,22 @@ impl Agent {
             self.answers.insert(key, None);
             sight.out.push(Out::SipLater(later, packet));
         }
+    }
+
+    /// Which message of the ledger these octets are, and what takes it.
+    pub fn takes(
+        &self,
+        octets: &[u8],
+        call: Option<u64>,
+        sight: &Sight<'_>,
+    ) -> Option<(usize, Device)> {
+        Some((sight.ledger.find(octets)?, self.mark_in(call)))
+    }
+
+    /// What the marks know it by, of what comes in a call.
+    pub(super) fn mark_in(&self, call: Option<u64>) -> Device {
+        let call = call.and_then(|number| self.calls.get(&number));
+        call.map_or_else(|| self.mark(), |call| call.device)
     }
 
     /// The octets of a message that this device takes.
@@ -427,7 +443,8 @@ impl Agent {
                         .and_then(|number| self.calls.get(&number))
                         .is_some_and(|call| call.kind.is_some()),
                 };
-                let first = sight.ledger.received(id, self.user, self.mark(), &delivery);
+                let device = self.mark_in(call);
+                let first = sight.ledger.received(id, self.user, device, &delivery);
                 if first && self.tells {
                     self.tell_author(id, envelope.as_ref(), call, sight);
                 }

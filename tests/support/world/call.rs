@@ -9,6 +9,7 @@ use restante::demo::{SESSION_TAG, SipText, address, attribute, services_tag};
 use restante::net::ConnectionId;
 
 use super::agent::{Agent, Out, Packet, Purpose, Sight, uri_of};
+use super::ledger::Device;
 
 /// How far a call is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ impl Kind {
 /// See the module's text.
 pub struct Call {
     pub kind: Option<Kind>,
+    /// What its device was known by when it began: later it may have another address.
+    pub(super) device: Device,
     /// The message that came inside the INVITE, and when that was sent first.
     pub(super) first: Option<(usize, Instant)>,
     pub(super) first_octets: Vec<u8>,
@@ -75,9 +78,10 @@ pub struct Call {
 }
 
 impl Call {
-    fn new(state: State, call_id: &str, session: String) -> Self {
+    fn new(state: State, call_id: &str, session: String, device: Device) -> Self {
         Self {
             kind: None,
+            device,
             first: None,
             first_octets: Vec::new(),
             state,
@@ -175,7 +179,7 @@ impl Agent {
             self.contact(),
             body.len()
         );
-        let mut call = Call::new(State::Inviting, &call_id, session);
+        let mut call = Call::new(State::Inviting, &call_id, session, self.mark());
         call.peer = kind.peer();
         call.sends = !matches!(kind, Kind::Fetch(_));
         call.kind = Some(kind);
@@ -204,6 +208,7 @@ impl Agent {
             let now = sight.now.instant;
             let line = format!("{now:?} message {id} is acknowledged: {status} to its INVITE");
             sight.ledger.tell(line);
+            sight.ledger.entries[id].put_off = status == 486;
             sight.ledger.acknowledged(id, false, sight.disk, now);
         }
         if status / 100 != 2 {
@@ -258,6 +263,7 @@ impl Agent {
             State::Ringing(now + later),
             request.header_or_empty("Call-ID"),
             session,
+            self.mark(),
         );
         let offered = attribute(&sdp, "setup").unwrap_or("active");
         call.connects = match offered {
@@ -301,6 +307,7 @@ impl Agent {
     fn pick_up(&mut self, number: u64, sight: &mut Sight<'_>) {
         let now = sight.now.instant;
         let interval = Duration::from_millis(500);
+        let device = self.mark_in(Some(number));
         let Some(call) = self.calls.get_mut(&number) else {
             return;
         };
@@ -310,7 +317,7 @@ impl Agent {
         let branch = call.invite_branch.clone();
         let mut packet = Packet::plain(answer.clone());
         if let Some((id, begun)) = call.first.take() {
-            packet.confirms = Some(id);
+            packet.confirms = Some((id, device));
             packet.begun = begun;
             packet.call_id = Some(call.call_id.clone());
             let octets = std::mem::take(&mut call.first_octets);

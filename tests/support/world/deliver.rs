@@ -30,9 +30,15 @@ impl Line {
             reader: FrameReader::new(Limits::default()),
             current: shard,
             users: BTreeSet::new(),
+            served: BTreeSet::new(),
             in_at: now,
             out_at: now,
         }
+    }
+
+    /// The shards that hear of its end.
+    pub(super) fn concerned(&self) -> BTreeSet<u16> {
+        &self.users | &self.served
     }
 }
 
@@ -233,20 +239,29 @@ impl World {
         {
             self.ended.insert(call_id.to_owned());
         }
-        self.confirm(agent, &packet);
-        self.give(shard, Input::Sip { flow, message });
+        self.confirm(&packet);
+        self.give(
+            shard,
+            Input::Sip {
+                flow,
+                message,
+                is_again: false,
+            },
+        );
     }
 
     /// From here on the server knows what a device has taken.
-    fn confirm(&mut self, agent: usize, packet: &Packet) {
-        let Some(id) = packet.confirms else { return };
+    fn confirm(&mut self, packet: &Packet) {
+        let Some((id, device)) = packet.confirms else {
+            return;
+        };
         let now = self.now.instant;
         let is_known = match &packet.call_id {
             Some(call_id) => !self.ended.contains(call_id),
             None => packet.begun + TRANSACTION > now,
         };
         if is_known && packet.begun > self.started_at {
-            self.ledger.confirmed(id, self.agents[agent].mark(), now);
+            self.ledger.confirmed(id, device, now);
         }
     }
 
@@ -264,11 +279,11 @@ impl World {
                     line.current = shard.unwrap_or(connection.shard());
                 }
                 line.users.insert(line.current);
+                line.served.insert(line.current);
                 events.push((line.current, event));
             }
         }
-        let agent = line.agent;
-        self.confirm(agent, packet);
+        self.confirm(packet);
         let life = self.life;
         for (shard, event) in events {
             // What is killed by one frame does not see the next.
@@ -283,7 +298,7 @@ impl World {
             let Some(line) = self.lines.remove(&connection) else {
                 return;
             };
-            for shard in line.users {
+            for shard in line.concerned() {
                 let lost = Input::MsrpLost { connection };
                 self.input_after(Duration::from_micros(1), shard, lost);
             }
@@ -293,7 +308,7 @@ impl World {
             return;
         };
         if line.users.is_empty() {
-            self.break_line(connection, false);
+            self.break_line(connection, true);
         }
     }
 }

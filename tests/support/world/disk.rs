@@ -77,10 +77,7 @@ impl Disk {
             return Vec::new();
         }
         self.memory.commit();
-        let live: BTreeSet<Seq> = self.memory.messages().map(|(seq, ..)| seq).collect();
-        let settled = &self.settled;
-        let is_kept = |seq: &Seq| live.contains(seq) || settled.contains(seq);
-        self.taken.retain(|seq, _| is_kept(seq));
+        self.forget_given_up();
         for (seq, message, body) in self.memory.messages() {
             if self.taken.contains_key(&seq) {
                 continue;
@@ -94,6 +91,14 @@ impl Disk {
             self.committed.insert(body.to_vec());
         }
         self.answers()
+    }
+
+    /// What was given up is known no more: its author may say it again.
+    fn forget_given_up(&mut self) {
+        let live: BTreeSet<Seq> = self.memory.messages().map(|(seq, ..)| seq).collect();
+        let settled = &self.settled;
+        let is_kept = |seq: &Seq| live.contains(seq) || settled.contains(seq);
+        self.taken.retain(|seq, _| is_kept(seq));
     }
 
     /// No room for messages, or room again.
@@ -118,6 +123,7 @@ impl Disk {
     pub fn crash(&mut self) {
         self.lines = Default::default();
         self.memory.crash();
+        self.forget_given_up();
         self.poisoned = false;
         self.memory.refuse(None);
     }

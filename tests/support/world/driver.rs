@@ -13,8 +13,9 @@ use super::call::Kind;
 use super::ledger::Entry;
 use super::{Faults, World};
 
-/// A step of the clock of more than this expires nothing until it has held for so long.
-const SUSPICIOUS_STEP: Duration = Duration::from_secs(3600);
+/// A step of the clock of more than an hour expires nothing until it has held for so long. The server counts in
+/// milliseconds, so one shard may take a step of exactly an hour for more, and another not.
+const SUSPICIOUS_STEP: Duration = Duration::from_millis(3_599_990);
 const MUST_HOLD: Duration = Duration::from_secs(601);
 
 /// A conversation of hours in some hundred steps.

@@ -47,6 +47,10 @@ pub struct Entry {
     pub confirmed_by: BTreeMap<Device, Instant>,
     /// The server has told its sender that it goes no further.
     pub turned_away: bool,
+    /// It was sent in a session of its own.
+    pub is_large: bool,
+    /// It came in an INVITE that no device took: it waits for its time and holds up nothing (decision 3).
+    pub put_off: bool,
     /// A crash has undone what the server knew.
     pub may_repeat: bool,
     /// The notifications of its failure that the author got, by their own Message-IDs.
@@ -144,10 +148,22 @@ const LINGERS: Duration = Duration::from_secs(35);
 /// Longer messages wait for a device that takes sessions; they and what waits behind them are
 /// overtaken while they do.
 const FITS_EVERY_DEVICE: usize = 50_000;
+/// What came in a session of its own leaves by MESSAGE up to here (`[deferral] switchover_size`).
+const SWITCHES_OVER: usize = 1_300;
 /// The server looks for what has expired once a second, and the store may be slow to say.
 const EXPIRY_SLACK: Duration = Duration::from_secs(3);
 /// Lines of the story that are kept.
 const STORY: usize = 3000;
+
+impl Entry {
+    /// From so many octets on it may wait although there is a device.
+    fn fits_every_device(&self) -> usize {
+        match self.is_large {
+            true => SWITCHES_OVER,
+            false => FITS_EVERY_DEVICE,
+        }
+    }
+}
 
 impl Ledger {
     pub fn new(seed: u64, wishes: Vec<Wishes>, wall: UnixMillis, lateness: Duration) -> Self {
@@ -361,12 +377,13 @@ impl Ledger {
                 && old.received_at.is_none()
                 && old.settled.is_none()
         };
-        let waits = |old: &Entry| same(old) && old.body.len() >= FITS_EVERY_DEVICE;
+        let waits = |old: &Entry| same(old) && old.body.len() >= old.fits_every_device();
         if self.entries.iter().any(waits) {
             return None;
         }
         let older = self.entries.iter().enumerate().position(|(number, old)| {
             same(old)
+                && !old.put_off
                 && old.expires.is_none()
                 && calm_since.is_none_or(|since| since < old.sent_at)
                 && !(old.is_notification && self.is_told_otherwise(number))

@@ -92,6 +92,11 @@ impl Agent {
         match frame.word.as_str() {
             "SEND" => self.take_chunk(number, connection, frame, sent, sight),
             "REPORT" => {}
+            // RFC 4975 §10.8: the server does not know the session, so there is none.
+            "481" => {
+                self.handle_msrp_answer(number, &frame.transaction, false, sight);
+                return self.hang_up(number, true, sight);
+            }
             status => self.handle_msrp_answer(number, &frame.transaction, status == "200", sight),
         }
         self.send_queued(number, sight);
@@ -134,7 +139,7 @@ impl Agent {
         };
         if let Some(((octets, begun), call_id)) = done {
             self.take_message(&octets, begun, Some(number), sight);
-            packet.confirms = sight.ledger.find(&octets);
+            packet.confirms = self.takes(&octets, Some(number), sight);
             packet.begun = begun;
             packet.call_id = Some(call_id);
         }

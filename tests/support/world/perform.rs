@@ -47,9 +47,10 @@ impl World {
                     self.input_after(wait, shard, input);
                 }
                 Action::SendMsrp { connection, octets } => {
-                    self.msrp_to_agent(shard, connection, octets)
+                    self.msrp_to_agent(shard, connection, octets.joined());
                 }
                 Action::CloseMsrp { connection } => self.release_line(shard, connection),
+                Action::EndMsrp { connection } => self.break_line(connection, true),
                 Action::Store(request) => self.ask_store(request),
                 Action::Resolve { attempt, .. } => {
                     let resolved = Input::Resolved {
@@ -369,7 +370,7 @@ impl World {
         };
         self.disturb_agent(line.agent);
         if tell_server {
-            for shard in line.users {
+            for shard in line.concerned() {
                 self.input_after(
                     Duration::from_micros(10),
                     shard,

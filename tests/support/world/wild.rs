@@ -178,6 +178,7 @@ impl World {
         let peer = self.someone_else(user);
         let conversation = format!("p{}", self.rng.random_range(0..2));
         let id = self.write(user, peer, &conversation, true, true);
+        self.ledger.entries[id].is_large = true;
         self.with_agent(agent, |agent, sight| {
             let number = agent.invite(Kind::Large(peer), &conversation, sight);
             if let Some(call) = agent.calls.get_mut(&number) {

@@ -6,7 +6,7 @@ mod workloads;
 
 use std::time::Duration;
 
-use workloads::report::Report;
+use workloads::report::{Fact, Report};
 use workloads::rig::Places;
 use workloads::{ALL, Options, sys};
 
@@ -98,9 +98,14 @@ fn sizes_and_starts_are_told() {
     for (name, facts) in [("W6", 6), ("W7", 9)] {
         let report = run(name);
         assert_eq!(report.facts.len(), facts);
-        assert!(
-            report.facts.iter().all(|fact| fact.value > 0.0),
-            "{report:?}"
-        );
+        for fact in &report.facts {
+            assert!(fact.value > 0.0 || grew(fact), "{fact:?}");
+        }
     }
+}
+
+/// The memory so few users need is less than what a process has more or less of by chance, so nothing may be left
+/// of a difference; the other facts are sizes and times, of which there is something always.
+fn grew(fact: &Fact) -> bool {
+    fact.workload == "W6" && fact.unit == "MiB" && fact.value == 0.0
 }

@@ -201,6 +201,30 @@ fn a_damaged_footer_costs_nothing() {
 }
 
 #[test]
+fn sealing_that_a_power_cut_ended_is_no_damage() {
+    const TRAILER: usize = 24;
+    // The trailer is not there, is zero, or does not stand at the end: the cut to length never got to the disk.
+    let harms: [fn(&mut Vec<u8>); 3] = [
+        |octets| octets.truncate(octets.len() - TRAILER),
+        |octets| {
+            let at = octets.len() - TRAILER;
+            octets[at..].fill(0);
+        },
+        |octets| octets.resize(octets.len() + 1000, 0),
+    ];
+    for harm in harms {
+        let lab = Lab::new();
+        let file = lab.segments("log").remove(1);
+        lab.change(&file, harm);
+        let desk = lab.serves_without(&[]);
+        assert_eq!(desk.recovered.damaged, 0);
+        assert!(desk.recovered.torn_octets > 0, "it is set aside");
+        desk.close();
+        assert!(lab.verify().is_sound(), "the start has sealed it again");
+    }
+}
+
+#[test]
 fn a_zeroed_block_costs_the_messages_in_it_and_they_are_named() {
     let lab = Lab::new();
     let file = lab.segments("log").remove(1);

@@ -3,6 +3,7 @@
 //! Sealed segments tell their contents in their footers. Others are synced, read from the disk
 //! record by record, freed of a torn tail and sealed; the last one goes on if it is sound.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -314,45 +315,86 @@ fn read_log(
     // cache may hold what the disk does not.
     segment.file.sync()?;
     segment.file.drop_cache();
-    let mut lines = Vec::new();
-    let mut unclear = Vec::new();
-    let scan = segment.scan(|found| match found.line() {
-        Some(line) => lines.push(line),
-        None if found.header.kind == Kind::Synced => {}
-        None if found.sound => unclear.push(found.range()),
-        None => {}
-    })?;
-    for range in scan.damaged.iter().chain(&unclear) {
+    let Records {
+        lines,
+        damaged,
+        end,
+        tail,
+    } = read_records(segment)?;
+    for range in &damaged {
         damages.report(segment, range.clone());
     }
-    if let Some(tail) = &scan.tail {
+    if let Some(tail) = &tail {
         *torn += tail.end - tail.start;
         damages.torn(segment, tail.clone());
-        segment.file.truncate(scan.end)?;
+        segment.file.truncate(end)?;
         segment.file.sync()?;
     }
     let current = opened.birth.is_some_and(|birth| birth.format == FORMAT);
-    let sound = scan.damaged.is_empty() && unclear.is_empty() && current;
+    let sound = damaged.is_empty() && current;
     // A mark does not fill a segment.
     let used = lines.last();
     let used = used.map_or(START, |line| line.position + u64::from(line.length));
     if may_go_on && sound && used < segment_bytes {
         return Ok(Contents {
             lines,
-            total: scan.end,
-            open_end: Some(scan.end),
+            total: end,
+            open_end: Some(end),
         });
     }
-    let total = match segment.seal(scan.end, &lines) {
+    let total = match segment.seal(end, &lines) {
         Ok(total) => total,
         // The next start reads the records again.
-        Err(error) if files::is_full(&error) => scan.end,
+        Err(error) if files::is_full(&error) => end,
         Err(error) => return Err(error),
     };
     Ok(Contents {
         lines,
         total,
         open_end: None,
+    })
+}
+
+/// What a segment without a footer holds.
+struct Records {
+    lines: Vec<Line>,
+    /// What is no sound record, or none that belongs there.
+    damaged: Vec<Range<u64>>,
+    /// Where the next record goes.
+    end: u64,
+    /// What lies behind that: a write that never ended.
+    tail: Option<Range<u64>>,
+}
+
+fn read_records(segment: &Segment) -> std::io::Result<Records> {
+    let (mut lines, mut unclear) = (Vec::new(), Vec::new());
+    let mut footer: Option<Range<u64>> = None;
+    let scan = segment.scan(|found| {
+        // Nothing goes on behind a footer.
+        unclear.extend(footer.take());
+        match found.line() {
+            Some(line) => lines.push(line),
+            None if found.header.kind == Kind::Synced => {}
+            None if found.header.kind == Kind::Footer => footer = Some(found.range()),
+            None if found.sound => unclear.push(found.range()),
+            None => {}
+        }
+    })?;
+    let mut damaged = scan.damaged;
+    damaged.extend(unclear);
+    let (end, tail) = match footer {
+        // The power was cut while the segment was sealed: the trailer behind the footer is not there.
+        Some(footer) => {
+            let last = scan.tail.map_or(footer.end, |tail| tail.end);
+            (footer.start, Some(footer.start..last))
+        }
+        None => (scan.end, scan.tail),
+    };
+    Ok(Records {
+        lines,
+        damaged,
+        end,
+        tail,
     })
 }
 

@@ -308,6 +308,91 @@ mod tests {
         );
     }
 
+    /// Keys whose values may hold line ends, for they reach no header field of SIP or MSRP: files, a secret that
+    /// clients of the admin interface repeat, what is logged.
+    const INSIDE: [&str; 7] = [
+        "data_dir",
+        "msrp.certificate",
+        "msrp.private_key",
+        "msrp.authorities",
+        "admin.token",
+        "admin.token_file",
+        "log.filter",
+    ];
+    const CONTROLS: [&str; 5] = ["\\r\\nX: y", "\\nX: y", "\\r", "\\u0000", "\\u007f"];
+
+    /// Asserts that a key with this value is refused where it stands, with a control character anywhere.
+    fn is_refused_with_controls(key: &str, value: &str, text: impl Fn(&str) -> String) {
+        for control in CONTROLS {
+            for at in (0..=value.len()).filter(|at| value.is_char_boundary(*at)) {
+                let (before, after) = value.split_at(at);
+                let text = text(&format!("\"{before}{control}{after}\""));
+                let error = read(&text, &[]).map(|_| ()).expect_err(&text);
+                let place = error.split_once(": ").expect("file and line").1;
+                assert!(error.starts_with("restante.toml:"), "{error}");
+                assert!(place.starts_with(key), "{text}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_key_lets_a_control_character_into_a_header_field() {
+        let defaults = toml::Table::try_from(Config::default()).expect("a table");
+        let mut sections = vec![(String::new(), &defaults)];
+        for (name, value) in &defaults {
+            sections.extend(value.as_table().map(|table| (name.clone(), table)));
+        }
+        let mut refused = 0;
+        for (section, table) in sections {
+            for (key, value) in table {
+                let (head, name) = match section.as_str() {
+                    "" => (String::new(), key.clone()),
+                    section => (format!("[{section}]\n"), format!("{section}.{key}")),
+                };
+                let is_list = value.is_array();
+                let first = value.as_array().and_then(|list| list.first());
+                let text = first.unwrap_or(value).as_str();
+                let known = ["account", "client", "peer"].contains(&name.as_str());
+                if INSIDE.contains(&name.as_str()) || known || (text.is_none() && !is_list) {
+                    continue;
+                }
+                is_refused_with_controls(&name, text.unwrap_or("x"), |value| match is_list {
+                    true => format!("{head}{key} = [{value}]\n"),
+                    false => format!("{head}{key} = {value}\n"),
+                });
+                refused += 1;
+            }
+        }
+        assert!(refused > 50, "{refused} keys hold text");
+    }
+
+    #[test]
+    fn no_account_and_no_peer_lets_a_control_character_into_a_header_field() {
+        let account = |line: &str| format!("[[account]]\nuser = \"a\"\n{line}");
+        for (key, value) in [("content_types", "text/plain"), ("barred_types", "image/*")] {
+            let key = format!("account[0].settings.{key}");
+            let name = key.rsplit('.').next().expect("a name");
+            is_refused_with_controls(&key, value, |value| {
+                account(&format!("settings = {{ {name} = [{value}] }}\n"))
+            });
+        }
+        for from in ["sip:b@x.test", "tel:+15550100", "x.test", "anonymous"] {
+            is_refused_with_controls("account[0].settings.rules[0].from", from, |from| {
+                let rule = format!("{{ from = {from}, action = \"block\" }}");
+                account(&format!("settings = {{ rules = [{rule}] }}\n"))
+            });
+        }
+        is_refused_with_controls("account[0].user", "bob", |user| {
+            format!("[[account]]\nuser = {user}\n")
+        });
+        is_refused_with_controls("account[0].tel", "+15550100", |tel| {
+            account(&format!("tel = {tel}\n"))
+        });
+        is_refused_with_controls("peer[0].domain", "x.test", |domain| {
+            format!("[[peer]]\ndomain = {domain}\n")
+        });
+    }
+
     #[test]
     fn an_unknown_key_is_named_with_the_known_ones() {
         let error = read("[sip]\n\nlisten_on = []\n", &[]).unwrap_err();

@@ -2,7 +2,7 @@
 //! trace of who they are. Pure.
 //!
 //! The server acts as the privacy service of RFC 3323 §5: it answers in the author's place, so the
-//! recipient sees our Via and Call-ID. A CPIM `From` that would name the author is rewritten, nothing
+//! recipient sees our Via and Call-ID. Each CPIM `From` that would name the author is rewritten, nothing
 //! else of the envelope; in a session, whose octets are already counted, a message with such a `From` is
 //! refused: if hiding cannot be offered, it is not delivered.
 
@@ -104,24 +104,32 @@ pub fn answer_to_author(
     out.build()
 }
 
-/// Whether an envelope names its author.
+/// Whether an envelope names its author, in whichever `From` a device may show (RFC 3862 §2.4 allows a
+/// header more than once).
 pub fn names_author(envelope: &Envelope<'_>) -> bool {
-    envelope.from().is_some_and(|from| {
-        let uri = NameAddr::parse(from).map_or(from, |address| address.uri);
-        let host = Uri::parse(uri).ok().map(|uri| uri.host());
-        !host.is_some_and(|host| host.eq_ignore_ascii_case("anonymous.invalid"))
-    })
+    envelope.any_from().any(names_somebody)
 }
 
-/// The envelope with another `From`; `None` if it does not name its author.
+fn names_somebody(from: &str) -> bool {
+    let uri = NameAddr::parse(from).map_or(from, |address| address.uri);
+    let host = Uri::parse(uri).ok().map(|uri| uri.host());
+    !host.is_some_and(|host| host.eq_ignore_ascii_case("anonymous.invalid"))
+}
+
+/// The envelope with another value in every `From` that names its author; `None` if none does.
 pub fn hide_author(octets: &[u8]) -> Option<Vec<u8>> {
     let envelope = Envelope::parse(octets).ok()?;
-    let from = envelope.from().filter(|_| names_author(&envelope))?;
-    // The value is a slice of the octets, so that its place follows from where it lies.
-    let start = (from.as_ptr() as usize).checked_sub(octets.as_ptr() as usize)?;
-    let (before, rest) = octets.split_at_checked(start)?;
-    let after = rest.get(from.len()..)?;
-    Some([before, ANONYMOUS_URI.as_bytes(), after].concat())
+    let mut hidden = Vec::new();
+    let mut copied = 0;
+    for from in envelope.any_from().filter(|from| names_somebody(from)) {
+        // The value is a slice of the octets, so that its place follows from where it lies.
+        let start = (from.as_ptr() as usize).checked_sub(octets.as_ptr() as usize)?;
+        hidden.extend_from_slice(octets.get(copied..start)?);
+        hidden.extend_from_slice(ANONYMOUS_URI.as_bytes());
+        copied = start + from.len();
+    }
+    hidden.extend_from_slice(octets.get(copied..)?);
+    (copied > 0).then_some(hidden)
 }
 
 /// A request whose envelope names its author, without that; the rest as it came. `None` if there is
@@ -150,6 +158,21 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(&hidden), expected);
         assert_eq!(hide_author(&hidden), None, "nothing is left to hide");
         assert_eq!(hide_author(b"hello"), None);
+    }
+
+    #[test]
+    fn every_from_that_a_device_may_show_is_rewritten() {
+        let alice = "Alice <sip:alice@im.test>";
+        let named = format!(
+            "From: {ANONYMOUS_URI}\r\nFrom: {alice}\r\nfrom: {alice}\r\nNS: x <urn:x>\r\n\
+             x.From: {alice}\r\nFrom: {ANONYMOUS_URI}\r\n\r\nContent-Type: text/plain\r\n\r\nFrom: {alice}"
+        );
+        let envelope = Envelope::parse(named.as_bytes()).expect("an envelope");
+        assert!(names_author(&envelope));
+        let hidden = hide_author(named.as_bytes()).expect("it names her");
+        let expected = named.replacen(alice, ANONYMOUS_URI, 3);
+        assert_eq!(String::from_utf8_lossy(&hidden), expected);
+        assert_eq!(hide_author(&hidden), None, "nothing is left to hide");
     }
 
     #[test]

@@ -279,6 +279,12 @@ impl Message {
         Some(self)
     }
 
+    /// Octets of the line that holds the topmost Via, without its end.
+    pub(super) fn top_via_line(&self) -> usize {
+        let via = self.0.fields.first(HeaderName::Via);
+        via.map_or(0, |field| usize::from(field.line).saturating_sub(2))
+    }
+
     /// Whether it is a request.
     pub fn is_request(&self) -> bool {
         matches!(self.0.start, StartLine::Request { .. })

@@ -3,6 +3,7 @@
 use crate::sip::header::NameAddr;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::rejection::Rejection;
+use crate::sip::wire::MAX_LINE;
 use crate::uri::Uri;
 
 /// What a branch of RFC 3261 begins with (§8.1.1.7).
@@ -53,6 +54,10 @@ pub fn validate(message: &Message) -> Result<(), Rejection> {
 }
 
 fn check_request(request: &Message, cseq_method: &str) -> Result<(), Rejection> {
+    if request.top_via_line() > MAX_LINE {
+        // It was as long as it may be before it said where the request came from.
+        return Err(Rejection::new(513, "Message Too Large"));
+    }
     if cseq_method != request.method_str() {
         return Err(Rejection::new(400, "CSeq Does Not Match Method"));
     }
@@ -86,7 +91,7 @@ fn check_address(address: &NameAddr<'_>, uri: Option<Uri<'_>>) -> Result<(), Rej
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sip::wire;
+    use crate::sip::{reply, wire};
 
     fn check(change: impl Fn(&str) -> String) -> Result<(), Rejection> {
         let text = "MESSAGE sip:bob@im.test SIP/2.0\r\nVia: SIP/2.0/UDP a;branch=z9hG4bK1\r\nFrom: <sip:a@b>;tag=1\r\nTo: <tel:+1>\r\nCall-ID: x\r\nCSeq: 1 MESSAGE\r\nMax-Forwards: 70\r\n\r\n";
@@ -96,6 +101,30 @@ mod tests {
     #[test]
     fn a_whole_request_passes() {
         assert_eq!(check(str::to_owned), Ok(()));
+    }
+
+    #[test]
+    fn a_via_that_is_too_long_once_it_is_stamped_is_refused() {
+        let source = "192.0.2.1:5060".parse().expect("an address");
+        let stamp = ";received=192.0.2.1".len();
+        let stamped = |length: usize| {
+            let head = "Via: SIP/2.0/UDP a;branch=z9hG4bK1;x=";
+            let via = format!("{head}{}", "y".repeat(length - head.len()));
+            let text = format!(
+                "MESSAGE sip:bob@im.test SIP/2.0\r\n{via}\r\nFrom: <sip:a@b>;tag=1\r\nTo: <tel:+1>\r\n\
+                 Call-ID: x\r\nCSeq: 1 MESSAGE\r\n\r\n"
+            );
+            let request = wire::parse(text.into()).expect("framed");
+            assert_eq!(validate(&request), Ok(()));
+            reply::stamp_source(request, source).expect("stamped")
+        };
+        let fits = stamped(MAX_LINE - stamp);
+        assert_eq!(validate(&fits), Ok(()));
+        assert!(wire::parse(fits.bytes().clone()).is_ok());
+        for length in [MAX_LINE - stamp + 1, MAX_LINE] {
+            let outcome = validate(&stamped(length));
+            assert_eq!(outcome.map_err(|rejection| rejection.status), Err(513));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod alarm;
 pub mod assembly;
+mod bulk;
 pub mod core;
 pub mod core_trait;
 pub mod deliver;

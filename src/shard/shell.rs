@@ -144,8 +144,9 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             let took = now.instant.since(began);
             self.core.borrow_mut().load().served(count, took);
         }
-        let work = !self.is_pressed();
-        let mut busy = self.take_inputs(context, work, now);
+        let work = !self.is_pressed(self.store.len_of_small());
+        let media = !self.is_pressed(self.store.len());
+        let mut busy = self.take_inputs(context, media, now);
         let mut served = 0;
         if work {
             self.take_in(context, now);
@@ -165,10 +166,10 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         !self.local.is_empty()
     }
 
-    /// Whether too much waits for others to take more from peers.
-    fn is_pressed(&self) -> bool {
+    /// Whether too much waits for others, so many of it for the store, to take more from peers.
+    fn is_pressed(&self, for_store: usize) -> bool {
         let waiting: usize = self.outboxes.iter().map(Outbox::len).sum();
-        waiting + self.store.len() > PRESSURE
+        waiting + for_store > PRESSURE
     }
 
     /// Takes what was asked for, what other shards say, and if `media` MSRP of peers.

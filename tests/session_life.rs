@@ -243,11 +243,13 @@ impl Bench {
         let mut reader = FrameReader::new(Limits::default());
         reader.push(frame.as_bytes());
         let number = if who == "alice" { 1 } else { 2 };
+        let mut events = Vec::new();
         while let Some(event) = reader.next().expect("a frame") {
-            let connection = ConnectionId::new(0, number);
-            self.core
-                .handle_input(Input::Msrp { connection, event }, self.now);
+            events.push(event);
         }
+        let connection = ConnectionId::new(0, number);
+        let input = Input::Msrp { connection, events };
+        self.core.handle_input(input, self.now);
         self.settle();
     }
 

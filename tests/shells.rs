@@ -262,15 +262,17 @@ fn frames_go_to_the_shard_of_their_session_and_stay_whole() {
         line.write_all(frame.as_bytes()).expect("sent");
         let (mut begun, mut octets) = (false, 0);
         world.sees(|seen, input| {
-            let Input::Msrp { event, .. } = input else {
+            let Input::Msrp { events, .. } = input else {
                 return None;
             };
             assert_eq!(seen, shard);
-            match event {
-                FrameEvent::Request(_) => begun = true,
-                FrameEvent::Data(data) => octets += data.len(),
-                FrameEvent::End(_) => return Some(()),
-                FrameEvent::Response(_) => panic!("not a response"),
+            for event in events {
+                match event {
+                    FrameEvent::Request(_) => begun = true,
+                    FrameEvent::Data(data) => octets += data.len(),
+                    FrameEvent::End(_) => return Some(()),
+                    FrameEvent::Response(_) => panic!("not a response"),
+                }
             }
             None
         });
@@ -284,10 +286,9 @@ fn frames_go_to_the_shard_of_their_session_and_stay_whole() {
     );
     line.write_all(response.as_bytes()).expect("sent");
     let shard = world.sees(|shard, input| match input {
-        Input::Msrp {
-            event: FrameEvent::Response(_),
-            ..
-        } => Some(shard),
+        Input::Msrp { events, .. } if matches!(events[..], [FrameEvent::Response(_)]) => {
+            Some(shard)
+        }
         _ => None,
     });
     assert_eq!(shard, 3);
@@ -301,6 +302,10 @@ fn frames_go_to_the_shard_of_their_session_and_stay_whole() {
     }
 }
 
+fn ends(events: &[FrameEvent]) -> bool {
+    matches!(events.last(), Some(FrameEvent::End(_)))
+}
+
 #[test]
 fn a_frame_for_an_unknown_session_goes_to_the_shard_that_accepted() {
     let world = World::new(4);
@@ -309,10 +314,7 @@ fn a_frame_for_an_unknown_session_goes_to_the_shard_that_accepted() {
         line.write_all(send(session, "abcd1234", "x").as_bytes())
             .expect("sent");
         let (shard, connection) = world.sees(|shard, input| match input {
-            Input::Msrp {
-                connection,
-                event: FrameEvent::End(_),
-            } => Some((shard, *connection)),
+            Input::Msrp { connection, events } if ends(events) => Some((shard, *connection)),
             _ => None,
         });
         assert_eq!(shard, connection.shard());

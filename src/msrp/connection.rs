@@ -3,12 +3,12 @@
 //! Reading waits for that shard's inbox, so a peer is slowed down to what its sessions can take, and
 //! a message of any size passes in constant memory.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
 
 use super::frame::{FrameEvent, shard_of};
 use super::listener::{Deliver, Shared};
@@ -22,10 +22,8 @@ use crate::net::conversation::{Origin, converse};
 use crate::net::stream::Stream;
 use crate::net::writer::{WriteQueue, Writer};
 
-/// Octets asked of the socket at once.
-const READ: usize = 16 * 1024;
-/// Where the last time there were as many as were asked for.
-pub const READ_MORE: usize = 64 * 1024;
+/// Pieces of frames that are handed on together, at most: a shard has others to serve.
+const TOGETHER: usize = 24;
 /// What a connection costs in memory beside its buffers; estimated.
 const CONNECTION: usize = 4_096;
 
@@ -117,8 +115,7 @@ impl<D: Deliver> Connection<D> {
 
     async fn read(&self, stream: &Stream) -> Result<(), Stop> {
         let mut frames = FrameReader::new(self.shared.settings.frames);
-        let memory = &self.shared.memory;
-        let mut held = memory.hold(Kind::Connections, CONNECTION);
+        let mut held = self.shared.memory.hold(Kind::Connections, CONNECTION);
         let mut current = self.shared.shard;
         // Octets that complete nothing are not life: a head in drips ends like silence.
         let mut alive = now().instant;
@@ -127,30 +124,70 @@ impl<D: Deliver> Connection<D> {
             Origin::Accepted => self.shared.settings.first,
             Origin::Opened => self.shared.settings.idle,
         };
-        let mut most = READ;
+        let mut patience = pin!(tokio::time::sleep(idle));
         loop {
-            while let Some(event) = frames.next()? {
-                current = self.owner(&event, current);
-                self.serve(current, event).await;
-                alive = now().instant;
-                idle = self.shared.settings.idle;
-            }
-            let buffer = frames.buffer();
-            if buffer.is_empty() {
-                // Who is silent holds no buffer.
-                *buffer = BytesMut::new();
-            }
-            held.set(CONNECTION + buffer.capacity());
-            let now = now().instant;
-            let address = self.remote.ip();
-            if (self.shared.gate.sources()).is_banned(address, Way::Connections, now) {
+            let (address, at) = (self.remote.ip(), now().instant);
+            if (self.shared.gate.sources()).is_banned(address, Way::Connections, at) {
                 return Err(Stop::Banned);
             }
-            let silent = now.since(alive);
-            let left = idle.checked_sub(silent);
-            let read = read_some(stream, &mut frames, most, left.ok_or(Stop::Silent)?).await?;
-            most = if read >= READ { READ_MORE } else { READ };
+            tokio::select! {
+                biased;
+                read = self.read_some(stream, &mut frames) => {
+                    read?;
+                    let had_any = self.pass_on(&mut frames, &mut current).await;
+                    let unfinished = frames.buffer();
+                    self.shared.buffers.take_back(unfinished);
+                    held.set(CONNECTION + unfinished.capacity());
+                    if had_any? {
+                        alive = now().instant;
+                        idle = self.shared.settings.idle;
+                    }
+                }
+                () = &mut patience => {
+                    // It was set when less was known.
+                    let left = idle.checked_sub(now().instant.since(alive));
+                    let left = left.filter(|left| !left.is_zero()).ok_or(Stop::Silent)?;
+                    patience.as_mut().reset(tokio::time::Instant::now() + left);
+                }
+            }
         }
+    }
+
+    /// Waits for octets and gives them to `frames`.
+    async fn read_some(&self, stream: &Stream, frames: &mut FrameReader) -> Result<(), Stop> {
+        let buffers = &self.shared.buffers;
+        match stream.read_into(buffers, frames.buffer()).await {
+            Ok(0) => Err(Stop::Closed),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Hands on what is complete; tells whether there was anything.
+    async fn pass_on(
+        &self,
+        frames: &mut FrameReader,
+        current: &mut u16,
+    ) -> Result<bool, FrameError> {
+        let mut had_any = false;
+        let mut events = Vec::new();
+        let end = loop {
+            let event = match frames.next() {
+                Ok(Some(event)) => event,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            had_any = true;
+            let owner = self.owner(&event, *current);
+            if owner != *current || events.len() == TOGETHER {
+                self.serve(*current, std::mem::take(&mut events)).await;
+            }
+            *current = owner;
+            events.push(event);
+        };
+        self.serve(*current, events).await;
+        end.map(|()| had_any)
     }
 
     /// The shard for a piece: data and ends follow their head; a session nobody knows is answered
@@ -172,39 +209,16 @@ impl<D: Deliver> Connection<D> {
         }
     }
 
-    async fn serve(&self, shard: u16, event: FrameEvent) {
-        {
-            let known = self.served.borrow().contains(&shard);
-            if !known {
-                self.served.borrow_mut().push(shard);
-                self.introduce(shard).await;
-            }
+    async fn serve(&self, shard: u16, events: Vec<FrameEvent>) {
+        if events.is_empty() {
+            return;
+        }
+        let known = self.served.borrow().contains(&shard);
+        if !known {
+            self.served.borrow_mut().push(shard);
+            self.introduce(shard).await;
         }
         let id = self.writer.id();
-        self.shared.deliver.event(shard, id, event).await;
-    }
-}
-
-/// Waits at most `limit` for octets, about `most` of them, and gives them to `frames`; how many.
-async fn read_some(
-    stream: &Stream,
-    frames: &mut FrameReader,
-    most: usize,
-    limit: Duration,
-) -> Result<usize, Stop> {
-    let buffer = frames.buffer();
-    let read = async {
-        stream.readable().await?;
-        if buffer.capacity() - buffer.len() < most / 2 {
-            buffer.reserve(most);
-        }
-        stream.read(buffer).await
-    };
-    let read = tokio::time::timeout(limit, read).await;
-    match read.map_err(|_| Stop::Silent)? {
-        Ok(0) => Err(Stop::Closed),
-        Ok(count) => Ok(count),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-        Err(error) => Err(error.into()),
+        self.shared.deliver.events(shard, id, events).await;
     }
 }

@@ -9,6 +9,8 @@ use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
+use bytestring::ByteString;
+use memchr::memchr;
 use smallvec::SmallVec;
 
 use super::field::parse_status;
@@ -83,6 +85,10 @@ pub enum FieldName {
 }
 
 impl FieldName {
+    const fn bit(self) -> u16 {
+        1 << self as u16
+    }
+
     fn of(name: &str) -> Self {
         const NAMES: [(&str, FieldName); 8] = [
             ("To-Path", FieldName::ToPath),
@@ -112,28 +118,33 @@ struct Field {
 /// Start line and header fields, as one slice of what arrived and positions in it.
 #[derive(Clone)]
 pub(super) struct Head {
-    octets: Bytes,
+    octets: ByteString,
     transaction: Range<u16>,
     /// The rest of the start line after the transaction identifier.
     start: Range<u16>,
     fields: SmallVec<[Field; 8]>,
+    /// The names that there are, a bit each, and those that there are more than once.
+    names: u16,
+    repeated: u16,
 }
 
 impl Head {
-    /// A head whose start line has been checked; `octets` is UTF-8 and at most 64 KiB.
-    pub(super) fn new(octets: Bytes, transaction: Range<u16>, start: Range<u16>) -> Self {
+    /// A head whose start line has been checked; `octets` are at most 64 KiB.
+    pub(super) fn new(octets: ByteString, transaction: Range<u16>, start: Range<u16>) -> Self {
         Self {
             octets,
             transaction,
             start,
             fields: SmallVec::new(),
+            names: 0,
+            repeated: 0,
         }
     }
 
     /// Adds the header field in `line`; false if it has no name.
     pub(super) fn add_field(&mut self, line: Range<u16>) -> bool {
         let text = self.text(&line);
-        let Some(colon) = text.find(':') else {
+        let Some(colon) = memchr(b':', text.as_bytes()) else {
             return false;
         };
         let name = text.get(..colon).unwrap_or_default();
@@ -142,29 +153,24 @@ impl Head {
         }
         let name = FieldName::of(name);
         let colon = colon as u16;
+        self.repeated |= self.names & name.bit();
+        self.names |= name.bit();
         self.fields.push(Field { name, line, colon });
         true
     }
 
     fn text(&self, range: &Range<u16>) -> &str {
-        self.octets
-            .get(usize::from(range.start)..usize::from(range.end))
-            .and_then(|octets| std::str::from_utf8(octets).ok())
-            .unwrap_or_default()
+        let place = usize::from(range.start)..usize::from(range.end);
+        self.octets.get(place).unwrap_or_default()
     }
 
     fn transaction(&self) -> &str {
         self.text(&self.transaction)
     }
 
-    fn values(&self, name: FieldName) -> impl Iterator<Item = &str> {
-        let wanted = move |field: &&Field| field.name == name;
-        let fields = self.fields.iter().filter(wanted);
-        fields.map(|field| self.split(field).1)
-    }
-
     fn value(&self, name: FieldName) -> Option<&str> {
-        self.values(name).next()
+        let field = self.fields.iter().find(|field| field.name == name)?;
+        Some(self.split(field).1)
     }
 
     fn split(&self, field: &Field) -> (&str, &str) {
@@ -188,7 +194,7 @@ impl Head {
     }
 
     fn at_most_once(&self, names: &[FieldName]) -> bool {
-        names.iter().all(|name| self.values(*name).count() <= 1)
+        names.iter().all(|name| self.repeated & name.bit() == 0)
     }
 }
 

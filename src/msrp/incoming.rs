@@ -113,6 +113,8 @@ impl Inbound {
 struct Settled {
     id: InboundId,
     message_id: Box<str>,
+    /// A checksum of it: each new message is compared with all that are remembered.
+    sum: u32,
     status: u16,
     success_report: bool,
     failure_report: FailureReport,
@@ -283,7 +285,9 @@ impl Incoming {
         fields: &SendFields<'_>,
         out: &mut Outbox,
     ) -> Result<InboundId, u16> {
-        if let Some(settled) = self.settled.iter().find(|s| *s.message_id == *message_id) {
+        let sum = crc32c::crc32c(message_id.as_bytes());
+        let mut settled = self.settled.iter();
+        if let Some(settled) = settled.find(|it| it.sum == sum && *it.message_id == *message_id) {
             return Err(settled.status);
         }
         let content_type = fields.content_type.ok_or(400u16)?;
@@ -294,6 +298,7 @@ impl Incoming {
             self.remember(Settled {
                 id,
                 message_id: message_id.into(),
+                sum,
                 status,
                 success_report: false,
                 failure_report: fields.failure_report,

@@ -24,6 +24,7 @@ use crate::limits::sources::Offence;
 use crate::metrics::ShardMetrics;
 use crate::net::ConnectionId;
 use crate::net::accept::{Gate, Place, accept};
+use crate::net::buffers::ReadBuffers;
 use crate::net::conversation::Origin;
 use crate::net::pieces::Pieces;
 use crate::net::registry::{Found, Registry};
@@ -55,12 +56,12 @@ pub struct Settings {
 
 /// Where a connection's frames go. All of these wait until there is room.
 pub trait Deliver: 'static {
-    /// Hands a piece of a frame to `shard`.
-    fn event(
+    /// Hands pieces of frames to `shard`.
+    fn events(
         &self,
         shard: u16,
         connection: ConnectionId,
-        event: FrameEvent,
+        events: Vec<FrameEvent>,
     ) -> impl Future<Output = ()>;
 
     /// Tells `shard` that `octets` of what it handed over have left.
@@ -123,6 +124,8 @@ pub struct Shared<D> {
     pub deliver: D,
     /// What is counted.
     pub metrics: Arc<ShardMetrics>,
+    /// What connections read into.
+    pub buffers: ReadBuffers,
 }
 
 impl<D> Shared<D> {

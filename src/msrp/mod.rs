@@ -18,5 +18,6 @@ mod session_tests;
 pub mod uri;
 pub mod writer;
 
+mod hyphens;
 mod outbox;
 mod ranges;

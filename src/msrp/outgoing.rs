@@ -117,6 +117,46 @@ struct InFlight {
     deadline: Option<Instant>,
 }
 
+impl Outbound {
+    /// Writes one chunk of `length` held octets.
+    fn chunk(
+        &mut self,
+        limits: OutgoingLimits,
+        length: usize,
+        flag: Continuation,
+        to: Route<'_>,
+        tokens: &mut Tokens,
+    ) -> (Pieces, String) {
+        let body = self.held.take(length);
+        let transaction = loop {
+            let transaction = new_transaction_id(to.shard, tokens);
+            if !collides(&body, &transaction) {
+                break transaction;
+            }
+        };
+        let end = self.chunked + length as u64;
+        let exact = limits.chunk <= SMALL_CHUNK && flag != Continuation::Aborted;
+        let start = if self.total == Some(0) {
+            1
+        } else {
+            self.chunked + 1
+        };
+        let head = SendHead {
+            transaction: &transaction,
+            to_path: to.to_path,
+            from_path: to.local,
+            message_id: &self.message_id,
+            byte_range: range(start, exact.then_some(end), self.total),
+            success_report: self.success_report,
+            failure_report: self.failure_report,
+            content_type: Some(&self.content_type),
+        };
+        let frame = frame(&head, body, flag);
+        self.chunked = end;
+        (frame, transaction)
+    }
+}
+
 /// The addresses of our requests, fixed for a session.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route<'a> {
@@ -288,17 +328,17 @@ impl Outgoing {
         tokens: &mut Tokens,
         out: &mut Outbox,
     ) {
-        let Some(mut message) = self.messages.remove(&id) else {
+        let Some(message) = self.messages.get_mut(&id) else {
             return;
         };
         if !message.ended && !message.held.is_empty() {
             let part = Some((id, message.chunked));
             let (length, flag) = (message.held.len(), Continuation::More);
-            let (frame, transaction) = self.chunk(&mut message, length, flag, to, tokens);
+            let (frame, transaction) = message.chunk(self.limits, length, flag, to, tokens);
             message.in_flight += 1;
-            self.launch(frame, transaction, part, message.failure_report, out);
+            let failure_report = message.failure_report;
+            self.launch(frame, transaction, part, failure_report, out);
         }
-        self.messages.insert(id, message);
     }
 
     /// Whether a chunk of a message waits for its answer.
@@ -321,7 +361,7 @@ impl Outgoing {
             let length = message.held.len();
             let flag = Continuation::Aborted;
             let start = message.chunked;
-            let (frame, transaction) = self.chunk(&mut message, length, flag, to, tokens);
+            let (frame, transaction) = message.chunk(self.limits, length, flag, to, tokens);
             let part = Some((id, start));
             self.launch(frame, transaction, part, message.failure_report, out);
         }
@@ -330,14 +370,11 @@ impl Outgoing {
     /// Puts held octets into chunks, as long as there are more than one chunk takes or no more will
     /// come.
     fn cut(&mut self, id: OutboundId, to: Route<'_>, tokens: &mut Tokens, out: &mut Outbox) {
-        let Some(mut message) = self.messages.remove(&id) else {
-            return;
-        };
-        while !message.ended {
+        while let Some(message) = self.messages.get_mut(&id).filter(|it| !it.ended) {
             let all = message.total == Some(message.supplied);
             let last = all && message.held.len() <= self.limits.chunk;
             if !last && message.held.len() <= self.limits.chunk {
-                break;
+                return;
             }
             let (length, flag) = if last {
                 (message.held.len(), Continuation::Last)
@@ -345,50 +382,12 @@ impl Outgoing {
                 (self.limits.chunk, Continuation::More)
             };
             let part = Some((id, message.chunked));
-            let (frame, transaction) = self.chunk(&mut message, length, flag, to, tokens);
+            let (frame, transaction) = message.chunk(self.limits, length, flag, to, tokens);
             message.ended = last;
             message.in_flight += 1;
-            self.launch(frame, transaction, part, message.failure_report, out);
+            let failure_report = message.failure_report;
+            self.launch(frame, transaction, part, failure_report, out);
         }
-        self.messages.insert(id, message);
-    }
-
-    /// Writes one chunk of `length` held octets.
-    fn chunk(
-        &self,
-        message: &mut Outbound,
-        length: usize,
-        flag: Continuation,
-        to: Route<'_>,
-        tokens: &mut Tokens,
-    ) -> (Pieces, String) {
-        let body = message.held.take(length);
-        let transaction = loop {
-            let transaction = new_transaction_id(to.shard, tokens);
-            if !collides(&body, &transaction) {
-                break transaction;
-            }
-        };
-        let end = message.chunked + length as u64;
-        let exact = self.limits.chunk <= SMALL_CHUNK && flag != Continuation::Aborted;
-        let start = if message.total == Some(0) {
-            1
-        } else {
-            message.chunked + 1
-        };
-        let head = SendHead {
-            transaction: &transaction,
-            to_path: to.to_path,
-            from_path: to.local,
-            message_id: &message.message_id,
-            byte_range: range(start, exact.then_some(end), message.total),
-            success_report: message.success_report,
-            failure_report: message.failure_report,
-            content_type: Some(&message.content_type),
-        };
-        let frame = frame(&head, body, flag);
-        message.chunked = end;
-        (frame, transaction)
     }
 
     fn launch(

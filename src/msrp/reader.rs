@@ -9,10 +9,12 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::{memchr, memmem};
+use bytestring::ByteString;
+use memchr::memchr;
 
 use super::field::parse_status_code;
 use super::frame::{Continuation, FrameEvent, Head, Method, RequestHead, ResponseHead};
+use super::hyphens;
 use super::uri::is_ident;
 
 /// Bounds on what a peer can make us hold.
@@ -114,6 +116,8 @@ pub struct FrameReader {
     state: State,
     /// Lines of the unfinished head, as positions in `buffer`, CRLF left out.
     lines: Vec<Range<u16>>,
+    /// What the first of them says.
+    start: Start,
     /// How far the unfinished head has been scanned for line ends.
     scanned: usize,
     ready: VecDeque<FrameEvent>,
@@ -128,6 +132,7 @@ impl FrameReader {
             buffer: BytesMut::new(),
             state: State::Head,
             lines: Vec::new(),
+            start: Start::default(),
             scanned: 0,
             ready: VecDeque::with_capacity(2),
         }
@@ -184,7 +189,7 @@ impl FrameReader {
             let line = self.buffer.get(from..next).unwrap_or_default();
             let line = line.strip_suffix(b"\r\n").ok_or(FrameError::Field)?;
             if self.lines.is_empty() {
-                check_start(line)?;
+                self.start = Start::read(line).ok_or(FrameError::StartLine)?;
             } else if let Some(flag) = self.end_of_head(line) {
                 return self.finish_head(next, Some(flag));
             } else if line.is_empty() {
@@ -208,12 +213,8 @@ impl FrameReader {
 
     /// The flag, if `line` is the end-line of the head being read.
     fn end_of_head(&self, line: &[u8]) -> Option<Continuation> {
-        let start = self.lines.first()?;
-        let start = self
-            .buffer
-            .get(usize::from(start.start)..usize::from(start.end))?;
-        let (_, transaction, _) = split_start(start)?;
         let rest = line.strip_prefix(b"-------")?;
+        let transaction = self.buffer.get(self.start.transaction())?;
         match rest.strip_prefix(transaction)? {
             [flag] => Continuation::from_flag(*flag),
             _ => None,
@@ -225,19 +226,14 @@ impl FrameReader {
         let octets = self.buffer.split_to(next).freeze();
         let lines = std::mem::take(&mut self.lines);
         self.scanned = 0;
-        let text = std::str::from_utf8(&octets).map_err(|_| FrameError::NotUtf8)?;
+        let start = self.start;
+        let end = EndLine::new(octets.get(start.transaction()).unwrap_or_default());
+        let text = ByteString::try_from(octets).map_err(|_| FrameError::NotUtf8)?;
         let mut lines_left = lines.iter();
         let start_line = lines_left.next().ok_or(FrameError::StartLine)?;
-        let start = text
-            .get(..usize::from(start_line.end))
-            .and_then(|line| split_start(line.as_bytes()))
-            .ok_or(FrameError::StartLine)?;
-        let (code, transaction, what) = start;
-        let end = EndLine::new(transaction);
-        // "MSRP " is five octets, the blank after the identifier one more.
-        let transaction = 5..5 + transaction.len() as u16;
-        let what = transaction.end + 1..transaction.end + 1 + what.len() as u16;
-        let mut head = Head::new(octets.clone(), transaction, what);
+        let transaction = Start::PLACE..start.end;
+        let what = start.end + 1..start_line.end;
+        let mut head = Head::new(text, transaction, what);
         for line in lines_left {
             if !head.add_field(line.clone()) {
                 return Err(FrameError::Field);
@@ -246,7 +242,7 @@ impl FrameReader {
         // Keeps its allocation for the next head.
         self.lines = lines;
         self.lines.clear();
-        match (code, flag) {
+        match (start.status, flag) {
             (Some(_), None) => Err(FrameError::ResponseBody),
             (Some(status), Some(_)) => {
                 let response = ResponseHead::new(head, status);
@@ -346,7 +342,7 @@ fn end_line_at(octets: &[u8], marker: &[u8]) -> Option<Found> {
 /// How many octets are certainly data, and what follows them.
 fn find_end(octets: &[u8], marker: &[u8]) -> (usize, Found) {
     let mut from = 0;
-    while let Some(offset) = memmem::find(octets.get(from..).unwrap_or_default(), marker) {
+    while let Some(offset) = hyphens::find_after_line_end(octets.get(from..).unwrap_or_default()) {
         let at = from + offset;
         if let Some(found) = end_line_at(octets.get(at..).unwrap_or_default(), marker) {
             return (at, found);
@@ -365,29 +361,43 @@ fn find_end(octets: &[u8], marker: &[u8]) -> (usize, Found) {
     (data, Found::Partial)
 }
 
-/// Cuts `MSRP tid METHOD` or `MSRP tid code [comment]`: the code of a response, the transaction
-/// identifier, and what follows it.
-fn split_start(line: &[u8]) -> Option<(Option<u16>, &[u8], &[u8])> {
-    let rest = line.strip_prefix(b"MSRP ")?;
-    let blank = memchr(b' ', rest)?;
-    let transaction = rest.get(..blank)?;
-    let what = rest.get(blank + 1..)?;
-    if !is_ident(transaction) {
-        return None;
-    }
-    let code = what
-        .get(..3)
-        .and_then(|code| std::str::from_utf8(code).ok());
-    if let Some(status) = code.and_then(parse_status_code) {
-        let ended = matches!(what.get(3), None | Some(b' '));
-        return ended.then_some((Some(status), transaction, what));
-    }
-    let method = !what.is_empty() && what.iter().all(u8::is_ascii_uppercase);
-    method.then_some((None, transaction, what))
+/// `MSRP tid METHOD` or `MSRP tid code [comment]`, cut.
+#[derive(Clone, Copy, Debug, Default)]
+struct Start {
+    /// The code of a response.
+    status: Option<u16>,
+    /// Where the transaction identifier ends.
+    end: u16,
 }
 
-fn check_start(line: &[u8]) -> Result<(), FrameError> {
-    split_start(line).map(|_| ()).ok_or(FrameError::StartLine)
+impl Start {
+    /// Where the transaction identifier begins: behind `MSRP `.
+    const PLACE: u16 = 5;
+
+    fn read(line: &[u8]) -> Option<Self> {
+        let rest = line.strip_prefix(b"MSRP ")?;
+        let blank = memchr(b' ', rest)?;
+        let what = rest.get(blank + 1..)?;
+        if !is_ident(rest.get(..blank)?) {
+            return None;
+        }
+        // `is_ident` holds, so there are at most 32 octets.
+        let end = Self::PLACE + blank as u16;
+        let code = what
+            .get(..3)
+            .and_then(|code| std::str::from_utf8(code).ok());
+        if let Some(status) = code.and_then(parse_status_code) {
+            let ended = matches!(what.get(3), None | Some(b' '));
+            let status = Some(status);
+            return ended.then_some(Self { status, end });
+        }
+        let method = !what.is_empty() && what.iter().all(u8::is_ascii_uppercase);
+        method.then_some(Self { status: None, end })
+    }
+
+    fn transaction(self) -> Range<usize> {
+        usize::from(Self::PLACE)..usize::from(self.end)
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::token::Tokens;
+use memchr::memchr;
+
+use crate::token::{TOKEN_LENGTH, Tokens};
 
 /// Longest URI that is accepted, in octets.
 pub const MAX_URI: usize = 1024;
@@ -367,7 +369,19 @@ pub fn shard_of_session_id(session_id: &str) -> Option<u16> {
 
 /// A fresh transaction identifier that names `shard` (RFC 4975 §7.1 wants 64 random bits).
 pub fn new_transaction_id(shard: u16, tokens: &mut Tokens) -> String {
-    format!("{}.{shard}", tokens.token())
+    let mut id = String::with_capacity(TOKEN_LENGTH + ".0".len());
+    tokens.push_to(&mut id);
+    id.push('.');
+    push_shard(&mut id, shard);
+    id
+}
+
+/// Written a hundred thousand times a second, and nearly always one digit.
+fn push_shard(out: &mut String, shard: u16) {
+    match u8::try_from(shard) {
+        Ok(digit @ 0..10) => out.push(char::from(b'0' + digit)),
+        _ => out.push_str(&shard.to_string()),
+    }
 }
 
 /// The shard that made a transaction identifier, if it has the form of [`new_transaction_id`].
@@ -383,24 +397,54 @@ fn parse_shard(text: &str) -> Option<u16> {
 
 /// The session-id within the text of a URI, without parsing the rest of it.
 pub fn session_id_in(uri: &str) -> Option<&str> {
-    let (_, rest) = uri.split_once("://")?;
-    let (locator, _) = rest.split_once(';')?;
-    locator.split_once('/').map(|(_, session_id)| session_id)
+    let octets = uri.as_bytes();
+    let scheme = memchr(b':', octets)?;
+    let rest = octets.get(scheme + 1..)?.strip_prefix(b"//")?;
+    let end = memchr(b';', rest)?;
+    let slash = memchr(b'/', rest.get(..end)?)?;
+    let start = octets.len() - rest.len();
+    uri.get(start + slash + 1..start + end)
 }
 
 /// RFC 4975 §9 `ident`: transaction identifiers, and Message-IDs of ours; 4 to 32 characters.
 pub fn is_ident(text: &[u8]) -> bool {
-    let legal = |b: &u8| b.is_ascii_alphanumeric() || b".-+%=".contains(b);
     (4..=32).contains(&text.len())
         && text.first().is_some_and(u8::is_ascii_alphanumeric)
-        && text.iter().all(legal)
+        && text.iter().all(|octet| kind_of(*octet) & OF_IDENT != 0)
 }
 
 /// A Message-ID that can be taken: 1 to 64 characters where RFC 4975 §9 has 4 to 32, because senders
 /// count their messages from 0 or use UUIDs, and besides those of an `ident` the marks that they use.
 pub fn is_message_id(text: &[u8]) -> bool {
-    let legal = |b: &u8| b.is_ascii_alphanumeric() || b".-+%=_@:~".contains(b);
-    (1..=64).contains(&text.len()) && text.iter().all(legal)
+    let is_legal = |octet: &u8| kind_of(*octet) & (OF_IDENT | OF_MESSAGE_ID) != 0;
+    (1..=64).contains(&text.len()) && text.iter().all(is_legal)
+}
+
+/// Octets that an `ident` has.
+const OF_IDENT: u8 = 1;
+/// Octets that a Message-ID has besides.
+const OF_MESSAGE_ID: u8 = 2;
+
+/// What may be in what, looked up: every head has identifiers of some dozen octets.
+static KINDS: [u8; 256] = kinds();
+
+fn kind_of(octet: u8) -> u8 {
+    KINDS[usize::from(octet)]
+}
+
+const fn kinds() -> [u8; 256] {
+    let mut kinds = [0; 256];
+    let mut octet = 0;
+    while octet < 256 {
+        kinds[octet] = match octet as u8 {
+            b'.' | b'-' | b'+' | b'%' | b'=' => OF_IDENT,
+            b'_' | b'@' | b':' | b'~' => OF_MESSAGE_ID,
+            other if other.is_ascii_alphanumeric() => OF_IDENT,
+            _ => 0,
+        };
+        octet += 1;
+    }
+    kinds
 }
 
 #[cfg(test)]

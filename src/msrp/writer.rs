@@ -4,10 +4,10 @@
 //! is cut at the first control character, so that nothing can smuggle a header field into a frame.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use memchr::memmem;
 use smallvec::SmallVec;
 
 use super::frame::{ByteRange, Continuation, FailureReport, Method, RequestHead};
+use super::hyphens::{self, HYPHENS};
 
 /// What stands before the body of a SEND.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ pub fn write_send_head(out: &mut BytesMut, head: &SendHead<'_>) {
     put_field(out, "To-Path", head.to_path);
     put_field(out, "From-Path", head.from_path);
     put_field(out, "Message-ID", head.message_id);
-    put_field(out, "Byte-Range", &head.byte_range.to_string());
+    put_range(out, head.byte_range);
     if head.success_report {
         put_field(out, "Success-Report", "yes");
     }
@@ -72,7 +72,7 @@ pub fn write_end_line(out: &mut BytesMut, transaction: &str, body: bool, flag: C
     if body {
         out.put_slice(b"\r\n");
     }
-    out.put_slice(b"-------");
+    out.put_slice(HYPHENS);
     out.put_slice(transaction.as_bytes());
     out.put_u8(flag.flag());
     out.put_slice(b"\r\n");
@@ -84,16 +84,20 @@ pub fn write_report(out: &mut BytesMut, head: &ReportHead<'_>) {
     put_field(out, "To-Path", head.to_path);
     put_field(out, "From-Path", head.from_path);
     put_field(out, "Message-ID", head.message_id);
-    put_field(out, "Byte-Range", &head.byte_range.to_string());
-    let status = format!("000 {:03} {}", head.status, comment(head.status));
-    put_field(out, "Status", &status);
+    put_range(out, head.byte_range);
+    out.put_slice(b"Status: 000 ");
+    put_status(out, head.status);
+    out.put_slice(b"\r\n");
     write_end_line(out, head.transaction, false, Continuation::Last);
 }
 
 /// Writes a response to the previous hop `to` (RFC 4975 §7.2).
 pub fn write_response(out: &mut BytesMut, transaction: &str, status: u16, to: &str, from: &str) {
-    let what = format!("{status:03} {}", comment(status));
-    put_start(out, transaction, &what);
+    out.put_slice(b"MSRP ");
+    out.put_slice(transaction.as_bytes());
+    out.put_u8(b' ');
+    put_status(out, status);
+    out.put_slice(b"\r\n");
     put_field(out, "To-Path", to);
     put_field(out, "From-Path", from);
     write_end_line(out, transaction, false, Continuation::Last);
@@ -134,7 +138,9 @@ pub fn collides(body: &[Bytes], transaction: &str) -> bool {
     body.iter().any(|piece| {
         let (begins, ends) = (piece.len().min(reach), piece.len().saturating_sub(reach));
         seam.extend_from_slice(&piece[..begins]);
-        let found = has_end_line(&seam, transaction) || has_end_line(piece, transaction);
+        let has_end_line = |octets: &[u8]| hyphens::precede(octets, transaction.as_bytes());
+        // Where one piece is all there is, no seam has been made yet.
+        let found = has_end_line(piece) || (seam.len() > begins && has_end_line(&seam));
         if ends > 0 {
             seam.clear();
             seam.extend_from_slice(&piece[ends..]);
@@ -146,14 +152,8 @@ pub fn collides(body: &[Bytes], transaction: &str) -> bool {
     })
 }
 
-const HYPHENS: &[u8] = b"-------";
 /// Octets of the hyphens and of the longest transaction identifier.
 const SEAM: usize = 7 + 32;
-
-fn has_end_line(octets: &[u8], transaction: &str) -> bool {
-    let mut places = memmem::find_iter(octets, transaction.as_bytes());
-    places.any(|at| octets[..at].ends_with(HYPHENS))
-}
 
 /// The comment of a status code; for people only.
 pub const fn comment(status: u16) -> &'static str {
@@ -181,12 +181,57 @@ fn put_start(out: &mut BytesMut, transaction: &str, what: &str) {
 }
 
 fn put_field(out: &mut BytesMut, name: &str, value: &str) {
-    let end = value.find(|c: char| c.is_ascii_control() && c != '\t');
-    let value = value.get(..end.unwrap_or(value.len())).unwrap_or_default();
+    let is_control = |octet: &u8| octet.is_ascii_control() && *octet != b'\t';
+    let value = value.as_bytes();
+    // All of it is looked at before where the first one stands: nearly always there is none.
+    let has_one = value.iter().fold(false, |has, octet| has | is_control(octet));
+    let end = if has_one {
+        value.iter().position(is_control)
+    } else {
+        None
+    };
     out.put_slice(name.as_bytes());
     out.put_slice(b": ");
-    out.put_slice(value.as_bytes());
+    out.put_slice(&value[..end.unwrap_or(value.len())]);
     out.put_slice(b"\r\n");
+}
+
+fn put_range(out: &mut BytesMut, range: ByteRange) {
+    out.put_slice(b"Byte-Range: ");
+    put_number(out, range.start);
+    out.put_u8(b'-');
+    put_or_unknown(out, range.end);
+    out.put_u8(b'/');
+    put_or_unknown(out, range.total);
+    out.put_slice(b"\r\n");
+}
+
+fn put_or_unknown(out: &mut BytesMut, number: Option<u64>) {
+    match number {
+        Some(number) => put_number(out, number),
+        None => out.put_u8(b'*'),
+    }
+}
+
+fn put_number(out: &mut BytesMut, number: u64) {
+    let mut digits = [0; 20];
+    let (mut at, mut left) = (digits.len(), number);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            return out.put_slice(&digits[at..]);
+        }
+    }
+}
+
+/// A status code has three digits (RFC 4975 §9).
+fn put_status(out: &mut BytesMut, status: u16) {
+    let digits = [status / 100 % 10, status / 10 % 10, status % 10];
+    out.put_slice(&digits.map(|digit| b'0' + digit as u8));
+    out.put_u8(b' ');
+    out.put_slice(comment(status).as_bytes());
 }
 
 #[cfg(test)]
@@ -218,6 +263,19 @@ mod tests {
             Hi, I'm Alice!\r\n\r\n\
             -------d93kswow$\r\n";
         assert_eq!(std::str::from_utf8(&out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_range_is_written_as_it_is_displayed() {
+        for number in [0, 1, 9, 10, 2_049, 99_999_999, u64::MAX] {
+            for end in [None, Some(number)] {
+                let (start, total) = (number, end);
+                let range = ByteRange { start, end, total };
+                let mut out = BytesMut::new();
+                put_range(&mut out, range);
+                assert_eq!(out, format!("Byte-Range: {range}\r\n"));
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod accept;
 pub mod bind;
+pub mod buffers;
 pub mod conversation;
 pub mod id;
 pub mod pieces;

@@ -5,9 +5,13 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::buffers::ReadBuffers;
+use super::sys;
 use super::tls::TlsStream;
 
 /// Entries written with one system call at most.
@@ -31,13 +35,18 @@ impl Stream {
         }
     }
 
-    /// Waits for octets, so that a buffer is needed only once there are some. Over TLS the session has
-    /// buffers of its own.
-    pub async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Plain(stream) => stream.readable().await,
-            Self::Secure(_) => Ok(()),
+    /// Waits for octets and appends them to `unfinished`, as [`Self::read`] does, where `buffers` lend room
+    /// once there are some. Over TLS the session has buffers of its own.
+    pub async fn read_into(
+        &self,
+        buffers: &ReadBuffers,
+        unfinished: &mut BytesMut,
+    ) -> io::Result<usize> {
+        if let Self::Plain(stream) = self {
+            stream.readable().await?;
+            buffers.lend(unfinished);
         }
+        self.read(unfinished).await
     }
 
     /// Waits for octets and appends them; 0 at their end. It may return without any new ones, then
@@ -46,7 +55,7 @@ impl Stream {
         match self {
             Self::Plain(stream) => {
                 stream.readable().await?;
-                stream.try_read_buf(buffer)
+                read_plain(stream, buffer)
             }
             Self::Secure(stream) => stream.read(buffer).await,
         }
@@ -72,6 +81,25 @@ impl Stream {
             stream.say_goodbye();
         }
         socket2::SockRef::from(self.tcp()).shutdown(Shutdown::Write)
+    }
+}
+
+/// Reads what is there. When that does not fill the buffer the socket is empty, and is not asked again to
+/// hear it say so.
+fn read_plain(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
+    let mut read = 0;
+    let outcome = stream.try_io(Interest::READABLE, || {
+        let room = buffer.capacity() - buffer.len();
+        read = sys::receive_stream(stream.as_fd(), buffer)?;
+        match (1..room).contains(&read) {
+            // Nothing is refused: tokio takes this word for an empty socket.
+            true => Err(io::ErrorKind::WouldBlock.into()),
+            false => Ok(()),
+        }
+    });
+    match outcome {
+        Err(error) if read == 0 => Err(error),
+        _ => Ok(read),
     }
 }
 

@@ -166,6 +166,24 @@ pub fn send(socket: BorrowedFd<'_>, datagrams: &[(SocketAddr, Bytes)]) -> io::Re
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
+/// Appends what waits in a stream's socket to `buffer`, as much as it has room for, without blocking.
+pub fn receive_stream(socket: BorrowedFd<'_>, buffer: &mut BytesMut) -> io::Result<usize> {
+    let spare = buffer.spare_capacity_mut();
+    // SAFETY: `spare` is writable memory of its length that nothing else refers to.
+    let read = unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            spare.as_mut_ptr().cast(),
+            spare.len(),
+            libc::MSG_DONTWAIT,
+        )
+    };
+    let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel wrote so many octets behind the old end, within the capacity.
+    unsafe { buffer.set_len(buffer.len() + read) };
+    Ok(read)
+}
+
 /// Octets of memory this process has; `None` where the system does not say.
 pub fn resident_memory() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;

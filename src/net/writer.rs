@@ -204,13 +204,13 @@ impl WriteQueue {
         mut written: impl AsyncFnMut(u16, usize),
     ) -> io::Result<()> {
         let mut entries = Vec::with_capacity(VECTOR);
+        let mut batch = VecDeque::new();
+        let mut totals: Vec<(u16, usize)> = Vec::new();
         loop {
             if self.queue.recv_many(&mut entries, VECTOR).await == 0 {
                 return Ok(());
             }
             let mut close = false;
-            let mut batch = VecDeque::with_capacity(entries.len());
-            let mut totals: Vec<(u16, usize)> = Vec::new();
             let mut cost = 0;
             for entry in entries.drain(..) {
                 match entry {
@@ -226,7 +226,7 @@ impl WriteQueue {
             stream.write_all(&mut batch, stall).await?;
             self.state.settle(cost);
             self.state.eased.notify_waiters();
-            for (shard, octets) in totals {
+            for (shard, octets) in totals.drain(..) {
                 written(shard, octets).await;
             }
             if close {

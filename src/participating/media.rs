@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::fast::{FixedState, RandomState};
+use smallvec::SmallVec;
 
 use crate::clock::{Instant, Now};
 use crate::limits::memory::Room;
@@ -121,6 +123,8 @@ pub(super) struct Entry {
     pub(super) early: Vec<(ConnectionId, FrameEvent)>,
     /// Who the peer is, for a session over TLS that is agreed on.
     pub(super) peer: Option<SecurePeer>,
+    /// It may have frames to write or events to tell, and stands among those that are looked at.
+    pub(super) is_stirred: bool,
 }
 
 #[derive(Debug)]
@@ -165,16 +169,17 @@ pub struct Media {
     pub(super) settings: MediaSettings,
     pub(super) listeners: Vec<MediaListener>,
     pub(super) last: u64,
-    pub(super) entries: BTreeMap<MediaId, Entry>,
-    pub(super) by_session: HashMap<String, MediaId, foldhash::fast::RandomState>,
-    pub(super) connections: BTreeMap<ConnectionId, Connection>,
+    /// Numbers of ours, which nobody chooses so that they meet.
+    pub(super) entries: HashMap<MediaId, Entry, FixedState>,
+    pub(super) by_session: HashMap<String, MediaId, RandomState>,
+    pub(super) connections: HashMap<ConnectionId, Connection, FixedState>,
     /// Connections over TLS, and the certificates that their peers showed.
     pub(super) certificates: BTreeMap<ConnectionId, Option<Bytes>>,
     pub(super) attempts: BTreeMap<AttemptId, MediaId>,
     pub(super) events: VecDeque<(MediaId, MediaUse, SessionEvent)>,
     pub(super) actions: VecDeque<MediaAction>,
-    /// Sessions that may have frames to write or events to tell.
-    pub(super) stirred: BTreeSet<MediaId>,
+    /// Sessions that may have frames to write or events to tell, each once.
+    pub(super) stirred: VecDeque<MediaId>,
     /// Bounds of each connection.
     pub(super) limits: QueueLimits,
     /// Peers that went on sending what was refused, since somebody asked.
@@ -189,14 +194,14 @@ impl Media {
             settings,
             listeners,
             last: 0,
-            entries: BTreeMap::new(),
+            entries: HashMap::default(),
             by_session: HashMap::default(),
-            connections: BTreeMap::new(),
+            connections: HashMap::default(),
             certificates: BTreeMap::new(),
             attempts: BTreeMap::new(),
             events: VecDeque::new(),
             actions: VecDeque::new(),
-            stirred: BTreeSet::new(),
+            stirred: VecDeque::new(),
             limits: QueueLimits::default(),
             abused: 0,
         }
@@ -347,6 +352,7 @@ impl Media {
             bind_by: None,
             early: Vec::new(),
             peer: None,
+            is_stirred: false,
         };
         self.entries.insert(id, entry);
         self.by_session.insert(session_id, id);
@@ -480,8 +486,11 @@ impl Media {
 
     /// The machine of a session; whoever asks may make it say something.
     pub fn session(&mut self, id: MediaId) -> Option<&mut Session<ConnectionId>> {
-        self.stirred.insert(id);
-        self.entries.get_mut(&id)?.session.as_mut()
+        let entry = self.entries.get_mut(&id)?;
+        if !std::mem::replace(&mut entry.is_stirred, true) {
+            self.stirred.push_back(id);
+        }
+        entry.session.as_mut()
     }
 
     /// The session is not needed any more; what was handed to it for writing is still written.
@@ -493,7 +502,6 @@ impl Media {
         if let Some(session_id) = entry.uri.session_id() {
             self.by_session.remove(session_id);
         }
-        self.stirred.remove(&id);
         self.attempts.retain(|_, waiting| *waiting != id);
         let used: Vec<ConnectionId> = self
             .connections
@@ -524,7 +532,10 @@ impl Media {
 
     /// Takes events and frames from every session that may have some.
     fn settle_stirred(&mut self) {
-        while let Some(id) = self.stirred.pop_first() {
+        while let Some(id) = self.stirred.pop_front() {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.is_stirred = false;
+            }
             self.drain_session(id);
         }
     }
@@ -542,7 +553,7 @@ impl Media {
             }
             self.events.push_back((id, entry.usage, event));
         }
-        let mut touched = BTreeSet::new();
+        let mut touched: SmallVec<[ConnectionId; 2]> = SmallVec::new();
         let mut overfull = None;
         while let Some(frame) = session.poll_transmit() {
             let state = self
@@ -557,7 +568,9 @@ impl Media {
                     unclaimed: 0,
                     abused: false,
                 });
-            touched.insert(frame.connection);
+            if !touched.contains(&frame.connection) {
+                touched.push(frame.connection);
+            }
             if state.queue.push(id, frame.octets).is_err() {
                 overfull = Some(frame.connection);
                 break;
@@ -585,7 +598,8 @@ impl Media {
 
     /// Lets sessions time out; called a few times a second while there are any.
     pub fn handle_timeout(&mut self, now: Now) {
-        let all: Vec<MediaId> = self.entries.keys().copied().collect();
+        let mut all: Vec<MediaId> = self.entries.keys().copied().collect();
+        all.sort_unstable();
         for id in all {
             let Some(entry) = self.entries.get_mut(&id) else {
                 continue;
@@ -613,6 +627,17 @@ pub(super) fn secure_peer(own: &MsrpUri, agreement: &Agreement) -> Option<Secure
 }
 
 impl Entry {
+    /// Whether room on its connection may be of use.
+    pub(super) fn can_go_on(&self) -> bool {
+        match self.usage {
+            MediaUse::Chat(..) => {
+                let session = self.session.as_ref();
+                session.is_some_and(|session| session.wants().is_some())
+            }
+            MediaUse::Replay(_) => true,
+        }
+    }
+
     pub(super) fn describe<T>(
         &self,
         most: &MediaSettings,

@@ -163,14 +163,13 @@ impl Media {
             }
         }
         self.flush(connection);
-        let sessions = self
-            .connections
-            .get(&connection)
-            .map(|state| state.sessions.clone());
-        let sessions = sessions.unwrap_or_default();
-        let used = sessions
-            .iter()
-            .filter_map(|id| Some((*id, self.entries.get(id)?.usage)));
+        let Some(state) = self.connections.get(&connection) else {
+            return Vec::new();
+        };
+        let used = state.sessions.iter().filter_map(|id| {
+            let entry = self.entries.get(id)?;
+            entry.can_go_on().then_some((*id, entry.usage))
+        });
         used.collect()
     }
 

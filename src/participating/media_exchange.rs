@@ -103,7 +103,8 @@ impl Media {
         let left = session.rebind(entry.uri.clone(), agreement.peer, tokens);
         entry.bind_by = Some(bind_by);
         entry.peer = peer;
-        self.stirred.insert(id);
+        entry.is_stirred = true;
+        self.stirred.push_back(id);
         self.attempts.retain(|_, waiting| *waiting != id);
         if let Some(connection) = left {
             self.leave(connection, id);

@@ -144,7 +144,11 @@ impl ShardCore for Core {
         match input {
             Input::Sip { flow, message, .. } => self.router.handle(service, message, flow, now),
             Input::FlowLost { flow } => service.handle_flow_lost(flow, now),
-            Input::Msrp { connection, event } => service.media.handle_frame(connection, event),
+            Input::Msrp { connection, events } => {
+                for event in events {
+                    service.media.handle_frame(connection, event);
+                }
+            }
             Input::MsrpSecured {
                 connection,
                 certificate,

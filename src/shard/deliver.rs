@@ -80,8 +80,8 @@ impl<C: ShardCore + 'static> sip::transport::tcp::Deliver for Deliverer<C> {
 }
 
 impl<C: ShardCore + 'static> msrp::listener::Deliver for Deliverer<C> {
-    async fn event(&self, shard: u16, connection: ConnectionId, event: FrameEvent) {
-        self.media(shard, Input::Msrp { connection, event }).await;
+    async fn events(&self, shard: u16, connection: ConnectionId, events: Vec<FrameEvent>) {
+        self.media(shard, Input::Msrp { connection, events }).await;
     }
 
     async fn written(&self, shard: u16, connection: ConnectionId, octets: usize) {

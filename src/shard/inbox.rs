@@ -15,9 +15,11 @@ use crate::store::request::StoreEvent;
 /// Entries taken from one lane in one turn, so that no lane starves another.
 const BATCH: usize = 64;
 
-/// Pieces of MSRP frames that wait for a shard, at most: a sender that is faster than its shard must
+/// Readings of MSRP connections that wait for a shard, at most: a sender that is faster than its shard must
 /// not stand before everybody else.
 const MEDIA: usize = 512;
+/// Of which so many are taken in one turn; each is some dozen pieces of frames.
+const MEDIA_BATCH: usize = 16;
 
 /// Room in the lanes.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +123,7 @@ impl Inbox {
         let _ = self.notices.poll_recv_many(context, into, BATCH);
         let _ = self.internal.poll_recv_many(context, into, BATCH);
         if media {
-            let _ = self.media.poll_recv_many(context, into, BATCH);
+            let _ = self.media.poll_recv_many(context, into, MEDIA_BATCH);
         }
         if into.len() > before {
             Poll::Ready(())

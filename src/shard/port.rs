@@ -34,12 +34,12 @@ pub enum Input {
         /// The flow as it was given in `SendSip`, or as it came in.
         flow: Flow,
     },
-    /// A piece of an MSRP frame whose To-Path (or transaction) belongs to this shard.
+    /// Pieces of MSRP frames whose To-Path (or transaction) belongs to this shard.
     Msrp {
         /// On which connection.
         connection: ConnectionId,
-        /// Which piece.
-        event: FrameEvent,
+        /// Which pieces, as they came.
+        events: Vec<FrameEvent>,
     },
     /// An MSRP connection speaks TLS; told to a shard before the first frame from it.
     MsrpSecured {

@@ -26,6 +26,7 @@ use crate::limits::memory::{Account, Kind};
 use crate::metrics::ShardMetrics;
 use crate::msrp::listener::{self as msrp, MsrpTransport};
 use crate::net::accept::Gate;
+use crate::net::buffers::ReadBuffers;
 use crate::net::registry::Registry;
 use crate::net::tls::Tls;
 use crate::resolve::Resolver;
@@ -246,6 +247,7 @@ fn build_msrp<C: ShardCore + 'static>(
         registry: Arc::clone(&common.msrp),
         gate: common.gate.clone(),
         metrics: Arc::clone(&deliver.metrics),
+        buffers: ReadBuffers::default(),
         deliver,
     });
     for (socket, secure) in sockets {

@@ -276,9 +276,7 @@ impl World {
                 Err(_) => break true,
             }
         };
-        for event in events {
-            self.input(Input::Msrp { connection, event });
-        }
+        self.input(Input::Msrp { connection, events });
         if broken {
             self.lines.remove(&connection);
             self.input(Input::MsrpLost { connection });

@@ -90,6 +90,7 @@ impl Incoming {
         self.remember(Settled {
             id,
             length: inbound.length.unwrap_or_else(|| inbound.here.end()),
+            sum: crc32c::crc32c(inbound.message_id.as_bytes()),
             message_id: inbound.message_id,
             status,
             success_report: inbound.success_report,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::msrp::connection::READ_MORE;
+use crate::net::buffers::BUFFER;
 
 /// Shorter pieces are gathered.
 const SHORT: usize = 16 * 1024;
@@ -33,7 +33,7 @@ impl Part {
     /// A slice is counted with the buffer that it may be all there is left of.
     fn cost(&self) -> usize {
         PART + match self {
-            Self::Slice(octets) => octets.len().max(READ_MORE),
+            Self::Slice(octets) => octets.len().max(BUFFER),
             Self::Gathered(octets) => octets.capacity(),
         }
     }
@@ -242,12 +242,12 @@ mod tests {
 
     #[test]
     fn a_part_costs_what_it_keeps_and_its_place() {
-        let buffer = Bytes::from(vec![0; READ_MORE]);
+        let buffer = Bytes::from(vec![0; BUFFER]);
         let mut parts = Parts::default();
         parts.write(0, buffer.slice(..4096));
         assert_eq!(parts.cost(), 4096 + PART, "copied");
         parts.write(4096, buffer.slice(..SHORT));
-        assert_eq!(parts.cost(), 4096 + READ_MORE + 2 * PART, "kept");
+        assert_eq!(parts.cost(), 4096 + BUFFER + 2 * PART, "kept");
         // One octet before the other: none is gathered with the next one.
         let mut parts = Parts::default();
         for at in (0..1_000).rev() {

@@ -269,10 +269,11 @@ impl World {
         let Some(line) = self.lines.get_mut(&connection) else {
             return;
         };
-        let mut events: Vec<(u16, FrameEvent)> = Vec::new();
+        let mut readings: Vec<(u16, Vec<FrameEvent>)> = Vec::new();
         let cut = self.rng.random_range(0..=packet.octets.len());
         for part in [&packet.octets[..cut], &packet.octets[cut..]] {
             line.reader.push(part);
+            let before = readings.len();
             while let Some(event) = line.reader.next().expect("a device writes MSRP") {
                 if !matches!(event, FrameEvent::Data(_) | FrameEvent::End(_)) {
                     let shard = shard_of(&event).filter(|shard| *shard < self.shards);
@@ -280,15 +281,18 @@ impl World {
                 }
                 line.users.insert(line.current);
                 line.served.insert(line.current);
-                events.push((line.current, event));
+                match readings[before..].last_mut() {
+                    Some((shard, events)) if *shard == line.current => events.push(event),
+                    _ => readings.push((line.current, vec![event])),
+                }
             }
         }
         self.confirm(packet);
         let life = self.life;
-        for (shard, event) in events {
-            // What is killed by one frame does not see the next.
+        for (shard, events) in readings {
+            // What is killed by one reading does not see the next.
             if life == self.life {
-                self.give(shard, Input::Msrp { connection, event });
+                self.give(shard, Input::Msrp { connection, events });
             }
         }
     }

@@ -17,7 +17,9 @@ use super::field::parse_status;
 pub use super::field::{
     ByteRange, Continuation, FailureReport, Malformed, ReportFields, SendFields,
 };
-use super::uri::{is_message_id, session_id_in, shard_of_session_id, shard_of_transaction_id};
+use super::uri::{
+    first_in_path, is_message_id, session_id_in, shard_of_session_id, shard_of_transaction_id,
+};
 
 /// A piece of a frame, in the order of arrival: a request is `Request`, any number of `Data`, one
 /// `End`; a response is `Response` alone.
@@ -46,8 +48,7 @@ pub fn shard_of(event: &FrameEvent) -> Option<u16> {
 }
 
 fn shard_of_path(path: &str) -> Option<u16> {
-    let first = path.split_ascii_whitespace().next()?;
-    shard_of_session_id(session_id_in(first)?)
+    shard_of_session_id(session_id_in(first_in_path(path)?)?)
 }
 
 /// Request methods (RFC 4975 §9).

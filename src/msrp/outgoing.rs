@@ -169,6 +169,8 @@ pub(super) struct Route<'a> {
 pub(super) struct Outgoing {
     limits: OutgoingLimits,
     messages: BTreeMap<OutboundId, Outbound>,
+    /// How many of them are not in chunks to their end.
+    open: usize,
     in_flight: VecDeque<InFlight>,
     /// Chunks with Failure-Report partial that have left: only a refusal is ever heard of them.
     quiet: VecDeque<(Box<str>, OutboundId)>,
@@ -183,6 +185,7 @@ impl Outgoing {
         Self {
             limits: OutgoingLimits { chunk, window },
             messages: BTreeMap::new(),
+            open: 0,
             in_flight: VecDeque::new(),
             quiet: VecDeque::new(),
             next_message: 0,
@@ -220,6 +223,7 @@ impl Outgoing {
                 reported: RangeSet::default(),
             },
         );
+        self.open += 1;
         if message.length == Some(0) {
             self.cut(id, to, tokens, out);
         }
@@ -264,18 +268,27 @@ impl Outgoing {
                 empty.push(*id);
             }
         }
+        self.open = self.messages.values().filter(|it| !it.ended).count();
         for id in empty {
             self.cut(id, to, tokens, out);
         }
     }
 
+    /// A message is over.
+    fn remove(&mut self, id: OutboundId) -> Option<Outbound> {
+        let message = self.messages.remove(&id)?;
+        self.open -= usize::from(!message.ended);
+        Some(message)
+    }
+
     /// Messages with room for octets, oldest first.
     pub(super) fn wants(&self) -> impl Iterator<Item = Want> {
-        let room = self.in_flight.len() < self.limits.window;
+        let room = self.open > 0 && self.in_flight.len() < self.limits.window;
         let open = |message: &Outbound| {
             !message.ended && message.total.is_none_or(|total| message.supplied < total)
         };
-        let messages = self.messages.iter().filter(move |(_, m)| room && open(m));
+        let messages = room.then(|| self.messages.iter()).into_iter().flatten();
+        let messages = messages.filter(move |(_, m)| open(m));
         messages.map(|(id, message)| {
             let left = message.total.map_or(u64::MAX, |t| t - message.supplied);
             let chunk = self.limits.chunk;
@@ -354,7 +367,7 @@ impl Outgoing {
         tokens: &mut Tokens,
         out: &mut Outbox,
     ) {
-        let Some(mut message) = self.messages.remove(&id) else {
+        let Some(mut message) = self.remove(id) else {
             return;
         };
         if message.chunked > 0 && !message.ended {
@@ -386,6 +399,7 @@ impl Outgoing {
             message.ended = last;
             message.in_flight += 1;
             let failure_report = message.failure_report;
+            self.open -= usize::from(last);
             self.launch(frame, transaction, part, failure_report, out);
         }
     }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
 use crate::token::{TOKEN_LENGTH, Tokens};
 
@@ -393,6 +393,13 @@ pub fn shard_of_transaction_id(transaction: &str) -> Option<u16> {
 fn parse_shard(text: &str) -> Option<u16> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     digits.then(|| text.parse().ok()).flatten()
+}
+
+/// The first URI of a path as it was written: where a frame goes next.
+pub fn first_in_path(path: &str) -> Option<&str> {
+    let path = path.trim_ascii_start();
+    let end = memchr2(b' ', b'\t', path.as_bytes()).unwrap_or(path.len());
+    path.get(..end).filter(|first| !first.is_empty())
 }
 
 /// The session-id within the text of a URI, without parsing the rest of it.

@@ -184,7 +184,9 @@ fn put_field(out: &mut BytesMut, name: &str, value: &str) {
     let is_control = |octet: &u8| octet.is_ascii_control() && *octet != b'\t';
     let value = value.as_bytes();
     // All of it is looked at before where the first one stands: nearly always there is none.
-    let has_one = value.iter().fold(false, |has, octet| has | is_control(octet));
+    let has_one = value
+        .iter()
+        .fold(false, |has, octet| has | is_control(octet));
     let end = if has_one {
         value.iter().position(is_control)
     } else {

@@ -200,10 +200,13 @@ impl Service {
         let out = session.map(|session| session.send(outbound, &mut self.tokens));
         transit.fate = out.map_or(Fate::Custody, Fate::Live);
         transit.deadline = now.instant + self.settings.custody_after;
+        let has_come = transit.covered.prefix() > 0;
         match (out, transit.complete) {
-            (Some(_), _) => self.pump(id, side.other(), now),
+            (Some(_), complete) if has_come || complete.is_some() => {
+                self.pump(id, side.other(), now);
+            }
             (None, Some(_)) => self.store_transit(id, side, inbound, now),
-            (None, None) => {}
+            (_, None) | (Some(_), _) => {}
         }
     }
 

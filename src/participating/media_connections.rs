@@ -6,7 +6,7 @@ use crate::msrp::connection_queue::ConnectionQueue;
 use crate::msrp::event::SessionEvent;
 use crate::msrp::frame::FrameEvent;
 use crate::msrp::session::Session;
-use crate::msrp::uri::session_id_in;
+use crate::msrp::uri::{first_in_path, session_id_in};
 use crate::msrp::writer;
 use crate::participating::media::{
     AttemptId, Connection, Media, MediaAction, MediaId, MediaUse, SecurePeer,
@@ -271,7 +271,7 @@ impl Media {
     }
 
     fn session_of(&self, to_path: &str) -> Option<MediaId> {
-        let first = to_path.split_whitespace().next()?;
+        let first = first_in_path(to_path)?;
         self.by_session.get(session_id_in(first)?).copied()
     }
 

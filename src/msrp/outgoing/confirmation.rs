@@ -113,7 +113,7 @@ impl Outgoing {
         }
         let reported = message.reported.covers(message.chunked);
         if !message.success_report || (reported && message.chunked > 0) {
-            self.messages.remove(&id);
+            self.remove(id);
         }
         self.forget_oldest_delivered();
     }
@@ -122,7 +122,7 @@ impl Outgoing {
         let delivered = self.messages.iter().filter(|(_, m)| m.delivered);
         let mut ids = delivered.map(|(id, _)| *id);
         if let (Some(oldest), true) = (ids.next(), ids.count() >= REMEMBERED) {
-            self.messages.remove(&oldest);
+            self.remove(oldest);
         }
     }
 
@@ -158,7 +158,7 @@ impl Outgoing {
 
     /// No more of the message goes out. False if it was gone already.
     fn drop_message(&mut self, id: OutboundId, out: &mut Outbox) -> bool {
-        let known = self.messages.remove(&id).is_some_and(|m| !m.delivered);
+        let known = self.remove(id).is_some_and(|m| !m.delivered);
         out.withdraw(id);
         self.in_flight.retain(|request| request.message != Some(id));
         known
@@ -197,7 +197,7 @@ impl Outgoing {
         }
         if message.ended && message.reported.covers(message.chunked) {
             self.deliver(id, out);
-            self.messages.remove(&id);
+            self.remove(id);
         }
         None
     }

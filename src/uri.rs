@@ -3,21 +3,82 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use memchr::{memchr, memrchr};
+use memchr::memchr;
 use smallvec::SmallVec;
 
 use crate::span::Span;
 
-/// Blanks, control characters and what encloses a URI.
-const ILLEGAL: [bool; 256] = {
-    let mut table = [false; 256];
+/// What an octet of a URI is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// Blanks, control characters and what encloses a URI.
+    Illegal,
+    /// What ends a part of it.
+    Delimiter,
+}
+
+const KINDS: [Kind; 256] = {
+    let mut table = [Kind::Plain; 256];
     let mut byte = 0;
     while byte < 256 {
-        table[byte] = matches!(byte as u8, 0..=b' ' | 0x7f | b'<' | b'>' | b'"');
+        table[byte] = match byte as u8 {
+            0..=b' ' | 0x7f | b'<' | b'>' | b'"' => Kind::Illegal,
+            b':' | b'@' | b';' | b'?' => Kind::Delimiter,
+            _ => Kind::Plain,
+        };
         byte += 1;
     }
     table
 };
+
+/// Octets of a host that is no IPv6 address.
+const IN_HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let it = byte as u8;
+        table[byte] = it.is_ascii_alphanumeric() || matches!(it, b'-' | b'.' | b'_');
+        byte += 1;
+    }
+    table
+};
+
+/// Where the parts of a `sip:` URI end, found in one pass over all of it.
+#[derive(Default)]
+struct Ends {
+    scheme: Option<usize>,
+    /// The last `@`: a user part may hold `;` and `?`.
+    user: Option<usize>,
+    /// Behind the `@`: the first `;` before any `?`, and the first `?`.
+    parameters: Option<usize>,
+    headers: Option<usize>,
+}
+
+impl Ends {
+    /// `None` where something stands that is never legal.
+    fn find(text: &str) -> Option<Self> {
+        let mut ends = Self::default();
+        for (at, byte) in text.bytes().enumerate() {
+            match KINDS[usize::from(byte)] {
+                Kind::Plain => {}
+                Kind::Illegal => return None,
+                Kind::Delimiter => ends.take(byte, at),
+            }
+        }
+        Some(ends)
+    }
+
+    fn take(&mut self, byte: u8, at: usize) {
+        match byte {
+            b':' if self.scheme.is_none() => self.scheme = Some(at),
+            b'@' => (self.user, self.parameters, self.headers) = (Some(at), None, None),
+            b';' if self.headers.is_none() => self.parameters = self.parameters.or(Some(at)),
+            b'?' => self.headers = self.headers.or(Some(at)),
+            _ => {}
+        }
+    }
+}
 
 /// What a URI begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,10 +117,9 @@ impl<'a> Uri<'a> {
     }
 
     fn read(text: &'a str) -> Option<Self> {
-        if text.bytes().any(|byte| ILLEGAL[usize::from(byte)]) {
-            return None;
-        }
-        let (scheme, rest) = split_at_byte(text, b':')?;
+        let ends = Ends::find(text)?;
+        let colon = ends.scheme?;
+        let (scheme, rest) = (&text[..colon], &text[colon + 1..]);
         let scheme = match scheme {
             "sip" => Scheme::Sip,
             _ if scheme.eq_ignore_ascii_case("sip") => Scheme::Sip,
@@ -69,24 +129,23 @@ impl<'a> Uri<'a> {
             _ => return None,
         };
         match scheme {
-            Scheme::Sip | Scheme::Sips => Self::read_sip(text, scheme, rest),
+            Scheme::Sip | Scheme::Sips => Self::read_sip(text, scheme, &ends),
             Scheme::Tel | Scheme::Other => Self::read_opaque(text, scheme, rest),
         }
     }
 
-    fn read_sip(text: &'a str, scheme: Scheme, rest: &'a str) -> Option<Self> {
-        // A user part may hold `;` and `?`, so the `@` is looked for first.
-        let (user, rest) = match memrchr(b'@', rest.as_bytes()) {
-            Some(0) => return None,
-            Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
-            None => (None, rest),
-        };
-        let (rest, headers) = match split_at_byte(rest, b'?') {
-            Some((rest, headers)) => (rest, Some(headers)),
-            None => (rest, None),
-        };
-        let (address, parameters) = before_parameters(rest);
-        let (host, port) = host_port(address)?;
+    fn read_sip(text: &'a str, scheme: Scheme, ends: &Ends) -> Option<Self> {
+        let begin = ends.scheme? + 1;
+        let user = ends.user.map(|at| &text[begin..at]);
+        if user.is_some_and(str::is_empty) {
+            return None;
+        }
+        let host_at = ends.user.map_or(begin, |at| at + 1);
+        let end = ends.headers.unwrap_or(text.len());
+        let address_end = ends.parameters.unwrap_or(end);
+        let (host, port) = host_port(&text[host_at..address_end])?;
+        let parameters = &text[address_end..end];
+        let headers = ends.headers.map(|at| &text[at + 1..]);
         Some(Self {
             text,
             scheme,
@@ -243,12 +302,15 @@ fn host_port(address: &str) -> Option<(&str, Option<u16>)> {
             .is_ok()
             .then_some((host, port));
     }
-    let (host, port) = match split_at_byte(address, b':') {
-        Some((host, digits)) => (host, Some(port(digits)?)),
-        None => (address, None),
-    };
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    (!host.is_empty() && host.bytes().all(legal)).then_some((host, port))
+    let is_over = |byte: &u8| !IN_HOST[usize::from(*byte)];
+    match address.as_bytes().iter().position(is_over) {
+        Some(0) => None,
+        None => (!address.is_empty()).then_some((address, None)),
+        Some(end) => {
+            let (host, rest) = address.split_at_checked(end)?;
+            Some((host, Some(port(rest.strip_prefix(':')?)?)))
+        }
+    }
 }
 
 /// Digits only: `str::parse` alone would take a sign too.

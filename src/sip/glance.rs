@@ -5,9 +5,11 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use memchr::memchr;
+use memchr::memmem::Finder;
 use smallvec::SmallVec;
 
 use crate::sip::dialog::{OWN_CONTACT, OWN_ROUTE};
@@ -75,8 +77,16 @@ pub fn identity(octets: &[u8]) -> Option<[&str; 2]> {
 }
 
 fn identity_of<'a>(method: &'a str, via: &'a str) -> Option<[&'a str; 2]> {
-    let branch = Via::parse(via).ok()?.branch?;
-    is_unique(branch).then_some([method, via])
+    let is_one = has_plain_branch(via) || is_unique(Via::parse(via).ok()?.branch?);
+    is_one.then_some([method, via])
+}
+
+/// Whether a Via, one alone, has a unique branch where it is looked for at first.
+fn has_plain_branch(via: &str) -> bool {
+    static BRANCH: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(";branch="));
+    let encloses = |octet: &u8| matches!(octet, b',' | b'"' | b'<');
+    let branch = BRANCH.find(via.as_bytes()).and_then(|at| via.get(at + 8..));
+    branch.is_some_and(is_unique) && !via.as_bytes().iter().any(encloses)
 }
 
 fn top_via(head: &[u8]) -> Option<&str> {

@@ -81,9 +81,16 @@ impl<'a> Parameters<'a> {
 
     /// All of them in order, values without their quotes.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> + use<'a> {
-        self.written().map(|parameter| {
-            let (name, value) = split_parameter(parameter);
-            (name, value.map(unquote))
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let behind = rest.trim_ascii_start().strip_prefix(';')?;
+            let (parameter, left) = split_plain(behind).unwrap_or_else(|| {
+                let (parameter, left) = behind.split_at(written_end(behind));
+                let (name, value) = split_parameter(parameter.trim_ascii());
+                ((name, value.map(unquote)), left)
+            });
+            rest = left;
+            Some(parameter)
         })
     }
 
@@ -96,15 +103,18 @@ impl<'a> Parameters<'a> {
                 b';' => &rest[1..],
                 _ => return None,
             };
-            let end = find_outside(rest, b';').unwrap_or(rest.len());
-            let parameter = &rest[..end];
-            rest = &rest[end..];
+            let parameter = &rest[..written_end(rest)];
+            rest = &rest[parameter.len()..];
             Some(parameter.trim_ascii())
         })
     }
 
     /// Whether each is `token [EQUAL gen-value]` (RFC 3261 §25.1): none is empty, no quote is open.
     pub fn are_sound(&self) -> bool {
+        are_plainly_sound(self.0.as_bytes()) || self.are_sound_with_care()
+    }
+
+    fn are_sound_with_care(&self) -> bool {
         self.written().all(|parameter| {
             let (name, value) = split_parameter(parameter);
             let value_is_sound = match value {
@@ -130,6 +140,64 @@ impl<'a> Parameters<'a> {
     pub fn as_str(&self) -> &'a str {
         self.0
     }
+}
+
+/// Where the first of several parameters ends.
+fn written_end(text: &str) -> usize {
+    find_outside(text, b';').unwrap_or(text.len())
+}
+
+type Split<'a> = ((&'a str, Option<&'a str>), &'a str);
+
+/// The first of several parameters, and the rest; `None` where something encloses something in it.
+fn split_plain(text: &str) -> Option<Split<'_>> {
+    let (mut end, mut equals) = (text.len(), None);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b';' => {
+                end = at;
+                break;
+            }
+            b'=' if equals.is_none() => equals = Some(at),
+            b'"' | b'<' => return None,
+            _ => {}
+        }
+    }
+    let (parameter, rest) = text.split_at(end);
+    let parameter = match equals {
+        Some(at) => (
+            parameter[..at].trim_ascii(),
+            Some(parameter[at + 1..].trim_ascii()),
+        ),
+        None => (parameter.trim_ascii(), None),
+    };
+    Some((parameter, rest))
+}
+
+/// Whether they are sound at first sight: no blanks, no quotes, nothing missing.
+fn are_plainly_sound(text: &[u8]) -> bool {
+    let mut rest = text;
+    while let Some((first, behind)) = rest.split_first() {
+        let is_in_name = |byte: &u8| is_token(*byte);
+        let name = behind.iter().take_while(|byte| is_in_name(byte)).count();
+        if *first != b';' || name == 0 {
+            return false;
+        }
+        rest = &behind[name..];
+        if let Some(value) = rest.strip_prefix(b"=") {
+            let length = value.iter().take_while(|byte| is_plain(**byte)).count();
+            if length == 0 {
+                return false;
+            }
+            rest = &value[length..];
+        }
+    }
+    true
+}
+
+/// What a value without quotes is made of, and nothing that ends it.
+fn is_plain(byte: u8) -> bool {
+    !matches!(byte, b'"' | b' ' | b'\t' | b',' | b';' | b'<')
 }
 
 fn split_parameter(text: &str) -> (&str, Option<&str>) {

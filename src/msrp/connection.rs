@@ -147,7 +147,7 @@ impl<D: Deliver> Connection<D> {
                     // It was set when less was known.
                     let left = idle.checked_sub(now().instant.since(alive));
                     let left = left.filter(|left| !left.is_zero()).ok_or(Stop::Silent)?;
-                    patience.as_mut().reset(tokio::time::Instant::now() + left);
+                    patience.set(tokio::time::sleep(left));
                 }
             }
         }

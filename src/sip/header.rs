@@ -81,16 +81,9 @@ impl<'a> Parameters<'a> {
 
     /// All of them in order, values without their quotes.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> + use<'a> {
-        let mut rest = self.0;
-        std::iter::from_fn(move || {
-            let behind = rest.trim_ascii_start().strip_prefix(';')?;
-            let (parameter, left) = split_plain(behind).unwrap_or_else(|| {
-                let (parameter, left) = behind.split_at(written_end(behind));
-                let (name, value) = split_parameter(parameter.trim_ascii());
-                ((name, value.map(unquote)), left)
-            });
-            rest = left;
-            Some(parameter)
+        self.written().map(|parameter| {
+            let (name, value) = split_parameter(parameter);
+            (name, value.map(unquote))
         })
     }
 
@@ -103,8 +96,9 @@ impl<'a> Parameters<'a> {
                 b';' => &rest[1..],
                 _ => return None,
             };
-            let parameter = &rest[..written_end(rest)];
-            rest = &rest[parameter.len()..];
+            let end = find_outside(rest, b';').unwrap_or(rest.len());
+            let parameter = &rest[..end];
+            rest = &rest[end..];
             Some(parameter.trim_ascii())
         })
     }
@@ -140,38 +134,6 @@ impl<'a> Parameters<'a> {
     pub fn as_str(&self) -> &'a str {
         self.0
     }
-}
-
-/// Where the first of several parameters ends.
-fn written_end(text: &str) -> usize {
-    find_outside(text, b';').unwrap_or(text.len())
-}
-
-type Split<'a> = ((&'a str, Option<&'a str>), &'a str);
-
-/// The first of several parameters, and the rest; `None` where something encloses something in it.
-fn split_plain(text: &str) -> Option<Split<'_>> {
-    let (mut end, mut equals) = (text.len(), None);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            b';' => {
-                end = at;
-                break;
-            }
-            b'=' if equals.is_none() => equals = Some(at),
-            b'"' | b'<' => return None,
-            _ => {}
-        }
-    }
-    let (parameter, rest) = text.split_at(end);
-    let parameter = match equals {
-        Some(at) => (
-            parameter[..at].trim_ascii(),
-            Some(parameter[at + 1..].trim_ascii()),
-        ),
-        None => (parameter.trim_ascii(), None),
-    };
-    Some((parameter, rest))
 }
 
 /// Whether they are sound at first sight: no blanks, no quotes, nothing missing.

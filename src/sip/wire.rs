@@ -166,32 +166,6 @@ fn next_line_end(octets: &[u8], from: usize, head_end: usize) -> Option<(usize, 
     }
 }
 
-/// The line ends of a head whose CR and LF all belong to one, so that one search finds them all.
-struct LineEnds<'a> {
-    feeds: memchr::Memchr<'a>,
-    from: usize,
-}
-
-impl<'a> LineEnds<'a> {
-    /// `None` where a lone CR or LF stands.
-    fn of(octets: &'a [u8], from: usize, head_end: usize) -> Option<Self> {
-        let head = octets.get(from..head_end)?;
-        let feeds = memchr::memchr_iter(b'\n', head);
-        let mut pairs = 0;
-        for feed in feeds.clone() {
-            if feed == 0 || head[feed - 1] != b'\r' {
-                return None;
-            }
-            pairs += 1;
-        }
-        (memchr::memchr_iter(b'\r', head).count() == pairs).then_some(Self { feeds, from })
-    }
-
-    fn next(&mut self) -> Option<usize> {
-        self.feeds.next().map(|feed| self.from + feed - 1)
-    }
-}
-
 const MALFORMED_START: WireError = WireError::new(400, "Malformed Start Line");
 const OTHER_VERSION: WireError = WireError::new(505, "Version Not Supported");
 
@@ -260,13 +234,9 @@ fn read_fields(parts: &mut Parts, from: usize, head_end: usize) -> Result<(), Wi
     let Parts { octets, fields, .. } = parts;
     let mut outcome = Ok(());
     let mut at = from;
-    let mut line_ends = LineEnds::of(octets, from, head_end);
     while at + 2 < head_end {
-        let (end, is_torn) = match &mut line_ends {
-            Some(ends) => ends.next().map(|end| (end, false)),
-            None => next_line_end(octets, at, head_end),
-        }
-        .ok_or(WireError::new(400, "Malformed Header"))?;
+        let (end, is_torn) =
+            next_line_end(octets, at, head_end).ok_or(WireError::new(400, "Malformed Header"))?;
         if end == at {
             break;
         }

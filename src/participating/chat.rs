@@ -24,6 +24,7 @@ use crate::participating::grants::Grant;
 use crate::participating::large::SessionService;
 use crate::participating::leg::Leg;
 use crate::participating::media::{MediaId, MediaUse};
+use crate::participating::of_users::ForUser;
 use crate::participating::provisional::EarlyDialogs;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Usage};
@@ -174,6 +175,12 @@ impl Chat {
             Side::Caller => self.caller_leg.as_ref(),
             Side::Callee => self.callee_leg.as_ref(),
         }
+    }
+}
+
+impl ForUser for Chat {
+    fn user(&self) -> &Identity {
+        &self.callee
     }
 }
 

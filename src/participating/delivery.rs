@@ -6,6 +6,7 @@ use crate::clock::{Now, UnixMillis};
 use crate::identity::Identity;
 use crate::participating::contacts::Target;
 use crate::participating::message_run::MessageRun;
+use crate::participating::of_users::ForUser;
 use crate::participating::pull::Pulled;
 use crate::participating::replay_table::ReplayAnswer;
 use crate::participating::served_user::Carrier;
@@ -74,6 +75,12 @@ impl Delivery {
             DeliveryBy::Session(run) => Some(run),
             DeliveryBy::Message(_) => None,
         }
+    }
+}
+
+impl ForUser for Delivery {
+    fn user(&self) -> &Identity {
+        &self.user
     }
 }
 
@@ -276,9 +283,10 @@ impl Service {
 
     /// The running session of a conversation, if there is one, takes what was just stored.
     pub(super) fn extend_delivery(&mut self, user: &Identity, key: &ConversationKey, now: Now) {
-        let same = |delivery: &Delivery| delivery.user == *user && delivery.key == *key;
-        let mut all = self.deliveries.iter();
-        let found = all.find(|(_, delivery)| same(delivery)).map(|(id, _)| *id);
+        let mut all = self.deliveries.of(user);
+        let found = all.find(|(_, delivery)| delivery.key == *key);
+        let found = found.map(|(id, _)| id);
+        drop(all);
         if let Some(id) = found {
             self.read_ahead(id, now);
         }

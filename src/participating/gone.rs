@@ -42,26 +42,24 @@ impl Service {
             DeliveryBy::Session(run) => !matches!(run.phase, Phase::Live | Phase::Answering),
         };
         let waits_in_vain = |delivery: &Delivery| {
-            delivery.user == *user
-                && delivery.pulled.is_none()
+            delivery.pulled.is_none()
                 && is_pending(delivery)
                 && (delivery.targets.get(delivery.target))
                     .is_some_and(|target| self.is_gone(user, &target.uri, target.flow))
         };
-        let all = self.deliveries.iter();
+        let all = self.deliveries.of(user);
         let vain = all.filter(|(_, delivery)| waits_in_vain(delivery));
-        let mut ids: Vec<DeliveryId> = vain.map(|(id, _)| *id).collect();
+        let mut ids: Vec<DeliveryId> = vain.map(|(id, _)| id).collect();
         ids.sort();
         ids
     }
 
     fn branches_to_gone(&self, user: &Identity) -> Vec<(ChatId, usize)> {
-        let ringing = self.chats.iter();
-        let ringing =
-            ringing.filter(|(_, chat)| chat.callee == *user && chat.state == ChatState::Inviting);
+        let ringing = self.chats.of(user);
+        let ringing = ringing.filter(|(_, chat)| chat.state == ChatState::Inviting);
         let branches = ringing.flat_map(|(id, chat)| {
             let branches = chat.branches.iter().enumerate();
-            branches.map(move |(index, branch)| (*id, index, branch))
+            branches.map(move |(index, branch)| (id, index, branch))
         });
         let vain = branches.filter(|(_, _, branch)| {
             !branch.ended && self.is_gone(user, branch.request.request_uri(), branch.flow)

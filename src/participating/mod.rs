@@ -45,6 +45,7 @@ mod media_exchange;
 mod message_run;
 mod names;
 pub mod next_hop;
+mod of_users;
 pub mod operator;
 pub mod outgoing;
 mod overload;

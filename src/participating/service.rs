@@ -28,6 +28,7 @@ use crate::participating::hidden::HiddenAuthors;
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::media::{Media, MediaAction, MediaId};
 use crate::participating::next_hop::Unresolved;
+use crate::participating::of_users::OfUsers;
 use crate::participating::operator::{Answer, Question, Ticket};
 use crate::participating::pager::{Pager, PagerId};
 use crate::participating::receipt_lane::{ReceiptDesk, StoringReceipt};
@@ -179,10 +180,11 @@ pub struct Service {
     pub(super) pager_deadlines: VecDeque<(Instant, PagerId)>,
     pub(super) receipts: ReceiptDesk,
     pub(super) hidden: HiddenAuthors,
-    pub(super) chats: HashMap<ChatId, Chat, foldhash::fast::RandomState>,
+    /// By callee.
+    pub(super) chats: OfUsers<ChatId, Chat>,
     /// Chats whose INVITE carries a message; some may be over.
     pub(super) firsts: Vec<ChatId>,
-    pub(super) deliveries: HashMap<DeliveryId, Delivery, foldhash::fast::RandomState>,
+    pub(super) deliveries: OfUsers<DeliveryId, Delivery>,
     pub(super) relays: HashMap<RelayId, Relay, foldhash::fast::RandomState>,
     /// Requests that wait for the address of their next hop, and the names to be looked up.
     pub(super) look_ups: HashMap<u64, Unresolved, foldhash::fast::RandomState>,
@@ -306,9 +308,9 @@ impl Service {
             pager_deadlines: VecDeque::new(),
             receipts,
             hidden,
-            chats: HashMap::default(),
+            chats: OfUsers::default(),
             firsts: Vec::new(),
-            deliveries: HashMap::default(),
+            deliveries: OfUsers::default(),
             relays: HashMap::default(),
             look_ups: HashMap::default(),
             questions: VecDeque::new(),

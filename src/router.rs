@@ -107,7 +107,9 @@ impl Router {
             service.metrics.refused_peer.count();
             return service.reject_stateless(&request, came, flow, &NOT_AUTHORISED);
         }
-        if service.turns_away(&request, came, flow, now) {
+        let address = flow.remote.ip();
+        let is_answer = |value: &str| self.knowledge.is_answer(value, address, now.wall);
+        if service.turns_away(&request, came, flow, is_answer, now) {
             return;
         }
         let request = self.loosely_routed(request);

@@ -28,14 +28,21 @@ pub(super) struct Overload {
 
 impl Service {
     /// Whether a request is new work that there is no room for; if so it has been answered, or is ignored. It was
-    /// `came` octets long before its Via was stamped.
-    pub fn turns_away(&mut self, request: &Message, came: usize, flow: Flow, now: Now) -> bool {
+    /// `came` octets long before its Via was stamped. `is_answer` says of credentials whether they answer a
+    /// challenge of ours.
+    pub fn turns_away(
+        &mut self,
+        request: &Message,
+        came: usize,
+        flow: Flow,
+        is_answer: impl Fn(&str) -> bool,
+        now: Now,
+    ) -> bool {
         if self.load.is_calm() || !begins_work(request) {
             return false;
         }
-        let verdict = self
-            .load
-            .verdict(self.stage(request, flow, now), now.instant);
+        let stage = self.stage(request, flow, is_answer, now);
+        let verdict = self.load.verdict(stage, now.instant);
         if verdict == Verdict::Take || self.sip.knows(request) {
             return false;
         }
@@ -63,9 +70,16 @@ impl Service {
 
     /// Whether we have asked its sender to prove who he is and he does, or he has; who goes makes room. Whether one
     /// who sends datagrams sends less than others was looked at where they came in.
-    fn stage(&self, request: &Message, flow: Flow, now: Now) -> Stage {
+    fn stage(
+        &self,
+        request: &Message,
+        flow: Flow,
+        is_answer: impl Fn(&str) -> bool,
+        now: Now,
+    ) -> Stage {
         let proofs = [HeaderName::Authorization, HeaderName::ProxyAuthorization];
-        let is_proven = proofs.iter().any(|name| request.header(*name).is_some());
+        let mut credentials = proofs.iter().flat_map(|name| request.headers(*name));
+        let is_proven = credentials.any(is_answer);
         let goes = request.method() == Method::Register
             && request.header(HeaderName::Expires) == Some("0");
         let (address, way) = (flow.remote.ip(), flow.transport.way());

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::dialog_end::{DialogEnd, RouteKey};
+use crate::clock::UnixMillis;
 use crate::identity::{Identity, shard_of};
 use crate::limits::meters::Meters;
 use crate::limits::sources::Sources;
@@ -61,6 +62,12 @@ pub(super) struct Passing {
 }
 
 impl Knowledge {
+    /// Whether credentials answer a challenge that was given to whoever sends from `address`.
+    pub fn is_answer(&self, credentials: &str, address: IpAddr, now: UnixMillis) -> bool {
+        let digest = self.digest.as_ref();
+        digest.is_some_and(|digest| digest.is_answer(credentials, address, now))
+    }
+
     /// The shard that owns a message: a response belongs to who made its branch, a request inside one
     /// of our dialogs to who holds it, every other one to its user.
     pub fn owner_of(&self, message: &Message) -> u16 {

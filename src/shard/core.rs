@@ -2,6 +2,7 @@
 //! made by the [`Router`] and the [`Service`] it holds.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::clock::{Instant, Now, UnixMillis};
@@ -199,6 +200,10 @@ impl ShardCore for Core {
 
     fn load(&mut self) -> &mut Load {
         &mut self.service.load
+    }
+
+    fn is_answer(&self, credentials: &str, address: IpAddr, now: Now) -> bool {
+        (self.router.knowledge()).is_answer(credentials, address, now.wall)
     }
 
     fn account(&mut self) {

@@ -1,5 +1,7 @@
 //! What the shell asks of a shard's pure core.
 
+use std::net::IpAddr;
+
 use super::port::{Action, Input};
 use crate::clock::{Instant, Now};
 use crate::limits::load::Load;
@@ -21,6 +23,9 @@ pub trait ShardCore {
 
     /// How far the shard keeps up; the shell writes it down, the core goes by it.
     fn load(&mut self) -> &mut Load;
+
+    /// Whether credentials answer a challenge that was given to whoever sends from `address`.
+    fn is_answer(&self, credentials: &str, address: IpAddr, now: Now) -> bool;
 
     /// Counts what the core uses of memory.
     fn account(&mut self);

@@ -125,7 +125,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             self.taken.remember(key);
             return self.read_later(sender, Entry::Again);
         }
-        let stage = self.stage_of(&request, sender);
+        let stage = self.stage_of(&request, sender, now);
         let Some(pressure) = self.pressure(stage, now) else {
             self.taken.remember(key);
             return Way::In(Entry::LetIn, stage.is_known());
@@ -150,8 +150,8 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
 
     /// What new work has behind it: who its sender is, less than an equal share of what waits, a challenge of
     /// ours.
-    fn stage_of(&self, request: &Beginning<'_>, sender: Sender) -> Stage {
-        let has_proof = request.is_proven || request.makes_room;
+    fn stage_of(&self, request: &Beginning<'_>, sender: Sender, now: Now) -> Stage {
+        let has_proof = request.makes_room || self.answers(request, sender, now);
         let is_modest = self.waiting.is_modest(sender.address);
         match sender.standing {
             Standing::Trusted | Standing::Proven if request.makes_room => Stage::Leaves,
@@ -165,6 +165,14 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             Standing::Silent if is_modest && has_proof => Stage::Fresh,
             Standing::Silent => Stage::Silent,
         }
+    }
+
+    /// Whether a request answers a challenge that its sender was given. What is right about the answer is found
+    /// out when it is read.
+    fn answers(&self, request: &Beginning<'_>, sender: Sender, now: Now) -> bool {
+        let core = self.core.borrow();
+        let mut credentials = request.credentials.iter();
+        credentials.any(|value| core.is_answer(value, sender.address, now))
     }
 
     /// What goes on with something goes before what is new; of each address no more than its share, for whether

@@ -35,8 +35,8 @@ pub enum Glance<'a> {
 /// What an answer to a request repeats (RFC 3261 §8.2.6), and what tells how to meet it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beginning<'a> {
-    /// It answers a challenge.
-    pub is_proven: bool,
+    /// The credentials it brings, which may answer a challenge.
+    pub credentials: SmallVec<[&'a str; 1]>,
     /// A REGISTER that takes bindings away.
     pub makes_room: bool,
     method: &'a str,
@@ -121,7 +121,8 @@ fn read(octets: &[u8]) -> Option<Glance<'_>> {
         return Some(Glance::GoesOn);
     }
     let (mut from, mut to, mut call_id, mut cseq) = (None, None, None, None);
-    let (mut is_proven, mut ends) = (false, false);
+    let mut ends = false;
+    let mut credentials = SmallVec::new();
     let mut vias = SmallVec::new();
     let mut routes = SmallVec::<[&str; 4]>::new();
     for field in fields(rest) {
@@ -140,7 +141,7 @@ fn read(octets: &[u8]) -> Option<Glance<'_>> {
             HeaderName::CallId => &mut call_id,
             HeaderName::CSeq => &mut cseq,
             HeaderName::Authorization | HeaderName::ProxyAuthorization => {
-                is_proven = true;
+                credentials.extend(text(value));
                 continue;
             }
             HeaderName::Expires => {
@@ -159,7 +160,7 @@ fn read(octets: &[u8]) -> Option<Glance<'_>> {
         return Some(Glance::GoesOn);
     }
     Some(Glance::Begins(Beginning {
-        is_proven,
+        credentials,
         makes_room: ends && method == "REGISTER",
         method,
         vias,
@@ -362,17 +363,21 @@ mod tests {
         }
         for method in ["BYE", "PRACK", "UPDATE", "MESSAGE"] {
             let text = tagged.replace("MESSAGE", method);
-            assert!(!begins(&text).is_proven, "{method} of no dialog of ours");
+            assert!(
+                matches!(look(text.as_bytes()), Glance::Begins(_)),
+                "{method} of no dialog of ours"
+            );
             let ours = text.replace("sip:bob@im.test SIP", "sip:pf-3@192.0.2.1:5060 SIP");
             assert!(goes_on(&ours), "{method}");
             let route = "Route: <sip:other.test;lr>, <sip:rr-3-n--0123@192.0.2.1;lr>\r\nMax-F";
             assert!(goes_on(&text.replace("Max-F", route)), "{method}");
         }
         let text = MESSAGE.replace("MESSAGE", "REGISTER");
-        assert!(!begins(&text).makes_room && !begins(&text).is_proven);
+        assert!(!begins(&text).makes_room && begins(&text).credentials.is_empty());
         let fields = "\r\nExpires: 0\r\nAuthorization: Digest x=y\r\nCSeq";
         let text = text.replace("\r\nCSeq", fields);
-        assert!(begins(&text).makes_room && begins(&text).is_proven);
+        assert!(begins(&text).makes_room);
+        assert_eq!(begins(&text).credentials[..], ["Digest x=y"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use restante::sip::message::{Message, Method};
 use restante::sip::reply;
 use restante::sip::transport::flow::{ConnectionId, Flow, Transport};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -134,6 +134,10 @@ impl ShardCore for Echo {
 
     fn load(&mut self) -> &mut Load {
         &mut self.load
+    }
+
+    fn is_answer(&self, _: &str, _: IpAddr, _: Now) -> bool {
+        false
     }
 
     fn account(&mut self) {}

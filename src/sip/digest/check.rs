@@ -232,6 +232,16 @@ impl Digest {
         SourceTag(self.tags.hash_one(Source::of(address)) as u32)
     }
 
+    /// Whether credentials answer a challenge that was given to whoever sends from `address`. Whether the answer
+    /// is right is not looked at.
+    pub fn is_answer(&self, credentials: &str, address: IpAddr, now: UnixMillis) -> bool {
+        let Some(Ok(parameters)) = parameters(credentials) else {
+            return false;
+        };
+        let nonce = parameters.find("nonce");
+        nonce.is_some_and(|nonce| self.nonces.is_for(nonce, self.tag(address), now))
+    }
+
     /// Checks the credentials in `request`, which came from `address`. `lookup` gives the user and the
     /// hashes of a user name.
     ///
@@ -506,6 +516,34 @@ mod tests {
         assert_eq!(verdict, accepted_from(false));
         client.count = 2;
         assert_eq!(check_line(&digest, &line(&client)), accepted_from(true));
+    }
+
+    #[test]
+    fn only_a_young_nonce_that_was_given_to_an_address_makes_credentials_an_answer() {
+        let digest = both();
+        let nonce = nonce_of(&digest);
+        let guess = Client {
+            password: "guess",
+            ..Client::new(&nonce)
+        };
+        let credentials = guess.credentials();
+        let elsewhere = IpAddr::from([192, 0, 2, 99]);
+        assert!(digest.is_answer(&credentials, HERE, NOW.wall));
+        assert!(!digest.is_answer(&credentials, elsewhere, NOW.wall));
+        let later = NOW.wall.plus(Duration::from_secs(86_400));
+        assert!(!digest.is_answer(&credentials, HERE, later));
+        let mut forged = nonce.clone();
+        forged.replace_range(..1, if nonce.starts_with('A') { "B" } else { "A" });
+        let forged = Client::new(&forged).credentials();
+        for made_up in [
+            forged.as_str(),
+            "Digest nonce=\"x\"",
+            "Digest x=y",
+            "Basic Zm9v",
+            "",
+        ] {
+            assert!(!digest.is_answer(made_up, HERE, NOW.wall), "{made_up}");
+        }
     }
 
     #[test]

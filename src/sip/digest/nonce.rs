@@ -98,13 +98,15 @@ impl NonceMaker {
         URL_SAFE_NO_PAD.encode(octets)
     }
 
+    /// Whether it is ours, still young, and was given to this source. Of another source's nothing is computed.
+    pub(super) fn is_for(&self, nonce: &str, tag: SourceTag, now: UnixMillis) -> bool {
+        decoded(nonce).is_some_and(|octets| NonceId::read(&octets).tag() == tag)
+            && self.recognise(nonce, now).is_some()
+    }
+
     /// `None` unless it is ours and still young.
     pub(super) fn recognise(&self, nonce: &str, now: UnixMillis) -> Option<NonceId> {
-        let mut octets = [0; OCTETS];
-        match URL_SAFE_NO_PAD.decode_slice(nonce, &mut octets) {
-            Ok(OCTETS) => {}
-            _ => return None,
-        }
+        let octets = decoded(nonce)?;
         let id = NonceId::read(&octets);
         let mut sealed = id.octets();
         self.seal(&mut sealed);
@@ -120,6 +122,13 @@ impl NonceMaker {
         let full = mac.finalize().into_bytes();
         octets[MAC].copy_from_slice(&full[..MAC.len()]);
     }
+}
+
+/// The octets of what is written like a nonce of ours.
+fn decoded(nonce: &str) -> Option<[u8; OCTETS]> {
+    let mut octets = [0; OCTETS];
+    let length = URL_SAFE_NO_PAD.decode_slice(nonce, &mut octets).ok()?;
+    (length == OCTETS).then_some(octets)
 }
 
 /// Which counts of which nonces were used; shared by all shards.

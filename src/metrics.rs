@@ -275,6 +275,8 @@ metrics! {
         "Messages refused because their senders had sent as many as they may in a period.";
     refused_user_octets: Counter, "restante_traffic_refused_total", r#"reason="user-octets""#,
         "Messages refused because their senders had sent as many octets as they may in a period.";
+    refused_user_chats: Counter, "restante_traffic_refused_total", r#"reason="user-chats""#,
+        "Sessions answered 486 or 503 because the caller or the callee had as many as he may.";
     refused_flow: Counter, "restante_traffic_refused_total", r#"reason="whole-server""#,
         "Messages refused because traffic.messages_per_second or octets_per_second was reached.";
     refused_no_place: Counter, "restante_traffic_refused_total", r#"reason="senders""#,

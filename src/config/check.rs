@@ -349,6 +349,7 @@ fn limits(config: &Config) -> Checked {
     )?;
     at_least_one("limits.inbox", limits.inbox)?;
     at_least_one("limits.sessions", limits.sessions)?;
+    at_least_one("limits.chats_per_user", limits.chats_per_user)?;
     // Less than the process and its queues have to have cannot be held to.
     let (least, most) = (Size::mib(48), Size::mib(1 << 20));
     size_between("limits.memory", limits.memory, least, most)?;

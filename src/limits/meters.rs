@@ -1,9 +1,11 @@
 //! The measures that all shards share: what the whole server passes on, and what each limited user sends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Instant;
 use crate::config::Config;
+use crate::limits::chats::Chats;
 use crate::limits::ledger::Ledger;
 use crate::limits::peers::Peers;
 use crate::limits::rate::Rate;
@@ -26,6 +28,8 @@ pub struct Meters {
     failures: SharedBucket,
     /// What limited users send.
     pub senders: Ledger,
+    /// How many chats each user has open.
+    pub chats: Arc<Chats>,
     /// Who may send requests.
     pub peers: Peers,
 }
@@ -39,6 +43,7 @@ impl Meters {
             octets: SharedBucket::default(),
             failures: SharedBucket::default(),
             senders: Ledger::new(config.traffic.senders),
+            chats: Arc::new(Chats::new(config.limits.chats_per_user)),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Everything here is pure and bounded: a table of sources has as many places as the configuration
 //! says, and who has none is judged as strictly as the busiest.
 
+pub mod chats;
 pub mod ledger;
 pub mod load;
 pub mod logins;

@@ -15,6 +15,7 @@ use crate::msrp::sdp::SessionDescription;
 use crate::participating::admission::Admission;
 use crate::participating::arrival::ConversationHeaders;
 use crate::participating::callee;
+use crate::participating::chat_places::Places;
 use crate::participating::contacts::Target;
 use crate::participating::deferral::{Answer, Condition, DeviceAnswers, Form, Stored, verdict};
 use crate::participating::dialogs::DialogKey;
@@ -98,6 +99,8 @@ pub(super) struct Branch {
 /// A chat session anchored here.
 #[derive(Debug)]
 pub struct Chat {
+    /// Given back with it.
+    _places: Places,
     pub(super) invite: Message,
     pub(super) server: ServerId,
     pub(super) flow: Flow,
@@ -234,9 +237,16 @@ impl Service {
                 return self.reject(&invite, server, &rejection, now);
             }
         };
+        // What somebody blocked sends is dropped, and takes no place of who blocks him.
+        let counted = (!silent).then_some(&callee);
+        let places = match self.take_places(&caller, counted, first.is_some()) {
+            Ok(places) => places,
+            Err(refused) => return self.reject(&invite, server, &refused, now),
+        };
         let hidden = forward::wants_privacy(&invite);
         let id = ChatId(self.next_number());
         let mut chat = Chat {
+            _places: places,
             invite,
             server,
             flow,

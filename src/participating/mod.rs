@@ -14,6 +14,7 @@ pub mod census;
 pub mod chat;
 mod chat_answer;
 mod chat_end;
+mod chat_places;
 mod chat_receipts;
 mod confirmed;
 pub mod contacts;

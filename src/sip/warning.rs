@@ -7,5 +7,7 @@ pub const NOT_AUTHORISED: &str = "127 Service not authorised";
 pub const NO_ANONYMITY: &str = "119 Anonymity not allowed";
 /// The user may do much, but not this.
 pub const NOT_ALLOWED: &str = "122 Function not allowed";
+/// A user has as many sessions as he may.
+pub const TOO_MANY: &str = "102 Too many participants";
 /// A message or file has more octets than are taken.
 pub const TOO_LARGE: &str = "133 Size exceeded";

@@ -478,3 +478,50 @@ fn a_message_that_is_damaged_on_disk_is_told_as_failed_and_the_others_arrive() {
         Ok(())
     });
 }
+
+/// The refusal of a chat, with the warning of too many.
+fn is_one_too_many(answer: &SipText) -> bool {
+    let warning = answer.header_or_empty("Warning");
+    warning.contains("399") && warning.contains("102 Too many participants")
+}
+
+#[test]
+fn one_chat_more_than_a_user_may_have_is_refused_until_another_ends() {
+    let configuration = Configuration::open().with("limits", "chats_per_user = 2");
+    on_every_shard_count(&configuration, |stage| {
+        let (alice, carol) = (stage.agent("alice")?, stage.agent("carol")?);
+        // Who is called is away: the server answers, and keeps what is said.
+        let first = alice.opens_chat("bob")?;
+        let second = alice.opens_chat("dave")?;
+        let refused = alice.invites("erin")?.expect_status(503)?;
+        stage.observe(
+            is_one_too_many(&refused),
+            "the caller has as many as he may",
+        )?;
+        let third = carol.opens_chat("bob")?;
+        let frank = stage.agent("frank")?;
+        let refused = frank.invites("bob")?.expect_status(486)?;
+        stage.observe(
+            is_one_too_many(&refused),
+            "the callee has as many as he may",
+        )?;
+        let envelope = frank.envelope("bob", "is not kept");
+        let refused = frank.invites_saying("bob", &envelope, false)?;
+        let refused = refused.expect_status(503)?;
+        stage.observe(
+            is_one_too_many(&refused),
+            "the callee has as many as he may",
+        )?;
+        let counted = super::attack_flood::metric(
+            stage,
+            "restante_traffic_refused_total{reason=\"user-chats\"}",
+        )?;
+        stage.observe(counted == 3, "they are counted")?;
+        first.hangs_up()?;
+        let again = frank.opens_chat("bob")?;
+        alice.opens_chat("erin")?.hangs_up()?;
+        again.hangs_up()?;
+        second.hangs_up()?;
+        third.hangs_up()
+    });
+}

@@ -136,7 +136,7 @@ impl<D: Deliver> Connection<D> {
                     read?;
                     let had_any = self.pass_on(&mut frames, &mut current).await;
                     let unfinished = frames.buffer();
-                    self.shared.buffers.take_back(unfinished);
+                    stream.give_back(&self.shared.buffers, unfinished);
                     held.set(CONNECTION + unfinished.capacity());
                     if had_any? {
                         alive = now().instant;

@@ -49,6 +49,15 @@ impl Stream {
         self.read(unfinished).await
     }
 
+    /// What was read has been handed on: `buffers` get back what was lent and not used.
+    pub fn give_back(&self, buffers: &ReadBuffers, unfinished: &mut BytesMut) {
+        match self {
+            Self::Plain(_) => buffers.take_back(unfinished),
+            Self::Secure(_) if unfinished.is_empty() => *unfinished = BytesMut::new(),
+            Self::Secure(_) => {}
+        }
+    }
+
     /// Waits for octets and appends them; 0 at their end. It may return without any new ones, then
     /// with `WouldBlock`.
     pub async fn read(&self, buffer: &mut BytesMut) -> io::Result<usize> {

@@ -10,6 +10,7 @@ pub mod conversation;
 pub mod id;
 pub mod pieces;
 pub mod registry;
+pub mod segments;
 pub mod stream;
 pub mod sys;
 pub mod tls;

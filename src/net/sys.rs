@@ -13,8 +13,10 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-/// Datagrams in one system call at most.
+/// Messages in one system call at most.
 pub const BATCH: usize = 64;
+/// Datagrams in one call that sends, at most.
+pub const SENT: usize = 256;
 /// What nearly every datagram fits into: it is received where it stays.
 const DIRECT: usize = 2048;
 /// Where the rest of a longer one lands; together one octet more than UDP can carry.
@@ -129,41 +131,83 @@ impl ReceiveBuffers {
     }
 }
 
-/// Sends the first of `datagrams`, at most [`BATCH`], without blocking; returns how many the kernel
-/// took. An error is about the first one.
-pub fn send(socket: BorrowedFd<'_>, datagrams: &[(SocketAddr, Bytes)]) -> io::Result<usize> {
-    let batch = datagrams.len().min(BATCH);
-    let names: SmallVec<[SockAddr; BATCH]> = datagrams
-        .iter()
-        .take(batch)
-        .map(|(remote, _)| SockAddr::from(*remote))
-        .collect();
-    let mut pieces = [empty_iovec(); BATCH];
-    let mut headers = [empty_header(); BATCH];
-    for ((((_, octets), name), piece), header) in datagrams
-        .iter()
-        .zip(&names)
-        .zip(&mut pieces)
-        .zip(&mut headers)
-    {
+/// The order to take one message apart into datagrams of so many octets (`UDP_SEGMENT`), as the kernel reads it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SegmentOrder {
+    header: libc::cmsghdr,
+    octets: u16,
+    _up_to_its_end: [u8; 6],
+}
+
+impl SegmentOrder {
+    fn new(octets: usize) -> Self {
+        let length = mem::size_of::<libc::cmsghdr>() + mem::size_of::<u16>();
+        Self {
+            header: libc::cmsghdr {
+                cmsg_len: length as _,
+                cmsg_level: libc::SOL_UDP,
+                cmsg_type: libc::UDP_SEGMENT,
+            },
+            octets: octets as u16,
+            _up_to_its_end: [0; 6],
+        }
+    }
+}
+
+/// Sends the first of `datagrams`, at most [`SENT`], without blocking; returns how many the kernel took.
+/// `run` says how many of the first of them go as one message, all but the last of one length. An error is about
+/// the first message.
+pub fn send(
+    socket: BorrowedFd<'_>,
+    datagrams: &[(SocketAddr, Bytes)],
+    run: impl Fn(&[(SocketAddr, Bytes)]) -> usize,
+) -> io::Result<usize> {
+    let datagrams = &datagrams[..datagrams.len().min(SENT)];
+    let mut pieces = [empty_iovec(); SENT];
+    for ((_, octets), piece) in datagrams.iter().zip(&mut pieces) {
         piece.iov_base = octets.as_ptr().cast_mut().cast();
         piece.iov_len = octets.len();
+    }
+    let mut names: SmallVec<[SockAddr; BATCH]> = SmallVec::new();
+    let mut orders: SmallVec<[SegmentOrder; BATCH]> = SmallVec::new();
+    let mut runs: SmallVec<[usize; BATCH]> = SmallVec::new();
+    let mut rest = datagrams;
+    while let Some((remote, octets)) = rest.first().filter(|_| runs.len() < BATCH) {
+        let length = run(rest).clamp(1, rest.len());
+        names.push(SockAddr::from(*remote));
+        orders.push(SegmentOrder::new(octets.len()));
+        runs.push(length);
+        rest = &rest[length..];
+    }
+    let mut headers = [empty_header(); BATCH];
+    let mut first = 0;
+    for (((header, name), order), length) in
+        (headers.iter_mut().zip(&names).zip(&mut orders)).zip(&runs)
+    {
         header.msg_hdr.msg_name = name.as_ptr().cast_mut().cast();
         header.msg_hdr.msg_namelen = name.len();
-        header.msg_hdr.msg_iov = piece;
-        header.msg_hdr.msg_iovlen = 1;
+        header.msg_hdr.msg_iov = pieces[first..].as_mut_ptr();
+        header.msg_hdr.msg_iovlen = *length as _;
+        if *length > 1 {
+            header.msg_hdr.msg_control = ptr::from_mut(order).cast();
+            header.msg_hdr.msg_controllen = mem::size_of::<SegmentOrder>() as _;
+        }
+        first += length;
     }
-    // SAFETY: the first `batch` headers point to a name and a piece that live until after the call;
-    // the kernel only reads through them.
+    // SAFETY: the first `runs.len()` headers point to a name, to as many pieces as they say, all of them
+    // within `pieces`, and where they say so to an order, which live until after the call; the kernel only reads
+    // through them.
     let sent = unsafe {
         libc::sendmmsg(
             socket.as_raw_fd(),
             headers.as_mut_ptr(),
-            batch as libc::c_uint,
+            runs.len() as libc::c_uint,
             libc::MSG_DONTWAIT as _,
         )
     };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+    Ok(runs.iter().take(sent).sum())
 }
 
 /// Appends what waits in a stream's socket to `buffer`, as much as it has room for, without blocking.
@@ -269,6 +313,7 @@ unsafe fn address(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::segments;
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
 
@@ -286,7 +331,7 @@ mod tests {
             .map(|(index, length)| (to, Bytes::from(vec![index as u8; *length])))
             .collect();
         assert_eq!(
-            send(sender.as_fd(), &datagrams).expect("sent"),
+            send(sender.as_fd(), &datagrams, |_| 1).expect("sent"),
             lengths.len()
         );
         let mut buffers = ReceiveBuffers::default();
@@ -321,7 +366,8 @@ mod tests {
         for round in 0..50_u8 {
             let length = 100 + usize::from(round) * 60;
             let datagrams = vec![(to, Bytes::from(vec![round; length])); 10];
-            assert_eq!(send(sender.as_fd(), &datagrams).expect("sent"), 10);
+            let sent = send(sender.as_fd(), &datagrams, segments::run);
+            assert_eq!(sent.expect("sent"), 10);
             let mut got = Vec::new();
             buffers
                 .receive(receiver.as_fd(), &mut got)
@@ -332,6 +378,30 @@ mod tests {
                     .all(|datagram| datagram.octets == vec![round; length])
             );
         }
+    }
+
+    #[test]
+    fn what_goes_as_one_arrives_as_the_datagrams_it_was_made_of() {
+        let (sender, receiver) = pair("127.0.0.1");
+        let to = receiver.local_addr().expect("bound");
+        let lengths = [900; 20].into_iter().chain([899, 30, 30, 1300, 1300, 7]);
+        let datagrams: Vec<_> = (0..)
+            .zip(lengths)
+            .map(|(index, length)| (to, Bytes::from(vec![index; length])))
+            .collect();
+        let runs = std::cell::Cell::new(0);
+        let counted = |rest: &[(SocketAddr, Bytes)]| {
+            runs.set(runs.get() + 1);
+            segments::run(rest)
+        };
+        let sent = send(sender.as_fd(), &datagrams, counted).expect("sent");
+        assert_eq!((sent, runs.get()), (datagrams.len(), 3));
+        let mut got = Vec::new();
+        let filled = ReceiveBuffers::default().receive(receiver.as_fd(), &mut got);
+        assert_eq!(filled.expect("received"), datagrams.len());
+        let octets = |all: &[Datagram]| all.iter().map(|it| it.octets.clone()).collect::<Vec<_>>();
+        let expected: Vec<_> = datagrams.into_iter().map(|(_, octets)| octets).collect();
+        assert_eq!(octets(&got), expected);
     }
 
     #[test]

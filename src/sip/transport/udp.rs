@@ -13,7 +13,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 
 use crate::metrics::ShardMetrics;
-use crate::net::sys::{self, BATCH, Datagram, ReceiveBuffers};
+use crate::net::segments::{self, Grouping};
+use crate::net::sys::{self, BATCH, Datagram, ReceiveBuffers, SENT};
 
 /// Datagrams that wait for the kernel at most.
 const QUEUE: usize = 4096;
@@ -24,6 +25,7 @@ pub struct UdpTransport {
     socket: tokio::net::UdpSocket,
     buffers: ReceiveBuffers,
     outgoing: VecDeque<(SocketAddr, Bytes)>,
+    grouping: Grouping,
     metrics: Arc<ShardMetrics>,
 }
 
@@ -34,6 +36,7 @@ impl UdpTransport {
             socket: tokio::net::UdpSocket::from_std(socket)?,
             buffers: ReceiveBuffers::default(),
             outgoing: VecDeque::new(),
+            grouping: Grouping::default(),
             metrics,
         })
     }
@@ -107,21 +110,30 @@ impl UdpTransport {
             if ready!(self.socket.poll_send_ready(context)).is_err() {
                 return Poll::Ready(());
             }
-            let (batch, _) = self.outgoing.as_slices();
-            let outcome = self
-                .socket
-                .try_io(Interest::WRITABLE, || sys::send(self.socket.as_fd(), batch));
-            match outcome {
+            let waiting = self.outgoing.make_contiguous();
+            let most = waiting.len().min(SENT);
+            let batch = &mut waiting[..most];
+            segments::arrange(batch);
+            let run = |rest: &[(SocketAddr, Bytes)]| self.grouping.run(rest);
+            let send = || sys::send(self.socket.as_fd(), batch, run);
+            match self.socket.try_io(Interest::WRITABLE, send) {
                 Ok(sent) => {
                     self.metrics.udp_sent.add(sent as u64);
+                    self.grouping.sent(sent);
                     self.outgoing.drain(..sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
+                    let together = self.grouping.run(batch);
+                    if self.grouping.refused(together) {
+                        tracing::debug!(together, %error, "datagrams not sent as one");
+                        continue;
+                    }
                     // About the first one only: too long, or no route to it.
                     if let Some((remote, octets)) = self.outgoing.pop_front() {
                         tracing::debug!(%remote, length = octets.len(), %error, "datagram not sent");
                     }
+                    self.grouping.sent(1);
                     self.metrics.udp_send_failed.count();
                 }
             }

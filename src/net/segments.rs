@@ -1,0 +1,139 @@
+//! Datagrams that go to the kernel as one: as many as have one destination and one length, of which the last may
+//! be shorter. The kernel, or the network card, takes them apart again (UDP segmentation offload), and its way
+//! is gone once for all of them.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+/// So many make one at most; older kernels take no more (`UDP_MAX_SEGMENTS`).
+const MOST: usize = 64;
+/// Their octets at most: less than what UDP can carry.
+const OCTETS: usize = 65_000;
+/// A datagram longer than this would perhaps have to be fragmented, which cannot be done to several at once.
+const LONGEST: usize = 1400;
+/// Groups that the kernel may refuse before no more are made: its device cannot take them apart.
+const REFUSALS: u32 = 16;
+
+/// How many of the first datagrams can go as one; at least 1 if there are any.
+pub fn run(datagrams: &[(SocketAddr, Bytes)]) -> usize {
+    let Some(((remote, first), rest)) = datagrams.split_first() else {
+        return 0;
+    };
+    let size = first.len();
+    if !(1..=LONGEST).contains(&size) {
+        return 1;
+    }
+    let mut count = 1;
+    for (other, octets) in rest.iter().take(MOST.min(OCTETS / size) - 1) {
+        if other != remote || octets.is_empty() || octets.len() > size {
+            break;
+        }
+        count += 1;
+        if octets.len() < size {
+            break;
+        }
+    }
+    count
+}
+
+/// Brings those with one destination together; among them the order stays.
+pub fn arrange(datagrams: &mut [(SocketAddr, Bytes)]) {
+    if datagrams.len() > 2 && !datagrams.is_sorted_by_key(|(remote, _)| *remote) {
+        datagrams.sort_by_key(|(remote, _)| *remote);
+    }
+}
+
+/// Whether groups are made.
+#[derive(Debug, Default)]
+pub struct Grouping {
+    /// So many of the next datagrams go alone.
+    alone: usize,
+    refusals: u32,
+}
+
+impl Grouping {
+    /// How many of the first datagrams go as one now.
+    pub fn run(&self, datagrams: &[(SocketAddr, Bytes)]) -> usize {
+        match self.alone > 0 || self.refusals >= REFUSALS {
+            true => datagrams.len().min(1),
+            false => run(datagrams),
+        }
+    }
+
+    /// So many have left.
+    pub fn sent(&mut self, datagrams: usize) {
+        self.alone = self.alone.saturating_sub(datagrams);
+    }
+
+    /// So many were refused as one: they are tried again, each alone. False if it was one only.
+    pub fn refused(&mut self, datagrams: usize) -> bool {
+        if datagrams < 2 {
+            return false;
+        }
+        self.alone = datagrams;
+        self.refusals += 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(last: u8, length: usize) -> (SocketAddr, Bytes) {
+        (
+            ([192, 0, 2, last], 5060).into(),
+            Bytes::from(vec![last; length]),
+        )
+    }
+
+    #[test]
+    fn those_of_one_length_go_together_and_a_shorter_one_ends_them() {
+        let datagrams =
+            |lengths: &[usize]| -> Vec<_> { lengths.iter().map(|length| to(1, *length)).collect() };
+        for (lengths, expected) in [
+            (&[][..], 0),
+            (&[500], 1),
+            (&[500, 500, 500], 3),
+            (&[500, 500, 400, 400], 3),
+            (&[500, 501], 1),
+            (&[500, 0, 500], 1),
+            (&[0, 0], 1),
+            (&[1400, 1400], 2),
+            (&[1401, 1401], 1),
+        ] {
+            assert_eq!(run(&datagrams(lengths)), expected, "{lengths:?}");
+        }
+        assert_eq!(run(&datagrams(&[10; 100])), MOST);
+        assert_eq!(run(&datagrams(&[1300; 100])), OCTETS / 1300);
+    }
+
+    #[test]
+    fn only_what_goes_to_one_place_goes_together() {
+        let mut datagrams = vec![to(2, 8), to(1, 5), to(2, 7), to(1, 5), to(1, 6)];
+        assert_eq!(run(&datagrams), 1);
+        arrange(&mut datagrams);
+        assert_eq!(
+            datagrams,
+            [to(1, 5), to(1, 5), to(1, 6), to(2, 8), to(2, 7)]
+        );
+        assert_eq!((run(&datagrams), run(&datagrams[3..])), (2, 2));
+    }
+
+    #[test]
+    fn what_is_refused_as_one_goes_alone_and_after_many_refusals_all_does() {
+        let datagrams: Vec<_> = (0..10).map(|_| to(1, 9)).collect();
+        let mut grouping = Grouping::default();
+        assert!(!grouping.refused(1), "nobody made a group of it");
+        for _ in 0..REFUSALS {
+            assert_eq!(grouping.run(&datagrams), 10);
+            assert!(grouping.refused(4));
+            assert_eq!(grouping.run(&datagrams), 1);
+            grouping.sent(3);
+            assert_eq!(grouping.run(&datagrams), 1);
+            grouping.sent(1);
+        }
+        assert_eq!((grouping.run(&datagrams), grouping.run(&[])), (1, 0));
+    }
+}

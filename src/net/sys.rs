@@ -21,6 +21,8 @@ pub const SENT: usize = 256;
 const DIRECT: usize = 2048;
 /// Where the rest of a longer one lands; together one octet more than UDP can carry.
 const OVERFLOW: usize = 65_536 - DIRECT;
+/// Buffers of datagrams that were dropped, kept for others at most.
+const SPARE: usize = 256;
 /// A datagram up to this long is copied out, so that it does not hold a whole buffer.
 const SMALL: usize = 512;
 
@@ -40,6 +42,8 @@ pub struct Datagram {
 #[derive(Debug)]
 pub struct ReceiveBuffers {
     direct: Vec<BytesMut>,
+    /// For those that will be filled and handed on; at most [`SPARE`].
+    spare: Vec<BytesMut>,
     overflow: Box<[u8]>,
 }
 
@@ -49,6 +53,7 @@ impl Default for ReceiveBuffers {
             direct: (0..BATCH)
                 .map(|_| BytesMut::with_capacity(DIRECT))
                 .collect(),
+            spare: Vec::new(),
             overflow: vec![0; BATCH * OVERFLOW].into_boxed_slice(),
         }
     }
@@ -112,6 +117,17 @@ impl ReceiveBuffers {
         Ok(filled)
     }
 
+    /// Takes the memory of a datagram back that nobody wants: under a flood most are looked at and dropped.
+    pub fn take_back(&mut self, octets: Bytes) {
+        if self.spare.len() < SPARE
+            && let Ok(mut buffer) = octets.try_into_mut()
+            && buffer.capacity() == DIRECT
+        {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+
     /// The first `length` octets of what the kernel wrote to `slot`, whose buffer becomes empty.
     fn take(&mut self, slot: usize, length: usize) -> Bytes {
         let buffer = &mut self.direct[slot];
@@ -123,7 +139,9 @@ impl ReceiveBuffers {
             buffer.clear();
             return octets;
         }
-        let mut octets = mem::replace(buffer, BytesMut::with_capacity(DIRECT));
+        let spare = self.spare.pop();
+        let fresh = spare.unwrap_or_else(|| BytesMut::with_capacity(DIRECT));
+        let mut octets = mem::replace(buffer, fresh);
         let rest = (length - direct).min(OVERFLOW);
         let start = slot * OVERFLOW;
         octets.extend_from_slice(&self.overflow[start..start + rest]);
@@ -402,6 +420,35 @@ mod tests {
         let octets = |all: &[Datagram]| all.iter().map(|it| it.octets.clone()).collect::<Vec<_>>();
         let expected: Vec<_> = datagrams.into_iter().map(|(_, octets)| octets).collect();
         assert_eq!(octets(&got), expected);
+    }
+
+    #[test]
+    fn the_memory_of_a_dropped_datagram_serves_again() {
+        let (sender, receiver) = pair("127.0.0.1");
+        let to = receiver.local_addr().expect("bound");
+        let mut buffers = ReceiveBuffers::default();
+        let receive = |buffers: &mut ReceiveBuffers, length: usize| {
+            let datagrams = [(to, Bytes::from(vec![1; length]))];
+            assert_eq!(send(sender.as_fd(), &datagrams, |_| 1).expect("sent"), 1);
+            let mut got = Vec::new();
+            let filled = buffers.receive(receiver.as_fd(), &mut got);
+            assert_eq!(filled.expect("received"), 1);
+            got.pop().expect("one").octets
+        };
+        let octets = receive(&mut buffers, 1200);
+        let place = octets.as_ptr();
+        buffers.take_back(octets.clone());
+        assert!(buffers.spare.is_empty(), "somebody else has it");
+        buffers.take_back(octets);
+        // A short one was copied, a long one has another size.
+        for length in [300, 5000] {
+            let octets = receive(&mut buffers, length);
+            buffers.take_back(octets);
+        }
+        let spare: Vec<_> = buffers.spare.iter().map(|it| it.as_ptr()).collect();
+        assert_eq!(spare, []);
+        assert!(buffers.direct.iter().any(|it| it.as_ptr() == place));
+        assert_eq!(receive(&mut buffers, 1200), vec![1; 1200]);
     }
 
     #[test]

@@ -81,7 +81,14 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
                 (self.waiting).take_datagram(listener, datagram, entry, is_known, now.instant);
             }
             Way::First => self.waiting.take_urgent(listener, datagram, now.instant),
-            Way::Away => {}
+            Way::Away => self.drop_datagram(listener, datagram),
+        }
+    }
+
+    /// Nothing of it is needed any more.
+    pub(super) fn drop_datagram(&mut self, listener: usize, datagram: Datagram) {
+        if let Some(Some(transport)) = self.udp.get_mut(listener) {
+            transport.take_back(datagram);
         }
     }
 

@@ -217,8 +217,9 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             };
             let received = transport.poll_receive(context, &mut datagrams);
             for datagram in datagrams.drain(..) {
-                if let Some(standing) = self.may_send(&datagram, now) {
-                    self.let_in(listener, datagram, standing, now);
+                match self.may_send(&datagram, now) {
+                    Some(standing) => self.let_in(listener, datagram, standing, now),
+                    None => self.drop_datagram(listener, datagram),
                 }
             }
             if !matches!(received, Poll::Ready(Ok(true) | Err(_))) {

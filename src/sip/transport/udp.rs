@@ -75,6 +75,11 @@ impl UdpTransport {
         }
     }
 
+    /// Nobody wants a datagram that was received: its memory serves again.
+    pub fn take_back(&mut self, datagram: Datagram) {
+        self.buffers.take_back(datagram.octets);
+    }
+
     /// Drops what is no message from the datagrams after the first `from`.
     fn sift(&self, from: usize, datagrams: &mut Vec<Datagram>) {
         let mut index = 0;

@@ -57,7 +57,7 @@ impl Line {
     /// Sends what is to be sent. What the kernel has no room for is lost, as on any network.
     pub fn flush(&mut self) {
         let mut rest = self.out.as_slice();
-        while let Ok(sent @ 1..) = sys::send(self.socket.as_fd(), rest) {
+        while let Ok(sent @ 1..) = sys::send(self.socket.as_fd(), rest, |_| 1) {
             rest = &rest[sent..];
             if rest.is_empty() {
                 break;

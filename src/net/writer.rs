@@ -203,7 +203,8 @@ impl WriteQueue {
         stall: Duration,
         mut written: impl AsyncFnMut(u16, usize),
     ) -> io::Result<()> {
-        let mut entries = Vec::with_capacity(VECTOR);
+        // Grows with what comes: most connections wait here with nothing to write.
+        let mut entries = Vec::new();
         let mut batch = VecDeque::new();
         let mut totals: Vec<(u16, usize)> = Vec::new();
         loop {

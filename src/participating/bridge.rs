@@ -121,7 +121,10 @@ impl Service {
         side: Side,
         message: InboundId,
     ) -> Option<&mut Transit> {
-        self.chats.get_mut(&id)?.transits.get_mut(&(side, message))
+        let transits = &mut self.chats.get_mut(&id)?.transits;
+        transits
+            .get_mut(&(side, message))
+            .map(|transit| &mut **transit)
     }
 
     pub(super) fn media_of(&self, id: ChatId, side: Side) -> Option<MediaId> {
@@ -174,7 +177,7 @@ impl Service {
             transit.discarded = chat.silent && side == Side::Caller;
             transit.may_name = chat.hidden && side == Side::Caller && is_envelope;
             transit.unjudged = is_judged;
-            chat.transits.insert((side, message), transit);
+            chat.transits.insert((side, message), Box::new(transit));
         }
         if !is_unread {
             self.go_on(id, side, message, now);

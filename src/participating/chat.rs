@@ -128,7 +128,7 @@ pub struct Chat {
     pub(super) quiet_since: Instant,
     /// What the legs that still stand hear at the end.
     pub(super) ends_because: Reason,
-    pub(super) transits: BTreeMap<(Side, InboundId), Transit>,
+    pub(super) transits: BTreeMap<(Side, InboundId), Box<Transit>>,
     /// What arrived at the other side last.
     pub(super) delivered: VecDeque<Delivered>,
     /// His dialog, from the first ringing of a device to our answer.

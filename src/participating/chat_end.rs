@@ -112,7 +112,7 @@ impl Service {
         let Some(chat) = self.chats.get(&id) else {
             return;
         };
-        let busy = |((from, _), transit): (&(Side, InboundId), &Transit)| match transit.fate {
+        let busy = |((from, _), transit): (&(Side, InboundId), &Box<Transit>)| match transit.fate {
             Fate::Storing(..) | Fate::Asking => true,
             Fate::Live(_) => transit.complete.is_some() && chat.leg(from.other()).is_some(),
             Fate::Unread | Fate::Custody => false,

@@ -189,7 +189,7 @@ impl Service {
         for request in transit.write(0, octets, most, || custody.new_spool()) {
             custody.tell(request);
         }
-        chat.transits.insert(key, transit);
+        chat.transits.insert(key, Box::new(transit));
         self.expect_receipts_of_chat(id, Side::Caller, FIRST, now);
     }
 

@@ -19,8 +19,8 @@ const DIALOG: usize = 512;
 const MEDIA: usize = 4_096;
 /// A connection that carries sessions.
 const MEDIA_CONNECTION: usize = 512;
-/// A message on its way through a session, beside its octets.
-const TRANSIT: usize = 1_536;
+/// A message on its way through a session, beside its octets: for a lone one half of it is the first nodes of trees.
+const TRANSIT: usize = 2_560;
 /// A waiting message as a user's machine knows it.
 const HELD: usize = 256;
 /// A user with waiting messages, by name.

@@ -8,7 +8,7 @@ mod flood;
 mod load;
 mod media;
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
@@ -35,7 +35,7 @@ struct Scale {
     absent: u64,
     each: u64,
     sessions: u64,
-    deaf: usize,
+    deaf: u64,
     /// `limits.memory` in MiB.
     memory: u64,
 }
@@ -65,6 +65,40 @@ fn a_hundred_thousand_users_and_a_million_messages() {
         memory: number("RESTANTE_SCALE_MEMORY", 1_024),
     })
     .play();
+}
+
+/// So that `limits.memory` means what it says: what is not accounted for is not refused in time.
+#[test]
+fn sessions_and_connections_cost_what_is_accounted_for_them() {
+    const COUNT: u64 = 300;
+    let mut run = Run::new(Scale {
+        registered: 0,
+        absent: 0,
+        each: 0,
+        sessions: COUNT,
+        deaf: 0,
+        memory: 1_024,
+    });
+    let mut open = |first: u64| {
+        let sessions = run.open_sessions(first);
+        let server = run.server.sip_address(Transport::Tcp).expect("an address");
+        let peers = (first..first + COUNT).map(|number| quiet(server, number));
+        let open = (sessions, peers.collect::<Vec<_>>());
+        (open, run.look_quietly())
+    };
+    // What the first of them make the process larger by serves all that follow.
+    let (_first, before) = open(0);
+    let (_second, after) = open(COUNT);
+    let (accounted, resident) = (after.0 - before.0, after.1.saturating_sub(before.1));
+    println!(
+        "each session and connection: {} octets accounted, {} resident",
+        accounted / COUNT,
+        resident / COUNT
+    );
+    assert!(
+        resident <= accounted / 10 * 13,
+        "{accounted} accounted, {resident} resident"
+    );
 }
 
 fn number(variable: &str, otherwise: u64) -> u64 {
@@ -120,7 +154,8 @@ impl Run {
         self.look("registered");
         self.store();
         self.look("messages wait");
-        let mut sessions = self.open_sessions();
+        let first = self.scale.absent * self.scale.each;
+        let mut sessions = self.open_sessions(first);
         self.look("sessions open");
         let deaf = self.deaf();
         self.look("deaf peers");
@@ -180,9 +215,8 @@ impl Run {
     }
 
     /// Chats with people who are away, each with half of a message sent.
-    fn open_sessions(&mut self) -> Vec<Session> {
+    fn open_sessions(&mut self, first: u64) -> Vec<Session> {
         let server = self.server.sip_address(Transport::Udp).expect("an address");
-        let first = self.scale.absent * self.scale.each;
         let numbers = first..first + self.scale.sessions;
         // Each begins at once: a connection over which nothing comes is no session's for long.
         let begun = numbers.map(|number| {
@@ -385,17 +419,28 @@ impl Run {
     }
 }
 
-/// A connection over which one asks until nothing more is taken, and reads nothing.
-fn deaf(server: SocketAddr, number: usize) -> TcpStream {
+fn question(number: u64, index: u64) -> String {
+    format!(
+        "OPTIONS sip:im.test SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1:9;branch=z9hG4bKd{number}x{index}\r\n\
+         Max-Forwards: 70\r\nFrom: <sip:deaf@im.test>;tag=d\r\nTo: <sip:im.test>\r\n\
+         Call-ID: deaf{number}x{index}\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+    )
+}
+
+/// A connection over which one asks once, and hears the answer.
+fn quiet(server: SocketAddr, number: u64) -> TcpStream {
     let mut stream = TcpStream::connect(server).expect("connected");
-    let request = |index: usize| {
-        format!(
-            "OPTIONS sip:im.test SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1:9;branch=z9hG4bKd{number}x{index}\r\n\
-             Max-Forwards: 70\r\nFrom: <sip:deaf@im.test>;tag=d\r\nTo: <sip:im.test>\r\n\
-             Call-ID: deaf{number}x{index}\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
-        )
-    };
-    let text: String = (0..2_000).map(request).collect();
+    let asked = stream.write_all(question(number, 0).as_bytes());
+    asked.expect("sent");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    assert!(stream.read(&mut [0; 4_096]).expect("an answer") > 0);
+    stream
+}
+
+/// A connection over which one asks until nothing more is taken, and reads nothing.
+fn deaf(server: SocketAddr, number: u64) -> TcpStream {
+    let mut stream = TcpStream::connect(server).expect("connected");
+    let text: String = (0..2_000).map(|index| question(number, index)).collect();
     stream.set_nonblocking(true).expect("set");
     match stream.write(text.as_bytes()) {
         Ok(_) => {}

@@ -167,7 +167,7 @@ fn seeds_drawn_at_random_find_nothing() {
 }
 
 /// Seeds of the soak that found something, and what it was.
-const FOUND: [(u64, &str); 6] = [
+const FOUND: [(u64, &str); 7] = [
     (1044, "a callee's message in the recipient's own call"),
     (
         1104,
@@ -180,10 +180,14 @@ const FOUND: [(u64, &str); 6] = [
     (1232, "an INVITE without room left its MSRP session behind"),
     (3008, "spools of messages that were not kept"),
     (5059, "a device bound its session before its answer arrived"),
+    (
+        200_396,
+        "a receipt waited behind an older one that was refused: the model took it for overtaken",
+    ),
 ];
 
 /// The same of seeds with several devices a user.
-const FOUND_WILD: [(u64, &str); 19] = [
+const FOUND_WILD: [(u64, &str); 23] = [
     (
         50026,
         "a device said late that it had a kept message, which then went to another one too",
@@ -254,6 +258,23 @@ const FOUND_WILD: [(u64, &str); 19] = [
     (
         71181,
         "a kept message was read with the queue and replayed while devices could still take it as it came",
+    ),
+    (
+        200_019,
+        "a device left while its call with a message inside was out, took both, and was not believed: the author \
+         heard that it had failed",
+    ),
+    (
+        200_035,
+        "the same: the message came again once the device was back",
+    ),
+    (
+        200_089,
+        "a device closed the connection that two replays shared: the model did not know that one broke off",
+    ),
+    (
+        200_353,
+        "a message fitted no datagram together with the call that was to carry it, and was tried for ever",
     ),
 ];
 

@@ -3,7 +3,8 @@
 //!
 //! A session that stands is left to its own connection. A MESSAGE is waited for to the end of its transaction:
 //! it cannot be cancelled (RFC 3261 §9.1), and a device that has taken it must not get it a second time because
-//! it left before its answer came.
+//! it left before its answer came. So is an INVITE that carries a message, although it is cancelled: CANCEL has no
+//! effect on who has accepted it, nor before anything was answered (the same section).
 
 use crate::clock::Now;
 use crate::identity::Identity;
@@ -18,11 +19,18 @@ impl Service {
     /// The user's bindings changed: offers to devices that are not among them end.
     pub(super) fn give_up_on_gone(&mut self, user: &Identity, now: Now) {
         for id in self.runs_for_gone(user) {
-            let carrier = self.deliveries.get(&id).map(|delivery| &delivery.carrier);
-            if let Some(DeliveryBy::Session(run)) = carrier {
-                if let Some(client) = run.client {
-                    self.sip.cancel(client, now);
-                }
+            let Some(run) = self.session_run(id) else {
+                continue;
+            };
+            let (client, carries) = (run.client, run.carries());
+            if carries {
+                run.phase = Phase::Cancelling;
+                run.rings_until = None;
+            }
+            if let Some(client) = client {
+                self.sip.cancel(client, now);
+            }
+            if !carries {
                 self.end_session_run(id, RunEnd::Parked, now);
             }
         }
@@ -39,7 +47,11 @@ impl Service {
     fn runs_for_gone(&self, user: &Identity) -> Vec<DeliveryId> {
         let is_pending = |delivery: &Delivery| match &delivery.carrier {
             DeliveryBy::Message(_) => false,
-            DeliveryBy::Session(run) => !matches!(run.phase, Phase::Live | Phase::Answering),
+            DeliveryBy::Session(run) => match run.phase {
+                Phase::Live | Phase::Answering => false,
+                Phase::Cancelling => !run.carries(),
+                Phase::Reading | Phase::Waiting | Phase::Inviting | Phase::Pausing => true,
+            },
         };
         let waits_in_vain = |delivery: &Delivery| {
             delivery.pulled.is_none()

@@ -6,6 +6,7 @@ use crate::clock::{Instant, Now};
 use crate::msrp::sdp::Direction;
 use crate::multipart::NewPart;
 use crate::participating::callee;
+use crate::participating::contacts::LARGEST_DATAGRAM;
 use crate::participating::delivery::{Delivery, DeliveryBy, DeliveryId};
 use crate::participating::dialogs::DialogUse;
 use crate::participating::leg::Leg;
@@ -103,7 +104,9 @@ impl Service {
         run.timer = Some(timer);
         let first = run.sending.front_mut()?;
         let boundary = self.tokens.token();
-        let in_parts = target.profile == Profile::RcsE && !is_altered && !standalone;
+        // What no datagram holds would be refused by our own transport, again and again.
+        let fits = flow.transport.is_reliable() || first.length <= LARGEST_DATAGRAM;
+        let in_parts = target.profile == Profile::RcsE && !is_altered && !standalone && fits;
         let service = if standalone {
             target.large_service
         } else {

@@ -74,7 +74,7 @@ pub(super) enum Phase {
     Answering,
     /// The INVITE goes out again after a pause.
     Pausing,
-    /// It rang too long.
+    /// It rang too long, or its device left while it may have taken the message inside.
     Cancelling,
     /// The session stands.
     Live,
@@ -92,6 +92,14 @@ pub(super) struct Sending {
     pub(super) reading: bool,
     /// It went inside the INVITE.
     pub(super) in_invite: bool,
+}
+
+impl SessionRun {
+    /// Whether an INVITE is out that carries a message: who accepts it has that.
+    pub(super) fn carries(&self) -> bool {
+        let is_out = matches!(self.phase, Phase::Inviting | Phase::Cancelling);
+        is_out && self.sending.front().is_some_and(|first| first.in_invite)
+    }
 }
 
 impl Service {

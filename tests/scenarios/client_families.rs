@@ -107,6 +107,22 @@ fn a_first_message_too_long_for_an_invitation_goes_into_an_ordinary_chat() {
     });
 }
 
+/// Over UDP, to a device that takes no connection: a datagram holds less than a record of the store.
+#[test]
+fn a_first_message_too_long_for_a_datagram_goes_into_an_ordinary_chat() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let author = stage.agent_with(AUTHOR, Transport::Tcp, Profile::Rcs)?;
+        let bob = stage.agent_with("bob", Transport::Udp, Profile::Plain)?;
+        let chat = author.opens_chat("bob")?;
+        let long = author.envelope("bob", &"long ".repeat(12_900));
+        chat.sends(&long)?.expect_status(200)?;
+        chat.hangs_up()?;
+        Family::RcsJta.registers(&bob)?;
+        let shown = Family::RcsJta.takes_replay(&bob, 1)?;
+        expect_all(stage, &[long], &shown)
+    });
+}
+
 #[test]
 fn the_profile_of_an_account_wins_over_the_tags() {
     let forced = Configuration::digest().for_account("bob", "settings = { profile = \"rcs-e\" }");

@@ -373,8 +373,19 @@ impl Agent {
         if let Some(call) = found.and_then(|number| self.calls.remove(&number))
             && let Some(connection) = call.connection
         {
-            sight.out.push(Out::Close(connection));
+            self.close(connection, sight);
         }
+    }
+
+    /// With the first session that ends a device closes its connection; if others share it (RFC 4975 §5.4), they
+    /// break off, and what they carried may be overtaken until it is offered again.
+    fn close(&self, connection: ConnectionId, sight: &mut Sight<'_>) {
+        let mut others = self.calls.values();
+        if others.any(|call| call.connection == Some(connection)) {
+            let now = sight.now.instant;
+            sight.ledger.disturbed.insert(self.user, now);
+        }
+        sight.out.push(Out::Close(connection));
     }
 
     /// Takes back an INVITE that has no final answer yet; the answer still comes.
@@ -427,7 +438,7 @@ impl Agent {
             self.start(branch, request.into_bytes(), Purpose::Bye, sight);
         }
         if let Some(connection) = connection {
-            sight.out.push(Out::Close(connection));
+            self.close(connection, sight);
         }
     }
 

@@ -387,8 +387,24 @@ impl Ledger {
                 && old.expires.is_none()
                 && calm_since.is_none_or(|since| since < old.sent_at)
                 && !(old.is_notification && self.is_told_otherwise(number))
+                && !self.waits_its_turn(number, calm_since)
         })?;
         Some(format!("message {id} overtook message {older}"))
+    }
+
+    /// Whether a receipt waits behind an older one of its sender that may have been refused: they leave in their
+    /// order, whatever their conversations, and what is no receipt waits for none of them.
+    fn waits_its_turn(&self, number: usize, calm_since: Option<Instant>) -> bool {
+        let own = &self.entries[number];
+        let refused = |older: &Entry| {
+            older.is_notification
+                && (older.author, older.recipient) == (own.author, own.recipient)
+                && older.acknowledged_at.is_some()
+                && older.received_at.is_none()
+                && older.settled.is_none()
+                && calm_since.is_some_and(|since| since >= older.sent_at)
+        };
+        own.is_notification && self.entries[..number].iter().any(refused)
     }
 
     /// The server heard from the device that it has the message.

@@ -187,7 +187,7 @@ const FOUND: [(u64, &str); 7] = [
 ];
 
 /// The same of seeds with several devices a user.
-const FOUND_WILD: [(u64, &str); 23] = [
+const FOUND_WILD: [(u64, &str); 24] = [
     (
         50026,
         "a device said late that it had a kept message, which then went to another one too",
@@ -271,6 +271,10 @@ const FOUND_WILD: [(u64, &str); 23] = [
     (
         200_089,
         "a device closed the connection that two replays shared: the model did not know that one broke off",
+    ),
+    (
+        200_949,
+        "a message expired while one device was tried, and then went to the next",
     ),
     (
         200_353,

@@ -111,14 +111,25 @@ impl Service {
             StoreEvent::Piece { octets, .. } => run.body.extend_from_slice(&octets),
             _ => return,
         }
-        let expires_at = run.message.as_ref().map(|message| message.expires_at);
         if (run.body.len() as u64) < run.length {
             self.read_more(id, now);
-        } else if expires_at.is_some_and(|at| self.has_expired(at, now)) {
-            // The disk was slow: its time was over before it could leave.
-            self.skip_unread_message(id, seq, Refusal::Unknown, now);
         } else {
-            self.send_message_of_run(id, now);
+            self.send_in_time(id, now);
+        }
+    }
+
+    /// Sends the message, unless its time was over before it could leave: the disk or another device was slow.
+    fn send_in_time(&mut self, id: DeliveryId, now: Now) {
+        let Some(run) = self.message_run(id) else {
+            return;
+        };
+        let expires_at = run.message.as_ref().map(|message| message.expires_at);
+        let seq = run.held.as_ref().map(|held| held.seq);
+        match seq {
+            Some(seq) if expires_at.is_some_and(|at| self.has_expired(at, now)) => {
+                self.skip_unread_message(id, seq, Refusal::Unknown, now);
+            }
+            _ => self.send_message_of_run(id, now),
         }
     }
 
@@ -205,7 +216,7 @@ impl Service {
                 if delivery.target + 1 < delivery.targets.len() =>
             {
                 delivery.target += 1;
-                self.send_message_of_run(id, now);
+                self.send_in_time(id, now);
             }
             ReplayAnswer::Decline | ReplayAnswer::Keep => {
                 self.end_delivery(id, RunEnd::Declined, now)

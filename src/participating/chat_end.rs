@@ -1,7 +1,6 @@
 //! How a chat ends: BYE from either side, a lost leg, silence, a session interval that ran out.
 
 use crate::clock::{Instant, Now};
-use crate::msrp::event::InboundId;
 use crate::participating::chat::{ChatId, ChatState, Side};
 use crate::participating::leg::Leg;
 use crate::participating::reason::Reason;
@@ -112,12 +111,14 @@ impl Service {
         let Some(chat) = self.chats.get(&id) else {
             return;
         };
-        let busy = |((from, _), transit): (&(Side, InboundId), &Box<Transit>)| match transit.fate {
+        let is_busy = |from: Side, transit: &Transit| match transit.fate {
             Fate::Storing(..) | Fate::Asking => true,
             Fate::Live(_) => transit.complete.is_some() && chat.leg(from.other()).is_some(),
             Fate::Unread | Fate::Custody => false,
         };
-        if chat.state != ChatState::Ending || chat.transits.iter().any(busy) {
+        let mut transits = chat.transits.iter();
+        let busy = transits.any(|((from, _), transit)| is_busy(*from, transit));
+        if chat.state != ChatState::Ending || busy {
             return;
         }
         let reason = chat.ends_because.clone();

@@ -369,7 +369,9 @@ fn finish(ends: &mut [End; 2], mut now: Instant) {
         }
         let quiet = ends.iter().all(|end| {
             let settled = |arrived: &Arrived| !arrived.done || arrived.settled.is_some();
-            end.wire.is_empty() && end.session.wants().is_none() && end.inbox.values().all(settled)
+            // What is answered but not yet written makes room for more.
+            let is_written = end.wire.is_empty() && end.session.buffered() == 0;
+            is_written && end.session.wants().is_none() && end.inbox.values().all(settled)
         });
         if quiet {
             break;

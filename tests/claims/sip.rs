@@ -98,7 +98,11 @@ pub fn edit_leaves_the_rest_untouched(octets: &[u8]) {
         .append("X-Own", "1\r\nX-Not: 1")
         .replace(HeaderName::MaxForwards, "69")
         .remove(HeaderName::PAssertedIdentity);
-    let edited = wire::parse(edit.finish()).expect("an edited message is one");
+    let edited = match wire::parse(edit.finish()) {
+        // As large as one can be, and now larger.
+        Err(error) if error.status == 513 => return,
+        edited => edited.expect("an edited message is one"),
+    };
     assert_eq!(edited.body(), message.body());
     assert_eq!(edited.count(HeaderName::PAssertedIdentity), 0);
     let own = |fields: &Fields, ids: &[&str]| -> Fields {

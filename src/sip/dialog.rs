@@ -10,6 +10,7 @@ use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::sip::reply::RequestBuilder;
 use crate::sip::target::{as_request_uri, is_loose_route};
+use crate::uri::Uri;
 
 /// What the user part of our Contact in a dialog begins with.
 pub const OWN_CONTACT: &str = "pf-";
@@ -227,9 +228,11 @@ fn name_addr(uri: &str, tag: &str) -> String {
     }
 }
 
+/// What requests in the dialog go to; `None` also where that is no URI, which no request could be sent with.
 fn contact_uri(message: &Message) -> Option<String> {
     let value = message.values(HeaderName::Contact).next()?;
-    Some(NameAddr::parse(value).ok()?.uri.to_owned())
+    let uri = NameAddr::parse(value).ok()?.uri;
+    Uri::parse(uri).is_ok().then(|| uri.to_owned())
 }
 
 fn reversed_record_route(response: &Message) -> Vec<String> {
@@ -342,8 +345,14 @@ mod tests {
 
     #[test]
     fn a_dialog_needs_a_contact() {
-        let outcome = Dialog::as_uac(&invite(7, ""), &answer(200, ""));
-        assert_eq!(outcome, Err(NO_CONTACT));
+        for contact in [
+            "",
+            "Contact: <s\u{fffd}ip:bob@192.0.2.2>\r\n",
+            "Contact: <sip:>\r\n",
+        ] {
+            let outcome = Dialog::as_uac(&invite(7, ""), &answer(200, contact));
+            assert_eq!(outcome, Err(NO_CONTACT), "{contact}");
+        }
     }
 
     #[test]

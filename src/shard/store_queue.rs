@@ -53,12 +53,8 @@ impl<G: StoreGate> StoreQueue<G> {
     /// Hands a request over or lets it wait behind the others. A message without credit is refused
     /// instead: its sender can be told, and try again.
     pub fn submit(&mut self, request: StoreRequest) -> Option<StoreEvent> {
-        if self.bulk.holds_back(&request) {
-            self.octets += octets_of(&request);
-            self.bulk.push(request);
-            return None;
-        }
-        if !self.waiting.is_empty() {
+        // What stands in the first line may belong before it in the second.
+        if !self.waiting.is_empty() || self.bulk.holds_back(&request) {
             self.wait(request);
             return None;
         }
@@ -77,9 +73,11 @@ impl<G: StoreGate> StoreQueue<G> {
 
     fn wait(&mut self, request: StoreRequest) {
         self.octets += octets_of(&request);
-        match request {
-            StoreRequest::Append { .. } if self.waiting.is_empty() => self.bulk.push(request),
-            _ => self.waiting.push_back(request),
+        let is_bulk = matches!(request, StoreRequest::Append { .. });
+        if self.waiting.is_empty() && (is_bulk || self.bulk.holds_back(&request)) {
+            self.bulk.push(request);
+        } else {
+            self.waiting.push_back(request);
         }
     }
 
@@ -347,6 +345,36 @@ mod tests {
         gate.appends.set(1);
         queue.flush();
         assert_eq!(gate.taken.borrow()[2..], ["append 0", "put 1"]);
+    }
+
+    #[test]
+    fn what_is_asked_of_a_spool_keeps_its_order_while_small_requests_stand_before_some_of_it() {
+        let gate = Counting::default();
+        let mut queue = StoreQueue::new(gate.clone());
+        for request in [settle(), append(0), settle(), append(1)] {
+            assert!(queue.submit(request).is_none());
+        }
+        gate.credits.set(1);
+        queue.flush();
+        assert_eq!((queue.len_of_small(), queue.len()), (2, 3));
+        let token = StoreToken(7);
+        let spool = SPOOL;
+        for request in [
+            append(2),
+            StoreRequest::Sync { token, spool },
+            put(1, "bob", spooled()),
+            StoreRequest::Drop { spool },
+        ] {
+            assert!(queue.submit(request).is_none());
+        }
+        gate.credits.set(100);
+        gate.appends.set(100);
+        queue.flush();
+        assert!(queue.is_empty());
+        let expected = [
+            "append 0", "append 1", "append 2", "sync", "put 1", "drop 1",
+        ];
+        assert_eq!(gate.taken.borrow()[2..], expected);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use super::sys::SENT;
+
 /// So many make one at most; older kernels take no more (`UDP_MAX_SEGMENTS`).
 const MOST: usize = 64;
 /// Their octets at most: less than what UDP can carry.
@@ -38,21 +40,36 @@ pub fn run(datagrams: &[(SocketAddr, Bytes)]) -> usize {
 }
 
 /// Brings those with one destination together; among them the order stays.
-pub fn arrange(datagrams: &mut [(SocketAddr, Bytes)]) {
+fn arrange(datagrams: &mut [(SocketAddr, Bytes)]) {
     if datagrams.len() > 2 && !datagrams.is_sorted_by_key(|(remote, _)| *remote) {
         datagrams.sort_by_key(|(remote, _)| *remote);
     }
 }
 
-/// Whether groups are made.
+/// Which datagrams are next, and whether groups are made of them.
 #[derive(Debug, Default)]
 pub struct Grouping {
+    /// So many of the next datagrams have been brought together.
+    arranged: usize,
     /// So many of the next datagrams go alone.
     alone: usize,
     refusals: u32,
 }
 
 impl Grouping {
+    /// The first datagrams, those with one destination together. What comes later stands behind all of them until
+    /// they have left, so that no destination waits for ever.
+    pub fn next<'a>(
+        &mut self,
+        waiting: &'a mut [(SocketAddr, Bytes)],
+    ) -> &'a [(SocketAddr, Bytes)] {
+        if self.arranged == 0 {
+            self.arranged = waiting.len().min(SENT);
+            arrange(&mut waiting[..self.arranged]);
+        }
+        &waiting[..self.arranged.min(waiting.len())]
+    }
+
     /// How many of the first datagrams go as one now.
     pub fn run(&self, datagrams: &[(SocketAddr, Bytes)]) -> usize {
         match self.alone > 0 || self.refusals >= REFUSALS {
@@ -61,8 +78,9 @@ impl Grouping {
         }
     }
 
-    /// So many have left.
+    /// So many have left, or were dropped.
     pub fn sent(&mut self, datagrams: usize) {
+        self.arranged = self.arranged.saturating_sub(datagrams);
         self.alone = self.alone.saturating_sub(datagrams);
     }
 
@@ -119,6 +137,24 @@ mod tests {
             [to(1, 5), to(1, 5), to(1, 6), to(2, 8), to(2, 7)]
         );
         assert_eq!((run(&datagrams), run(&datagrams[3..])), (2, 2));
+    }
+
+    #[test]
+    fn what_comes_later_is_not_put_before_what_waits() {
+        let mut waiting = vec![to(9, 1), to(8, 1), to(9, 2)];
+        let mut grouping = Grouping::default();
+        let first = [to(8, 1), to(9, 1), to(9, 2)];
+        assert_eq!(grouping.next(&mut waiting), first);
+        grouping.sent(1);
+        waiting.remove(0);
+        waiting.extend([to(9, 3), to(1, 1), to(9, 4)]);
+        assert_eq!(grouping.next(&mut waiting), &first[1..]);
+        grouping.sent(2);
+        waiting.drain(..2);
+        let later = [to(1, 1), to(9, 3), to(9, 4)];
+        assert_eq!(grouping.next(&mut waiting), later);
+        grouping.sent(3);
+        assert_eq!(grouping.next(&mut vec![to(1, 7); 300]).len(), SENT);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 
 use crate::metrics::ShardMetrics;
-use crate::net::segments::{self, Grouping};
-use crate::net::sys::{self, BATCH, Datagram, ReceiveBuffers, SENT};
+use crate::net::segments::Grouping;
+use crate::net::sys::{self, BATCH, Datagram, ReceiveBuffers};
 
 /// Datagrams that wait for the kernel at most.
 const QUEUE: usize = 4096;
@@ -115,10 +115,7 @@ impl UdpTransport {
             if ready!(self.socket.poll_send_ready(context)).is_err() {
                 return Poll::Ready(());
             }
-            let waiting = self.outgoing.make_contiguous();
-            let most = waiting.len().min(SENT);
-            let batch = &mut waiting[..most];
-            segments::arrange(batch);
+            let batch = self.grouping.next(self.outgoing.make_contiguous());
             let run = |rest: &[(SocketAddr, Bytes)]| self.grouping.run(rest);
             let send = || sys::send(self.socket.as_fd(), batch, run);
             match self.socket.try_io(Interest::WRITABLE, send) {

@@ -54,6 +54,8 @@ pub struct Grouping {
     /// So many of the next datagrams go alone.
     alone: usize,
     refusals: u32,
+    /// The last refusal may be no fault of the group: the first of it has not been tried alone.
+    is_doubtful: bool,
 }
 
 impl Grouping {
@@ -82,15 +84,19 @@ impl Grouping {
     pub fn sent(&mut self, datagrams: usize) {
         self.arranged = self.arranged.saturating_sub(datagrams);
         self.alone = self.alone.saturating_sub(datagrams);
+        self.is_doubtful = false;
     }
 
     /// So many were refused as one: they are tried again, each alone. False if it was one only.
     pub fn refused(&mut self, datagrams: usize) -> bool {
         if datagrams < 2 {
+            // Alone it has no way either, so that says nothing of groups.
+            self.refusals -= u32::from(std::mem::take(&mut self.is_doubtful));
             return false;
         }
         self.alone = datagrams;
         self.refusals += 1;
+        self.is_doubtful = true;
         true
     }
 }
@@ -171,5 +177,19 @@ mod tests {
             grouping.sent(1);
         }
         assert_eq!((grouping.run(&datagrams), grouping.run(&[])), (1, 0));
+    }
+
+    #[test]
+    fn a_destination_without_a_way_is_no_reason_to_make_no_groups() {
+        let datagrams: Vec<_> = (0..10).map(|_| to(1, 9)).collect();
+        let mut grouping = Grouping::default();
+        for _ in 0..2 * REFUSALS {
+            assert!(grouping.refused(10));
+            for _ in 0..10 {
+                assert!(!grouping.refused(1));
+                grouping.sent(1);
+            }
+        }
+        assert_eq!(grouping.run(&datagrams), 10);
     }
 }

@@ -53,6 +53,10 @@ impl<G: StoreGate> StoreQueue<G> {
     /// Hands a request over or lets it wait behind the others. A message without credit is refused
     /// instead: its sender can be told, and try again.
     pub fn submit(&mut self, request: StoreRequest) -> Option<StoreEvent> {
+        if !self.is_empty() {
+            // What has waited takes the room that there is by now.
+            self.flush();
+        }
         // What stands in the first line may belong before it in the second.
         if !self.waiting.is_empty() || self.bulk.holds_back(&request) {
             self.wait(request);
@@ -375,6 +379,22 @@ mod tests {
             "append 0", "append 1", "append 2", "sync", "put 1", "drop 1",
         ];
         assert_eq!(gate.taken.borrow()[2..], expected);
+    }
+
+    #[test]
+    fn who_comes_takes_no_credit_from_who_waits() {
+        let gate = Counting::default();
+        let mut queue = StoreQueue::new(gate.clone());
+        for request in [append(0), put(1, "bob", spooled())] {
+            assert!(queue.submit(request).is_none());
+        }
+        gate.appends.set(1);
+        gate.credits.set(1);
+        let refused = queue.submit(put(2, "carol", short()));
+        let is_refused =
+            |event: StoreEvent| matches!(event, StoreEvent::Refused { token, .. } if token.0 == 2);
+        assert!(refused.is_some_and(is_refused));
+        assert_eq!(*gate.taken.borrow(), ["append 0", "put 1"]);
     }
 
     #[test]

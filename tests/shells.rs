@@ -123,6 +123,21 @@ fn keep_alives_are_ignored_and_malformed_datagrams_answered_400() {
 }
 
 #[test]
+fn what_comes_after_datagrams_that_were_dropped_is_heard() {
+    let world = World::new(1);
+    let phone = phone(world.udp());
+    let port = phone.local_addr().expect("bound").port();
+    // Most times each is alone in the socket when it is looked at.
+    for number in 0..200 {
+        phone.send(b"\r\n\r\n").expect("sent");
+        phone
+            .send(numbered(number, port, "x").as_bytes())
+            .expect("sent");
+        assert!(hears(&phone).starts_with("SIP/2.0 200 "));
+    }
+}
+
+#[test]
 fn messages_over_tcp_arrive_octet_by_octet_and_pipelined() {
     let world = World::new(2);
     let mut line = line(world.tcp());

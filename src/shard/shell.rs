@@ -149,7 +149,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         let mut busy = self.take_inputs(context, media, now);
         let mut served = 0;
         if work {
-            self.take_in(context, now);
+            busy |= self.take_in(context, now);
             served = self.serve(now);
             busy |= served > 0;
         }
@@ -193,8 +193,8 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         self.core.borrow_mut().handle_input(input, now);
     }
 
-    /// Lets SIP of peers into the waiting room.
-    fn take_in(&mut self, context: &mut Context<'_>, now: Now) {
+    /// Lets SIP of peers into the waiting room; `true` if a socket may have more, and nobody is woken for it.
+    fn take_in(&mut self, context: &mut Context<'_>, now: Now) -> bool {
         let mut inputs = std::mem::take(&mut self.inputs);
         let room = self.waiting.room_for_inputs();
         if self.inbox.poll_work(context, room, &mut inputs).is_ready() {
@@ -203,16 +203,21 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             }
         }
         self.inputs = inputs;
+        let mut has_more = false;
         for listener in 0..self.udp.len() {
-            self.take_datagrams(listener, context, now);
+            has_more |= self.take_datagrams(listener, context, now);
         }
+        has_more
     }
 
-    /// Empties the socket of a listener.
-    fn take_datagrams(&mut self, listener: usize, context: &mut Context<'_>, now: Now) {
+    /// Empties the socket of a listener; `true` if that was not seen to be empty, so that what comes next wakes
+    /// nobody. All that was in it may have been dropped.
+    fn take_datagrams(&mut self, listener: usize, context: &mut Context<'_>, now: Now) -> bool {
+        let mut has_more = true;
         let mut datagrams = std::mem::take(&mut self.datagrams);
         for _ in 0..RECEIVES {
             let Some(Some(transport)) = self.udp.get_mut(listener) else {
+                has_more = false;
                 break;
             };
             let received = transport.poll_receive(context, &mut datagrams);
@@ -222,11 +227,13 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
                     None => self.drop_datagram(listener, datagram),
                 }
             }
-            if !matches!(received, Poll::Ready(Ok(true) | Err(_))) {
+            if received.is_pending() {
+                has_more = false;
                 break;
             }
         }
         self.datagrams = datagrams;
+        has_more
     }
 
     /// What is known of its source, if that may send more.

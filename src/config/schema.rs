@@ -351,7 +351,7 @@ section! {
         /// MSRP sessions on one shard; also its MESSAGEs, deliveries and proxied requests under way, each.
         sessions: u32 = 16_384;
         /// Chats and large messages in sessions that one user may have open, those he began and those he was called to; one more is answered 503, or 486 if it is the callee who has as many and the INVITE brings no message.
-        chats_per_user: u32 = 256;
+        chats_per_user: u32 = 4_096;
         /// Memory for everything that peers and users can make grow; from nine tenths of it on new work is answered 503. The process as a whole stays within 1.2 times it.
         memory: Size = Size::mib(1_024);
         /// Of that, for messages on their way through MSRP sessions, a quarter of `memory` at most. What is over it goes by way of the disk, and so does a message that takes more than a quarter of it.

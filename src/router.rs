@@ -5,6 +5,7 @@ mod dialog_end;
 mod in_dialog;
 mod knowledge;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::clock::Now;
@@ -43,6 +44,8 @@ use knowledge::Destination;
 pub use knowledge::Knowledge;
 
 /// 403 for what a user may not do; clients read the number in the warning (cpm-facts §11).
+const CONTACT_IS_US: Rejection =
+    Rejection::new(403, "Contact Is This Server").with_warning(warning::NOT_ALLOWED);
 const NOT_AUTHORISED: Rejection =
     Rejection::new(403, "Forbidden").with_warning(warning::NOT_AUTHORISED);
 
@@ -483,6 +486,9 @@ impl Router {
             Proof::Answered => return,
         };
         service.trust(server);
+        if self.names_us_as_device(request) {
+            return service.reject(request, server, &CONTACT_IS_US, now);
+        }
         let to_tag = service.new_tag();
         let registration = Registration {
             request,
@@ -492,6 +498,19 @@ impl Router {
             now,
         };
         service.register(&self.knowledge.directory, &registration, server);
+    }
+
+    /// Whether a Contact is an address of ours: what is kept for the user would come back to us without end, as
+    /// new requests that no loop detection knows (RFC 3261 §16.3, RFC 5393).
+    fn names_us_as_device(&self, request: &Message) -> bool {
+        let mut contacts = request.values(HeaderName::Contact);
+        contacts.any(|contact| {
+            let address = NameAddr::parse(contact).ok();
+            let uri = address.and_then(|it| Uri::parse(it.uri).ok());
+            // A name is not looked up: such a device is reached the way its REGISTER came (decision 13).
+            let is_literal = |uri: &Uri<'_>| uri.host().parse::<IpAddr>().is_ok();
+            uri.is_some_and(|uri| is_literal(&uri) && self.knowledge.is_us(&uri))
+        })
     }
 
     /// Who sent the request; `None` when it has been answered with a challenge or refused.

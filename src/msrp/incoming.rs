@@ -288,7 +288,15 @@ impl Incoming {
         let sum = crc32c::crc32c(message_id.as_bytes());
         let mut settled = self.settled.iter();
         if let Some(settled) = settled.find(|it| it.sum == sum && *it.message_id == *message_id) {
-            return Err(settled.status);
+            // 200 would say that another message under a name that was used has been taken.
+            let total = fields.byte_range.and_then(|range| range.total);
+            let is_other = total.is_some_and(|total| total != settled.length);
+            let is_taken = settled.status < 300;
+            return Err(if is_taken && is_other {
+                400
+            } else {
+                settled.status
+            });
         }
         let content_type = fields.content_type.ok_or(400u16)?;
         let id = InboundId(self.next_message);

@@ -616,6 +616,38 @@ fn what_a_message_takes_of_the_bounds_is_given_back() {
 }
 
 #[test]
+fn another_message_under_a_name_that_was_used_is_not_taken_for_the_first() {
+    let mut bob = Bob::new();
+    bob.receives_send(
+        "tid1",
+        "Message-ID: same\r\nByte-Range: 1-3/3\r\n",
+        "abc",
+        '$',
+    );
+    let (message, _) = done(&bob.told()).unwrap();
+    bob.session.settle(message, 200);
+    bob.receives_send(
+        "tid2",
+        "Message-ID: same\r\nByte-Range: 1-3/3\r\n",
+        "abc",
+        '$',
+    );
+    bob.receives_send(
+        "tid3",
+        "Message-ID: same\r\nByte-Range: 1-4/4\r\n",
+        "abcd",
+        '$',
+    );
+    assert_eq!(done(&bob.told()), None);
+    let expected = [
+        "MSRP tid1 200 OK",
+        "MSRP tid2 200 OK",
+        "MSRP tid3 400 Bad Request",
+    ];
+    assert_eq!(bob.says(), expected);
+}
+
+#[test]
 fn the_user_may_refuse_a_message_while_it_arrives() {
     let mut bob = Bob::new();
     let mut reader = FrameReader::new(Limits::default());

@@ -44,6 +44,16 @@ impl Service {
         !bindings.any(|binding| binding.uri() == uri && binding.flow() == flow)
     }
 
+    /// Whether what a delivery has still to send would go to a device that is not registered any more.
+    pub(super) fn goes_to_gone(&self, id: DeliveryId) -> bool {
+        let Some(delivery) = self.deliveries.get(&id) else {
+            return false;
+        };
+        let target = delivery.targets.get(delivery.target);
+        delivery.pulled.is_none()
+            && target.is_some_and(|it| self.is_gone(&delivery.user, &it.uri, it.flow))
+    }
+
     fn runs_for_gone(&self, user: &Identity) -> Vec<DeliveryId> {
         let is_pending = |delivery: &Delivery| match &delivery.carrier {
             DeliveryBy::Message(_) => false,
@@ -53,14 +63,8 @@ impl Service {
                 Phase::Reading | Phase::Waiting | Phase::Inviting | Phase::Pausing => true,
             },
         };
-        let waits_in_vain = |delivery: &Delivery| {
-            delivery.pulled.is_none()
-                && is_pending(delivery)
-                && (delivery.targets.get(delivery.target))
-                    .is_some_and(|target| self.is_gone(user, &target.uri, target.flow))
-        };
         let all = self.deliveries.of(user);
-        let vain = all.filter(|(_, delivery)| waits_in_vain(delivery));
+        let vain = all.filter(|(id, it)| is_pending(it) && self.goes_to_gone(*id));
         let mut ids: Vec<DeliveryId> = vain.map(|(id, _)| id).collect();
         ids.sort();
         ids

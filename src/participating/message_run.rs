@@ -42,6 +42,10 @@ impl Service {
 
     /// Sends the run's next message, fetched unless it was read with an earlier one, or ends the run.
     pub(super) fn take_next_message(&mut self, id: DeliveryId, now: Now) {
+        if self.goes_to_gone(id) {
+            // The devices that are there now get the rest.
+            return self.end_delivery(id, RunEnd::Parked, now);
+        }
         let Some(held) = self.next_of_run(id, now) else {
             return self.end_delivery(id, RunEnd::Done, now);
         };

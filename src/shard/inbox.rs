@@ -17,7 +17,7 @@ const BATCH: usize = 64;
 
 /// Readings of MSRP connections that wait for a shard, at most: a sender that is faster than its shard must
 /// not stand before everybody else.
-const MEDIA: usize = 512;
+const MEDIA: usize = 128;
 /// Of which so many are taken in one turn; each is some dozen pieces of frames.
 const MEDIA_BATCH: usize = 16;
 

@@ -40,6 +40,8 @@ use crate::sip::wire;
 
 /// Messages waiting for other shards or the store, above which no work of peers is taken.
 const PRESSURE: usize = 1024;
+/// Octets waiting for the store, above which no more are taken from MSRP peers.
+const OCTETS: usize = 2 * 1024 * 1024;
 /// How soon requests that found no credit are offered to the store again.
 const STORE_RETRY: Duration = Duration::from_millis(5);
 
@@ -145,7 +147,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             self.core.borrow_mut().load().served(count, took);
         }
         let work = !self.is_pressed(self.store.len_of_small());
-        let media = !self.is_pressed(self.store.len());
+        let media = !self.is_pressed(self.store.len()) && self.store.octets() <= OCTETS;
         let mut busy = self.take_inputs(context, media, now);
         let mut served = 0;
         if work {

@@ -95,6 +95,11 @@ impl<G: StoreGate> StoreQueue<G> {
         self.waiting.len()
     }
 
+    /// Octets of bodies among what waits.
+    pub fn octets(&self) -> usize {
+        self.octets
+    }
+
     /// Memory in use, about, here and in the store.
     pub fn footprint(&self) -> usize {
         let entries = self.waiting.capacity() * size_of::<StoreRequest>();

@@ -286,3 +286,18 @@ fn a_gruu_means_one_device_of_its_user() {
         phone.expect_no("MESSAGE")
     });
 }
+
+#[test]
+fn a_contact_that_is_the_server_itself_is_refused() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let bob = stage.agent("bob")?;
+        let server = stage.server().sip_address(Transport::Udp)?;
+        let contact = format!("<sip:bob@{server}>");
+        let answer = bob.sends_register(&contact)?.expect_status(403)?;
+        stage.observe(
+            answer.header_or_empty("Warning").contains("122"),
+            "a Warning says what is wrong",
+        )?;
+        stage.observe(contacts(&bob)?.is_empty(), "nothing is registered")
+    });
+}

@@ -279,3 +279,24 @@ fn nothing_passes_what_waits_for_somebody_whose_turn_has_not_come() {
         Ok(())
     });
 }
+
+#[test]
+fn what_is_left_goes_to_the_device_that_is_there_not_to_the_one_that_was() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent("alice")?;
+        let (old, new) = (stage.agent("bob")?, stage.agent("bob")?);
+        for text in ["one", "two", "three"] {
+            alice.sends_message("bob", text)?.expect_status(202)?;
+        }
+        old.reacts_to_messages(Reaction::StaySilent);
+        old.registers()?;
+        let first = old.expect_message()?;
+        old.unregisters()?;
+        new.registers()?;
+        // Who has left answers all the same.
+        first.answers(200);
+        new.expect_text("two")?;
+        new.expect_text("three")?;
+        old.expect_no("MESSAGE")
+    });
+}

@@ -90,8 +90,10 @@ impl Echo {
                     self.actions.push_back(Action::Forward { shard, message });
                 }
             }
-            ["work", millis] => {
-                let end = now.instant + Duration::from_millis(millis.parse().expect("a number"));
+            ["work", micros] => {
+                // Of each request, not of each turn: a turn takes many.
+                let begun = clock::now().instant;
+                let end = begun + Duration::from_micros(micros.parse().expect("a number"));
                 while clock::now().instant < end {
                     std::hint::spin_loop();
                 }

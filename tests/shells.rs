@@ -534,7 +534,7 @@ impl Drop for Ends<'_> {
 /// was refused.
 fn keeps_asking(phone: &UdpSocket, under_way: usize, done: &AtomicBool, refused: &Sender<()>) {
     let port = phone.local_addr().expect("bound").port();
-    let asks = |number| phone.send(numbered(number, port, "work 300").as_bytes());
+    let asks = |number| phone.send(numbered(number, port, "work 150").as_bytes());
     let mut answer = [0; 2_048];
     for number in 0.. {
         if number >= under_way {
@@ -581,7 +581,7 @@ fn strangers_who_fill_a_shard_do_not_keep_another_one_out() {
         let phone = from("127.0.0.9");
         let port = phone.local_addr().expect("bound").port();
         let refused = (0..40).filter(|number| {
-            let request = numbered(*number, port, "work 300");
+            let request = numbered(*number, port, "work 150");
             phone.send(request.as_bytes()).expect("sent");
             !hears(&phone).starts_with("SIP/2.0 200 ")
         });

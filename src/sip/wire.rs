@@ -143,7 +143,8 @@ pub(super) fn with_head(error: WireError, head: Bytes) -> WireError {
 /// A fault does not end the reading: what is sound is needed to answer the rest.
 fn read_head(octets: Bytes, head_end: usize) -> Result<Parts, WireError> {
     let (line_end, _) = next_line_end(&octets, 0, head_end).ok_or(MALFORMED_START)?;
-    let (start, mut outcome) = read_start_line(&octets, line_end).ok_or(MALFORMED_START)?;
+    let start = read_start_line(&octets, line_end).or_else(|| broken_request(&octets, line_end));
+    let (start, mut outcome) = start.ok_or(MALFORMED_START)?;
     let fields_at = line_end + 2;
     let mut parts = Parts::new(octets, head_end, start, fields_at);
     outcome = outcome.and(read_fields(&mut parts, fields_at, head_end));
@@ -186,7 +187,8 @@ fn read_start_line(octets: &[u8], end: usize) -> Option<(StartLine, Result<(), W
     let uri_is_whole = !uri.is_empty()
         && !uri.iter().any(u8::is_ascii_whitespace)
         && std::str::from_utf8(uri).is_ok();
-    if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) {
+    let is_method = !method.is_empty() && method.iter().all(|byte| is_token(*byte));
+    if !is_method || (!is_sip && is_like_response(line)) {
         return None;
     }
     let outcome = match version {
@@ -199,6 +201,32 @@ fn read_start_line(octets: &[u8], end: usize) -> Option<(StartLine, Result<(), W
         uri: range(method_end + 1, uri_end),
     };
     Some((start, outcome))
+}
+
+/// What a start line that cannot be read is answered as: a request, for nothing may answer a response (RFC 3261
+/// §8.1.3.1), and what is like one may be one. Its method is its first word, if that may be one.
+fn broken_request(octets: &[u8], end: usize) -> Option<(StartLine, Result<(), WireError>)> {
+    let line = octets.get(..end)?;
+    if line.is_empty() || is_like_response(line) {
+        return None;
+    }
+    let word = line.iter().position(|byte| !is_token(*byte));
+    let word = word.unwrap_or(line.len());
+    let start = StartLine::Request {
+        method: Method::parse(&line[..word]),
+        name: range(0, word),
+        uri: range(word, word),
+    };
+    let fault = match line.len() > MAX_LINE {
+        true => WireError::new(513, "Message Too Large"),
+        false => MALFORMED_START,
+    };
+    Some((start, Err(fault)))
+}
+
+fn is_like_response(line: &[u8]) -> bool {
+    let start = line.trim_ascii_start().get(..3);
+    start.is_some_and(|start| start.eq_ignore_ascii_case(b"SIP"))
 }
 
 fn check_version(version: &[u8]) -> Result<(), WireError> {
@@ -419,7 +447,45 @@ mod tests {
             assert_eq!(partial.method(), Method::Options);
             assert!(partial.top_via().is_ok(), "{start} {field:?}");
         }
-        assert_eq!(read("hello\r\n\r\n").expect_err("no SIP").partial, None);
+    }
+
+    #[test]
+    fn a_request_whose_start_line_is_no_such_line_can_be_answered() {
+        let via = "Via: SIP/2.0/UDP h;branch=z9hG4bK1\r\n";
+        let long = "x".repeat(MAX_LINE + 1);
+        for (start, method, status) in [
+            ("MESSAGE", Method::Message, 400),
+            ("MESSAGE sip:bob@im.test", Method::Message, 400),
+            ("MESSAGE\tsip:bob@im.test\tSIP/2.0", Method::Message, 400),
+            ("ACK", Method::Ack, 400),
+            ("<MESSAGE> sip:bob@im.test SIP/2.0", Method::Other, 400),
+            (" MESSAGE sip:bob@im.test SIP/2.0", Method::Other, 400),
+            ("MESSAGE sip:b\0b@im.test SIP/2.0", Method::Message, 400),
+            ("\u{e4}", Method::Other, 400),
+            (&long, Method::Other, 513),
+        ] {
+            let error = read(&format!("{start}\r\n{via}\r\n")).expect_err(start);
+            assert_eq!(error.status, status, "{start}");
+            let partial = error.partial.expect("a request");
+            assert_eq!(partial.method(), method, "{start}");
+            assert!(partial.top_via().is_ok(), "{start}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_a_response_is_nothing_to_answer() {
+        let via = "Via: SIP/2.0/UDP h;branch=z9hG4bK1\r\n";
+        for start in [
+            "SIP/2.0",
+            "SIP/2.0 99 Low",
+            "SIP/2.0 abc OK",
+            "sip/2.0 20",
+            "SIP 2.0 200 OK",
+            "  SIP/2.0 200 OK",
+        ] {
+            let error = read(&format!("{start}\r\n{via}\r\n")).expect_err(start);
+            assert_eq!(error.partial, None, "{start}");
+        }
     }
 
     #[test]

@@ -81,6 +81,32 @@ fn a_request_that_contradicts_itself_is_answered_400() {
 }
 
 #[test]
+fn a_request_without_a_sound_start_line_is_answered_400() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        for (transport, name) in [(Transport::Udp, "UDP"), (Transport::Tcp, "TCP")] {
+            let mallory = stage.agent_with("mallory", transport, Profile::Plain)?;
+            for start in [
+                "MESSAGE",
+                "MESSAGE sip:bob@im.test",
+                "<MESSAGE> sip:bob@im.test SIP/2.0",
+                "MESSAGE sip:bob@im.test sip:carol@im.test HTTP/1.1",
+            ] {
+                let branch = fresh("z9hG4bK");
+                let octets = format!(
+                    "{start}\r\nVia: SIP/2.0/{name} {};branch={branch};rport\r\nMax-Forwards: 70\r\n\
+                     From: <sip:mallory@im.test>;tag=1\r\nTo: <sip:bob@im.test>\r\n\
+                     Call-ID: {branch}\r\nCSeq: 1 MESSAGE\r\nContent-Length: 0\r\n\r\n",
+                    mallory.address()
+                );
+                let answer = mallory.answer_to_octets(octets.as_bytes())?;
+                stage.observe(answer.status() == 400, &format!("{start}: 400"))?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn another_version_is_answered_505() {
     on_every_shard_count(&Configuration::open(), |stage| {
         let mallory = stage.agent("mallory")?;

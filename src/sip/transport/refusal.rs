@@ -16,7 +16,10 @@ use crate::sip::wire::{self, WireError};
 /// must repeat is more than a message may have.
 pub fn answer(error: &WireError, source: SocketAddr) -> Option<Bytes> {
     let request = error.partial.as_deref()?;
-    if !request.is_request() || request.method() == Method::Ack || request.top_via().is_err() {
+    // What kind of request it was may be found in its CSeq alone.
+    let named = request.cseq().map(|cseq| cseq.method);
+    let is_ack = request.method() == Method::Ack || named == Ok("ACK");
+    if !request.is_request() || is_ack || request.top_via().is_err() {
         return None;
     }
     let stamped = reply::stamp_source(request.clone(), source);
@@ -112,10 +115,29 @@ mod tests {
     }
 
     #[test]
+    fn a_start_line_that_is_none_is_answered_unless_it_was_an_ack() {
+        let source = SOURCE.parse().expect("an address");
+        let answered = |method: &str| {
+            let text = format!(
+                "no start line\r\nVia: SIP/2.0/UDP host.test;branch=z9hG4bKx\r\n\
+                 From: <sip:a@b>;tag=1\r\nTo: <sip:bob@im.test>\r\nCall-ID: c\r\nCSeq: 1 {method}\r\n\r\n",
+            );
+            let came = text.len();
+            let error = wire::parse(text.into()).expect_err("no start line");
+            answer_datagram(&error, source, came)
+        };
+        let answer = answered("MESSAGE").expect("there is enough to answer");
+        assert!(text(&answer).starts_with("SIP/2.0 400 "));
+        assert_eq!(answered("ACK"), None);
+    }
+
+    #[test]
     fn acks_and_noise_are_not_answered() {
         let (error, source) = refused("host.test;branch=z9hG4bKx", "ACK");
         assert_eq!(answer(&error, source), None);
-        let error = wire::parse(Bytes::from_static(b"hello")).expect_err("no message");
-        assert_eq!(answer(&error, source), None);
+        for noise in ["hello", "hello\r\n\r\n"] {
+            let error = wire::parse(noise.into()).expect_err("no message");
+            assert_eq!(answer(&error, source), None);
+        }
     }
 }

@@ -14,11 +14,10 @@ use crate::limits::logins::Lockout;
 use crate::limits::peers::Barred;
 use crate::limits::sources::Offence;
 use crate::metrics::ShardMetrics;
-use crate::msrp::sdp::SessionDescription;
 use crate::participating::admission::{Admission, UNAVAILABLE};
 use crate::participating::answering::Asked;
-use crate::participating::callee;
 use crate::participating::forward;
+use crate::participating::offer;
 use crate::participating::pull::{Fetch, Wanted};
 use crate::participating::receipt_route::{ReceiptRoute, without_top_route};
 use crate::participating::relay::Passage;
@@ -48,9 +47,6 @@ const CONTACT_IS_US: Rejection =
     Rejection::new(403, "Contact Is This Server").with_warning(warning::NOT_ALLOWED);
 const NOT_AUTHORISED: Rejection =
     Rejection::new(403, "Forbidden").with_warning(warning::NOT_AUTHORISED);
-
-/// A session with us needs a description to answer (cpm-facts §11).
-const NO_OFFER: Rejection = Rejection::new(488, "Not Acceptable Here");
 
 /// What users may send to the server itself.
 const OWN_METHODS: &str = "OPTIONS, REGISTER";
@@ -148,7 +144,7 @@ impl Router {
     fn may_end_here(&self, request: &Message) -> bool {
         match request.method() {
             Method::Message | Method::Register => true,
-            Method::Invite if chat_offer(request).is_some() => true,
+            Method::Invite if offer::of_session(request).is_ok() => true,
             _ => self.is_for_server(request),
         }
     }
@@ -352,8 +348,9 @@ impl Router {
             Ok(wanted) => wanted,
             Err(rejection) => return service.reject(&invite, server, &rejection, now),
         };
-        let Some(offer) = chat_offer(&invite) else {
-            return service.reject(&invite, server, &NO_OFFER, now);
+        let offer = match offer::of_session(&invite) {
+            Ok(offer) => offer,
+            Err(unusable) => return service.refuse_offer(&invite, server, unusable, now),
         };
         let fetch = Fetch {
             invite,
@@ -389,18 +386,19 @@ impl Router {
         parties: Parties,
         now: Now,
     ) {
-        match chat_offer(&request) {
-            Some(offer) => {
+        match offer::of_session(&request) {
+            Ok(offer) => {
                 if let Some(tags) = unsupported_requirements(&request, &CHAT_EXTENSIONS) {
                     return service.bad_extension(&request, server, &tags, now);
                 }
                 let Parties { flow, author, user } = parties;
                 service.handle_chat_invite(request, server, flow, offer, author, user, now);
             }
-            None if asks_for_session(&request) => {
-                service.reject(&request, server, &NO_OFFER, now);
+            // Other media are the device's.
+            Err(unusable) if unusable != offer::NO_MSRP && asks_for_session(&request) => {
+                service.refuse_offer(&request, server, unusable, now);
             }
-            None => self.pass_on(service, request, server, &parties, now),
+            Err(_) => self.pass_on(service, request, server, &parties, now),
         }
     }
 
@@ -415,15 +413,20 @@ impl Router {
     ) {
         match service.admit(&request, &parties.author, &parties.user, now) {
             Admission::Pass => {}
+            Admission::Drop | Admission::Refuse(UNAVAILABLE) => {
+                return nobody_takes(service, &request, server, now);
+            }
             Admission::Refuse(rejection) => {
                 return service.reject(&request, server, &rejection, now);
             }
-            Admission::Drop => return service.reject(&request, server, &UNAVAILABLE, now),
         }
         let targets = match service.relay_targets(&parties.user, &request) {
             Ok(targets) => targets,
             Err(rejection) => return service.reject(&request, server, &rejection, now),
         };
+        if targets.is_empty() {
+            return nobody_takes(service, &request, server, now);
+        }
         let record_routes = self.record_routes(service, &request, parties, &targets);
         let passage = Passage {
             author: Some(&parties.author),
@@ -687,16 +690,21 @@ fn sender_domains(request: &Message) -> Vec<String> {
     domains
 }
 
-/// The description of a request that offers MSRP.
-fn chat_offer(request: &Message) -> Option<SessionDescription> {
-    let offer = callee::description(request)?;
-    let sections = &offer.sections;
-    let offers = sections.iter().any(|section| section.msrp.is_some());
-    offers.then_some(offer)
+/// Nobody is there whom the request could be passed on to (RFC 3261 §16.5). Only we could take a session then: an
+/// INVITE hears why we do not (cpm-facts §11).
+fn nobody_takes(service: &mut Service, request: &Message, server: ServerId, now: Now) {
+    let unusable = match request.method() {
+        Method::Invite => offer::of_session(request).err(),
+        _ => None,
+    };
+    match unusable {
+        Some(unusable) => service.refuse_offer(request, server, unusable, now),
+        None => service.reject(request, server, &UNAVAILABLE, now),
+    }
 }
 
-/// Whether an INVITE without a description is for a session of ours (cpm-facts §11): one for other media
-/// may leave the offer to the device.
+/// Whether an INVITE from which no session of ours can come asks for one (cpm-facts §11): another may leave
+/// the offer to the device.
 fn asks_for_session(request: &Message) -> bool {
     let names = [
         HeaderName::PAssertedService,
@@ -704,11 +712,10 @@ fn asks_for_session(request: &Message) -> bool {
         HeaderName::AcceptContact,
     ];
     let mut values = names.into_iter().flat_map(|name| request.headers(name));
-    request.body().is_empty()
-        && values.any(|value| {
-            let value = value.to_ascii_lowercase();
-            value.contains("oma.cpm.") || value.contains("+g.oma.sip-im")
-        })
+    values.any(|value| {
+        let value = value.to_ascii_lowercase();
+        value.contains("oma.cpm.") || value.contains("+g.oma.sip-im")
+    })
 }
 
 /// RFC 3261 §18.2.1, RFC 3581: what the Via claims about its source is written over.

@@ -89,6 +89,8 @@ impl SdpRefusal {
 
     /// No MSRP section.
     pub const NO_MSRP: Self = Self::new(304, "Media type not available");
+    /// An INVITE without a description: we make no offer for the person who is called.
+    pub const NO_OFFER: Self = Self::new(399, "No session description");
     /// TLS where we do without, or the other way round.
     pub const NO_TLS: Self = Self::new(302, "Incompatible transport protocol");
     const NO_COMMON_TYPE: Self = Self::new(305, "Incompatible media format");

@@ -3,7 +3,6 @@
 
 use bytes::Bytes;
 
-use crate::msrp::sdp::SessionDescription;
 use crate::participating::chat::Chat;
 use crate::participating::contacts::Target;
 use crate::participating::forward::wants_privacy;
@@ -13,7 +12,6 @@ use crate::participating::privacy::ANONYMOUS;
 use crate::participating::service::Settings;
 use crate::sip::dialog::OWN_CONTACT;
 use crate::sip::message::{HeaderName, Message};
-use crate::sip::rejection::Rejection;
 use crate::sip::reply::{self, RequestBuilder};
 use crate::sip::session_timer::Field;
 use crate::sip::transport::flow::{Flow, Transport};
@@ -136,31 +134,6 @@ pub(super) fn refusal(chat: &Chat, best: &Message) -> Bytes {
         }
     }
     reply.build()
-}
-
-/// The session description of a message, alone or in a multipart body; `None` if there is none that
-/// can be read.
-pub fn description(message: &Message) -> Option<SessionDescription> {
-    let content_type = message.header(HeaderName::ContentType)?;
-    if crate::multipart::media_type(content_type) == "application/sdp" {
-        return SessionDescription::parse(message.body()).ok();
-    }
-    let parts = crate::multipart::parts(content_type, message.body()).ok()?;
-    let sdp = parts
-        .iter()
-        .find(|part| part.media_type() == "application/sdp")?;
-    SessionDescription::parse(message.body().get(sdp.body.clone())?).ok()
-}
-
-/// The offer in a request inside a dialog: 415 for what is no session description, 400 for one that
-/// cannot be read.
-pub(super) fn offer_in(request: &Message) -> Result<SessionDescription, Rejection> {
-    let content_type = request.header(HeaderName::ContentType).unwrap_or_default();
-    let media_type = crate::multipart::media_type(content_type);
-    if media_type != "application/sdp" && !media_type.starts_with("multipart/") {
-        return Err(Rejection::new(415, "Unsupported Media Type"));
-    }
-    description(request).ok_or(Rejection::new(400, "Malformed Session Description"))
 }
 
 /// A new Call-ID.

@@ -11,7 +11,7 @@ use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::reason::Reason;
 use crate::participating::service::Service;
 use crate::participating::submission;
-use crate::participating::{callee, outgoing};
+use crate::participating::{callee, offer, outgoing};
 use crate::sip::dialog::Dialog;
 use crate::sip::message::{Message, Method};
 use crate::sip::rejection::Rejection;
@@ -62,7 +62,7 @@ impl Service {
             }
             return self.hang_up(leg, &Reason::Completed, now);
         }
-        let answer = callee::description(response);
+        let answer = offer::description(response).ok();
         let accepted = answer.is_some_and(|answer| self.media.accept(media, &answer, now).is_ok());
         if !accepted {
             self.hang_up(leg, &Reason::NotAcceptable, now);

@@ -2,24 +2,16 @@
 //! description exchanged again if there is one (RFC 3261 §14.2, RFC 3311 §5.2, RFC 4028 §9, RFC 6337).
 
 use crate::clock::Now;
-use crate::msrp::negotiation::SdpRefusal;
 use crate::participating::callee;
 use crate::participating::dialogs::DialogUse;
 use crate::participating::leg::Unacknowledged;
+use crate::participating::offer::{self, Unusable};
 use crate::participating::outgoing::ALLOW;
 use crate::participating::reason::Reason;
 use crate::participating::service::Service;
 use crate::sip::message::{Message, Method};
 use crate::sip::rejection::Rejection;
 use crate::sip::transaction::table::ServerId;
-
-/// Why a description inside a dialog comes to nothing.
-enum Unusable {
-    /// It cannot be read, or is none.
-    Unread(Rejection),
-    /// No session can come of it.
-    Refused(SdpRefusal),
-}
 
 impl Service {
     /// A target refresh request of the peer.
@@ -46,12 +38,7 @@ impl Service {
         };
         let description = match self.describe_again(usage, request, now) {
             Ok(description) => description,
-            Err(Unusable::Unread(rejection)) => {
-                return self.reject(request, server, &rejection, now);
-            }
-            Err(Unusable::Refused(refusal)) => {
-                return self.reject_description(request, server, refusal, now);
-            }
+            Err(unusable) => return self.refuse_offer(request, server, unusable, now),
         };
         let Some(leg) = self.leg(usage) else { return };
         leg.timer = timer;
@@ -96,7 +83,7 @@ impl Service {
             let invites = request.method() == Method::Invite;
             return Ok(invites.then(|| self.media.offer(media)));
         }
-        let offer = callee::offer_in(request).map_err(Unusable::Unread)?;
+        let offer = offer::description(request)?;
         let answer = self
             .media
             .answer_again(media, &offer, now, &mut self.tokens);
@@ -118,7 +105,7 @@ impl Service {
         if !waiting.offered || ack.body().is_empty() {
             return;
         }
-        let answer = callee::description(ack);
+        let answer = offer::description(ack).ok();
         let tokens = &mut self.tokens;
         let taken = answer
             .is_some_and(|answer| self.media.accept_again(media, &answer, now, tokens).is_ok());

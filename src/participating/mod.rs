@@ -47,6 +47,7 @@ mod message_run;
 mod names;
 pub mod next_hop;
 mod of_users;
+pub mod offer;
 pub mod operator;
 pub mod outgoing;
 mod overload;

@@ -8,6 +8,7 @@ use crate::participating::callee;
 use crate::participating::chat::Side;
 use crate::participating::dialogs::DialogUse;
 use crate::participating::leg::{Asked, Leg};
+use crate::participating::offer;
 use crate::participating::outgoing::ALLOW;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Usage};
@@ -194,7 +195,7 @@ impl Service {
             leg.ack = Some((asked.cseq, ack.clone()));
             self.sip.send_ack(ack, flow);
         }
-        let answer = callee::description(response);
+        let answer = offer::description(response).ok();
         let tokens = &mut self.tokens;
         let taken = answer
             .is_some_and(|answer| self.media.accept_again(media, &answer, now, tokens).is_ok());

@@ -11,6 +11,7 @@ use crate::participating::delivery::{Delivery, DeliveryBy, DeliveryId};
 use crate::participating::dialogs::DialogUse;
 use crate::participating::leg::Leg;
 use crate::participating::media::MediaUse;
+use crate::participating::offer;
 use crate::participating::outgoing::{self, CallNames};
 use crate::participating::provisional::EarlyDialogs;
 use crate::participating::reason::Reason;
@@ -206,7 +207,7 @@ impl Service {
             run.leg = Some(leg);
             self.dialogs.insert(key, DialogUse::Replay(id));
         }
-        let answer = callee::description(response);
+        let answer = offer::description(response).ok();
         let accepted = answer.and_then(|answer| self.media.accept(media, &answer, now).ok());
         match (phase, accepted) {
             (Phase::Inviting, Some(direction)) if direction.sends() => self.begin_sending(id, now),

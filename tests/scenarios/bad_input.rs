@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use restante::demo::{Draft, Failure, MsrpEnd, Profile, Setup, Transcript, Transport, fresh};
+use restante::demo::{
+    Draft, Failure, MsrpEnd, Profile, Setup, SipText, Transcript, Transport, UserAgent, fresh,
+};
 
 use crate::support::{Configuration, Stage, on_every_shard_count};
 
@@ -219,6 +221,57 @@ fn addresses_that_nobody_can_reach_are_refused_by_their_kind() {
             alice.sends(draft)?.expect_status(status)?;
         }
         Ok(())
+    });
+}
+
+/// An INVITE for Bob with that body, and what it is answered.
+fn invited(alice: &UserAgent, draft: Draft, status: u16) -> Result<SipText, Failure> {
+    alice.sends(draft)?.expect_status(status)
+}
+
+#[test]
+fn an_invite_from_which_no_session_can_come_is_told_why_when_nobody_is_there() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent("alice")?;
+        let draft = || Draft::new("INVITE", "sip:bob@im.test").header("Contact", &alice.contact());
+        for draft in [draft(), alice.invite_draft("bob", "c")] {
+            let none = invited(&alice, draft, 488)?;
+            let warning = none.header_or_empty("Warning");
+            stage.observe(warning.starts_with("399 "), "what is missing is named")?;
+        }
+        let audio = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
+            m=audio 9 RTP/AVP 0\r\n";
+        let sdp = draft().body("application/sdp", audio.as_bytes());
+        let refused = invited(&alice, sdp, 488)?;
+        let warning = refused.header_or_empty("Warning");
+        stage.observe(warning.starts_with("304 "), "the media is named")?;
+        let broken = draft().body("application/sdp", b"v=0\r\nnonsense\r\n");
+        invited(&alice, broken, 400)?;
+        let text = invited(&alice, draft().body("text/plain", b"hello"), 415)?;
+        let accepted = text.header_or_empty("Accept");
+        stage.observe(
+            accepted.contains("application/sdp"),
+            "what is taken is named",
+        )
+    });
+}
+
+#[test]
+fn an_invite_for_other_media_goes_to_the_device_that_is_there() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        let draft = Draft::new("INVITE", "sip:bob@im.test").header("Contact", &alice.contact());
+        let mut sent = alice.sends(draft)?;
+        bob.expect_invite()?.refuses(486);
+        let answer = sent.final_answer(Duration::from_secs(10))?;
+        stage.observe(answer.status() == 486, "the device decides")?;
+        // Who asks for a session of ours hears from us what is wrong.
+        let broken = alice
+            .invite_draft("bob", "c")
+            .body("application/sdp", b"v=0\r\nx\r\n");
+        invited(&alice, broken, 400)?;
+        bob.expect_no("INVITE")
     });
 }
 

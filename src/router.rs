@@ -48,6 +48,10 @@ const CONTACT_IS_US: Rejection =
 const NOT_AUTHORISED: Rejection =
     Rejection::new(403, "Forbidden").with_warning(warning::NOT_AUTHORISED);
 
+/// No hop to us or from us is secured (RFC 3261 §26.2.2, RFC 5630 §5.1.2 and §5.3).
+const NO_SIPS: Rejection =
+    Rejection::new(480, "Temporarily Unavailable").with_warn_code(380, "SIPS Not Allowed");
+
 /// What users may send to the server itself.
 const OWN_METHODS: &str = "OPTIONS, REGISTER";
 /// What they may send to it and through it.
@@ -168,6 +172,9 @@ impl Router {
     ) {
         if service.handle_in_dialog(&request, server, now) {
             return;
+        }
+        if request.uri().is_ok_and(|uri| uri.scheme() == Scheme::Sips) {
+            return service.reject(&request, server, &NO_SIPS, now);
         }
         if request.to_tag().is_none()
             && let Err(rejection) = self.admit_peer(service, &request, &flow, now)

@@ -120,9 +120,9 @@ impl Service {
     ) -> Bytes {
         let mut reply = self.reply(request, rejection.status, rejection.reason, tag);
         // A 403 without a warning makes some clients register again at once (cpm-facts §11).
-        let default = (rejection.status == 403).then_some(warning_text::NOT_AUTHORISED);
-        if let Some(text) = rejection.warning.or(default) {
-            reply = reply.header("Warning", &warning(399, &self.settings.domain, text));
+        let default = (rejection.status == 403).then_some((399, warning_text::NOT_AUTHORISED));
+        if let Some((code, text)) = rejection.warning.or(default) {
+            reply = reply.header("Warning", &warning(code, &self.settings.domain, text));
         }
         match rejection.status {
             405 | 501 => reply = reply.header("Allow", ALLOW),

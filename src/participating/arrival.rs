@@ -233,12 +233,26 @@ fn kept_headers(request: &Message) -> Vec<(String, String)> {
         .collect()
 }
 
+/// For how many seconds a message is worth anything: delta-seconds (RFC 3261 §20.19); a larger number than they
+/// can be is the largest, and what is no number is answered 400, lest a message outlive what its author meant.
+pub(super) fn validity(request: &Message) -> Result<Option<u64>, Rejection> {
+    if request.count(HeaderName::Expires) == 0 {
+        return Ok(None);
+    }
+    let value = request.header(HeaderName::Expires).unwrap_or_default();
+    let value = value.trim();
+    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Rejection::new(400, "Malformed Expires"));
+    }
+    let most = u64::from(u32::MAX);
+    Ok(Some(
+        value.parse().map_or(most, |seconds: u64| seconds.min(most)),
+    ))
+}
+
 /// RFC 3428 §5: Expires counts from Date if that is given, else from arrival.
 pub(super) fn expiry(request: &Message, lifetimes: Lifetimes, now: Now) -> UnixMillis {
-    let asked = request
-        .header(HeaderName::Expires)
-        .and_then(|value| value.trim().parse::<u64>().ok());
-    let Some(seconds) = asked else {
+    let Some(seconds) = validity(request).ok().flatten() else {
         return now.wall.plus(lifetimes.default.min(lifetimes.maximum));
     };
     let from = request

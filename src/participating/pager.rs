@@ -299,6 +299,7 @@ impl Service {
         if is_coded && arrival::is_type(content_type, crate::cpim::MEDIA_TYPE) {
             return Err(Rejection::new(415, "Unsupported Media Type"));
         }
+        arrival::validity(request)?;
         let mut content = Content::read(content_type, request.body())?;
         let disposition = request.header(HeaderName::ContentDisposition);
         content.is_notification |= crate::imdn::is_aggregate(content_type, disposition);

@@ -11,6 +11,8 @@ const MOST_OCTETS: usize = 4096;
 const UNREADABLE_EXPIRES: u32 = 3600;
 
 const MALFORMED: Rejection = Rejection::new(400, "Malformed Contact");
+/// RFC 5630 §5.2: the Request-URI would have to be one as well, and none is taken, for there is no TLS.
+const SECURE: Rejection = Rejection::new(400, "SIPS Contact Without TLS");
 
 /// What a REGISTER wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +69,7 @@ impl Wish {
         }
         let mut contacts: Vec<Contact> = Vec::with_capacity(values.len());
         for value in values {
-            let contact = Contact::parse(value, expires).ok_or(MALFORMED)?;
+            let contact = Contact::parse(value, expires)?;
             contacts.retain(|earlier| !contact.is_same(&earlier.identification()));
             contacts.push(contact);
         }
@@ -88,19 +90,21 @@ pub(super) struct Identification<'a> {
 }
 
 impl Contact {
-    fn parse(value: &str, expires: Option<u32>) -> Option<Self> {
-        let address = NameAddr::parse(value).ok()?;
-        let uri = Uri::parse(address.uri).ok()?;
-        let routable = matches!(uri.scheme(), Scheme::Sip | Scheme::Sips);
-        if value.len() > MOST_OCTETS || !routable {
-            return None;
+    fn parse(value: &str, expires: Option<u32>) -> Result<Self, Rejection> {
+        let address = NameAddr::parse(value).map_err(|_| MALFORMED)?;
+        let uri = Uri::parse(address.uri).map_err(|_| MALFORMED)?;
+        match uri.scheme() {
+            _ if value.len() > MOST_OCTETS => return Err(MALFORMED),
+            Scheme::Sip => {}
+            Scheme::Sips => return Err(SECURE),
+            _ => return Err(MALFORMED),
         }
         let parameter = |name| address.param(name).flatten();
         let q = match address.param("q") {
             None => 1_000,
-            Some(text) => thousandths(text?)?,
+            Some(text) => text.and_then(thousandths).ok_or(MALFORMED)?,
         };
-        Some(Self {
+        Ok(Self {
             uri: address.uri.to_owned(),
             parameters: kept_parameters(address.parameters.as_str()),
             q,
@@ -251,8 +255,9 @@ mod tests {
             "<sip:>",
             "<sip:a@b>;q=7",
         ] {
-            assert!(Contact::parse(value, None).is_none(), "{value}");
+            assert!(Contact::parse(value, None) == Err(MALFORMED), "{value}");
         }
+        assert_eq!(Contact::parse("<sips:a@b>", None), Err(SECURE));
     }
 
     #[test]

@@ -175,8 +175,8 @@ impl Refused {
             Self::Unsupported(tags) => begin("Bad Extension").header("Unsupported", tags),
             Self::Plain(rejection) => {
                 let mut answer = begin(rejection.reason);
-                if let Some(text) = rejection.warning {
-                    answer = answer.header("Warning", &warning(399, directory.domain(), text));
+                if let Some((code, text)) = rejection.warning {
+                    answer = answer.header("Warning", &warning(code, directory.domain(), text));
                 }
                 match rejection.status {
                     503 => answer.header("Retry-After", "60"),

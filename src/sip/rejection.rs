@@ -10,8 +10,9 @@ pub struct Rejection {
     pub status: u16,
     /// The reason phrase.
     pub reason: &'static str,
-    /// The text of a `Warning: 399` header field, for clients that look there (cpm-facts §11).
-    pub warning: Option<&'static str>,
+    /// The warn-code and warn-text of a Warning header field (RFC 3261 §20.43), for clients that look there
+    /// (cpm-facts §11).
+    pub warning: Option<(u16, &'static str)>,
     /// After how many seconds it may be tried again, where that is known (RFC 3261 §20.33).
     pub retry_after: Option<u64>,
 }
@@ -27,10 +28,15 @@ impl Rejection {
         }
     }
 
-    /// The same with a warning text, such as `127 Service not authorised`.
-    pub const fn with_warning(self, warning: &'static str) -> Self {
+    /// The same with a `Warning: 399` of this text, such as `127 Service not authorised`.
+    pub const fn with_warning(self, text: &'static str) -> Self {
+        self.with_warn_code(399, text)
+    }
+
+    /// The same with a Warning of this code.
+    pub const fn with_warn_code(self, code: u16, text: &'static str) -> Self {
         Self {
-            warning: Some(warning),
+            warning: Some((code, text)),
             ..self
         }
     }

@@ -276,6 +276,52 @@ fn an_invite_for_other_media_goes_to_the_device_that_is_there() {
 }
 
 #[test]
+fn nothing_is_taken_for_an_address_that_promises_tls() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let alice = stage.agent_with("alice", transport, Profile::Rcs)?;
+            for method in ["MESSAGE", "INVITE", "OPTIONS", "INFO"] {
+                let draft = Draft::new(method, "sips:bob@im.test").body("text/plain", b"hello");
+                let refused = alice.sends(draft)?.expect_status(480)?;
+                let warning = refused.header_or_empty("Warning");
+                stage.observe(warning.starts_with("380 "), "SIPS is not allowed")?;
+            }
+            let contact = |uri| {
+                let draft = Draft::new("REGISTER", uri).to_value("<sip:alice@im.test>");
+                draft.header("Contact", "<sips:alice@127.0.0.1>")
+            };
+            alice.sends(contact("sip:im.test"))?.expect_status(400)?;
+            alice.sends(contact("sips:im.test"))?.expect_status(480)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn how_long_something_is_valid_is_a_number() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        let message = |expires: &str| {
+            let draft = Draft::new("MESSAGE", "sip:bob@im.test").header("Expires", expires);
+            draft.body("text/plain", b"hello")
+        };
+        for expires in ["never", "", "-1", "1 2", "Sat, 21 Nov 2026 10:00:00 GMT"] {
+            alice.sends(message(expires))?.expect_status(400)?;
+        }
+        alice
+            .sends(message("99999999999999999999999"))?
+            .expect_status(202)?;
+        // RFC 3261 §20.10: to a registrar it is an hour.
+        let contact = format!("{};expires=never", bob.contact());
+        let answer = bob.sends_register(&contact)?.expect_status(200)?;
+        let granted = answer.header_or_empty("Contact");
+        stage.observe(granted.contains(";expires=3600"), granted)?;
+        bob.expect_message()?;
+        Ok(())
+    });
+}
+
+#[test]
 fn a_malformed_answer_of_a_device_counts_for_nothing() {
     let configuration = Configuration::open().with("deferral", "answer_within = \"1s\"");
     on_every_shard_count(&configuration, |stage| {

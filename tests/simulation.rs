@@ -187,7 +187,7 @@ const FOUND: [(u64, &str); 7] = [
 ];
 
 /// The same of seeds with several devices a user.
-const FOUND_WILD: [(u64, &str); 23] = [
+const FOUND_WILD: [(u64, &str); 26] = [
     (
         50026,
         "a device said late that it had a kept message, which then went to another one too",
@@ -271,6 +271,18 @@ const FOUND_WILD: [(u64, &str); 23] = [
     (
         200_089,
         "a device closed the connection that two replays shared: the model did not know that one broke off",
+    ),
+    (
+        200_353,
+        "no session was to be had for ten seconds: a message passed what waited for one",
+    ),
+    (
+        200_443,
+        "a device accepted a call with a message inside after it was cancelled: that came again",
+    ),
+    (
+        200_598,
+        "the same, while the kept message was being read for another device",
     ),
     (
         200_949,

@@ -85,11 +85,15 @@ pub(super) enum ChatState {
 pub(super) struct Branch {
     pub client: Option<ClientId>,
     pub flow: Flow,
+    /// What the marks of kept messages know its device by.
+    pub device: u64,
     pub media: MediaId,
     pub request: Message,
     pub timer: SessionTimer,
     pub early: EarlyDialogs,
     pub ended: bool,
+    /// Its INVITE has no final answer.
+    pub is_out: bool,
     /// Its INVITE carries the first message.
     pub carries_first: bool,
     /// The ACK of its 2xx, sent again with each repetition of the 2xx.
@@ -380,8 +384,10 @@ impl Service {
         if let Some(chat) = self.chats.get_mut(&id) {
             chat.branches.push(Branch {
                 ended: false,
+                is_out: true,
                 client: Some(client),
                 flow: target.flow,
+                device: target.device,
                 media,
                 request,
                 carries_first,
@@ -402,6 +408,9 @@ impl Service {
         now: Now,
     ) {
         let status = response.status();
+        if status >= 200 {
+            self.branch_answered(id, index, status < 300, now);
+        }
         if !self.chats.contains_key(&id) {
             return self.end_late_dialog(&response, flow, now);
         }
@@ -424,6 +433,12 @@ impl Service {
 
     /// A device gave no answer.
     pub(super) fn handle_chat_silence(&mut self, id: ChatId, index: usize, now: Now) {
+        self.branch_answered(id, index, false, now);
+        self.branch_lost(id, index, now);
+    }
+
+    /// Nothing is waited for any more from a device.
+    pub(super) fn branch_lost(&mut self, id: ChatId, index: usize, now: Now) {
         if let Some(chat) = self.chats.get_mut(&id) {
             chat.answers.silent();
         }
@@ -458,6 +473,7 @@ impl Service {
             .and_then(|chat| chat.branches.get_mut(index))
         {
             branch.client = sent;
+            branch.is_out = sent.is_some();
         }
         sent.is_some()
     }

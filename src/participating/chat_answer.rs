@@ -57,9 +57,6 @@ impl Service {
             .get(&id)
             .is_none_or(|chat| chat.state != ChatState::Inviting)
         {
-            if carried {
-                self.first_taken(id);
-            }
             return self.hang_up(leg, &Reason::Completed, now);
         }
         let answer = offer::description(response).ok();

@@ -10,10 +10,13 @@ use crate::participating::served_user::{Carrier, Reach, RunId};
 use crate::participating::system_message::SYSTEM;
 use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
 
-/// How soon a run that we had no room for is begun again.
+/// How soon a run that we had no room for is begun again, for so many times in a row; and after them.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(500);
-/// How often in a row, before it waits for the next retry step like a refused one.
-const MOST_SHORTAGES: u8 = 20;
+const SHORT_PAUSES: u8 = 20;
+const LONG_SHORTAGE_PAUSE: Duration = Duration::from_secs(10);
+/// How often in all, ten minutes long, before it waits for the next retry step like a refused one: what never
+/// finds room must not hold up its conversation for ever.
+const MOST_SHORTAGES: u8 = 80;
 
 /// The waiting times before a parked run is tried again; the last one repeats.
 #[derive(Clone, Debug)]
@@ -178,7 +181,11 @@ pub(super) fn pause(conversation: &mut Conversation, retry: &RetrySchedule, now:
         return park(conversation, retry, now);
     }
     conversation.shortages += 1;
-    let until = now.instant + SHORTAGE_PAUSE;
+    let pause = match conversation.shortages {
+        ..=SHORT_PAUSES => SHORTAGE_PAUSE,
+        _ => LONG_SHORTAGE_PAUSE,
+    };
+    let until = now.instant + pause;
     conversation.state = State::Short { until };
 }
 

@@ -229,14 +229,6 @@ impl Service {
         true
     }
 
-    /// A device that had it in its INVITE takes the call when that is over.
-    pub(super) fn first_taken(&mut self, id: ChatId) {
-        let chat = self.chats.get_mut(&id);
-        if let Some(first) = chat.and_then(|chat| chat.first.as_mut()) {
-            first.confirmed = true;
-        }
-    }
-
     /// The device has confirmed it: now the caller hears 200.
     pub(super) fn first_delivered(&mut self, id: ChatId, now: Now) {
         let Some(chat) = self.chats.get_mut(&id) else {
@@ -322,7 +314,7 @@ impl Service {
                 self.end_storing(&message, size, now);
             } else {
                 self.tell_stored(&message, now);
-                self.hold(&message, seq, size, tried, now);
+                self.hold_first(id, message, (seq, size), tried, now);
             }
         }
         self.first_safe(id, then, now);

@@ -91,6 +91,6 @@ impl Service {
         if let Some(client) = client {
             self.sip.cancel(client, now);
         }
-        self.handle_chat_silence(id, index, now);
+        self.branch_lost(id, index, now);
     }
 }

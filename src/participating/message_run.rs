@@ -122,8 +122,12 @@ impl Service {
         }
     }
 
-    /// Sends the message, unless its time was over before it could leave: the disk or another device was slow.
+    /// Sends the message, unless its time was over before it could leave, or it has come by another way: the disk
+    /// or another device was slow.
     fn send_in_time(&mut self, id: DeliveryId, now: Now) {
+        if self.has_come_meanwhile(id) {
+            return self.take_next_message(id, now);
+        }
         let Some(run) = self.message_run(id) else {
             return;
         };
@@ -135,6 +139,18 @@ impl Service {
             }
             _ => self.send_message_of_run(id, now),
         }
+    }
+
+    fn has_come_meanwhile(&self, id: DeliveryId) -> bool {
+        let carried = self.deliveries.get(&id).and_then(|delivery| {
+            let DeliveryBy::Message(run) = &delivery.carrier else {
+                return None;
+            };
+            Some((delivery, run.held.as_ref()?.seq))
+        });
+        carried.is_some_and(|(delivery, seq)| {
+            self.told.has_come(&delivery.user, seq, delivery.copies_for)
+        })
     }
 
     fn read_more(&mut self, id: DeliveryId, now: Now) {

@@ -39,6 +39,7 @@ pub mod hidden;
 mod in_dialog;
 pub mod internal;
 pub mod large;
+mod late_first;
 mod leg;
 pub mod media;
 mod media_connections;

@@ -25,7 +25,9 @@ use crate::sip::splice::Edit;
 use crate::sip::transaction::table::{Kind as TransactionKind, ServerId};
 use crate::sip::transport::flow::Flow;
 use crate::sip::warning;
-use crate::store::request::{Body, DeferredMessage, Refusal, Seq, Settlement, StoreRequest};
+use crate::store::request::{
+    Body, ConversationKey, DeferredMessage, Refusal, Seq, Settlement, StoreRequest,
+};
 
 /// Names a MESSAGE under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -439,7 +441,8 @@ impl Service {
                 self.end_storing(&message, size, now);
             }
             Keeping::Offered(seq, message) => {
-                self.taken_late(&message, seq, device, copies);
+                let key = arrival::conversation_key(&message);
+                self.taken_late(&message.recipient, &key, seq, device);
                 if let Some(pager) = self.pagers.get_mut(&id).filter(|_| copies) {
                     pager.keeping = Keeping::Offered(seq, message);
                 }
@@ -450,20 +453,24 @@ impl Service {
 
     /// A device has it after all that it was no longer waited for: nobody else gets it, or it gets no
     /// copy.
-    fn taken_late(&mut self, message: &DeferredMessage, seq: Seq, device: u64, copies: bool) {
-        let recipient = message.recipient.clone();
-        if self.expiring.contains_key(&(recipient.clone(), seq)) {
+    pub(super) fn taken_late(
+        &mut self,
+        recipient: &Identity,
+        key: &ConversationKey,
+        seq: Seq,
+        device: u64,
+    ) {
+        if self.is_on_its_way_out(recipient, seq) {
             return;
         }
-        let key = arrival::conversation_key(message);
-        if !copies {
-            self.take_out(&recipient, &key, seq, Settlement::Delivered);
-            return self.run_user_later(&recipient);
+        if self.settings_of(recipient).settings.copy_to != CopyTo::Every {
+            self.take_out(recipient, key, seq, Settlement::Delivered);
+            return self.run_user_later(recipient);
         }
-        if let Some(user) = self.users.get_mut(&recipient) {
-            user.handle_marked(&key, seq, device);
+        if let Some(user) = self.users.get_mut(recipient) {
+            user.handle_marked(key, seq, device);
         }
-        self.tell_mark(recipient, seq, device);
+        self.tell_mark(recipient.clone(), seq, device);
     }
 
     fn branch_ended(&mut self, id: PagerId, now: Now) {
@@ -485,7 +492,8 @@ impl Service {
             Keeping::Stored(seq, message) => {
                 let size = BodySize::of_whole(pager.request.body());
                 let taken = self.pagers.remove(&id).map(|pager| pager.taken);
-                self.hold_marked(&message, seq, size, taken.unwrap_or_default(), now);
+                let taken = taken.unwrap_or_default();
+                self.hold_marked(&message, seq, size, (taken, true), now);
                 self.expire_due_of(&message.recipient, now);
             }
             Keeping::Failed | Keeping::Offered(..) => {
@@ -613,6 +621,7 @@ impl Service {
         if !self.users.get(user).is_some_and(ServedUser::is_trying) {
             return;
         }
+        self.offer_late_firsts(user, now);
         let targets = self.message_targets(user, None);
         let waits_in_vain = |pager: &Pager| {
             pager.recipient == *user
@@ -638,7 +647,7 @@ impl Service {
                 let size = BodySize::of_whole(pager.request.body());
                 let taken = std::mem::take(&mut pager.taken);
                 pager.keeping = Keeping::Offered(seq, message.clone());
-                self.hold_marked(&message, seq, size, taken, now);
+                self.hold_marked(&message, seq, size, (taken, true), now);
                 self.expire_due_of(&message.recipient, now);
             }
             other => pager.keeping = other,

@@ -27,8 +27,16 @@ use crate::sip::transaction::table::Kind;
 use crate::sip::transport::flow::Flow;
 
 impl Service {
-    /// Calls the present device; without room for that the run ends, to begin again soon.
+    /// Calls the present device; without room for that the run ends, to begin again soon. If nothing of what was
+    /// read is left to carry, the next message is read first.
     pub(super) fn invite_for_replay(&mut self, id: DeliveryId, now: Now) {
+        self.leave_out_vain(id, now);
+        if let Some(run) = self.session_run(id)
+            && run.sending.is_empty()
+        {
+            run.phase = Phase::Reading;
+            return self.begin_session_run(id, now);
+        }
         if self.claim_device(id) && self.try_invite(id, now).is_none() {
             self.end_session_run(id, RunEnd::Shortage, now);
         }

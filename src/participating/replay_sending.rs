@@ -18,7 +18,7 @@ const PIECE: usize = 64 * 1024;
 impl Service {
     /// Hands what was read to the MSRP session.
     pub(super) fn send_ready(&mut self, id: DeliveryId, now: Now) {
-        self.leave_out_expired(id, now);
+        self.leave_out_vain(id, now);
         let Some(delivery) = self.deliveries.get_mut(&id) else {
             return;
         };
@@ -45,9 +45,11 @@ impl Service {
         self.pump_replay(id, now);
     }
 
-    /// What expired while the device rang is left to the next look for such ([`Self::look_for_expired`]).
-    fn leave_out_expired(&mut self, id: DeliveryId, now: Now) {
+    /// What expired while the device rang is left to the next look for such ([`Self::look_for_expired`]); what has
+    /// come to the device by another way meanwhile is carried no further.
+    pub(super) fn leave_out_vain(&mut self, id: DeliveryId, now: Now) {
         let time = self.expiry.read(now);
+        let told = &self.told;
         let Some(delivery) = self.deliveries.get_mut(&id) else {
             return;
         };
@@ -55,14 +57,17 @@ impl Service {
             return;
         };
         let mut over = Vec::new();
+        let (user, copies_for) = (delivery.user.clone(), delivery.copies_for);
         run.sending.retain(|sending| {
-            let is_over = sending.out.is_none() && sending.message.expires_at <= time;
+            if sending.out.is_some() {
+                return true;
+            }
+            let is_over = sending.message.expires_at <= time;
             if is_over {
                 over.push(sending.seq);
             }
-            !is_over
+            !is_over && !told.has_come(&user, sending.seq, copies_for)
         });
-        let user = delivery.user.clone();
         for seq in over {
             if let Some(key) = self
                 .deliveries

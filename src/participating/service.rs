@@ -184,6 +184,8 @@ pub struct Service {
     pub(super) chats: OfUsers<ChatId, Chat>,
     /// Chats whose INVITE carries a message; some may be over.
     pub(super) firsts: Vec<ChatId>,
+    /// Messages of INVITEs that are kept while a device may still take them.
+    pub(super) late_firsts: super::late_first::LateFirsts,
     pub(super) deliveries: OfUsers<DeliveryId, Delivery>,
     pub(super) relays: HashMap<RelayId, Relay, foldhash::fast::RandomState>,
     /// Requests that wait for the address of their next hop, and the names to be looked up.
@@ -310,6 +312,7 @@ impl Service {
             hidden,
             chats: OfUsers::default(),
             firsts: Vec::new(),
+            late_firsts: super::late_first::LateFirsts::default(),
             deliveries: OfUsers::default(),
             relays: HashMap::default(),
             look_ups: HashMap::default(),

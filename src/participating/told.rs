@@ -60,6 +60,15 @@ impl Told {
         marks.any(|(of, marked, _)| *marked == seq && of == user)
     }
 
+    /// Whether a run for `device`, or without one for whichever takes it, need not carry a message any more.
+    pub(super) fn has_come(&self, user: &Identity, seq: Seq, device: Option<u64>) -> bool {
+        let has_mark = |device: u64| {
+            let mut marks = self.marks.iter();
+            marks.any(|(of, marked, by)| (*marked, *by) == (seq, device) && of == user)
+        };
+        self.has_settled(user, seq) || device.is_some_and(has_mark)
+    }
+
     /// Whether a message has left the queue, though a page may still show it.
     pub(super) fn has_settled(&self, user: &Identity, seq: Seq) -> bool {
         !self.settled.is_empty() && self.settled.contains(&(user.clone(), seq))
@@ -81,6 +90,9 @@ mod tests {
         assert!(told.has_mark(&user(0), Seq(1)));
         assert!(!told.has_mark(&user(0), Seq(2)));
         assert!(!told.has_mark(&user(1), Seq(1)));
+        assert!(told.has_come(&user(0), Seq(1), Some(7)));
+        assert!(!told.has_come(&user(0), Seq(1), Some(8)));
+        assert!(!told.has_come(&user(0), Seq(1), None));
     }
 
     #[test]

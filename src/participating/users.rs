@@ -326,20 +326,20 @@ impl Service {
         self.hold_as(message, held, size, tried, now);
     }
 
-    /// The same for a message that was tried, and that these devices have taken meanwhile.
+    /// The same for a message that these devices have taken meanwhile.
     pub(super) fn hold_marked(
         &mut self,
         message: &DeferredMessage,
         seq: Seq,
         size: BodySize,
-        taken: Vec<u64>,
+        (taken, tried): (Vec<u64>, bool),
         now: Now,
     ) {
         let held = Held {
             marks: taken.into(),
             ..arrival::held(seq, message, size.octets)
         };
-        self.hold_as(message, held, size, true, now);
+        self.hold_as(message, held, size, tried, now);
     }
 
     fn hold_as(

@@ -89,6 +89,28 @@ fn row_11_the_text_of_a_cancelled_invite_is_kept() {
 }
 
 #[test]
+fn what_a_device_accepted_as_the_call_was_cancelled_does_not_come_again() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent("alice")?;
+        let bob = stage.agent_with("bob", Transport::Tcp, Profile::RcsE)?;
+        bob.registers()?;
+        let first = alice.envelope("bob", "are you there");
+        let mut call = alice.invites_saying("bob", &first, false)?;
+        let ringing = bob.expect_invite()?;
+        ringing.picks_up();
+        ringing.rings();
+        call.expect_ringing()?;
+        call.cancels()?;
+        ringing.expect_cancel()?;
+        // Its author has heard 487, so it has been kept; the device says only now that it took the call.
+        ringing.accepts_with_body("application/sdp", &ringing.offer())?;
+        bob.expect_request("BYE")?;
+        bob.registers()?;
+        bob.expect_no("INVITE")
+    });
+}
+
+#[test]
 fn a_device_that_takes_it_in_the_invite_finds_it_there_and_nothing_is_kept() {
     on_every_shard_count(&Configuration::open(), |stage| {
         let alice = stage.agent("alice")?;

@@ -325,7 +325,9 @@ fn a_shortage_that_does_not_end_waits_for_the_retry_step() {
         }
         if user.may_pass(&key("alice")) {
             let until = user.next_deadline().expect("a retry step");
-            return assert_eq!(until.since(now.instant), Duration::from_secs(30));
+            assert_eq!(until.since(now.instant), Duration::from_secs(30));
+            let held_up = now.instant.since(Now::default().instant);
+            return assert_eq!(held_up, Duration::from_secs(610), "order is kept so long");
         }
         now.instant = user.next_deadline().expect("a pause");
         user.handle_timeout(now);

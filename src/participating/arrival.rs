@@ -27,6 +27,11 @@ const KEPT_HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::MimeVersion, "MIME-Version"),
 ];
 
+/// The name under which the hops of a message are kept.
+pub(super) const HOPS: &str = "Max-Forwards";
+/// Where Max-Forwards starts (RFC 3261 §8.1.1.6); no request goes further.
+const MOST_HOPS: u8 = 70;
+
 /// How long messages live.
 #[derive(Clone, Copy, Debug)]
 pub struct Lifetimes {
@@ -205,13 +210,26 @@ pub fn conversation_key(message: &DeferredMessage) -> ConversationKey {
     }
 }
 
-/// The Privacy of a session, kept with each of its messages.
-pub fn privacy_of(invite: &Message) -> Vec<(String, String)> {
-    let value = invite.header(HeaderName::Privacy);
-    value
-        .map(|value| ("Privacy".to_owned(), value.to_owned()))
-        .into_iter()
-        .collect()
+/// What of the INVITE of a session is kept with each of its messages: its Privacy, and its hops.
+pub fn headers_of_session(invite: &Message) -> Vec<(String, String)> {
+    let privacy = invite.header(HeaderName::Privacy);
+    let privacy = privacy.map(|value| ("Privacy".to_owned(), value.to_owned()));
+    privacy.into_iter().chain(hops_of(invite)).collect()
+}
+
+/// How far a request may still go, kept with its message where it is less than usual: a message that servers
+/// keep for each other in a circle is a new request each time, and must come to an end all the same.
+fn hops_of(request: &Message) -> Option<(String, String)> {
+    let hops = request.max_forwards().ok().flatten()?;
+    (hops < MOST_HOPS).then(|| (HOPS.to_owned(), hops.to_string()))
+}
+
+/// Max-Forwards of the request that a kept message leaves in (RFC 3261 §16.6 step 3).
+pub(super) fn next_hops(message: &DeferredMessage) -> u8 {
+    let mut headers = message.headers.iter();
+    let kept = headers.find(|(name, _)| name == HOPS);
+    let kept = kept.and_then(|(_, value)| value.parse().ok());
+    kept.unwrap_or(MOST_HOPS).saturating_sub(1)
 }
 
 /// The address in a From or To value: what stands in CPIM headers.
@@ -230,6 +248,7 @@ fn kept_headers(request: &Message) -> Vec<(String, String)> {
             let value = request.header(*id)?;
             Some(((*name).to_owned(), value.to_string()))
         })
+        .chain(hops_of(request))
         .collect()
 }
 
@@ -363,6 +382,47 @@ mod tests {
         let bob = Identity::new("bob", "im.test");
         assert_eq!(standing_id(&alice, &bob), standing_id(&alice, &bob));
         assert_ne!(standing_id(&alice, &bob), standing_id(&bob, &alice));
+    }
+
+    #[test]
+    fn a_kept_message_goes_on_with_one_hop_less_than_it_came_with() {
+        let kept = |hops: &str| {
+            let text = format!(
+                "MESSAGE sip:bob@im.test SIP/2.0\r\nFrom: <sip:a@im.test>;tag=1\r\nTo: <sip:bob@im.test>\r\n\
+                 {hops}Privacy: id\r\n\r\n"
+            );
+            let request = crate::sip::wire::parse(text.into()).expect("framed");
+            let (author, recipient) = (
+                Identity::new("a", "im.test"),
+                Identity::new("bob", "im.test"),
+            );
+            let content = Content::read("text/plain", request.body()).expect("sound");
+            let lifetimes = Lifetimes {
+                default: Duration::from_secs(60),
+                maximum: Duration::from_secs(60),
+                receipts: Duration::from_secs(60),
+            };
+            let (mut tokens, now) = (Tokens::from_seed(1), crate::clock::now());
+            let message = of_message(
+                &request,
+                &author,
+                &recipient,
+                content,
+                lifetimes,
+                &mut tokens,
+                now,
+            );
+            let mut message = message.expect("sound");
+            let by_message = next_hops(&message);
+            message.headers = headers_of_session(&request);
+            assert_eq!(next_hops(&message), by_message);
+            by_message
+        };
+        assert_eq!(kept(""), 69);
+        assert_eq!(kept("Max-Forwards: 70\r\n"), 69);
+        assert_eq!(kept("Max-Forwards: 255\r\n"), 69);
+        assert_eq!(kept("Max-Forwards: 69\r\n"), 68);
+        assert_eq!(kept("Max-Forwards: 1\r\n"), 0);
     }
 
     #[test]

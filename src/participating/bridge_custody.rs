@@ -316,7 +316,7 @@ impl Service {
             conversation: chat.ids.conversation.clone(),
             contribution: chat.ids.contribution.clone(),
             in_reply_to: chat.ids.in_reply_to.clone(),
-            headers: arrival::privacy_of(&chat.invite),
+            headers: arrival::headers_of_session(&chat.invite),
             content_type: transit.content_type.clone(),
             message_id,
             date_time: content.date_time,

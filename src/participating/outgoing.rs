@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::date;
+use crate::participating::arrival;
 use crate::participating::contacts::Target;
 use crate::participating::forward::has_privacy_id;
 use crate::participating::privacy::ANONYMOUS;
@@ -183,7 +184,7 @@ fn begin(
     let CallNames { call_id, tag, cseq } = call;
     let mut request = RequestBuilder::new(method, &target.uri)
         .header("Via", via)
-        .header("Max-Forwards", "70");
+        .header("Max-Forwards", &arrival::next_hops(message).to_string());
     for path in &target.path {
         request = request.header("Route", path);
     }
@@ -198,7 +199,8 @@ fn begin(
         request = request.header("InReplyTo-Contribution-ID", in_reply_to);
     }
     for (name, value) in &message.headers {
-        if method == "MESSAGE" || name == "Subject" || name == "Privacy" {
+        let is_for_device = method == "MESSAGE" && name != arrival::HOPS;
+        if is_for_device || name == "Subject" || name == "Privacy" {
             request = request.header(name, value);
         }
     }

@@ -29,7 +29,8 @@ pub enum ReplayAnswer {
     LongerInterval,
     /// 491: the same once more after a while (RFC 3261 §14.1).
     Glare,
-    /// 400, 401, 407: our fault, or a device that challenges us: nothing that trying again mends.
+    /// 400, 401, 407, 482, 483: our fault, a device that challenges us, or a circle of servers: nothing that
+    /// trying again mends.
     Keep,
 }
 
@@ -39,7 +40,7 @@ impl ReplayAnswer {
         match status {
             ..200 => Self::Wait,
             200..300 => Self::Take,
-            400 | 401 | 407 => Self::Keep,
+            400 | 401 | 407 | 482 | 483 => Self::Keep,
             404 | 410 => Self::Gone,
             408 | 430 | 500 | 503 | 504 => Self::NextDevice,
             415 | 488 | 606 => Self::AlterOffer,
@@ -210,6 +211,13 @@ mod tests {
     #[test]
     fn row_400_401_407_keeps_without_a_loop() {
         for status in [400, 401, 407] {
+            assert_eq!(first(status), Step::End(RunEnd::Declined), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_goes_in_a_circle_waits_for_another_registration() {
+        for status in [482, 483] {
             assert_eq!(first(status), Step::End(RunEnd::Declined), "{status}");
         }
     }

@@ -136,3 +136,25 @@ fn a_contact_that_names_the_server_makes_no_loop() {
         stage.observe(received < 2_000, &format!("{received} datagrams"))
     });
 }
+
+/// Bob's device is another server, which keeps for this one what this one keeps for it.
+#[test]
+fn what_servers_keep_for_each_other_in_a_circle_comes_to_an_end() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        let message = |hops: u8| {
+            let draft = Draft::new("MESSAGE", "sip:bob@im.test").max_forwards(hops);
+            draft.body("text/plain", b"round and round")
+        };
+        for hops in [3, 2, 1] {
+            alice.sends(message(hops))?.expect_status(202)?;
+            bob.registers()?;
+            let left = bob.expect_message()?;
+            let left = left.text().header_or_empty("Max-Forwards").to_owned();
+            stage.observe(left == (hops - 1).to_string(), "one hop less")?;
+            bob.unregisters()?;
+        }
+        alice.sends(message(0))?.expect_status(483)?;
+        Ok(())
+    });
+}

@@ -5,6 +5,7 @@
 //! chunk set are here. The user decides what every chunk is answered; Failure-Report decides whether
 //! the answer is sent.
 
+mod repetition;
 mod settlement;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,6 +17,7 @@ use super::frame::{ByteRange, Continuation, FailureReport, RequestHead, SendFiel
 use super::outbox::Outbox;
 use super::ranges::RangeSet;
 use super::sdp::accepts;
+use repetition::{Checksum, Repetition};
 
 /// Bounds on what a peer can make us remember in one session.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +77,8 @@ struct Inbound {
     /// What the `$` chunk said.
     length: Option<u64>,
     here: RangeSet,
+    /// Of what is here, as far as it came in order.
+    checksum: Checksum,
     complete: bool,
     unanswered: VecDeque<PendingChunk>,
 }
@@ -119,6 +123,7 @@ struct Settled {
     success_report: bool,
     failure_report: FailureReport,
     length: u64,
+    checksum: Checksum,
 }
 
 /// The SEND that is arriving.
@@ -130,6 +135,8 @@ enum Frame {
     Refused,
     /// Answered already; it may yet abort this message.
     Bodiless(Option<InboundId>),
+    /// One of a message that has been taken, from its first octet; answered when it is over.
+    Repeated(Repetition),
     Chunk(ArrivingChunk),
 }
 
@@ -140,6 +147,8 @@ struct ArrivingChunk {
     /// Where its first octet belongs, from 0.
     start: u64,
     received: u64,
+    /// Of what it holds, if the message is here already.
+    checksum: Checksum,
     /// How long the whole message is, as this chunk has it.
     total: Option<u64>,
 }
@@ -241,7 +250,10 @@ impl Incoming {
         let start = self.start_of(&fields, known)?;
         let message = match known {
             Some(message) => message,
-            None => self.begin_message(message_id, &fields, out)?,
+            None => match self.find_settled(message_id) {
+                Some(settled) => return settled.repeated(head, &fields, start),
+                None => self.begin_message(message_id, &fields, out)?,
+            },
         };
         if self.unanswered >= self.limits.unanswered {
             return Err(413);
@@ -251,6 +263,7 @@ impl Incoming {
             transaction: head.transaction().into(),
             start,
             received: 0,
+            checksum: Checksum::default(),
             total: fields.byte_range.and_then(|range| range.total),
         }))
     }
@@ -285,19 +298,6 @@ impl Incoming {
         fields: &SendFields<'_>,
         out: &mut Outbox,
     ) -> Result<InboundId, u16> {
-        let sum = crc32c::crc32c(message_id.as_bytes());
-        let mut settled = self.settled.iter();
-        if let Some(settled) = settled.find(|it| it.sum == sum && *it.message_id == *message_id) {
-            // 200 would say that another message under a name that was used has been taken.
-            let total = fields.byte_range.and_then(|range| range.total);
-            let is_other = total.is_some_and(|total| total != settled.length);
-            let is_taken = settled.status < 300;
-            return Err(if is_taken && is_other {
-                400
-            } else {
-                settled.status
-            });
-        }
         let content_type = fields.content_type.ok_or(400u16)?;
         let id = InboundId(self.next_message);
         self.next_message += 1;
@@ -306,11 +306,12 @@ impl Incoming {
             self.remember(Settled {
                 id,
                 message_id: message_id.into(),
-                sum,
+                sum: crc32c::crc32c(message_id.as_bytes()),
                 status,
                 success_report: false,
                 failure_report: fields.failure_report,
                 length: 0,
+                checksum: Checksum::default(),
             });
             return Err(status);
         }
@@ -324,6 +325,7 @@ impl Incoming {
                 total,
                 length: None,
                 here: RangeSet::default(),
+                checksum: Checksum::default(),
                 complete: false,
                 unanswered: VecDeque::new(),
             },
@@ -359,6 +361,7 @@ impl Incoming {
                 self.wasted += octets.len() as u64;
                 return;
             }
+            Frame::Repeated(repetition) => return repetition.add(&octets),
             Frame::Skipped | Frame::Bodiless(_) => return,
         };
         let id = chunk.message;
@@ -369,8 +372,10 @@ impl Incoming {
         let end = offset.saturating_add(octets.len() as u64);
         chunk.received = end - chunk.start;
         if inbound.complete {
+            chunk.checksum.add(offset, &octets);
             return;
         }
+        inbound.checksum.add(offset, &octets);
         inbound.here.insert(offset, end);
         if end > self.limits.message || inbound.here.pieces() > self.limits.pieces {
             self.break_off(id, 413, to, out);
@@ -392,6 +397,7 @@ impl Incoming {
     pub(super) fn end(&mut self, flag: Continuation, to: Addresses<'_>, out: &mut Outbox) {
         match std::mem::replace(&mut self.frame, Frame::Skipped) {
             Frame::Skipped | Frame::Refused => {}
+            Frame::Repeated(repetition) => repetition.end(flag, to, out),
             Frame::Bodiless(message) => {
                 if let (Continuation::Aborted, Some(message)) = (flag, message) {
                     self.abort(message, to, out);
@@ -412,6 +418,7 @@ impl Incoming {
         let Some(inbound) = self.messages.get_mut(&id) else {
             return;
         };
+        let message = id;
         let serial = self.next_chunk;
         self.next_chunk += 1;
         self.unanswered += 1;
@@ -420,7 +427,13 @@ impl Incoming {
             transaction: chunk.transaction,
         });
         let end = chunk.start + chunk.received;
-        if !inbound.complete {
+        if inbound.complete {
+            let is_whole = flag == Continuation::Last && chunk.start == 0;
+            let is_other = inbound.length != Some(end) || inbound.checksum.differs(&chunk.checksum);
+            if is_whole && is_other {
+                return self.answer(ChunkId { message, serial }, 400, to, out);
+            }
+        } else {
             let is_sound = match flag {
                 Continuation::Aborted => return self.abort(id, to, out),
                 Continuation::Last => inbound.set_total(chunk.total) && inbound.set_length(end),
@@ -434,7 +447,6 @@ impl Incoming {
         let Some(inbound) = self.messages.get_mut(&id) else {
             return;
         };
-        let message = id;
         out.tell(SessionEvent::ChunkDone {
             message,
             chunk: ChunkId { message, serial },

@@ -638,13 +638,62 @@ fn another_message_under_a_name_that_was_used_is_not_taken_for_the_first() {
         "abcd",
         '$',
     );
+    let others = [("tid4", "xyz"), ("tid5", "abcd"), ("tid6", "abc")];
+    for (tid, body) in others {
+        bob.receives_send(tid, "Message-ID: same\r\n", body, '$');
+    }
+    bob.receives_send(
+        "tid7",
+        "Message-ID: same\r\nByte-Range: 1-2/3\r\n",
+        "ab",
+        '+',
+    );
     assert_eq!(done(&bob.told()), None);
     let expected = [
         "MSRP tid1 200 OK",
         "MSRP tid2 200 OK",
         "MSRP tid3 400 Bad Request",
+        "MSRP tid4 400 Bad Request",
+        "MSRP tid5 400 Bad Request",
+        "MSRP tid6 200 OK",
+        "MSRP tid7 200 OK",
     ];
     assert_eq!(bob.says(), expected);
+}
+
+#[test]
+fn another_message_under_the_name_of_one_that_waits_for_its_answer_is_refused() {
+    let mut bob = Bob::new();
+    bob.receives_send("tid1", "Message-ID: same\r\n", "abc", '$');
+    let (message, _) = done(&bob.told()).unwrap();
+    for (tid, body) in [("tid2", "xyz"), ("tid3", "abcd"), ("tid4", "abc")] {
+        bob.receives_send(tid, "Message-ID: same\r\n", body, '$');
+    }
+    let refused = ["MSRP tid2 400 Bad Request", "MSRP tid3 400 Bad Request"];
+    assert_eq!(bob.says(), refused);
+    // One is still arriving when the first is answered.
+    let mut reader = FrameReader::new(Limits::default());
+    let head = format!(
+        "MSRP tid5 SEND\r\nTo-Path: {BOB}\r\nFrom-Path: {ALICE}\r\nMessage-ID: same\r\n\
+         Content-Type: text/plain\r\n\r\n"
+    );
+    for piece in [&head, "xyz", "\r\n-------tid5$\r\n"] {
+        reader.push(piece.as_bytes());
+        while let Some(event) = reader.next().unwrap() {
+            bob.session.handle_frame(LINK, event);
+        }
+        if piece == "xyz" {
+            bob.session.settle(message, 200);
+        }
+    }
+    let mut said = bob.says();
+    said.sort();
+    let expected = [
+        "MSRP tid1 200 OK",
+        "MSRP tid4 200 OK",
+        "MSRP tid5 400 Bad Request",
+    ];
+    assert_eq!(said, expected);
 }
 
 #[test]

@@ -57,8 +57,8 @@ impl Incoming {
         }
     }
 
-    /// Answers all chunks that are still unanswered, also the one that is arriving, and forgets the
-    /// message but for its fate: chunks that come later are answered alike.
+    /// Answers all chunks that are still unanswered, also the one that is arriving unless it may be of another
+    /// message, and forgets the message but for its fate: chunks that come later are answered alike.
     pub(in crate::msrp) fn settle(
         &mut self,
         id: InboundId,
@@ -78,7 +78,9 @@ impl Incoming {
             Frame::Chunk(chunk) if chunk.message == id => Some(chunk.transaction.clone()),
             _ => None,
         };
-        if let Some(transaction) = &arriving {
+        if let Some(repetition) = self.repetition_of(id, &inbound, status) {
+            self.frame = Frame::Repeated(repetition);
+        } else if let Some(transaction) = &arriving {
             transactions.push(transaction);
             self.frame = Frame::after(status);
         }
@@ -90,6 +92,7 @@ impl Incoming {
         self.remember(Settled {
             id,
             length: inbound.length.unwrap_or_else(|| inbound.here.end()),
+            checksum: inbound.checksum,
             sum: crc32c::crc32c(inbound.message_id.as_bytes()),
             message_id: inbound.message_id,
             status,

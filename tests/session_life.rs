@@ -34,6 +34,8 @@ struct Bench {
     store: MemoryStore,
     now: Now,
     sent: VecDeque<(SocketAddr, String)>,
+    /// What left over MSRP, by the number of the connection.
+    frames: VecDeque<(ConnectionId, String)>,
     branches: u32,
 }
 
@@ -83,6 +85,7 @@ impl Bench {
             store: MemoryStore::default(),
             now,
             sent: VecDeque::new(),
+            frames: VecDeque::new(),
             branches: 0,
         }
     }
@@ -146,6 +149,10 @@ impl Bench {
                     Action::SendSip { flow, octets } => {
                         let text = String::from_utf8(octets.to_vec()).expect("text");
                         self.sent.push_back((flow.remote, text));
+                    }
+                    Action::SendMsrp { connection, octets } => {
+                        let text = String::from_utf8(octets.joined().to_vec()).expect("text");
+                        self.frames.push_back((connection, text));
                     }
                     Action::Store(request) => self.store.handle(request),
                     _ => {}
@@ -240,17 +247,57 @@ impl Bench {
              Byte-Range: 1-0/0\r\n-------tid{who}$\r\n",
             path_of(who)
         );
+        self.frame(who, &frame);
+    }
+
+    /// A frame of a phone's arrives.
+    fn frame(&mut self, who: &str, frame: &str) {
         let mut reader = FrameReader::new(Limits::default());
         reader.push(frame.as_bytes());
-        let number = if who == "alice" { 1 } else { 2 };
         let mut events = Vec::new();
         while let Some(event) = reader.next().expect("a frame") {
             events.push(event);
         }
-        let connection = ConnectionId::new(0, number);
+        let connection = connection_of(who);
         let input = Input::Msrp { connection, events };
         self.core.handle_input(input, self.now);
         self.settle();
+    }
+
+    /// The next frame to a phone that says so.
+    fn expect_frame(&mut self, who: &str, says: &str) -> String {
+        let connection = connection_of(who);
+        let is_it =
+            |(own, text): &(ConnectionId, String)| *own == connection && text.contains(says);
+        let found = self.frames.iter().position(is_it);
+        let found = found.and_then(|at| self.frames.remove(at));
+        found
+            .unwrap_or_else(|| panic!("{who} got no {says}: {:?}", self.frames))
+            .1
+    }
+
+    /// Alice says something in a live chat, and the server is told to stop when Bob has it and has not
+    /// confirmed it: what it sent him.
+    fn stops_before_bob_confirms(&mut self) -> String {
+        let (_, answer) = self.both_in_chat("");
+        let body = "From: <sip:alice@im.test>\r\nTo: <sip:bob@im.test>\r\n\r\n\
+                    Content-Type: text/plain\r\n\r\nhello";
+        let end = body.len();
+        let send = format!(
+            "MSRP said SEND\r\nTo-Path: {}\r\nFrom-Path: {}\r\nMessage-ID: one\r\n\
+             Byte-Range: 1-{end}/{end}\r\nContent-Type: message/cpim\r\n\r\n{body}\r\n-------said$\r\n",
+            answer.attribute("path"),
+            path_of("alice"),
+        );
+        self.frame("alice", &send);
+        let sent = self.expect_frame("bob", "hello");
+        self.core.handle_input(Input::Drain, self.now);
+        self.settle();
+        self.store.commit();
+        self.settle();
+        self.expect_frame("alice", "MSRP said 200");
+        assert_eq!(self.store.messages().count(), 1, "it is kept first");
+        sent
     }
 
     fn bob_registers(&mut self) {
@@ -264,6 +311,11 @@ impl Bench {
 
     /// Alice's chat with Bob, whose device answers with these fields.
     fn live_chat(&mut self, more: &str) -> Sip {
+        self.both_in_chat(more).0
+    }
+
+    /// The same: what the server sent to Bob, and to Alice.
+    fn both_in_chat(&mut self, more: &str) -> (Sip, Sip) {
         self.bob_registers();
         self.alice_invites("");
         self.expect(ALICE, "SIP/2.0 100");
@@ -271,8 +323,8 @@ impl Bench {
         self.answers(&invite, "200 OK", &format!("{BOB_IS}{more}"), &sdp("bob"));
         self.expect(BOB, "ACK");
         self.msrp(&invite, "bob");
-        self.alice_is_answered();
-        invite
+        let answer = self.alice_is_answered();
+        (invite, answer)
     }
 }
 
@@ -330,6 +382,24 @@ fn alice(to_tag: &str) -> String {
     };
     format!(
         "From: <sip:alice@im.test>;tag=a\r\nTo: <sip:bob@im.test>{to_tag}\r\nCall-ID: alice-call\r\n"
+    )
+}
+
+fn connection_of(who: &str) -> ConnectionId {
+    ConnectionId::new(0, if who == "alice" { 1 } else { 2 })
+}
+
+/// The answer to a SEND of the server's.
+fn confirmation(send: &str) -> String {
+    let transaction = send.split(' ').nth(1).unwrap_or_default();
+    let field = |name: &str| {
+        let mut lines = send.split("\r\n");
+        let found = lines.find_map(|line| line.strip_prefix(name));
+        found.unwrap_or_default().to_owned()
+    };
+    let (to, from) = (field("From-Path: "), field("To-Path: "));
+    format!(
+        "MSRP {transaction} 200 OK\r\nTo-Path: {to}\r\nFrom-Path: {from}\r\n-------{transaction}$\r\n"
     )
 }
 
@@ -686,6 +756,30 @@ fn what_comes_once_everything_has_ended_before_a_stop_is_refused() {
     let refusal = bench.expect(ALICE, "SIP/2.0 503");
     assert!(!refusal.field("Retry-After").is_empty());
     bench.expect_nothing();
+}
+
+#[test]
+fn what_is_confirmed_as_the_server_stops_does_not_come_again() {
+    let mut bench = Bench::new();
+    let sent = bench.stops_before_bob_confirms();
+    bench.expect_nothing();
+    bench.frame("bob", &confirmation(&sent));
+    bench.expect(ALICE, "BYE");
+    bench.expect(BOB, "BYE");
+    bench.store.commit();
+    assert_eq!(bench.store.messages().count(), 0, "he has it");
+}
+
+#[test]
+fn a_stop_waits_only_a_moment_for_what_is_not_confirmed() {
+    let mut bench = Bench::new();
+    bench.stops_before_bob_confirms();
+    bench.expect_nothing();
+    bench.waits(0.5);
+    bench.expect(ALICE, "BYE");
+    bench.expect(BOB, "BYE");
+    bench.store.commit();
+    assert_eq!(bench.store.messages().count(), 1);
 }
 
 /// A request without a body, over and over the same.

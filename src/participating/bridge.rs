@@ -495,24 +495,9 @@ impl Service {
         }
     }
 
-    /// The other side confirms a message that is being stored, because its session ends: it shall not come
-    /// again.
-    fn note_taken(&mut self, id: ChatId, side: Side, out: OutboundId) {
-        let Some(chat) = self.chats.get_mut(&id) else {
-            return;
-        };
-        let kept = chat
-            .transits
-            .iter_mut()
-            .find(|((from, _), transit)| *from == side.other() && transit.was_sent_as == Some(out));
-        if let Some((_, transit)) = kept {
-            transit.is_taken = true;
-        }
-    }
-
     fn handle_delivered(&mut self, id: ChatId, side: Side, out: OutboundId, now: Now) {
         let Some((from, inbound)) = self.source_of(id, side, out) else {
-            return self.note_taken(id, side, out);
+            return self.note_taken(id, side, out, now);
         };
         self.metrics.passed_session.count();
         let Some(chat) = self.chats.get_mut(&id) else {

@@ -7,6 +7,7 @@ use crate::participating::chat::{ChatId, Side};
 use crate::participating::first_message::FIRST;
 use crate::participating::internal::{InternalMessage, Origin};
 use crate::participating::large::SessionService;
+use crate::participating::receipts::MessageRef;
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
 use crate::participating::transit::Fate;
@@ -342,7 +343,7 @@ impl Service {
             return;
         };
         if let Fate::Storing(message, size) = std::mem::replace(&mut transit.fate, Fate::Custody) {
-            let is_taken = transit.is_taken;
+            let (is_taken, sent_as) = (transit.is_taken, transit.was_sent_as);
             self.recent.add(message.duplicate_key, seq, now);
             self.end_transit(id, side, inbound, 200);
             if is_taken {
@@ -350,6 +351,9 @@ impl Service {
                 self.end_storing(&message, size, now);
             } else {
                 self.tell_stored(&message, now);
+                if let Some(sent_as) = sent_as {
+                    self.await_confirmation(id, side.other(), sent_as, &message, Some(seq));
+                }
                 self.hold(&message, seq, size, false, now);
             }
         }
@@ -364,7 +368,21 @@ impl Service {
         if let Some(spool) = spool.filter(|_| !durable) {
             self.custody.tell(StoreRequest::Drop { spool });
         }
+        let transit = self.transit(id, side, inbound).filter(|_| durable);
+        let kept = transit.and_then(|transit| match &transit.fate {
+            Fate::Storing(message, _) => {
+                Some((message.clone(), transit.was_sent_as?, transit.is_taken))
+            }
+            _ => None,
+        });
         self.end_transit(id, side, inbound, if durable { 200 } else { CANNOT_KEEP });
+        match kept {
+            Some((message, _, true)) => self.tell_keeper(MessageRef::of(&message)),
+            Some((message, sent_as, false)) => {
+                self.await_confirmation(id, side.other(), sent_as, &message, None);
+            }
+            None => {}
+        }
         self.end_if_settled(id, now);
     }
 

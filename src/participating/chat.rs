@@ -30,6 +30,7 @@ use crate::participating::provisional::EarlyDialogs;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Usage};
 use crate::participating::transit::{Delivered, Transit};
+use crate::participating::unconfirmed::Unconfirmed;
 use crate::registrar::Profile;
 use crate::sip::dialog::Dialog;
 use crate::sip::endpoint::Via;
@@ -133,6 +134,10 @@ pub struct Chat {
     /// What the legs that still stand hear at the end.
     pub(super) ends_because: Reason,
     pub(super) transits: BTreeMap<(Side, InboundId), Box<Transit>>,
+    /// What was kept while its recipient's side may still confirm it.
+    pub(super) unconfirmed: Vec<Unconfirmed>,
+    /// We end it: so long confirmations are waited for.
+    pub(super) ends_at: Option<Instant>,
     /// What arrived at the other side last.
     pub(super) delivered: VecDeque<Delivered>,
     /// His dialog, from the first ringing of a device to our answer.
@@ -273,6 +278,8 @@ impl Service {
             quiet_since: now.instant,
             ends_because: Reason::Completed,
             transits: BTreeMap::new(),
+            unconfirmed: Vec::new(),
+            ends_at: None,
             delivered: VecDeque::new(),
             early: None,
             reliable: None,

@@ -106,7 +106,7 @@ impl Service {
     }
 
     /// Ends what is left of a chat that is ending, once nothing of it is on its way: to the disk, or to
-    /// a side that is still there.
+    /// a side that is still there, or as a confirmation that we wait for.
     pub(super) fn end_if_settled(&mut self, id: ChatId, now: Now) {
         let Some(chat) = self.chats.get(&id) else {
             return;
@@ -118,7 +118,7 @@ impl Service {
         };
         let mut transits = chat.transits.iter();
         let busy = transits.any(|((from, _), transit)| is_busy(*from, transit));
-        if chat.state != ChatState::Ending || busy {
+        if chat.state != ChatState::Ending || busy || chat.lingers(now) {
             return;
         }
         let reason = chat.ends_because.clone();
@@ -195,6 +195,7 @@ impl Service {
         self.keep_unconfirmed(id, Side::Caller, now);
         if let Some(chat) = self.chats.get_mut(&id) {
             chat.state = ChatState::Ending;
+            chat.linger(now);
         }
         self.end_if_settled(id, now);
     }
@@ -232,7 +233,10 @@ impl Service {
         let Some(chat) = self.chats.get_mut(&id) else {
             return;
         };
-        if chat.state == ChatState::Ending || chat.quiet_since + idle > now.instant {
+        if chat.state == ChatState::Ending {
+            return self.end_if_settled(id, now);
+        }
+        if chat.quiet_since + idle > now.instant {
             return;
         }
         chat.state = ChatState::Ending;
@@ -275,7 +279,10 @@ impl super::chat::Chat {
     fn deadline(&self, idle: std::time::Duration) -> Option<Instant> {
         match self.state {
             ChatState::Inviting => self.rings_until,
-            ChatState::Ending => self.live_deadline(),
+            ChatState::Ending => {
+                let all = [self.live_deadline(), self.lingers_until()];
+                all.into_iter().flatten().min()
+            }
             ChatState::Settling | ChatState::Live | ChatState::Custody => {
                 let quiet = self.quiet_since + idle;
                 self.live_deadline().into_iter().chain([quiet]).min()

@@ -52,11 +52,7 @@ impl Service {
         if message.dispositions.is_empty() {
             return;
         }
-        let named = MessageRef {
-            author: message.author.clone(),
-            recipient: message.recipient.clone(),
-            message_id: message.message_id.as_str().into(),
-        };
+        let named = MessageRef::of(message);
         self.expect_receipts(named, message.expires_at, outgoing::is_private(message));
     }
 

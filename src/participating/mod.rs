@@ -82,4 +82,5 @@ pub mod system_message;
 mod timeouts;
 mod told;
 mod transit;
+mod unconfirmed;
 mod users;

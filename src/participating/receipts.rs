@@ -12,6 +12,7 @@ use crate::cpim::{self, Envelope};
 use crate::identity::Identity;
 use crate::imdn::{self, DispositionNotification, ImdnError, Kind, Status};
 use crate::multipart::media_type;
+use crate::store::request::DeferredMessage;
 
 /// The longest Message-ID that is kept track of.
 pub const LONGEST_ID: usize = 255;
@@ -25,6 +26,17 @@ pub struct MessageRef {
     pub recipient: Identity,
     /// `imdn.Message-ID`
     pub message_id: Box<str>,
+}
+
+impl MessageRef {
+    /// Of a kept one.
+    pub fn of(message: &DeferredMessage) -> Self {
+        Self {
+            author: message.author.clone(),
+            recipient: message.recipient.clone(),
+            message_id: message.message_id.as_str().into(),
+        }
+    }
 }
 
 /// A message that asks for receipts.

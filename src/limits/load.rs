@@ -5,7 +5,8 @@
 //! than can be served, and from then on no new work is taken that would wait longer than the bound
 //! (controlled delay, K. Nichols and V. Jacobson, "Controlling Queue Delay", 2012, with the two bounds
 //! that B. Maurer, "Fail at Scale", 2015, gives for requests). So the queue stays short, what is taken
-//! is served in time, and refusing ends as soon as there is less to do.
+//! is served in time, and refusing ends as soon as there is less to do: when now and then nothing waits at all,
+//! for a short queue may be empty for a moment although twice as much comes as can be done.
 //!
 //! Datagrams are refused as they come in ([`Load::at_door`]), by how many wait and how long each was found to
 //! take, because that costs least there. What came by other ways is judged when its turn has come, by how long
@@ -37,6 +38,9 @@ pub enum Pressure {
     /// There is no room in memory.
     Memory,
 }
+
+/// A queue that has stood does so until nothing waited in this many of the last sixteen looks.
+const EMPTY_AGAIN: u32 = 4;
 
 /// How a piece of new work is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +100,10 @@ pub struct Load {
     bound: Duration,
     /// Since when something has been waiting all the time.
     standing_since: Option<Instant>,
+    /// A queue has stood and it is not seen yet that it is over.
+    has_stood: bool,
+    /// The last looks since then, one bit each: whether nothing waited.
+    empty: u16,
     /// How long what was taken last had waited.
     delay: Duration,
     /// How what was taken last was met at the door.
@@ -116,6 +124,8 @@ impl Load {
         Self {
             bound,
             standing_since: None,
+            has_stood: false,
+            empty: 0,
             delay: Duration::ZERO,
             entry: Entry::Unjudged,
             room: Room::Ample,
@@ -135,6 +145,16 @@ impl Load {
     /// Something waits that will be taken later.
     pub fn is_behind(&mut self, now: Instant) {
         self.standing_since.get_or_insert(now);
+    }
+
+    /// A look, to be had at regular intervals: whether nothing waits.
+    pub fn sample(&mut self, is_empty: bool, now: Instant) {
+        if self.has_stood {
+            self.empty = self.empty << 1 | u16::from(is_empty);
+            self.has_stood = self.empty.count_ones() < EMPTY_AGAIN;
+        } else if self.stands(now) {
+            (self.has_stood, self.empty) = (true, 0);
+        }
     }
 
     /// How much memory there is.
@@ -259,19 +279,21 @@ impl Load {
         self.bound_of(stage, now) + self.bound * behind
     }
 
-    fn stands(&self, now: Instant) -> bool {
+    /// Whether more waits than can be served: no passing burst.
+    pub fn stands(&self, now: Instant) -> bool {
         let standing = self.bound * STANDING;
-        self.standing_since
-            .is_some_and(|since| now.since(since) >= standing)
+        let since = self.standing_since;
+        self.has_stood || since.is_some_and(|since| now.since(since) >= standing)
     }
 }
 
 /// Seconds after which the sender of refused work may come back: spread by its own number, so that
-/// those refused together do not return together.
-pub fn retry_after(number: u64) -> u64 {
+/// those refused together do not return together. One digit, so that refusals have one length and go to the
+/// kernel together ([`crate::net::segments`]).
+pub fn retry_after(number: u64) -> u16 {
     const SOONEST: u64 = 2;
-    const SPREAD: u64 = 9;
-    SOONEST + number % SPREAD
+    const SPREAD: u64 = 8;
+    (SOONEST + number % SPREAD) as u16
 }
 
 #[cfg(test)]
@@ -309,6 +331,25 @@ mod tests {
         load.is_behind(at(120));
         load.waited(BOUND * 2, Entry::Unjudged);
         assert_eq!(load.verdict(Stage::Fresh, at(121)), Verdict::Take);
+    }
+
+    #[test]
+    fn a_short_queue_that_is_empty_for_a_moment_still_stands() {
+        let mut load = Load::new(BOUND);
+        load.is_behind(at(0));
+        load.sample(false, at(100));
+        load.caught_up();
+        assert!(load.stands(at(101)));
+        let looks = |load: &mut Load, empties: &[bool]| {
+            for is_empty in empties {
+                load.sample(*is_empty, at(110));
+            }
+            load.stands(at(110))
+        };
+        assert!(looks(&mut load, &[false; 16]), "it lasts");
+        assert!(looks(&mut load, &[true, false, true, true]));
+        assert!(!looks(&mut load, &[false, true]), "there is less to do");
+        assert!(!looks(&mut load, &[false; 16]), "a burst");
     }
 
     #[test]
@@ -423,9 +464,9 @@ mod tests {
 
     #[test]
     fn those_refused_together_do_not_return_together() {
-        let mut times: Vec<u64> = (0..100).map(retry_after).collect();
+        let mut times: Vec<u16> = (0..100).map(retry_after).collect();
         times.sort_unstable();
         times.dedup();
-        assert_eq!((times.len(), times[0]), (9, 2));
+        assert_eq!(times, [2, 3, 4, 5, 6, 7, 8, 9]);
     }
 }

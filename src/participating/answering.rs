@@ -128,7 +128,7 @@ impl Service {
             405 | 501 => reply = reply.header("Allow", ALLOW),
             503 => {
                 let seconds = rejection.retry_after;
-                let seconds = seconds.unwrap_or_else(|| retry_after(self.tokens.number()));
+                let seconds = seconds.unwrap_or_else(|| retry_after(self.tokens.number()).into());
                 reply = reply.header("Retry-After", &seconds.to_string());
             }
             415 => {

@@ -12,6 +12,8 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
+
 use super::core_trait::ShardCore;
 use super::shell::Shell;
 use super::store_queue::StoreGate;
@@ -98,8 +100,13 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             true => self.waiting.len_of_known(),
             false => self.waiting.len(),
         };
-        let pressure = (self.core.borrow_mut().load()).at_door(waiting, stage, now.instant);
-        let crowded = self.waiting.is_crowded(stage);
+        let mut core = self.core.borrow_mut();
+        let load = core.load();
+        let crowded = match load.stands(now.instant) {
+            true => self.waiting.is_long(stage),
+            false => self.waiting.is_crowded(stage),
+        };
+        let pressure = load.at_door(waiting, stage, now.instant);
         pressure.or(crowded.then_some(Pressure::Delay))
     }
 
@@ -221,9 +228,10 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         now: Now,
     ) -> bool {
         let key = unwanted.key;
-        let refusal = (unwanted.request).refusal(datagram.remote, key, retry_after(key));
+        let (answer, source) = (&mut self.refusal, datagram.remote);
+        let to = (unwanted.request).refuse(answer, source, key, retry_after(key));
         let most = reflection::allowance(datagram.octets.len());
-        let Some((to, answer)) = refusal.filter(|(_, answer)| answer.len() <= most) else {
+        let Some(to) = to.filter(|_| answer.len() <= most) else {
             return false;
         };
         if self.core.borrow_mut().load().refused(now.instant) {
@@ -237,7 +245,8 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         if !self.sources.may_answer(datagram.remote.ip(), now.instant) {
             self.metrics.withheld_rate.count();
         } else if let Some(Some(transport)) = self.udp.get_mut(listener) {
-            self.metrics.count_response(&answer);
+            self.metrics.responses_5xx.count();
+            let answer = Bytes::copy_from_slice(self.refusal.as_bytes());
             transport.send(to, answer);
         }
         true

@@ -93,6 +93,8 @@ pub struct Shell<C, G> {
     pub(super) held_for_taken: Held,
     pub(super) next_look: Instant,
     pub(super) datagrams: Vec<Datagram>,
+    /// Where a refusal is written.
+    pub(super) refusal: String,
     pub(super) inputs: Vec<Input>,
 }
 
@@ -292,6 +294,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         let room = self.memory.ledger().look();
         let load = core.load();
         load.set_room(room);
+        load.sample(self.waiting.is_empty(), now.instant);
         let delay = load.delay().as_micros();
         self.metrics
             .queue_delay

@@ -190,6 +190,7 @@ fn build<C: ShardCore + 'static, G: StoreGate>(
         memory: own.memory,
         next_look: Instant::default(),
         datagrams: Vec::new(),
+        refusal: String::new(),
         inputs: Vec::new(),
     })
 }

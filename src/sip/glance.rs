@@ -3,11 +3,9 @@
 //!
 //! Only what is written plainly is seen. Of anything else nothing is said here, and it is read whole.
 
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use memchr::memchr;
 use memchr::memmem::Finder;
 use smallvec::SmallVec;
@@ -195,15 +193,27 @@ fn field(line: &[u8]) -> Option<(HeaderName, &[u8])> {
     if matches!(line[0], b' ' | b'\t') || name.is_empty() {
         return None;
     }
-    let is_of_interest = matches!(
-        name[0] | 0x20,
-        b'v' | b'f' | b't' | b'i' | b'c' | b'a' | b'p' | b'e' | b'r'
-    );
-    let name = match is_of_interest {
+    let name = match may_be_of_interest(name) {
         true => HeaderName::parse(name),
         false => HeaderName::Other,
     };
     Some((name, line[colon + 1..].trim_ascii()))
+}
+
+/// Nearly all other names are told by their first letter and their length.
+fn may_be_of_interest(name: &[u8]) -> bool {
+    matches!(
+        (name[0] | 0x20, name.len()),
+        (b'v', 1 | 3) // Via
+            | (b'f', 1 | 4) // From
+            | (b't', 1 | 2) // To
+            | (b'i', 1) // Call-ID
+            | (b'c', 4 | 7) // CSeq, Call-ID
+            | (b'r', 5) // Route
+            | (b'e', 7) // Expires
+            | (b'a', 13) // Authorization
+            | (b'p', 19) // Proxy-Authorization
+    )
 }
 
 /// The line up to CR LF, and what is behind it.
@@ -225,7 +235,9 @@ fn start_of(start: &[u8]) -> Option<(&str, &str)> {
 
 /// As text without what could end a line early.
 fn text(value: &[u8]) -> Option<&str> {
-    let is_plain = !value.iter().any(|octet| octet.is_ascii_control());
+    // To the end in any case: so it takes many octets at a time.
+    let is_controlled = |found, octet: &u8| found | octet.is_ascii_control();
+    let is_plain = !value.iter().fold(false, is_controlled);
     is_plain.then(|| std::str::from_utf8(value).ok())?
 }
 
@@ -235,14 +247,15 @@ impl Beginning<'_> {
         identity_of(self.method, self.vias.first()?)
     }
 
-    /// The answer that it is refused for now, and where it goes: the tag is the same for each
-    /// retransmission (RFC 3261 §8.2.7). `None` if its Via is not plain.
-    pub fn refusal(
+    /// Writes the answer that it is refused for now, in the place of what is in `out`; returns where it goes. The
+    /// tag is the same for each retransmission (RFC 3261 §8.2.7). `None` if its Via is not plain.
+    pub fn refuse(
         &self,
+        out: &mut String,
         source: SocketAddr,
         tag: u64,
-        retry_after: u64,
-    ) -> Option<(SocketAddr, Bytes)> {
+        retry_after: u16,
+    ) -> Option<SocketAddr> {
         let (top, others) = self.vias.split_first()?;
         // Several elements in one field are legal, and rare.
         if memchr(b',', top.as_bytes()).is_some() {
@@ -250,40 +263,45 @@ impl Beginning<'_> {
         }
         let via = Via::parse(top).ok()?;
         via.branch.filter(|branch| has_magic_cookie(branch))?;
-        let mut out = String::with_capacity(640);
+        out.clear();
         out.push_str("SIP/2.0 503 Service Unavailable\r\nVia: ");
         match reply::needs_stamp(&via, source) {
-            true => out.push_str(&reply::stamp_via(&via, top, source)),
+            true => reply::push_stamped_via(out, &via, top, source),
             false => out.push_str(top),
         }
         for other in others {
             out.push_str("\r\nVia: ");
             out.push_str(other);
         }
-        for (name, value) in [("From", self.from), ("To", self.to)] {
-            out.push_str("\r\n");
-            out.push_str(name);
-            out.push_str(": ");
-            out.push_str(value);
-        }
-        // Writing to a String does not fail.
+        out.push_str("\r\nFrom: ");
+        out.push_str(self.from);
+        out.push_str("\r\nTo: ");
+        out.push_str(self.to);
         if !self.has_tag {
-            let _ = write!(out, ";tag={tag:016x}");
+            out.push_str(";tag=");
+            push_hex(out, tag);
         }
         out.push_str("\r\nCall-ID: ");
         out.push_str(self.call_id);
         out.push_str("\r\nCSeq: ");
         out.push_str(self.cseq);
-        let _ = write!(
-            out,
-            "\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\n\r\n"
-        );
+        out.push_str("\r\nRetry-After: ");
+        reply::push_decimal(out, retry_after);
+        out.push_str("\r\nContent-Length: 0\r\n\r\n");
         // RFC 3261 §18.2.2 and RFC 3581 §4.
         let port = match via.rport {
             Some(_) => source.port(),
             None => via.port.unwrap_or(5060),
         };
-        Some((SocketAddr::new(source.ip(), port), out.into()))
+        Some(SocketAddr::new(source.ip(), port))
+    }
+}
+
+/// Sixteen digits.
+fn push_hex(out: &mut String, number: u64) {
+    for place in (0..16).rev() {
+        let digit = (number >> (4 * place) & 0xf) as u32;
+        out.extend(char::from_digit(digit, 16));
     }
 }
 
@@ -299,6 +317,16 @@ mod tests {
         From: \"A\" <sip:alice@im.test>;tag=1\r\nTo: <sip:bob@im.test>\r\ni: call\r\n\
         CSeq: 7 MESSAGE\r\nContent-Length: 5\r\n\r\nhello";
 
+    fn refusal(
+        beginning: &Beginning<'_>,
+        source: SocketAddr,
+        tag: u64,
+    ) -> Option<(SocketAddr, String)> {
+        let mut out = "left over".to_owned();
+        let to = beginning.refuse(&mut out, source, tag, 3)?;
+        Some((to, out))
+    }
+
     fn begins(text: &str) -> Beginning<'_> {
         match look(text.as_bytes()) {
             Glance::Begins(beginning) => beginning,
@@ -310,7 +338,7 @@ mod tests {
     fn a_refusal_is_what_a_reader_of_the_whole_request_would_answer() {
         let beginning = begins(MESSAGE);
         let source = SOURCE.parse().expect("an address");
-        let (to, octets) = beginning.refusal(source, 0xab, 3).expect("it is plain");
+        let (to, octets) = refusal(&beginning, source, 0xab).expect("it is plain");
         assert_eq!(to, source);
         let request = wire::parse(MESSAGE.into()).expect("a message");
         let request = reply::stamp_source(request, source).expect("stamped");
@@ -338,8 +366,7 @@ mod tests {
     fn a_refusal_adds_no_second_tag() {
         let text = MESSAGE.replace("<sip:bob@im.test>", "<sip:bob@im.test>;tag=9");
         let source = SOURCE.parse().expect("an address");
-        let (_, octets) = begins(&text).refusal(source, 1, 3).expect("it is plain");
-        let octets = String::from_utf8_lossy(&octets).into_owned();
+        let (_, octets) = refusal(&begins(&text), source, 1).expect("it is plain");
         assert!(
             octets.contains("\r\nTo: <sip:bob@im.test>;tag=9\r\n"),
             "{octets}"
@@ -350,7 +377,7 @@ mod tests {
     fn without_rport_it_goes_to_the_port_of_the_via() {
         let text = MESSAGE.replace(";rport", "");
         let source = SOURCE.parse().expect("an address");
-        let (to, _) = begins(&text).refusal(source, 1, 3).expect("it is plain");
+        let (to, _) = refusal(&begins(&text), source, 1).expect("it is plain");
         assert_eq!(to.to_string(), "192.0.2.7:5080");
     }
 
@@ -400,7 +427,7 @@ mod tests {
             ("z9hG4bKone", "z9hG4bKone, SIP/2.0/UDP x"),
         ] {
             let text = MESSAGE.replace(plain, other);
-            assert_eq!(begins(&text).refusal(source, 1, 3), None, "{text}");
+            assert_eq!(refusal(&begins(&text), source, 1), None, "{text}");
         }
     }
 

@@ -167,7 +167,8 @@ pub fn terse(
 /// (RFC 3261 §18.2.1, RFC 3581 §4). `None` when its Via cannot be read.
 pub fn stamp_source(request: Message, source: SocketAddr) -> Option<Message> {
     let top = request.values(HeaderName::Via).next()?;
-    let stamped = stamp_via(&request.top_via().ok()?, top, source);
+    let mut stamped = String::with_capacity(top.len() + 64);
+    push_stamped_via(&mut stamped, &request.top_via().ok()?, top, source);
     request.with_top_via(&stamped)
 }
 
@@ -177,26 +178,25 @@ pub fn needs_stamp(via: &Via<'_>, source: SocketAddr) -> bool {
     via.rport.is_some() || via.received.is_some() || host.parse() != Ok(source.ip().to_canonical())
 }
 
-pub(super) fn stamp_via(via: &Via<'_>, written: &str, source: SocketAddr) -> String {
+/// Appends a Via as it is `written`, but with the `received` and `rport` of its source.
+pub(super) fn push_stamped_via(out: &mut String, via: &Via<'_>, written: &str, source: SocketAddr) {
     let end = written.find(';').unwrap_or(written.len());
-    let mut value = String::with_capacity(written.len() + 64);
-    value.push_str(written[..end].trim_ascii_end());
+    out.push_str(written[..end].trim_ascii_end());
     // As written, so that a quoted value keeps its quotes.
     for parameter in via.parameters().written() {
         let name = parameter.split('=').next().unwrap_or_default().trim_ascii();
         if name.eq_ignore_ascii_case("received") || name.eq_ignore_ascii_case("rport") {
             continue;
         }
-        value.push(';');
-        value.push_str(parameter);
+        out.push(';');
+        out.push_str(parameter);
     }
-    value.push_str(";received=");
-    push_address(&mut value, source.ip().to_canonical());
+    out.push_str(";received=");
+    push_address(out, source.ip().to_canonical());
     if via.rport.is_some() {
-        value.push_str(";rport=");
-        push_decimal(&mut value, source.port());
+        out.push_str(";rport=");
+        push_decimal(out, source.port());
     }
-    value
 }
 
 /// What each request gets is written without `format!`.
@@ -215,7 +215,7 @@ fn push_address(out: &mut String, address: IpAddr) {
     }
 }
 
-fn push_decimal(out: &mut String, number: u16) {
+pub(super) fn push_decimal(out: &mut String, number: u16) {
     let mut place = 10_000;
     while place > 1 && number < place {
         place /= 10;

@@ -114,7 +114,9 @@ impl From<Unanswered> for Problem {
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Unknown => Self::not_found("it does not exist, or exists no more"),
+            Failure::Unknown => {
+                Self::not_found("there is no such message, binding or session, or no more")
+            }
             Failure::Unreachable => Self::conflict(
                 "no-device",
                 "The user cannot be reached",

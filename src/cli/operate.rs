@@ -374,7 +374,13 @@ impl<W: Write> Printer<'_, W> {
     ) -> Result<(), OperateError> {
         match self.json {
             true => output::json(self.out, &json!({ key: entries }))?,
-            false => table(self.out, columns, &entries)?,
+            false => {
+                table(self.out, columns, &entries)?;
+                if entries.is_empty() {
+                    // Not among the answers: a script finds the heading alone.
+                    eprintln!("no {key}");
+                }
+            }
         }
         Ok(())
     }

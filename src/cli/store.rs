@@ -395,17 +395,35 @@ fn damage(damage: &Damage) -> Value {
 }
 
 fn as_text(out: &mut impl Write, report: &Report) -> io::Result<()> {
-    let mut all = as_json(report);
-    let damages = all.get_mut("damages").map(Value::take);
-    if let Some(fields) = all.as_object_mut() {
-        fields.remove("damages");
-        fields.remove("notes");
+    let places = report.damages.len() as u64 + report.more;
+    match report.is_sound() {
+        true => writeln!(out, "the store is sound")?,
+        false => writeln!(out, "the store is damaged in {places} places")?,
     }
-    output::fields(out, &all)?;
+    let (log, body) = report.segments;
+    let counts = [
+        ("messages that wait", report.waiting.messages),
+        ("  octets of them", report.waiting.octets),
+        ("  users they wait for", report.users as u64),
+        ("bindings of devices", report.bindings),
+        (
+            "documents (accounts, [traffic])",
+            report.documents.len() as u64,
+        ),
+        ("octets read", report.octets),
+        ("  records in them", report.records),
+        ("  segments of the log", log as u64),
+        ("  segments of large bodies", body as u64),
+        ("  octets of no message any more", report.unowned),
+    ];
+    for (what, count) in counts {
+        writeln!(out, "{what:32}  {count}")?;
+    }
     for note in &report.notes {
         writeln!(out, "note: {note}")?;
     }
-    if let Some(Value::Array(damages)) = damages.filter(|_| !report.is_sound()) {
+    if !report.is_sound() {
+        let damages: Vec<Value> = report.damages.iter().map(damage).collect();
         let columns = [
             ("FILE", "file"),
             ("OFFSET", "offset"),
@@ -417,6 +435,9 @@ fn as_text(out: &mut impl Write, report: &Report) -> io::Result<()> {
             ("MESSAGE-ID", "message_id"),
         ];
         output::table(out, &columns, &damages)?;
+        if report.more > 0 {
+            writeln!(out, "and {} more", report.more)?;
+        }
     }
     Ok(())
 }

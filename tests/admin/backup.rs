@@ -169,7 +169,8 @@ fn a_server_moves_by_export_and_import_with_its_accounts_and_messages() {
             told.contains("taken: 0 messages, 0 bindings, 0 documents"),
             &told,
         )?;
-        exits(stage, 0, &["store", "verify", "--data-dir", &text(&data)])?;
+        let told = exits(stage, 0, &["store", "verify", "--data-dir", &text(&data)])?;
+        stage.observe(told.starts_with("the store is sound\n"), &told)?;
         stage.restart()?;
         let dave = stage.agent("dave")?;
         dave.registers()?;

@@ -105,6 +105,12 @@ fn accounts_by_command() {
 fn messages_by_command() {
     on_every_shard_count(&Configuration::open(), |stage| {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        let empty = run(stage, &["messages", "list", "bob"])?;
+        stage.observe(empty.status.success(), "without logins everybody is a user")?;
+        stage.observe(
+            empty.stderr == b"no messages\n",
+            "nothing waits, and it says so",
+        )?;
         for text in ["one", "two", "three"] {
             alice.sends_message("bob", text)?.expect_status(202)?;
         }

@@ -350,7 +350,7 @@ section! {
         connection_backlog: Size = Size::mib(1);
         /// MSRP sessions on one shard; also its MESSAGEs, deliveries and proxied requests under way, each.
         sessions: u32 = 16_384;
-        /// Chats and large messages in sessions that one user may have open, those he began and those he was called to; one more is answered 503, or 486 if it is the callee who has as many and the INVITE brings no message.
+        /// Chats and large messages in sessions that one user may have open, those he began and those he was called to; one more is answered 503, or 486 if it is the callee who has as many and the INVITE brings no message. One caller may have a quarter of a callee's, at least 16.
         chats_per_user: u32 = 4_096;
         /// Memory for everything that peers and users can make grow; from nine tenths of it on new work is answered 503. The process as a whole stays within 1.2 times it.
         memory: Size = Size::mib(1_024);

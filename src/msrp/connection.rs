@@ -143,7 +143,10 @@ impl<D: Deliver> Connection<D> {
                     held.set(CONNECTION + unfinished.capacity());
                     if had_any? {
                         alive = now().instant;
-                        idle = self.shared.settings.idle;
+                        let earlier = std::mem::replace(&mut idle, self.shared.settings.idle);
+                        if idle < earlier {
+                            patience.set(tokio::time::sleep(idle));
+                        }
                     }
                 }
                 () = &mut patience => {
@@ -223,5 +226,77 @@ impl<D: Deliver> Connection<D> {
         }
         let id = self.writer.id();
         self.shared.deliver.events(shard, id, events).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::sync::Semaphore;
+    use tokio::task::LocalSet;
+
+    use super::super::listener::{HANDSHAKES, MsrpTransport, Settings};
+    use super::*;
+    use crate::limits::memory::Account;
+    use crate::limits::sources::Sources;
+    use crate::metrics::Metrics;
+    use crate::msrp::reader::Limits;
+    use crate::net::accept::Gate;
+    use crate::net::buffers::ReadBuffers;
+    use crate::net::id::ConnectionId;
+
+    const LONG: Duration = Duration::from_secs(600);
+    const SHORT: Duration = Duration::from_millis(50);
+
+    struct Nobody;
+
+    impl Deliver for Nobody {
+        async fn events(&self, _: u16, _: ConnectionId, _: Vec<FrameEvent>) {}
+        async fn written(&self, _: u16, _: ConnectionId, _: usize) {}
+        async fn secured(&self, _: u16, _: ConnectionId, _: Option<Bytes>) {}
+        async fn lost(&self, _: u16, _: ConnectionId) {}
+    }
+
+    #[tokio::test]
+    async fn who_has_spoken_may_be_silent_for_less_time_than_who_has_not() {
+        let silence = async {
+            let transport = MsrpTransport::new(Shared {
+                shard: 0,
+                shards: 1,
+                memory: Account::detached(),
+                settings: Settings {
+                    first: LONG,
+                    idle: SHORT,
+                    connect: LONG,
+                    stall: LONG,
+                    queue: 1 << 20,
+                    frames: Limits::default(),
+                },
+                registry: Arc::default(),
+                tls: None,
+                gate: Gate::new(10, 10, Arc::new(Sources::without_limits())),
+                handshakes: Semaphore::new(HANDSHAKES),
+                deliver: Nobody,
+                metrics: Metrics::new(1).shard(0),
+                buffers: ReadBuffers::default(),
+            });
+            let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+            let mut sockets = crate::net::bind::tcp(loopback, 1).expect("bound");
+            let socket = sockets.pop().expect("one for each shard");
+            let address = socket.local_addr().expect("bound");
+            transport.listen(socket, false).expect("listening");
+            let mut line = TcpStream::connect(address).await.expect("connected");
+            let frame = b"MSRP tran1 200 OK\r\nTo-Path: msrp://a:1/x;tcp\r\n\
+                From-Path: msrp://b:1/y;tcp\r\n-------tran1$\r\n";
+            line.write_all(frame).await.expect("sent");
+            let mut rest = Vec::new();
+            let end = tokio::time::timeout(LONG / 10, line.read_to_end(&mut rest)).await;
+            end.expect("closed in time").expect("an orderly end");
+        };
+        LocalSet::new().run_until(silence).await;
     }
 }

@@ -35,6 +35,29 @@ pub enum FrameEvent {
     End(Continuation),
 }
 
+impl FrameEvent {
+    /// Octets of the connection that it keeps.
+    pub fn octets(&self) -> usize {
+        match self {
+            Self::Request(head) => head.head.octets.len(),
+            Self::Response(head) => head.head.octets.len(),
+            Self::Data(octets) => octets.len(),
+            Self::End(_) => 0,
+        }
+    }
+
+    /// The same in memory of its own: a piece that is kept for long would keep all that was read with it.
+    pub fn detached(mut self) -> Self {
+        match &mut self {
+            Self::Request(head) => head.head.detach(),
+            Self::Response(head) => head.head.detach(),
+            Self::Data(octets) => *octets = Bytes::copy_from_slice(octets),
+            Self::End(_) => {}
+        }
+        self
+    }
+}
+
 /// The shard that serves the session a head belongs to: named by the first URI of its To-Path, or,
 /// for a response, by our transaction identifier. `None` for data, ends, and heads that are not ours.
 pub fn shard_of(event: &FrameEvent) -> Option<u16> {
@@ -130,6 +153,10 @@ pub(super) struct Head {
 }
 
 impl Head {
+    fn detach(&mut self) {
+        self.octets = ByteString::from(&*self.octets);
+    }
+
     /// A head whose start line has been checked; `octets` are at most 64 KiB.
     pub(super) fn new(octets: ByteString, transaction: Range<u16>, start: Range<u16>) -> Self {
         Self {

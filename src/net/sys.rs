@@ -161,12 +161,13 @@ struct SegmentOrder {
 impl SegmentOrder {
     fn new(octets: usize) -> Self {
         let length = mem::size_of::<libc::cmsghdr>() + mem::size_of::<u16>();
+        // SAFETY: a header of zeroes is one; with some C libraries it has padding that has no name here.
+        let mut header: libc::cmsghdr = unsafe { mem::zeroed() };
+        header.cmsg_len = length as _;
+        header.cmsg_level = libc::SOL_UDP;
+        header.cmsg_type = libc::UDP_SEGMENT;
         Self {
-            header: libc::cmsghdr {
-                cmsg_len: length as _,
-                cmsg_level: libc::SOL_UDP,
-                cmsg_type: libc::UDP_SEGMENT,
-            },
+            header,
             octets: octets as u16,
             _up_to_its_end: [0; 6],
         }

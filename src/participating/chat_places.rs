@@ -20,7 +20,7 @@ impl Service {
     ) -> Result<Places, Rejection> {
         let chats = &self.meters.chats;
         let places = chats.take(caller).ok_or(false).and_then(|own| {
-            let other = callee.map(|callee| chats.take(callee).ok_or(true));
+            let other = callee.map(|callee| chats.take_called(callee, caller).ok_or(true));
             Ok((own, other.transpose()?))
         });
         places.map_err(|is_callee| {

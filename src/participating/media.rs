@@ -229,12 +229,12 @@ impl Media {
         }
     }
 
-    /// Octets that wait for all connections.
+    /// Octets that wait for all connections, and for sessions that are not agreed on.
     pub fn waiting(&self) -> usize {
         let connections = self.connections.values();
-        connections
-            .map(|connection| connection.queue.waiting())
-            .sum()
+        let leaving = connections.map(|connection| connection.queue.waiting());
+        let early = self.entries.values().map(Entry::early_octets);
+        leaving.sum::<usize>() + early.sum::<usize>()
     }
 
     /// How many connections carry them.
@@ -627,6 +627,10 @@ pub(super) fn secure_peer(own: &MsrpUri, agreement: &Agreement) -> Option<Secure
 }
 
 impl Entry {
+    pub(super) fn early_octets(&self) -> usize {
+        self.early.iter().map(|(_, event)| event.octets()).sum()
+    }
+
     /// Whether room on its connection may be of use.
     pub(super) fn can_go_on(&self) -> bool {
         match self.usage {

@@ -19,6 +19,8 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Pieces of frames kept for a session whose answer is still on its way; the SEND that binds it is two.
 const EARLY: usize = 16;
+/// Octets of them: a peer binds with a SEND without a body, and may say something short at once.
+const EARLY_OCTETS: usize = 32 * 1024;
 
 /// Sessions that do not exist, asked for on one connection, after which it is closed.
 const MOST_STRAYS: u32 = 8;
@@ -205,8 +207,12 @@ impl Media {
         };
         match self.entries.get_mut(&id) {
             Some(entry) if entry.session.is_none() => {
-                if entry.early.len() < EARLY {
-                    entry.early.push((connection, event));
+                let octets = entry.early_octets() + event.octets();
+                if entry.early.len() < EARLY && octets <= EARLY_OCTETS {
+                    entry.early.push((connection, event.detached()));
+                } else {
+                    // Nor the rest of its frame: with a hole in it that could pass for a whole one.
+                    self.connection(connection).current = None;
                 }
             }
             _ => self.take_frame(id, connection, event),
@@ -302,6 +308,7 @@ impl Media {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::msrp::event::SessionEvent;
     use crate::msrp::reader::{FrameReader, Limits};
     use crate::msrp::sdp::{Direction, SessionDescription};
     use crate::participating::chat::{ChatId, Side};
@@ -359,6 +366,44 @@ mod tests {
         let actions: Vec<_> = std::iter::from_fn(|| media.poll_action()).collect();
         assert_eq!(actions, [MediaAction::End(connection)]);
         assert_eq!(media.take_abused(), 1);
+    }
+
+    #[test]
+    fn little_is_kept_for_a_session_that_is_not_agreed_on_and_no_half_of_a_message_passes_for_it() {
+        let (mut media, connection) = (media(), ConnectionId::new(0, 1));
+        let usage = MediaUse::Chat(ChatId(1), Side::Callee);
+        let remote = "192.0.2.1".parse().expect("an address");
+        let mut tokens = Tokens::from_seed(1);
+        let id = media.open(usage, remote, "", Direction::SendRecv, &mut tokens);
+        let id = id.expect("there is room");
+        let offer = media.offer(id);
+        let path = offer.lines().find_map(|line| line.strip_prefix("a=path:"));
+        let path = path.expect("a path");
+        let send = |number: usize, octets: usize| {
+            let body = "x".repeat(octets);
+            format!(
+                "MSRP tran{number} SEND\r\nTo-Path: {path}\r\nFrom-Path: msrp://192.0.2.1:7/peer;tcp\r\n\
+                 Message-ID: m{number}\r\nByte-Range: 1-*/*\r\nContent-Type: message/cpim\r\n\r\n\
+                 {body}\r\n-------tran{number}$\r\n"
+            )
+        };
+        let mut reader = FrameReader::new(Limits::default());
+        reader.push((send(1, 10) + &send(2, 60_000) + &send(3, 10)).as_bytes());
+        while let Some(event) = reader.next().expect("a frame") {
+            media.handle_frame(connection, event);
+        }
+        let kept = media.waiting();
+        assert!((20..=EARLY_OCTETS).contains(&kept), "{kept}");
+        let answer = SessionDescription::parse(OFFER).expect("a description");
+        media.accept(id, &answer, Now::default()).expect("agreed");
+        assert_eq!(media.waiting(), 0);
+        let session = media.session(id).expect("it is agreed on");
+        let told = std::iter::from_fn(|| session.poll_event());
+        let whole = told.filter_map(|event| match event {
+            SessionEvent::MessageDone { length, .. } => Some(length),
+            _ => None,
+        });
+        assert_eq!(whole.collect::<Vec<_>>(), [10, 10]);
     }
 
     #[test]

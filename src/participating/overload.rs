@@ -9,6 +9,7 @@ use crate::clock::{Instant, Now};
 use crate::limits::load::{Pressure, Stage, Verdict};
 use crate::limits::sources::Standing;
 use crate::participating::service::Service;
+use crate::sip::digest::MOST_CREDENTIALS;
 use crate::sip::glance::is_in_own_dialog;
 use crate::sip::message::{HeaderName, Message, Method};
 use crate::sip::rejection::Rejection;
@@ -78,8 +79,8 @@ impl Service {
         now: Now,
     ) -> Stage {
         let proofs = [HeaderName::Authorization, HeaderName::ProxyAuthorization];
-        let mut credentials = proofs.iter().flat_map(|name| request.headers(*name));
-        let is_proven = credentials.any(is_answer);
+        let credentials = proofs.iter().flat_map(|name| request.headers(*name));
+        let is_proven = credentials.take(MOST_CREDENTIALS).any(is_answer);
         let goes = request.method() == Method::Register
             && request.header(HeaderName::Expires) == Some("0");
         let (address, way) = (flow.remote.ip(), flow.transport.way());

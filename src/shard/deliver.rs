@@ -51,7 +51,7 @@ impl<C> Deliverer<C> {
 
     async fn media(&self, shard: u16, input: Input) {
         if let Some(lanes) = self.lanes.get(usize::from(shard)) {
-            let _ = lanes.media.send(input).await;
+            lanes.send_media(input).await;
         }
     }
 }

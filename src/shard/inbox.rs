@@ -6,10 +6,13 @@
 //! because the store gives no more credits than that. A shard always takes the last three, so no
 //! two shards can wait for each other.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
 use super::port::Input;
+use crate::msrp::frame::FrameEvent;
 use crate::store::request::StoreEvent;
 
 /// Entries taken from one lane in one turn, so that no lane starves another.
@@ -37,8 +40,10 @@ pub struct Sizes {
 pub struct Lanes {
     /// SIP messages of peers.
     pub work: mpsc::Sender<Input>,
-    /// MSRP of peers.
+    /// MSRP of peers; see [`Lanes::send_media`].
     pub media: mpsc::Sender<Input>,
+    /// Octets that wait there.
+    media_octets: Arc<AtomicUsize>,
     /// Outcomes of what the shard asked for.
     pub notices: mpsc::Sender<Input>,
     /// From other shards.
@@ -52,6 +57,7 @@ pub struct Lanes {
 pub struct Inbox {
     work: mpsc::Receiver<Input>,
     media: mpsc::Receiver<Input>,
+    media_octets: Arc<AtomicUsize>,
     notices: mpsc::Receiver<Input>,
     internal: mpsc::Receiver<Input>,
     store: mpsc::UnboundedReceiver<Vec<StoreEvent>>,
@@ -65,9 +71,11 @@ pub fn inbox(sizes: Sizes) -> (Lanes, Inbox) {
     let (notices, notices_end) = mpsc::channel(sizes.notices.max(1));
     let (internal, internal_end) = mpsc::channel(sizes.internal.max(1));
     let (store, store_end) = mpsc::unbounded_channel();
+    let media_octets = Arc::<AtomicUsize>::default();
     let lanes = Lanes {
         work,
         media,
+        media_octets: Arc::clone(&media_octets),
         notices,
         internal,
         store,
@@ -75,6 +83,7 @@ pub fn inbox(sizes: Sizes) -> (Lanes, Inbox) {
     let inbox = Inbox {
         work: work_end,
         media: media_end,
+        media_octets,
         notices: notices_end,
         internal: internal_end,
         store: store_end,
@@ -83,13 +92,37 @@ pub fn inbox(sizes: Sizes) -> (Lanes, Inbox) {
     (lanes, inbox)
 }
 
+impl Lanes {
+    /// Puts MSRP of a peer into its lane, once there is room.
+    pub async fn send_media(&self, input: Input) {
+        let octets = octets_of(&input);
+        self.media_octets.fetch_add(octets, Ordering::Relaxed);
+        if self.media.send(input).await.is_err() {
+            // The shard has ended.
+            self.media_octets.fetch_sub(octets, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Octets of a connection that an input keeps.
+fn octets_of(input: &Input) -> usize {
+    match input {
+        Input::Msrp { events, .. } => {
+            events.capacity() * size_of::<FrameEvent>()
+                + events.iter().map(FrameEvent::octets).sum::<usize>()
+        }
+        _ => 0,
+    }
+}
+
 impl Inbox {
-    /// Memory that what waits in the lanes takes, about; octets that belong to messages are those of
-    /// peers that are made to wait, and are counted as if each had a usual length.
+    /// Memory that what waits in the lanes takes, about: octets of MSRP as they are, SIP messages of peers as if
+    /// each had a usual length.
     pub fn footprint(&self) -> usize {
         const OCTETS: usize = 768;
         let sip = self.work.len() * (size_of::<Input>() + OCTETS);
-        let media = self.media.len() * (size_of::<Input>() + 32 * 1024);
+        let octets = self.media_octets.load(Ordering::Relaxed);
+        let media = self.media.len() * size_of::<Input>() + octets;
         let rest = self.notices.len() + self.internal.len();
         sip + media + rest * size_of::<Input>() + self.store.len() * size_of::<StoreEvent>()
     }
@@ -123,7 +156,10 @@ impl Inbox {
         let _ = self.notices.poll_recv_many(context, into, BATCH);
         let _ = self.internal.poll_recv_many(context, into, BATCH);
         if media {
+            let before = into.len();
             let _ = self.media.poll_recv_many(context, into, MEDIA_BATCH);
+            let taken = into.iter().skip(before).map(octets_of).sum();
+            self.media_octets.fetch_sub(taken, Ordering::Relaxed);
         }
         if into.len() > before {
             Poll::Ready(())
@@ -136,6 +172,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::ConnectionId;
     use crate::participating::internal::InternalMessage;
     use crate::store::request::StoreToken;
     use std::future::poll_fn;
@@ -164,6 +201,24 @@ mod tests {
         assert!(taken.len() <= 3 * BATCH);
         assert!(matches!(taken[0], Input::Store(_)));
         assert!(matches!(taken[1], Input::Internal(_)));
+    }
+
+    #[tokio::test]
+    async fn octets_of_media_are_counted_until_they_are_taken() {
+        let (lanes, mut inbox) = inbox(SIZES);
+        let nothing = inbox.footprint();
+        for octets in [10, 60_000] {
+            let input = Input::Msrp {
+                connection: ConnectionId::new(0, 1),
+                events: vec![FrameEvent::Data(vec![b'x'; octets].into())],
+            };
+            lanes.send_media(input).await;
+        }
+        let counted = inbox.footprint() - nothing;
+        assert!((60_010..62_000).contains(&counted), "{counted}");
+        let mut taken = Vec::new();
+        poll_fn(|context| inbox.poll_take(context, true, &mut taken)).await;
+        assert_eq!((taken.len(), inbox.footprint()), (2, nothing));
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use memchr::memmem::Finder;
 use smallvec::SmallVec;
 
 use crate::sip::dialog::{OWN_CONTACT, OWN_ROUTE};
+use crate::sip::digest::MOST_CREDENTIALS;
 use crate::sip::header::{NameAddr, Via};
 use crate::sip::message::{HeaderName, Method};
 use crate::sip::reply;
@@ -139,7 +140,9 @@ fn read(octets: &[u8]) -> Option<Glance<'_>> {
             HeaderName::CallId => &mut call_id,
             HeaderName::CSeq => &mut cseq,
             HeaderName::Authorization | HeaderName::ProxyAuthorization => {
-                credentials.extend(text(value));
+                if credentials.len() < MOST_CREDENTIALS {
+                    credentials.extend(text(value));
+                }
                 continue;
             }
             HeaderName::Expires => {
@@ -405,6 +408,9 @@ mod tests {
         let text = text.replace("\r\nCSeq", fields);
         assert!(begins(&text).makes_room);
         assert_eq!(begins(&text).credentials[..], ["Digest x=y"]);
+        let many = "\r\nAuthorization: Digest x=y".repeat(500) + "\r\nCSeq";
+        let text = MESSAGE.replace("\r\nCSeq", &many);
+        assert_eq!(begins(&text).credentials.len(), MOST_CREDENTIALS);
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub struct Algorithms {
     pub sha256: bool,
 }
 
+/// How many credentials of one request are looked at: each costs a hash, and who has passed eight servers that asked
+/// for some has none left for this one.
+pub const MOST_CREDENTIALS: usize = 8;
+
 /// As what the server asks for credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Challenger {
@@ -295,7 +299,7 @@ impl Digest {
         request: &'m Message,
         header: HeaderName,
     ) -> Result<Option<Credentials<'m>>, Rejection> {
-        for value in request.headers(header) {
+        for value in request.headers(header).take(MOST_CREDENTIALS) {
             let Some(parameters) = parameters(value) else {
                 continue;
             };
@@ -516,6 +520,19 @@ mod tests {
         assert_eq!(verdict, accepted_from(false));
         client.count = 2;
         assert_eq!(check_line(&digest, &line(&client)), accepted_from(true));
+    }
+
+    #[test]
+    fn a_few_credentials_of_others_may_stand_before_ours() {
+        let digest = both();
+        let nonce = nonce_of(&digest);
+        let own = format!("Authorization: {}\r\n", Client::new(&nonce).credentials());
+        let others = |count| "Authorization: Digest realm=\"other\"\r\n".repeat(count);
+        let many = others(MOST_CREDENTIALS) + &own;
+        let challenged = Verdict::Challenge { stale: false };
+        assert_eq!(check_line(&digest, &many), challenged);
+        let few = others(MOST_CREDENTIALS - 1) + &own;
+        assert_eq!(check_line(&digest, &few), accepted_from(true));
     }
 
     #[test]

@@ -11,4 +11,6 @@ mod check;
 mod credentials;
 mod nonce;
 
-pub use check::{Algorithms, Challenger, Digest, DigestSettings, Hashes, Verdict};
+pub use check::{
+    Algorithms, Challenger, Digest, DigestSettings, Hashes, MOST_CREDENTIALS, Verdict,
+};

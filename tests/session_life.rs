@@ -266,36 +266,31 @@ impl Bench {
 
     /// The next frame to a phone that says so.
     fn expect_frame(&mut self, who: &str, says: &str) -> String {
+        let found = self.next_frame(who, says);
+        found.unwrap_or_else(|| panic!("{who} got no {says}: {:?}", self.frames))
+    }
+
+    fn next_frame(&mut self, who: &str, says: &str) -> Option<String> {
         let connection = connection_of(who);
         let is_it =
             |(own, text): &(ConnectionId, String)| *own == connection && text.contains(says);
         let found = self.frames.iter().position(is_it);
-        let found = found.and_then(|at| self.frames.remove(at));
         found
-            .unwrap_or_else(|| panic!("{who} got no {says}: {:?}", self.frames))
-            .1
+            .and_then(|at| self.frames.remove(at))
+            .map(|(_, text)| text)
     }
 
     /// Alice says something in a live chat, and the server is told to stop when Bob has it and has not
     /// confirmed it: what it sent him.
     fn stops_before_bob_confirms(&mut self) -> String {
         let (_, answer) = self.both_in_chat("");
-        let body = "From: <sip:alice@im.test>\r\nTo: <sip:bob@im.test>\r\n\r\n\
-                    Content-Type: text/plain\r\n\r\nhello";
-        let end = body.len();
-        let send = format!(
-            "MSRP said SEND\r\nTo-Path: {}\r\nFrom-Path: {}\r\nMessage-ID: one\r\n\
-             Byte-Range: 1-{end}/{end}\r\nContent-Type: message/cpim\r\n\r\n{body}\r\n-------said$\r\n",
-            answer.attribute("path"),
-            path_of("alice"),
-        );
-        self.frame("alice", &send);
+        self.frame("alice", &said(&answer, 1));
         let sent = self.expect_frame("bob", "hello");
         self.core.handle_input(Input::Drain, self.now);
         self.settle();
         self.store.commit();
         self.settle();
-        self.expect_frame("alice", "MSRP said 200");
+        self.expect_frame("alice", "MSRP said1 200");
         assert_eq!(self.store.messages().count(), 1, "it is kept first");
         sent
     }
@@ -387,6 +382,21 @@ fn alice(to_tag: &str) -> String {
 
 fn connection_of(who: &str) -> ConnectionId {
     ConnectionId::new(0, if who == "alice" { 1 } else { 2 })
+}
+
+/// What Alice says in her chat.
+fn said(answer: &Sip, number: usize) -> String {
+    let body = format!(
+        "From: <sip:alice@im.test>\r\nTo: <sip:bob@im.test>\r\n\r\n\
+         Content-Type: text/plain\r\n\r\nhello {number}"
+    );
+    let end = body.len();
+    format!(
+        "MSRP said{number} SEND\r\nTo-Path: {}\r\nFrom-Path: {}\r\nMessage-ID: m{number}\r\n\
+         Byte-Range: 1-{end}/{end}\r\nContent-Type: message/cpim\r\n\r\n{body}\r\n-------said{number}$\r\n",
+        answer.attribute("path"),
+        path_of("alice"),
+    )
 }
 
 /// The answer to a SEND of the server's.
@@ -780,6 +790,78 @@ fn a_stop_waits_only_a_moment_for_what_is_not_confirmed() {
     bench.expect(BOB, "BYE");
     bench.store.commit();
     assert_eq!(bench.store.messages().count(), 1);
+}
+
+/// Messages that are kept for Bob, more than may come again after a kill.
+const KEPT: usize = 50;
+/// So many of one conversation may come again after a kill (RELIABILITY.md).
+const FORGOTTEN: usize = 20;
+
+#[test]
+fn by_message_only_so_many_leave_before_what_was_confirmed_is_durable() {
+    let mut bench = Bench::new();
+    for number in 0..KEPT {
+        let fields = format!(
+            "From: <sip:alice@im.test>;tag=a\r\nTo: <sip:bob@im.test>\r\nCall-ID: {number}\r\n\
+             CSeq: 1 MESSAGE\r\nConversation-ID: c\r\nContent-Type: text/plain\r\n"
+        );
+        bench.asked(ALICE, "MESSAGE sip:bob@im.test SIP/2.0", &fields, "hello");
+        bench.expect(ALICE, "SIP/2.0 202");
+    }
+    bench.store.hold(true);
+    bench.bob_registers();
+    let takes_all = |bench: &mut Bench| {
+        let mut taken = 0;
+        while !bench.sent.is_empty() {
+            let message = bench.expect(BOB, "MESSAGE");
+            bench.answers(&message, "200 OK", "", "");
+            taken += 1;
+        }
+        taken
+    };
+    let mut taken = 0;
+    while taken < KEPT {
+        let more = takes_all(&mut bench);
+        assert!((1..=FORGOTTEN).contains(&more), "{more} before a sync");
+        taken += more;
+        bench.store.commit();
+        bench.settle();
+    }
+    assert_eq!(bench.store.messages().count(), 0);
+}
+
+#[test]
+fn in_a_session_only_so_many_leave_before_what_was_confirmed_is_durable() {
+    let mut bench = Bench::new();
+    let answer = bench.alice_opens_chat("");
+    for number in 0..KEPT {
+        bench.frame("alice", &said(&answer, number));
+        bench.expect_frame("alice", &format!("MSRP said{number} 200"));
+    }
+    bench.store.hold(true);
+    bench.bob_registers();
+    let invite = bench.expect(BOB, "INVITE");
+    bench.answers(&invite, "200 OK", BOB_IS, &sdp("bob"));
+    bench.expect(BOB, "ACK");
+    bench.msrp(&invite, "bob");
+    let takes_all = |bench: &mut Bench| {
+        let mut taken = 0;
+        while let Some(send) = bench.next_frame("bob", " SEND") {
+            bench.frame("bob", &confirmation(&send));
+            taken += 1;
+        }
+        taken
+    };
+    let mut taken = 0;
+    while taken < KEPT {
+        let more = takes_all(&mut bench);
+        assert!((1..=FORGOTTEN).contains(&more), "{more} before a sync");
+        taken += more;
+        bench.store.commit();
+        bench.settle();
+    }
+    bench.expect(BOB, "BYE");
+    assert_eq!(bench.store.messages().count(), 0);
 }
 
 /// A request without a body, over and over the same.

@@ -408,3 +408,60 @@ fn a_change_that_was_acknowledged_survives_a_power_cut() {
 fn without_the_sync_of_the_log_changes_are_lost() {
     assert!((0..200).any(|seed| changes_survive_a_cut(Mutant::LogData, seed).is_err()));
 }
+
+/// Asks whether what was told before is durable.
+fn flush(desk: &mut Desk) -> Result<(), Refusal> {
+    let token = desk.token();
+    desk.ask(StoreRequest::Flush { token });
+    match desk.answer() {
+        StoreEvent::Synced { token: of } if of == token => Ok(()),
+        StoreEvent::Refused { token: of, refusal } if of == token => Err(refusal),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whether a settlement and a mark are there after a power cut that follows the answer to a flush.
+fn told_survives_a_cut(mutant: Mutant, seed: u64) -> Result<(), String> {
+    let files = CutFiles::new(mutant);
+    let opened = Desk::try_open(&small_segments(Path::new("/cut")), Arc::new(files.clone()));
+    let mut desk = opened.map_err(|error| error.to_string())?;
+    let seqs: Vec<Seq> = (0..2)
+        .map(|number| desk.store(message("bob", number), Body::Inline(body(number))))
+        .collect();
+    desk.settle("bob", seqs[0], Settlement::Delivered);
+    mark(&desk, "bob", seqs[1], 7);
+    flush(&mut desk).map_err(|refusal| refusal.to_string())?;
+    files.freeze();
+    desk.close();
+    let folder = tempfile::tempdir().expect("a folder");
+    files.materialise(Path::new("/cut"), folder.path(), Some(seed));
+    let opened = Desk::try_open(&small_segments(folder.path()), Arc::new(DiskFiles));
+    let mut desk = opened.map_err(|error| error.to_string())?;
+    let held = desk.load("bob");
+    desk.close();
+    let found: Vec<_> = held.iter().map(|held| (held.seq, &*held.marks)).collect();
+    let is_told = found == [(seqs[1], &[7][..])];
+    is_told.then_some(()).ok_or(format!("{found:?}"))
+}
+
+#[test]
+fn what_was_told_before_a_flush_is_durable_when_that_is_answered() {
+    for seed in 0..20 {
+        let kept = told_survives_a_cut(Mutant::None, seed);
+        assert_eq!(kept, Ok(()), "seed {seed}");
+    }
+    assert!((0..50).any(|seed| told_survives_a_cut(Mutant::LogData, seed).is_err()));
+}
+
+#[test]
+fn a_flush_is_answered_at_once_if_nothing_waits_and_refused_once_the_disk_has_failed() {
+    let files = CutFiles::new(Mutant::None);
+    let config = small_segments(Path::new("/cut"));
+    let mut desk = Desk::try_open(&config, Arc::new(files.clone())).expect("opens");
+    assert_eq!(flush(&mut desk), Ok(()));
+    let seq = desk.store(message("bob", 1), Body::Inline(body(1)));
+    files.fail_at(Some((1, std::io::ErrorKind::Other)));
+    desk.settle("bob", seq, Settlement::Delivered);
+    assert_eq!(flush(&mut desk), Err(Refusal::Poisoned));
+    assert_eq!(flush(&mut desk), Err(Refusal::Poisoned));
+}

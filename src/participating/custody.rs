@@ -151,6 +151,13 @@ impl<W> Custody<W> {
         Ok(())
     }
 
+    /// Asks whether all that was told of messages is durable: settlements and marks.
+    pub fn flush(&mut self, waiter: W, now: Now) -> Result<(), W> {
+        let token = self.reserve(waiter, false, now)?;
+        self.requests.push_back(StoreRequest::Flush { token });
+        Ok(())
+    }
+
     /// Reads a page of a user's queue.
     pub fn load(
         &mut self,

@@ -180,20 +180,22 @@ impl Service {
     }
 
     /// A device confirmed a message of the run.
-    pub(super) fn confirm(&mut self, id: DeliveryId, seq: Seq) {
+    pub(super) fn confirm(&mut self, id: DeliveryId, seq: Seq, now: Now) {
         let Some(delivery) = self.deliveries.get(&id) else {
             return;
         };
         let (user, key) = (delivery.user.clone(), delivery.key_of(seq));
         tracing::debug!(%user, seq = seq.0, "delivered");
         self.metrics.delivered.count();
-        let Some(device) = delivery.copies_for else {
-            return self.take_out(&user, &key, seq, Settlement::Delivered);
-        };
-        if let Some(machine) = self.users.get_mut(&user) {
-            machine.handle_marked(&key, seq, device);
+        if let Some(device) = delivery.copies_for {
+            if let Some(machine) = self.users.get_mut(&user) {
+                machine.handle_marked(&key, seq, device);
+            }
+            self.tell_mark(user.clone(), seq, device);
+        } else {
+            self.take_out(&user, &key, seq, Settlement::Delivered);
         }
-        self.tell_mark(user, seq, device);
+        self.count_unsynced(&user, now);
     }
 
     /// A device has its copy of a message.

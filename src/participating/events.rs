@@ -29,6 +29,7 @@ impl Service {
             }
         }
         self.resume_loads(now);
+        self.resume_flushes(now);
         self.run_restless(now);
     }
 
@@ -70,6 +71,7 @@ impl Service {
             | Waiter::Oldest(_)
             | Waiter::Operator(..)
             | Waiter::Left(..)
+            | Waiter::Flushed(..)
             | Waiter::Evicted(..) => {}
         }
     }
@@ -112,6 +114,7 @@ impl Service {
                 self.put_next_in_line(&user, now);
             }
             Waiter::Left(user, number) => self.handle_left(&user, number, None),
+            Waiter::Flushed(user, number) => self.handle_flushed(&user, number, now),
             Waiter::Due | Waiter::Search(_) => {}
         }
     }
@@ -127,6 +130,7 @@ impl Service {
             (Waiter::Left(user, number), StoreEvent::Loaded { held, .. }) => {
                 self.handle_left(&user, number, Some(held.is_empty()));
             }
+            (Waiter::Flushed(user, number), _) => self.handle_flushed(&user, number, now),
             (Waiter::Operator(ticket, question), answer) => {
                 self.handle_operator_read(ticket, question, answer, now);
             }

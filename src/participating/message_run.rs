@@ -24,9 +24,16 @@ pub(super) struct MessageRun {
     message: Option<Box<DeferredMessage>>,
     body: BytesMut,
     length: u64,
+    /// What was confirmed before must be durable before the next message goes out.
+    waits_for_sync: bool,
 }
 
 impl MessageRun {
+    /// Whether its next message waits for the sync of those before it.
+    pub(super) fn waits_for_sync(&self) -> bool {
+        self.waits_for_sync
+    }
+
     fn carries(&self, seq: Seq) -> bool {
         self.held.as_ref().is_some_and(|held| held.seq == seq)
     }
@@ -45,6 +52,12 @@ impl Service {
         if self.goes_to_gone(id) {
             // The devices that are there now get the rest.
             return self.end_delivery(id, RunEnd::Parked, now);
+        }
+        if !self.may_hand_out(id, 0) {
+            if let Some(run) = self.message_run(id) {
+                run.waits_for_sync = true;
+            }
+            return;
         }
         let Some(held) = self.next_of_run(id, now) else {
             return self.end_delivery(id, RunEnd::Done, now);
@@ -215,7 +228,7 @@ impl Service {
             200..300 => {
                 let held = self.message_run(id).and_then(|run| run.held.take());
                 if let Some(held) = held {
-                    self.confirm(id, held.seq);
+                    self.confirm(id, held.seq, now);
                 }
                 self.take_next_message(id, now);
             }

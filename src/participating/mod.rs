@@ -83,4 +83,5 @@ mod timeouts;
 mod told;
 mod transit;
 mod unconfirmed;
+mod unsynced;
 mod users;

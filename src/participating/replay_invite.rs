@@ -220,7 +220,7 @@ impl Service {
         match (phase, accepted) {
             (Phase::Inviting, Some(direction)) if direction.sends() => self.begin_sending(id, now),
             _ => {
-                self.confirm_carried(id);
+                self.confirm_carried(id, now);
                 self.end_session_run(id, RunEnd::Parked, now);
             }
         }

@@ -217,7 +217,7 @@ impl Service {
         let Some(sending) = run.sending.remove(at) else {
             return;
         };
-        self.confirm(id, sending.seq);
+        self.confirm(id, sending.seq, now);
         self.read_ahead(id, now);
         self.pump_replay(id, now);
         self.end_if_done(id, now);

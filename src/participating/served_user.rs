@@ -22,6 +22,7 @@ pub use crate::participating::conversation::{ReplayPolicy, RetrySchedule};
 pub use crate::participating::copies::DeviceReach;
 use crate::participating::copies::Obstacles;
 use crate::participating::delivery::DeliveryId;
+use crate::participating::unsynced::Unsynced;
 use crate::store::request::{ConversationKey, Held, Seq};
 
 /// Names one run of one user.
@@ -178,6 +179,8 @@ pub struct ServedUser {
     fetch_waits: bool,
     /// The user knows that messages wait.
     announced: bool,
+    /// What devices have confirmed and the store has not made durable.
+    pub(super) unsynced: Unsynced,
     actions: VecDeque<UserAction>,
 }
 impl ServedUser {
@@ -202,6 +205,7 @@ impl ServedUser {
             fetch_waits: false,
             barred: false,
             announced: false,
+            unsynced: Unsynced::default(),
             actions: VecDeque::new(),
         };
         if waiting {
@@ -244,8 +248,14 @@ impl ServedUser {
     }
 
     /// Whether nothing is left to decide, so that the machine can be forgotten. Messages that wait
-    /// for an absent user are the store's alone.
+    /// for an absent user are the store's alone. While some wait, what others of them were confirmed must be durable
+    /// first: the next machine would not know of it.
     pub fn is_idle(&self) -> bool {
+        self.is_at_rest_but_for_sync() && (self.unsynced.is_empty() || self.holds_nothing())
+    }
+
+    /// The same, as far as it does not wait for the store.
+    pub fn is_at_rest_but_for_sync(&self) -> bool {
         self.runs.is_empty()
             && self.actions.is_empty()
             && !matches!(self.loading, Loading::Asked)

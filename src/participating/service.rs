@@ -140,6 +140,8 @@ pub enum Waiter {
     Search(Box<Search>),
     /// Whether anything is left for a user without a machine; the number tells questions apart.
     Left(Identity, u64),
+    /// Whether what his devices have confirmed is durable; so does that number.
+    Flushed(Identity, u64),
 }
 
 /// See the module's text.
@@ -194,6 +196,8 @@ pub struct Service {
     pub(super) dialogs: Dialogs,
     pub(super) user_deadlines: BTreeSet<(Instant, Identity)>,
     pub(super) postponed_loads: VecDeque<(Identity, Option<Seq>)>,
+    /// Users of whom the store is to be asked whether what they confirmed is durable.
+    pub(super) postponed_flushes: BTreeSet<Identity>,
     /// Users whose machines have something to say, once what runs now is done.
     pub(super) restless: VecDeque<Identity>,
     pub(super) expiry: ExpiryClock,
@@ -320,6 +324,7 @@ impl Service {
             dialogs: Dialogs::default(),
             user_deadlines: BTreeSet::new(),
             postponed_loads: VecDeque::new(),
+            postponed_flushes: BTreeSet::new(),
             restless: VecDeque::new(),
             expiry: ExpiryClock::new(now),
             next_expiry: now.instant,

@@ -95,6 +95,16 @@ pub(super) struct Sending {
 }
 
 impl SessionRun {
+    /// Messages that were taken from the queue and not confirmed.
+    fn under_way(&self) -> usize {
+        self.fetching.len() + self.sending.len()
+    }
+
+    /// Whether it has not been given its first message, because what was confirmed before must be durable first.
+    pub(super) fn waits_for_first(&self) -> bool {
+        self.phase == Phase::Reading && self.under_way() == 0
+    }
+
     /// Whether an INVITE is out that carries a message: who accepts it has that.
     pub(super) fn carries(&self) -> bool {
         let is_out = matches!(self.phase, Phase::Inviting | Phase::Cancelling);
@@ -112,6 +122,9 @@ impl Service {
 
     /// Reads the first message; its INVITE follows.
     pub(super) fn begin_session_run(&mut self, id: DeliveryId, now: Now) {
+        if !self.may_hand_out(id, 0) {
+            return;
+        }
         // Without a credit "done" would begin the same run again at once, and so on for ever.
         let has_credit = self.custody.has_room();
         if !self.fetch_next(id, now) {
@@ -142,10 +155,13 @@ impl Service {
     /// Reads ahead as far as the window allows.
     pub(super) fn read_ahead(&mut self, id: DeliveryId, now: Now) {
         loop {
-            let room = self.session_run(id).is_some_and(|run| {
-                run.phase == Phase::Live && run.fetching.len() + run.sending.len() < AT_ONCE
-            });
-            if !room || !self.fetch_next(id, now) {
+            let live = self
+                .session_run(id)
+                .filter(|run| run.phase == Phase::Live)
+                .map(|run| run.under_way());
+            let under_way = live.filter(|under_way| *under_way < AT_ONCE);
+            let has_room = under_way.is_some_and(|under_way| self.may_hand_out(id, under_way));
+            if !has_room || !self.fetch_next(id, now) {
                 return;
             }
         }
@@ -218,30 +234,31 @@ impl Service {
             return;
         };
         run.phase = Phase::Live;
-        self.confirm_carried(id);
+        self.confirm_carried(id, now);
         self.send_ready(id, now);
         self.read_ahead(id, now);
         self.end_if_done(id, now);
     }
 
     /// The device accepted the INVITE, and with it the message inside.
-    pub(super) fn confirm_carried(&mut self, id: DeliveryId) {
+    pub(super) fn confirm_carried(&mut self, id: DeliveryId, now: Now) {
         let Some(run) = self.session_run(id) else {
             return;
         };
         let carried = run.sending.front().filter(|first| first.in_invite);
         if let Some(seq) = carried.map(|first| first.seq) {
             run.sending.pop_front();
-            self.confirm(id, seq);
+            self.confirm(id, seq, now);
         }
     }
 
     /// After the last answer: BYE from us.
     pub(super) fn end_if_done(&mut self, id: DeliveryId, now: Now) {
-        let done = self.session_run(id).is_some_and(|run| {
-            run.phase == Phase::Live && run.sending.is_empty() && run.fetching.is_empty()
-        });
-        if done {
+        let done = self
+            .session_run(id)
+            .is_some_and(|run| run.phase == Phase::Live && run.under_way() == 0);
+        // What waits for the sync of what was confirmed is still to come.
+        if done && self.may_hand_out(id, 0) {
             self.end_session_run(id, RunEnd::Done, now);
         }
     }

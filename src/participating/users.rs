@@ -48,16 +48,19 @@ impl Service {
                 UserAction::Resume { delivery } => self.invite_for_replay(delivery, now),
             }
         }
-        self.forget_if_idle(identity);
+        self.forget_if_idle(identity, now);
         self.review_grants(identity);
     }
 
-    fn forget_if_idle(&mut self, identity: &Identity) {
+    fn forget_if_idle(&mut self, identity: &Identity, now: Now) {
         let Some(user) = self.users.get(identity) else {
             return;
         };
         if user.is_idle() || user.is_at_leisure() {
             self.line.leave(identity);
+        }
+        if !user.is_idle() && user.is_at_rest_but_for_sync() && user.unsynced.has_rest() {
+            return self.ask_for_sync(identity, now);
         }
         if user.is_idle() {
             if user.holds_nothing() {

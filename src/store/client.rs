@@ -165,6 +165,7 @@ impl StoreClient {
                     expires_at,
                 },
             ))),
+            StoreRequest::Flush { token } => self.log(LogJob::Flush { shard, token }),
             StoreRequest::PutDocument { token, key, value } => self.document(token, key, value),
             StoreRequest::RemoveDocument { token, key } => self.log(LogJob::Document {
                 shard,
@@ -305,6 +306,7 @@ fn has_room(desk: &Desk, request: &StoreRequest) -> bool {
             credit
         }
         StoreRequest::Sync { .. }
+        | StoreRequest::Flush { .. }
         | StoreRequest::Redate { .. }
         | StoreRequest::PutDocument { .. }
         | StoreRequest::RemoveDocument { .. } => desk.writes.take(1),

@@ -175,6 +175,23 @@ impl Log {
         }
     }
 
+    /// A commit is over: what was asked for before it is durable, or it could not be written.
+    pub(super) fn answer_flushes(&mut self) {
+        let refusal = match self.shared.is_poisoned() {
+            true => Some(Refusal::Poisoned),
+            false => (!self.items.is_empty()).then_some(Refusal::Full),
+        };
+        for (shard, token) in std::mem::take(&mut self.flushes) {
+            let event = match refusal {
+                Some(refusal) => StoreEvent::Refused { token, refusal },
+                None => StoreEvent::Synced { token },
+            };
+            if let Some(desk) = self.shared.desks.get(usize::from(shard)) {
+                desk.wrote(0, event);
+            }
+        }
+    }
+
     pub(super) fn refuse(&self, put: &Put, refusal: Refusal) {
         self.tell_body(put, false);
         if let Some(desk) = self.shared.desks.get(usize::from(put.shard)) {

@@ -121,6 +121,11 @@ pub(super) enum LogJob {
         key: Box<str>,
         value: Option<bytes::Bytes>,
     },
+    /// Answered once everything before it is durable.
+    Flush {
+        shard: u16,
+        token: StoreToken,
+    },
     /// A message's record with something changed in it, in place of the one it was made from.
     Rewrite(Rewrite),
     /// Goes on to the reader behind everything that was asked before.
@@ -199,6 +204,8 @@ pub(super) struct Log {
     pub(super) moving: HashSet<Seq, foldhash::fast::RandomState>,
     /// Questions that must be asked again after the commit.
     pub(super) again: Vec<ReadJob>,
+    /// Who asked whether what came before is durable.
+    pub(super) flushes: Vec<(u16, StoreToken)>,
     pub(super) closing: bool,
 }
 
@@ -228,6 +235,7 @@ impl Log {
             settlements_wait: Seldom::default(),
             stored: HashMap::default(),
             stored_order: VecDeque::new(),
+            flushes: Vec::new(),
             closing: false,
         }
     }
@@ -238,6 +246,7 @@ impl Log {
         while !self.closing {
             self.gather();
             self.commit();
+            self.answer_flushes();
             self.shared.index().account(self.appender.lines.capacity());
             for job in self.again.drain(..) {
                 let _ = self.onward.reader.send(job);
@@ -341,6 +350,10 @@ impl Log {
                 seq,
                 device,
             } => self.mark(shard, &recipient, seq, device),
+            LogJob::Flush { shard, token } => {
+                self.flushes.push((shard, token));
+                self.write_within(Duration::ZERO);
+            }
             LogJob::Rewrite(rewrite) => self.absorb_rewrite(rewrite),
             LogJob::Read(job) => {
                 // The reader is joined after this thread.

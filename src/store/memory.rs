@@ -26,6 +26,8 @@ type Messages = BTreeMap<(Identity, Seq), (DeferredMessage, Bytes)>;
 enum Change {
     Redate(Identity, Seq, UnixMillis),
     Document(Box<str>, Option<Bytes>),
+    /// Whatever came before.
+    Flush,
 }
 
 /// A store in memory.
@@ -92,6 +94,7 @@ impl MemoryStore {
                 };
                 message.expires_at = expires_at;
             }
+            Change::Flush => return StoreEvent::Synced { token },
             Change::Document(key, Some(value)) => {
                 self.documents.insert(key, value);
             }
@@ -197,6 +200,7 @@ impl MemoryStore {
                 seq,
                 expires_at,
             } => self.ask_change(token, Change::Redate(recipient, seq, expires_at)),
+            StoreRequest::Flush { token } => self.ask_change(token, Change::Flush),
             StoreRequest::PutDocument { token, key, value } => {
                 if key.len() + value.len() > DOCUMENT_LIMIT {
                     let refusal = Refusal::TooLarge;

@@ -261,6 +261,12 @@ pub enum StoreRequest {
         /// Which device, by a number of the asker's.
         device: u64,
     },
+    /// Whether everything that this shard has told of messages before is durable: settlements and marks. Answered
+    /// by [`StoreEvent::Synced`] once it is, by [`StoreEvent::Refused`] if that cannot be said.
+    Flush {
+        /// Returned with the answer.
+        token: StoreToken,
+    },
     /// Another time at which a waiting message expires. Answered by [`StoreEvent::Changed`] once
     /// durable, else by [`StoreEvent::Refused`].
     Redate {

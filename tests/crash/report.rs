@@ -9,11 +9,8 @@ use super::faults::Fault;
 use super::model::Counts;
 use super::server::Server;
 
-/// Messages that a session of a replay has under way at once.
-const WINDOW: u64 = 16;
-/// A replay does not wait for the syncs of what was confirmed: while one is under way several windows pass. More
-/// than this would be more than a sync takes.
-const FORGOTTEN: u64 = 4 * WINDOW;
+/// Of one conversation so many may be out with a device or confirmed and not durable (RELIABILITY.md).
+const FORGOTTEN: u64 = 20;
 /// So many of what is wrong are printed; the evidence has all.
 const SHOWN: usize = 30;
 
@@ -49,7 +46,7 @@ impl Report {
         self.kills.values().sum()
     }
 
-    /// Nothing is wrong, and no kill repeated more of a stream than a sync may forget.
+    /// Nothing is wrong, and no kill repeated more of a stream than is promised.
     pub fn is_clean(&self) -> bool {
         self.faults.is_empty() && self.counts.most_duplicates <= FORGOTTEN
     }

@@ -17,7 +17,7 @@ use crate::metrics::ShardMetrics;
 use crate::participating::admission::{Admission, UNAVAILABLE};
 use crate::participating::answering::Asked;
 use crate::participating::forward;
-use crate::participating::offer;
+use crate::participating::offer::{self, SESSION_EXTENSIONS};
 use crate::participating::pull::{Fetch, Wanted};
 use crate::participating::receipt_route::{ReceiptRoute, without_top_route};
 use crate::participating::relay::Passage;
@@ -57,8 +57,6 @@ const OWN_METHODS: &str = "OPTIONS, REGISTER";
 /// What they may send to it and through it.
 const METHODS: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, MESSAGE, UPDATE, PRACK, INFO, \
                        SUBSCRIBE, NOTIFY, REFER, PUBLISH";
-/// Extensions a chat INVITE may require.
-const CHAT_EXTENSIONS: [&str; 2] = ["timer", "100rel"];
 
 /// Sends every request of a shard where it belongs.
 pub struct Router {
@@ -348,7 +346,7 @@ impl Router {
         if !service.is_local(user) || from.as_ref() != Some(user) {
             return service.reject(&invite, server, &NOT_AUTHORISED, now);
         }
-        if let Some(tags) = unsupported_requirements(&invite, &CHAT_EXTENSIONS) {
+        if let Some(tags) = unsupported_requirements(&invite, &SESSION_EXTENSIONS) {
             return service.bad_extension(&invite, server, &tags, now);
         }
         let wanted = match Wanted::of(&invite) {
@@ -395,7 +393,7 @@ impl Router {
     ) {
         match offer::of_session(&request) {
             Ok(offer) => {
-                if let Some(tags) = unsupported_requirements(&request, &CHAT_EXTENSIONS) {
+                if let Some(tags) = unsupported_requirements(&request, &SESSION_EXTENSIONS) {
                     return service.bad_extension(&request, server, &tags, now);
                 }
                 let Parties { flow, author, user } = parties;

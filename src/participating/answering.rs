@@ -133,7 +133,9 @@ impl Service {
             }
             415 => {
                 let accept = match request.method() {
-                    Method::Invite => "application/sdp, multipart/mixed, message/cpim",
+                    Method::Invite | Method::Update => {
+                        "application/sdp, multipart/mixed, message/cpim"
+                    }
                     _ => "message/cpim, text/plain, */*",
                 };
                 reply = reply

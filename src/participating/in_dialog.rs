@@ -3,9 +3,11 @@
 use crate::clock::Now;
 use crate::participating::chat::{ChatId, ChatState, Side};
 use crate::participating::dialogs::DialogUse;
+use crate::participating::offer::SESSION_EXTENSIONS;
 use crate::participating::reason::Reason;
 use crate::participating::service::Service;
 use crate::sip::message::{Message, Method};
+use crate::sip::proxy::unsupported_requirements;
 use crate::sip::rejection::Rejection;
 use crate::sip::transaction::table::ServerId;
 
@@ -35,6 +37,14 @@ impl Service {
             return self.reject(request, server, &rejection, now);
         }
         leg.learn_methods(request);
+        // A BYE is the end whatever it is answered (RFC 3261 §15.1.1).
+        let unknown = match request.method() {
+            Method::Bye => None,
+            _ => unsupported_requirements(request, &SESSION_EXTENSIONS),
+        };
+        if let Some(tags) = unknown {
+            return self.bad_extension(request, server, &tags, now);
+        }
         match request.method() {
             Method::Bye => {
                 self.agree(request, server, now);
@@ -52,6 +62,11 @@ impl Service {
             Method::Message => {
                 let refused = Rejection::new(488, "Not Acceptable Here");
                 self.reject(request, server, &refused, now);
+            }
+            // RFC 3261 §21.5.2: the method is not even known.
+            Method::Other => {
+                let unknown = Rejection::new(501, "Not Implemented");
+                self.reject(request, server, &unknown, now);
             }
             _ => self.not_allowed(request, server, now),
         }

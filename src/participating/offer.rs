@@ -10,6 +10,9 @@ use crate::sip::message::{HeaderName, Message};
 use crate::sip::rejection::Rejection;
 use crate::sip::transaction::ServerId;
 
+/// What the requests of a session with us may require (RFC 4028, RFC 3262).
+pub const SESSION_EXTENSIONS: [&str; 2] = ["timer", "100rel"];
+
 /// Why a description comes to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {

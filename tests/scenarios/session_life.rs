@@ -99,6 +99,29 @@ fn an_invite_without_an_offer_gets_one_and_its_answer_comes_in_the_ack() {
 }
 
 #[test]
+fn what_a_dialog_does_not_know_is_refused_by_its_kind_and_the_session_goes_on() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        live(stage, |_, alice, bob| {
+            let draft = |method| alice.draft(method).header("Contact", &alice.contact());
+            let agent = alice.agent();
+            for method in ["UPDATE", "INFO"] {
+                let required = draft(method).header("Require", "timer, tdialog");
+                let refused = agent.sends(required)?.expect_status(420)?;
+                let tags = refused.header("Unsupported");
+                stage.observe(tags == Some("tdialog"), "what is not known is named")?;
+            }
+            agent.sends(draft("UNHEARDOF"))?.expect_status(501)?;
+            agent.sends(draft("REFER"))?.expect_status(405)?;
+            let text = draft("UPDATE").body("text/plain", b"hello");
+            let refused = agent.sends(text)?.expect_status(415)?;
+            let taken = refused.header_or_empty("Accept");
+            stage.observe(taken.contains("application/sdp"), "what is taken is named")?;
+            talk(alice, bob)
+        })
+    });
+}
+
+#[test]
 fn an_offer_no_session_can_come_of_is_refused_and_the_session_goes_on() {
     on_every_shard_count(&Configuration::open(), |stage| {
         live(stage, |_, alice, bob| {

@@ -10,7 +10,7 @@ use crate::uri::Uri;
 const MAGIC_COOKIE: &str = "z9hG4bK";
 
 /// Header fields that may stand only once.
-const SINGLE: [HeaderName; 9] = [
+const SINGLE: [HeaderName; 11] = [
     HeaderName::From,
     HeaderName::To,
     HeaderName::CallId,
@@ -20,6 +20,8 @@ const SINGLE: [HeaderName; 9] = [
     HeaderName::Expires,
     HeaderName::Date,
     HeaderName::ConversationId,
+    HeaderName::ContributionId,
+    HeaderName::InReplyToContributionId,
 ];
 
 /// Checks what every request must hold; the rejection says what is wrong.
@@ -138,6 +140,10 @@ mod tests {
             ("CSeq: 1 MESSAGE", "CSeq: 99999999999 MESSAGE"),
             ("To: <tel:+1>", "To: \"Broken <tel:+1>"),
             ("To: <tel:+1>", "To: <tel:+1>\r\nt: <tel:+2>"),
+            (
+                "To: <tel:+1>",
+                "To: <tel:+1>\r\nContribution-ID: a\r\nContribution-ID: b",
+            ),
             ("Max-Forwards: 70", "Max-Forwards: 300"),
             ("sip:bob@im.test SIP", "<sip:bob@im.test> SIP"),
             ("sip:bob@im.test SIP", "sip:bob@im.test?Route=x SIP"),

@@ -161,7 +161,8 @@ impl Condition {
     pub fn of_status(status: u16) -> Self {
         match status {
             404 | 410 | 484 | 485 | 604 => Self::UnknownTarget,
-            408 | 430 | 480 | 500 | 503 | 504 => Self::Unreachable,
+            // Where a device says its user is now is not followed: this device does not take it.
+            300..400 | 408 | 430 | 480 | 500 | 503 | 504 => Self::Unreachable,
             486 => Self::Busy,
             403 | 405 | 415 | 420 | 421 | 488 | 606 => Self::Unable,
             600.. => Self::Declined,

@@ -183,7 +183,7 @@ fn a_message_too_long_for_the_device_blocks_nothing_behind_it() {
 #[test]
 fn a_device_that_is_busy_gets_the_message_when_it_registers_again() {
     on_every_shard_count(&Configuration::open(), |stage| {
-        for status in [480, 486, 503] {
+        for status in [302, 480, 486, 503] {
             let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
             bob.registers()?;
             bob.reacts_to_messages(Reaction::Answer(status));

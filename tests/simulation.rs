@@ -187,7 +187,7 @@ const FOUND: [(u64, &str); 7] = [
 ];
 
 /// The same of seeds with several devices a user.
-const FOUND_WILD: [(u64, &str); 26] = [
+const FOUND_WILD: [(u64, &str); 28] = [
     (
         50026,
         "a device said late that it had a kept message, which then went to another one too",
@@ -283,6 +283,14 @@ const FOUND_WILD: [(u64, &str); 26] = [
     (
         200_598,
         "the same, while the kept message was being read for another device",
+    ),
+    (
+        300_543,
+        "what was kept behind a message that a device had declined was overtaken: the model took it for free to leave",
+    ),
+    (
+        300_575,
+        "two sessions of a user filled what may be unsynced: nobody asked the store again, and both stood still",
     ),
     (
         200_949,

@@ -28,6 +28,11 @@ impl Unsynced {
     /// A device has confirmed a message; whether the store is to be asked.
     pub fn add(&mut self) -> bool {
         self.since += 1;
+        self.is_due()
+    }
+
+    /// Whether the store is to be asked: it has answered, and enough have gathered meanwhile.
+    pub fn is_due(&self) -> bool {
         self.asked.is_none() && self.since >= ASKED_AT
     }
 
@@ -116,7 +121,12 @@ impl Service {
         if !machine.unsynced.answered(number) {
             return;
         }
-        if machine.unsynced.take_awaited() {
+        let (is_due, is_awaited) = (machine.unsynced.is_due(), machine.unsynced.take_awaited());
+        if is_due {
+            // Perhaps nothing more is out with a device whose answer would ask.
+            self.ask_for_sync(user, now);
+        }
+        if is_awaited {
             let of_user = self.deliveries.of(user);
             let mut ids: Vec<DeliveryId> = of_user.map(|(id, _)| id).collect();
             ids.sort();
@@ -167,6 +177,7 @@ mod tests {
         assert!(!unsynced.has_room(0));
         assert!(unsynced.answered(asked[0]));
         let covered = ASKED_AT;
+        assert!(unsynced.is_due(), "for those that came meanwhile");
         assert!(unsynced.has_room(covered - 1), "the others are not durable");
         assert!(!unsynced.has_room(covered));
     }

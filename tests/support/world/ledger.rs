@@ -378,7 +378,12 @@ impl Ledger {
                 && old.settled.is_none()
         };
         let waits = |old: &Entry| same(old) && old.body.len() >= old.fits_every_device();
-        if self.entries.iter().any(waits) {
+        // What waits since its devices misbehaved is parked, and the conversation with it (decision 3).
+        let is_parked = |old: &Entry| {
+            let waited = calm_since.is_some_and(|since| since >= old.sent_at);
+            waited && same(old) && !old.put_off && old.expires.is_none()
+        };
+        if self.entries.iter().any(|old| waits(old) || is_parked(old)) {
             return None;
         }
         let older = self.entries.iter().enumerate().position(|(number, old)| {

@@ -85,15 +85,21 @@ impl Now {
 /// Reads both clocks.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn now() -> Now {
-    static ORIGIN: OnceLock<std::time::Instant> = OnceLock::new();
-    let origin = *ORIGIN.get_or_init(std::time::Instant::now);
     let wall = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     Now {
-        instant: Instant::default() + origin.elapsed(),
+        instant: instant(),
         wall: UnixMillis::default().plus(wall),
     }
+}
+
+/// Reads the one for timers alone.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn instant() -> Instant {
+    static ORIGIN: OnceLock<std::time::Instant> = OnceLock::new();
+    let origin = *ORIGIN.get_or_init(std::time::Instant::now);
+    Instant::default() + origin.elapsed()
 }
 
 #[cfg(test)]

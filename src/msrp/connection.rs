@@ -13,7 +13,7 @@ use std::rc::Rc;
 use super::frame::{FrameEvent, shard_of};
 use super::listener::{Deliver, Shared};
 use super::reader::{FrameError, FrameReader};
-use crate::clock::now;
+use crate::clock::instant;
 use crate::limits::memory::Kind;
 use crate::limits::source::Way;
 use crate::limits::sources::Offence;
@@ -85,7 +85,7 @@ impl<D: Deliver> Connection<D> {
             let stop = self.read(&stream).await.err().unwrap_or(Stop::Closed);
             if let Stop::Frame(_) = stop {
                 self.shared.metrics.msrp_malformed.count();
-                let now = now().instant;
+                let now = instant();
                 self.shared.offend(self.remote, Offence::Malformed, now);
             }
             tracing::debug!(remote = %self.remote, %stop, "connection ends");
@@ -119,7 +119,7 @@ impl<D: Deliver> Connection<D> {
         let mut held = self.shared.memory.hold(Kind::Connections, CONNECTION);
         let mut current = self.shared.shard;
         // Octets that complete nothing are not life: a head in drips ends like silence.
-        let mut alive = now().instant;
+        let (mut alive, mut is_alive) = (instant(), false);
         let mut idle = match self.origin {
             // Who connects has something to say (RFC 4975 §5.4).
             Origin::Accepted => self.shared.settings.first,
@@ -127,7 +127,10 @@ impl<D: Deliver> Connection<D> {
         };
         let mut patience = pin!(tokio::time::sleep(idle));
         loop {
-            let (address, at) = (self.remote.ip(), now().instant);
+            let (address, at) = (self.remote.ip(), instant());
+            if std::mem::take(&mut is_alive) {
+                alive = at;
+            }
             if (self.shared.gate.sources()).is_banned(address, Way::Connections, at) {
                 return Err(Stop::Banned);
             }
@@ -142,7 +145,7 @@ impl<D: Deliver> Connection<D> {
                     stream.give_back(&self.shared.buffers, unfinished);
                     held.set(CONNECTION + unfinished.capacity());
                     if had_any? {
-                        alive = now().instant;
+                        is_alive = true;
                         let earlier = std::mem::replace(&mut idle, self.shared.settings.idle);
                         if idle < earlier {
                             patience.set(tokio::time::sleep(idle));
@@ -151,7 +154,7 @@ impl<D: Deliver> Connection<D> {
                 }
                 () = &mut patience => {
                     // It was set when less was known.
-                    let left = idle.checked_sub(now().instant.since(alive));
+                    let left = idle.checked_sub(instant().since(alive));
                     let left = left.filter(|left| !left.is_zero()).ok_or(Stop::Silent)?;
                     patience.set(tokio::time::sleep(left));
                 }

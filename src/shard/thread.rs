@@ -116,12 +116,20 @@ where
             Ok(runtime) => runtime,
             Err(error) => return drop(ready.send(Err(error))),
         };
-        LocalSet::new().block_on(&runtime, serve(common, own, core(), ready));
+        // One task among those of its connections: what these have for it, and it for them, is done before the
+        // system is asked for more.
+        let tasks = LocalSet::new();
+        let shell = tasks.spawn_local(serve(common, own, core(), ready));
+        if let Err(error) = tasks.block_on(&runtime, shell)
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
     })?;
     Ok((thread, outcome))
 }
 
-async fn serve<C: ShardCore + 'static, G: StoreGate>(
+async fn serve<C: ShardCore + 'static, G: StoreGate + 'static>(
     common: Common,
     own: Own<G>,
     core: C,

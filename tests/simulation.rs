@@ -187,7 +187,7 @@ const FOUND: [(u64, &str); 7] = [
 ];
 
 /// The same of seeds with several devices a user.
-const FOUND_WILD: [(u64, &str); 28] = [
+const FOUND_WILD: [(u64, &str); 29] = [
     (
         50026,
         "a device said late that it had a kept message, which then went to another one too",
@@ -291,6 +291,10 @@ const FOUND_WILD: [(u64, &str); 28] = [
     (
         300_575,
         "two sessions of a user filled what may be unsynced: nobody asked the store again, and both stood still",
+    ),
+    (
+        300_795,
+        "a device moved while it was called at its old address: the model took that call for one to the new",
     ),
     (
         200_949,

@@ -199,6 +199,18 @@ impl Agent {
         }
     }
 
+    /// The same for what was sent to this address, perhaps before it moved.
+    pub(super) fn mark_at(&self, uri: &str) -> Device {
+        let is_there = |moves: &u8| uri.contains(&address_of(self.index, *moves).to_string());
+        match self.instance {
+            Some(_) => self.mark(),
+            None => (
+                self.index,
+                (0..=self.moves).find(is_there).unwrap_or(self.moves),
+            ),
+        }
+    }
+
     /// It is somewhere else from now on; whoever writes to its old address reaches nobody.
     pub fn moves_away(&mut self) {
         self.moves = self.moves.wrapping_add(1);

@@ -263,7 +263,7 @@ impl Agent {
             State::Ringing(now + later),
             request.header_or_empty("Call-ID"),
             session,
-            self.mark(),
+            self.mark_at(request.request_uri()),
         );
         let offered = attribute(&sdp, "setup").unwrap_or("active");
         call.connects = match offered {

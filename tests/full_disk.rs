@@ -114,6 +114,52 @@ fn fills_and_recovers(folder: &Path, program: &Path, disk: &Disk) -> Result<(), 
     bob.expect_no("MESSAGE")
 }
 
+#[test]
+fn a_disk_that_takes_nothing_holds_up_no_replay_and_what_was_confirmed_meanwhile_does_not_come_again()
+ {
+    let folder = tempfile::tempdir().expect("a folder");
+    replays_without_room(folder.path()).expect("it goes as told");
+}
+
+/// Not even what devices confirm can be written, so no sync can say that it is durable.
+fn replays_without_room(folder: &Path) -> Result<(), Failure> {
+    let (shim, program) = Shim::wrap(Path::new(BINARY), folder, &folder.join("data"), "")?;
+    let text = Configuration::open().text(folder, 2);
+    let mut server = ServerProcess::start(&program, folder, &text)?;
+    let (alice, bob) = (agent("alice", &server)?, agent("bob", &server)?);
+    let mut kept = Vec::new();
+    for _ in 0..60 {
+        assert_eq!(pages(&alice, &mut kept)?, 202);
+    }
+    shim.arm(&Order {
+        lasts: u64::MAX,
+        ..Order::at(Action::Enospc, 1, WRITE | SIZE, ANY)
+    });
+    bob.registers()?;
+    for envelope in &kept {
+        let came = bob.expect_message()?;
+        assert!(came.text().body() == envelope.to_octets(), "in order");
+    }
+    bob.expect_no("MESSAGE")?;
+    assert!(shim.struck() > 0, "nothing was to be written");
+    shim.disarm();
+    // Its answer comes after the sync that covers what was confirmed.
+    let end = clock::now().instant + LONGEST;
+    let for_carol = alice.envelope("carol", "there is room");
+    while alice
+        .sends_envelope("carol", &for_carol)?
+        .final_answer(LONGEST)?
+        .status()
+        != 202
+    {
+        assert!(clock::now().instant < end, "intake does not resume");
+    }
+    server.kill9()?;
+    server.restart()?;
+    bob.registers()?;
+    bob.expect_no("MESSAGE")
+}
+
 /// A message to Bob, remembered if it is acknowledged.
 fn pages(alice: &UserAgent, kept: &mut Vec<Envelope>) -> Result<u16, Failure> {
     let envelope = alice.envelope("bob", &format!("{:>900}", kept.len()));

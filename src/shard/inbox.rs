@@ -95,11 +95,12 @@ pub fn inbox(sizes: Sizes) -> (Lanes, Inbox) {
 impl Lanes {
     /// Puts MSRP of a peer into its lane, once there is room.
     pub async fn send_media(&self, input: Input) {
-        let octets = octets_of(&input);
-        self.media_octets.fetch_add(octets, Ordering::Relaxed);
-        if self.media.send(input).await.is_err() {
-            // The shard has ended.
-            self.media_octets.fetch_sub(octets, Ordering::Relaxed);
+        // Whose connection ends while he waits puts nothing there, so it is not counted before. Without a place the
+        // shard has ended.
+        if let Ok(place) = self.media.reserve().await {
+            self.media_octets
+                .fetch_add(octets_of(&input), Ordering::Relaxed);
+            place.send(input);
         }
     }
 }
@@ -219,6 +220,23 @@ mod tests {
         let mut taken = Vec::new();
         poll_fn(|context| inbox.poll_take(context, true, &mut taken)).await;
         assert_eq!((taken.len(), inbox.footprint()), (2, nothing));
+    }
+
+    #[tokio::test]
+    async fn who_is_gone_before_there_was_room_is_not_counted() {
+        let (lanes, inbox) = inbox(Sizes { work: 1, ..SIZES });
+        let piece = || Input::Msrp {
+            connection: ConnectionId::new(0, 1),
+            events: vec![FrameEvent::Data(vec![b'x'; 1000].into())],
+        };
+        lanes.send_media(piece()).await;
+        let full = inbox.footprint();
+        let mut waiting = Box::pin(lanes.send_media(piece()));
+        let is_waiting =
+            poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending()));
+        assert!(is_waiting.await);
+        drop(waiting);
+        assert_eq!(inbox.footprint(), full);
     }
 
     #[tokio::test]

@@ -452,11 +452,13 @@ impl Service {
         self.branch_over(id, index, now);
     }
 
-    /// The device wants a longer session interval (RFC 4028 §7.3): it is invited again with that.
+    /// The device wants a longer session interval (RFC 4028 §7.3): it is invited again with that, unless it is not
+    /// called any more.
     fn invite_longer(&mut self, id: ChatId, index: usize, response: &Message, now: Now) -> bool {
-        let branch = self.chats.get_mut(&id);
-        let branch = branch.and_then(|chat| chat.branches.get_mut(index));
-        let Some(branch) = branch else {
+        let chat = self.chats.get_mut(&id);
+        let chat = chat.filter(|chat| chat.state == ChatState::Inviting);
+        let branch = chat.and_then(|chat| chat.branches.get_mut(index));
+        let Some(branch) = branch.filter(|branch| !branch.ended) else {
             return false;
         };
         if !branch.timer.refused(response) {

@@ -69,6 +69,29 @@ fn the_first_device_to_answer_a_call_wins_and_the_others_are_cancelled() {
 }
 
 #[test]
+fn a_device_that_wanted_another_interval_is_not_called_again_once_another_one_has_the_call() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let alice = stage.agent("alice")?;
+        let (phone, tablet) = (stage.agent("bob")?, stage.agent("bob")?);
+        phone.registers()?;
+        tablet.registers()?;
+        let call = alice.invites("bob")?;
+        let on_phone = phone.expect_invite()?;
+        let on_tablet = tablet.expect_invite()?;
+        // Its 422 crosses the CANCEL.
+        on_tablet.picks_up();
+        on_tablet.rings();
+        let theirs = on_phone.answers(Setup::Active, "sendrecv")?;
+        let ours = call.expect_accepted()?;
+        on_tablet.expect_cancel()?;
+        on_tablet.refuses_with(422, &[("Min-SE", "3600".to_owned())]);
+        ours.says("hello")?;
+        theirs.expect_text("hello")?;
+        tablet.expect_no("INVITE")
+    });
+}
+
+#[test]
 fn a_second_200_is_acknowledged_and_ended() {
     on_every_shard_count(&Configuration::open(), |stage| {
         let alice = stage.agent("alice")?;

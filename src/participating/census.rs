@@ -57,6 +57,10 @@ census! {
         doubtful,
         /// Queues that are still to be read, for want of a credit.
         postponed_loads,
+        /// Users of whom the store is still to be asked whether what they confirmed is durable, for want of one.
+        postponed_flushes,
+        /// Messages of INVITEs that a device may still take.
+        late_firsts,
         /// Fetches that wait until a queue has been read.
         fetches,
         /// Revocations that wait for the same.
@@ -141,6 +145,8 @@ impl Service {
             waiting: self.waiting.len(),
             doubtful: self.doubtful.len(),
             postponed_loads: self.postponed_loads.len(),
+            postponed_flushes: self.postponed_flushes.len(),
+            late_firsts: self.late_firsts.len(),
             fetches: self.fetches.len(),
             revocations: self.revocations.len(),
             crowds: self.crowds.len(),

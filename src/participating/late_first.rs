@@ -41,6 +41,11 @@ struct KeptFirst {
 }
 
 impl LateFirsts {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
     /// Gives back the oldest if there are too many.
     fn add(&mut self, id: ChatId, kept: KeptFirst) -> Option<KeptFirst> {
         let is_full = self.kept.len() >= MOST;

@@ -70,6 +70,8 @@ pub struct Busy;
 struct Asker<U> {
     usage: U,
     fallback: Option<Fallback>,
+    /// The transaction before it fell back, by which its asker knows it.
+    known_as: Option<ClientId>,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,8 @@ pub struct Endpoint<U> {
     listeners: Vec<Listener>,
     transactions: TransactionTable,
     askers: HashMap<ClientId, Asker<U>, foldhash::fast::RandomState>,
+    /// Transactions that fell back, and what goes on in their place.
+    fallen_back: HashMap<ClientId, ClientId, foldhash::fast::RandomState>,
     retiring: VecDeque<(Instant, ClientId)>,
     tcp_refused: HashMap<(IpAddr, u16), Instant, foldhash::fast::RandomState>,
     events: VecDeque<EndpointEvent<U>>,
@@ -109,6 +113,7 @@ impl<U: Clone> Endpoint<U> {
             listeners,
             transactions,
             askers: HashMap::default(),
+            fallen_back: HashMap::default(),
             retiring: VecDeque::new(),
             tcp_refused: HashMap::default(),
             events: VecDeque::new(),
@@ -204,7 +209,7 @@ impl<U: Clone> Endpoint<U> {
             let until = now.instant + LATE_ANSWERS;
             self.retiring.push_back((until, client));
         } else if response.status() >= 200 {
-            self.askers.remove(&client);
+            self.forget_asker(client);
         }
         self.events
             .push_back(EndpointEvent::Response(usage, response, flow));
@@ -296,6 +301,12 @@ impl<U: Clone> Endpoint<U> {
 
     /// Cancels an INVITE; its final answer still comes.
     pub fn cancel(&mut self, client: ClientId, now: Now) {
+        let present = self.fallen_back.get(&client).copied();
+        let client = present.unwrap_or(client);
+        if let Some(asker) = self.askers.get_mut(&client) {
+            // What is taken back is not tried by another way.
+            asker.fallback = None;
+        }
         self.transactions.cancel(client, now);
         self.collect(now);
     }
@@ -326,7 +337,7 @@ impl<U: Clone> Endpoint<U> {
             .is_some_and(|(at, _)| *at <= now.instant)
         {
             if let Some((_, client)) = self.retiring.pop_front() {
-                self.askers.remove(&client);
+                self.forget_asker(client);
             }
         }
         self.tcp_refused.retain(|_, until| *until > now.instant);
@@ -385,7 +396,13 @@ impl<U: Clone> Endpoint<U> {
     ) -> Result<ClientId, Busy> {
         let started = self.transactions.request(kind, branch, octets, flow, now);
         let client = started.map_err(|_| Busy)?;
-        self.askers.insert(client, Asker { usage, fallback });
+        let known_as = None;
+        let asker = Asker {
+            usage,
+            fallback,
+            known_as,
+        };
+        self.askers.insert(client, asker);
         self.collect(now);
         Ok(client)
     }
@@ -425,7 +442,7 @@ impl<U: Clone> Endpoint<U> {
                         .push_back(EndpointEvent::ServerGone(server, reason));
                 }
                 TransactionEvent::TimedOut(client) => {
-                    if let Some(asker) = self.askers.remove(&client) {
+                    if let Some(asker) = self.forget_asker(client) {
                         self.events.push_back(EndpointEvent::TimedOut(asker.usage));
                     }
                 }
@@ -434,9 +451,17 @@ impl<U: Clone> Endpoint<U> {
         }
     }
 
+    fn forget_asker(&mut self, client: ClientId) -> Option<Asker<U>> {
+        let asker = self.askers.remove(&client)?;
+        if let Some(known_as) = asker.known_as {
+            self.fallen_back.remove(&known_as);
+        }
+        Some(asker)
+    }
+
     /// RFC 3261 §18.1.1: when TCP cannot be had for a long request, UDP is tried after all.
     fn fall_back(&mut self, client: ClientId, now: Now) {
-        let Some(asker) = self.askers.remove(&client) else {
+        let Some(asker) = self.forget_asker(client) else {
             return;
         };
         let Some(fallback) = asker.fallback else {
@@ -457,12 +482,16 @@ impl<U: Clone> Endpoint<U> {
         }
         let usage = asker.usage;
         let fits = octets.len() <= LARGEST_DATAGRAM;
-        if !fits
-            || self
-                .start(kind, &branch, octets, flow, usage.clone(), None, now)
-                .is_err()
-        {
-            self.events.push_back(EndpointEvent::Unreachable(usage));
+        let started = match fits {
+            true => self.start(kind, &branch, octets, flow, usage.clone(), None, now),
+            false => Err(Busy),
+        };
+        let Ok(instead) = started else {
+            return self.events.push_back(EndpointEvent::Unreachable(usage));
+        };
+        if let Some(asker) = self.askers.get_mut(&instead) {
+            asker.known_as = Some(client);
+            self.fallen_back.insert(client, instead);
         }
     }
 }
@@ -515,20 +544,25 @@ mod tests {
 
         /// Sends a MESSAGE with so long a body to a device known by UDP.
         fn sends(&mut self, body: usize) {
+            self.asks("MESSAGE", Kind::NonInvite, body);
+        }
+
+        /// The same with another method; the request without its body comes back.
+        fn asks(&mut self, method: &str, kind: Kind, body: usize) -> (ClientId, String) {
             let remote = "192.0.2.9:5060".parse().expect("an address");
             let flow = self.endpoint.flow_to(remote, Some(Transport::Udp));
             let flow = flow.expect("a listener fits");
             let via = self.endpoint.via(&flow, None, &mut self.tokens);
-            let text = format!(
-                "MESSAGE sip:bob@192.0.2.9 SIP/2.0\r\nVia: {}\r\n\r\n{}",
-                via.value,
-                "x".repeat(body)
+            let head = format!(
+                "{method} sip:bob@192.0.2.9 SIP/2.0\r\nVia: {}\r\nFrom: <sip:us@im.test>;tag=1\r\n\
+                 To: <sip:bob@im.test>\r\nCall-ID: call\r\nCSeq: 1 {method}\r\n\r\n",
+                via.value
             );
-            let kind = Kind::NonInvite;
+            let text = format!("{head}{}", "x".repeat(body));
             let sent = self
                 .endpoint
                 .send(kind, via, text.into(), flow, "bob", self.now);
-            sent.expect("there is room");
+            (sent.expect("there is room"), head)
         }
 
         /// What was sent by which transport, and the flow of the last.
@@ -566,6 +600,45 @@ mod tests {
         bench.sent();
         bench.sends(2_000);
         assert_eq!(bench.sent().0, [Transport::Tcp], "and tried again later");
+    }
+
+    #[test]
+    fn a_call_that_went_over_udp_after_all_can_be_cancelled() {
+        let mut bench = Bench::new();
+        let (client, head) = bench.asks("INVITE", Kind::Invite, 2_000);
+        let (_, flow) = bench.sent();
+        let now = bench.now;
+        bench.endpoint.handle_flow_lost(flow.expect("sent"), now);
+        let (sent, flow) = bench.sent();
+        assert_eq!(sent, [Transport::Udp]);
+        let invite = crate::sip::wire::parse(head.into()).expect("a request");
+        let ringing = crate::sip::reply::response(&invite, 180, "Ringing", Some("2")).build();
+        let ringing = crate::sip::wire::parse(ringing).expect("a response");
+        bench
+            .endpoint
+            .handle_response(ringing, flow.expect("sent"), now);
+        bench.sent();
+        bench.endpoint.cancel(client, now);
+        assert_eq!(bench.sent().0, [Transport::Udp], "the CANCEL");
+        bench.now = now.plus(Duration::from_secs(32));
+        bench.endpoint.handle_timeout(bench.now);
+        let events = std::iter::from_fn(|| bench.endpoint.poll_event());
+        let is_over = |event| matches!(event, EndpointEvent::TimedOut("bob"));
+        assert!(events.into_iter().any(is_over));
+        assert!(bench.endpoint.askers.is_empty() && bench.endpoint.fallen_back.is_empty());
+    }
+
+    #[test]
+    fn a_call_that_was_cancelled_is_not_tried_over_udp() {
+        let mut bench = Bench::new();
+        let (client, _) = bench.asks("INVITE", Kind::Invite, 2_000);
+        let (_, flow) = bench.sent();
+        let now = bench.now;
+        bench.endpoint.cancel(client, now);
+        bench.endpoint.handle_flow_lost(flow.expect("sent"), now);
+        let first = bench.endpoint.poll_event();
+        assert!(matches!(first, Some(EndpointEvent::Unreachable("bob"))));
+        assert!(bench.endpoint.poll_event().is_none());
     }
 
     #[test]

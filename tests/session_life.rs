@@ -23,6 +23,7 @@ use restante::shard::port::{Action, Input};
 use restante::sip::transport::flow::{Flow, Transport};
 use restante::sip::wire;
 use restante::store::memory::MemoryStore;
+use restante::store::request::Refusal;
 use restante::token::Tokens;
 
 const ALICE: &str = "192.0.2.10:5060";
@@ -859,6 +860,28 @@ fn in_a_session_only_so_many_leave_before_what_was_confirmed_is_durable() {
         taken += more;
         bench.store.commit();
         bench.settle();
+    }
+    bench.expect(BOB, "BYE");
+    assert_eq!(bench.store.messages().count(), 0);
+}
+
+#[test]
+fn in_a_session_a_store_that_cannot_say_what_is_durable_holds_up_nothing() {
+    let mut bench = Bench::new();
+    let answer = bench.alice_opens_chat("");
+    for number in 0..KEPT {
+        bench.frame("alice", &said(&answer, number));
+        bench.expect_frame("alice", &format!("MSRP said{number} 200"));
+    }
+    bench.store.refuse(Some(Refusal::Full));
+    bench.bob_registers();
+    let invite = bench.expect(BOB, "INVITE");
+    bench.answers(&invite, "200 OK", BOB_IS, &sdp("bob"));
+    bench.expect(BOB, "ACK");
+    bench.msrp(&invite, "bob");
+    for _ in 0..KEPT {
+        let send = bench.next_frame("bob", " SEND").expect("the next one");
+        bench.frame("bob", &confirmation(&send));
     }
     bench.expect(BOB, "BYE");
     assert_eq!(bench.store.messages().count(), 0);

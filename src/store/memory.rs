@@ -62,7 +62,7 @@ impl MemoryStore {
         }
     }
 
-    /// Refuses every later `Put` and `Sync` so, or none.
+    /// Refuses every later `Put` and `Sync` and every other change that is answered so, or none.
     pub fn refuse(&mut self, refusal: Option<Refusal>) {
         self.refusal = refusal;
     }

@@ -39,8 +39,10 @@ pub enum Pressure {
     Memory,
 }
 
-/// A queue that has stood does so until nothing waited in this many of the last sixteen looks.
+/// A queue that has stood does so until nothing waited in this many of the last sixteen looks,
 const EMPTY_AGAIN: u32 = 4;
+/// or for so long: who has nothing to do looks seldom.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// How a piece of new work is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +102,8 @@ pub struct Load {
     bound: Duration,
     /// Since when something has been waiting all the time.
     standing_since: Option<Instant>,
+    /// Since when nothing waits.
+    empty_since: Option<Instant>,
     /// A queue has stood and it is not seen yet that it is over.
     has_stood: bool,
     /// The last looks since then, one bit each: whether nothing waited.
@@ -124,6 +128,7 @@ impl Load {
         Self {
             bound,
             standing_since: None,
+            empty_since: None,
             has_stood: false,
             empty: 0,
             delay: Duration::ZERO,
@@ -137,21 +142,24 @@ impl Load {
     }
 
     /// All that had come has been taken.
-    pub fn caught_up(&mut self) {
+    pub fn caught_up(&mut self, now: Instant) {
         self.standing_since = None;
+        self.empty_since.get_or_insert(now);
         self.delay = Duration::ZERO;
     }
 
     /// Something waits that will be taken later.
     pub fn is_behind(&mut self, now: Instant) {
         self.standing_since.get_or_insert(now);
+        self.has_stood &= !self.is_quiet(now);
+        self.empty_since = None;
     }
 
     /// A look, to be had at regular intervals: whether nothing waits.
     pub fn sample(&mut self, is_empty: bool, now: Instant) {
         if self.has_stood {
             self.empty = self.empty << 1 | u16::from(is_empty);
-            self.has_stood = self.empty.count_ones() < EMPTY_AGAIN;
+            self.has_stood = self.empty.count_ones() < EMPTY_AGAIN && !self.is_quiet(now);
         } else if self.stands(now) {
             (self.has_stood, self.empty) = (true, 0);
         }
@@ -283,7 +291,13 @@ impl Load {
     pub fn stands(&self, now: Instant) -> bool {
         let standing = self.bound * STANDING;
         let since = self.standing_since;
-        self.has_stood || since.is_some_and(|since| now.since(since) >= standing)
+        let has_stood = self.has_stood && !self.is_quiet(now);
+        has_stood || since.is_some_and(|since| now.since(since) >= standing)
+    }
+
+    fn is_quiet(&self, now: Instant) -> bool {
+        let since = self.empty_since;
+        since.is_some_and(|since| now.since(since) >= QUIET)
     }
 }
 
@@ -327,7 +341,7 @@ mod tests {
         load.waited(BOUND, Entry::Unjudged);
         assert_eq!(load.verdict(Stage::Fresh, at(110)), Verdict::Take);
         load.waited(BOUND * 2, Entry::Unjudged);
-        load.caught_up();
+        load.caught_up(at(119));
         load.is_behind(at(120));
         load.waited(BOUND * 2, Entry::Unjudged);
         assert_eq!(load.verdict(Stage::Fresh, at(121)), Verdict::Take);
@@ -338,8 +352,11 @@ mod tests {
         let mut load = Load::new(BOUND);
         load.is_behind(at(0));
         load.sample(false, at(100));
-        load.caught_up();
-        assert!(load.stands(at(101)));
+        load.caught_up(at(100));
+        assert!(
+            load.stands(at(101)) && !load.stands(at(200)),
+            "nothing came"
+        );
         let looks = |load: &mut Load, empties: &[bool]| {
             for is_empty in empties {
                 load.sample(*is_empty, at(110));

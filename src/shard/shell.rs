@@ -270,7 +270,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
         }
         let mut core = self.core.borrow_mut();
         match self.waiting.is_empty() {
-            true => core.load().caught_up(),
+            true => core.load().caught_up(now.instant),
             false => core.load().is_behind(now.instant),
         }
         served

@@ -187,7 +187,7 @@ const FOUND: [(u64, &str); 7] = [
 ];
 
 /// The same of seeds with several devices a user.
-const FOUND_WILD: [(u64, &str); 29] = [
+const FOUND_WILD: [(u64, &str); 31] = [
     (
         50026,
         "a device said late that it had a kept message, which then went to another one too",
@@ -296,6 +296,11 @@ const FOUND_WILD: [(u64, &str); 29] = [
         300_795,
         "a device moved while it was called at its old address: the model took that call for one to the new",
     ),
+    (
+        500_546,
+        "a device moved while a MESSAGE was on its way to its old address: the model took it for one to the new",
+    ),
+    (1_227_389_133, "the same"),
     (
         200_949,
         "a message expired while one device was tried, and then went to the next",

@@ -381,11 +381,13 @@ impl Agent {
             return self.handle_invite(request, status, later, begun, sight);
         }
         if method == "MESSAGE" && status == 200 {
-            self.take_message(request.body(), begun, None, sight);
+            let device = self.mark_at(request.request_uri());
+            self.take_message(request.body(), begun, (None, device), sight);
         }
         let mut packet = Packet::plain(self.answer(request, status, "", b""));
         if method == "MESSAGE" && status == 200 {
-            packet.confirms = self.takes(request.body(), None, sight);
+            let id = sight.ledger.find(request.body());
+            packet.confirms = id.map(|id| (id, self.mark_at(request.request_uri())));
             packet.begun = begun;
         }
         if later.is_zero() {
@@ -397,28 +399,19 @@ impl Agent {
         }
     }
 
-    /// Which message of the ledger these octets are, and what takes it.
-    pub fn takes(
-        &self,
-        octets: &[u8],
-        call: Option<u64>,
-        sight: &Sight<'_>,
-    ) -> Option<(usize, Device)> {
-        Some((sight.ledger.find(octets)?, self.mark_in(call)))
-    }
-
     /// What the marks know it by, of what comes in a call.
-    pub(super) fn mark_in(&self, call: Option<u64>) -> Device {
-        let call = call.and_then(|number| self.calls.get(&number));
-        call.map_or_else(|| self.mark(), |call| call.device)
+    pub(super) fn mark_in(&self, call: u64) -> Device {
+        self.calls
+            .get(&call)
+            .map_or_else(|| self.mark(), |call| call.device)
     }
 
-    /// The octets of a message that this device takes.
+    /// The octets of a message that this device takes, in which call, and as whom the marks know it.
     pub fn take_message(
         &mut self,
         octets: &[u8],
         begun: Instant,
-        call: Option<u64>,
+        (call, device): (Option<u64>, Device),
         sight: &mut Sight<'_>,
     ) {
         let now = sight.now.instant;
@@ -455,7 +448,6 @@ impl Agent {
                         .and_then(|number| self.calls.get(&number))
                         .is_some_and(|call| call.kind.is_some()),
                 };
-                let device = self.mark_in(call);
                 let first = sight.ledger.received(id, self.user, device, &delivery);
                 if first && self.tells {
                     self.tell_author(id, envelope.as_ref(), call, sight);

@@ -307,7 +307,7 @@ impl Agent {
     fn pick_up(&mut self, number: u64, sight: &mut Sight<'_>) {
         let now = sight.now.instant;
         let interval = Duration::from_millis(500);
-        let device = self.mark_in(Some(number));
+        let device = self.mark_in(number);
         let Some(call) = self.calls.get_mut(&number) else {
             return;
         };
@@ -321,7 +321,7 @@ impl Agent {
             packet.begun = begun;
             packet.call_id = Some(call.call_id.clone());
             let octets = std::mem::take(&mut call.first_octets);
-            self.take_message(&octets, begun, Some(number), sight);
+            self.take_message(&octets, begun, (Some(number), device), sight);
         }
         self.give_answer(&branch, "INVITE", answer);
         sight.out.push(Out::Sip(packet));

@@ -138,8 +138,9 @@ impl Agent {
             _ => None,
         };
         if let Some(((octets, begun), call_id)) = done {
-            self.take_message(&octets, begun, Some(number), sight);
-            packet.confirms = self.takes(&octets, Some(number), sight);
+            let device = self.mark_in(number);
+            self.take_message(&octets, begun, (Some(number), device), sight);
+            packet.confirms = sight.ledger.find(&octets).map(|id| (id, device));
             packet.begun = begun;
             packet.call_id = Some(call_id);
         }

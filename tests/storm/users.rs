@@ -1,8 +1,10 @@
 //! Those who go on with their lives.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::{self, Scope, ScopedJoinHandle};
+use std::time::Duration;
 
+use restante::clock::now;
 use restante::demo::{Failure, Profile, Setup, Transport, UserAgent};
 
 use crate::report::Report;
@@ -107,11 +109,16 @@ impl Callers {
     }
 }
 
+/// A round of requests begins no sooner after the last one: the memory that is looked at shall be what the storm
+/// takes, not what users take who do as much as they can.
+const ROUND: Duration = Duration::from_millis(10);
+
 fn lives(over: &AtomicBool, round: impl Fn(u64) -> Result<u64, Failure>) -> Report {
     let mut report = Report::default();
     let mut number = 100;
     while !over.load(Ordering::Relaxed) {
         number += 1;
+        let next = now().instant + ROUND;
         match round(number) {
             Ok(requests) => report.served += requests,
             Err(failure) => {
@@ -119,6 +126,7 @@ fn lives(over: &AtomicBool, round: impl Fn(u64) -> Result<u64, Failure>) -> Repo
                 report.failures.push(failure.step().to_owned());
             }
         }
+        thread::sleep(next.since(now().instant));
     }
     report
 }

@@ -187,7 +187,7 @@ const FOUND: [(u64, &str); 7] = [
 ];
 
 /// The same of seeds with several devices a user.
-const FOUND_WILD: [(u64, &str); 31] = [
+const FOUND_WILD: [(u64, &str); 32] = [
     (
         50026,
         "a device said late that it had a kept message, which then went to another one too",
@@ -301,6 +301,11 @@ const FOUND_WILD: [(u64, &str); 31] = [
         "a device moved while a MESSAGE was on its way to its old address: the model took it for one to the new",
     ),
     (1_227_389_133, "the same"),
+    (
+        501_806,
+        "a device registered elsewhere before a message sent to its old address was kept: that waited for the next \
+         try, and was overtaken",
+    ),
     (
         200_949,
         "a message expired while one device was tried, and then went to the next",

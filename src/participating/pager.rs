@@ -583,6 +583,10 @@ impl Service {
                     if let Some(pager) = self.pagers.get_mut(&id) {
                         pager.keeping = Keeping::Stored(seq, message);
                     }
+                    // The user may have registered before it was kept.
+                    if self.has_new_way(id) {
+                        self.offer_to_others(id, now);
+                    }
                 } else {
                     let tried = pager_was_tried(self.pagers.remove(&id));
                     self.hold(&message, seq, size, tried, now);
@@ -638,6 +642,15 @@ impl Service {
         }
     }
 
+    /// Whether there is a way to the user, of those it may go, that it has not gone.
+    fn has_new_way(&self, id: PagerId) -> bool {
+        self.pagers.get(&id).is_some_and(|pager| {
+            let targets = self.message_targets(&pager.recipient, Some(&pager.request));
+            let mut ways = targets.iter().map(|target| target.flow);
+            ways.any(|way| !pager.ways.contains(&way))
+        })
+    }
+
     fn offer_to_others(&mut self, id: PagerId, now: Now) {
         let Some(pager) = self.pagers.get_mut(&id) else {
             return;
@@ -647,7 +660,7 @@ impl Service {
                 let size = BodySize::of_whole(pager.request.body());
                 let taken = std::mem::take(&mut pager.taken);
                 pager.keeping = Keeping::Offered(seq, message.clone());
-                self.hold_marked(&message, seq, size, (taken, true), now);
+                self.hold_marked(&message, seq, size, (taken, false), now);
                 self.expire_due_of(&message.recipient, now);
             }
             other => pager.keeping = other,

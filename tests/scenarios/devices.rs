@@ -150,6 +150,23 @@ fn what_a_device_took_as_it_left_does_not_come_again() {
 }
 
 #[test]
+fn a_message_that_is_kept_for_want_of_an_answer_goes_to_the_device_that_came_before_that() {
+    let configuration = patient().with("deferral", "answer_within = \"1s\"");
+    on_every_shard_count(&configuration, |stage| {
+        let alice = stage.agent("alice")?;
+        let (old, new) = (stage.agent("bob")?, stage.agent("bob")?);
+        old.reacts_to_messages(Reaction::StaySilent);
+        old.registers()?;
+        let sent = alice.sends_message("bob", "hello")?;
+        old.expect_message()?;
+        old.unregisters()?;
+        new.registers()?;
+        sent.expect_status(202)?;
+        new.expect_text("hello").map(drop)
+    });
+}
+
+#[test]
 fn a_device_that_is_replaced_gives_up_the_session_it_was_offered() {
     on_every_shard_count(&patient(), |stage| {
         let alice = stage.agent("alice")?;

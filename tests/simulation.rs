@@ -187,7 +187,7 @@ const FOUND: [(u64, &str); 7] = [
 ];
 
 /// The same of seeds with several devices a user.
-const FOUND_WILD: [(u64, &str); 32] = [
+const FOUND_WILD: [(u64, &str); 33] = [
     (
         50026,
         "a device said late that it had a kept message, which then went to another one too",
@@ -301,6 +301,10 @@ const FOUND_WILD: [(u64, &str); 32] = [
         "a device moved while a MESSAGE was on its way to its old address: the model took it for one to the new",
     ),
     (1_227_389_133, "the same"),
+    (
+        500_299,
+        "an answer came over a connection that the server had given up: the model took it for in use again",
+    ),
     (
         501_806,
         "a device registered elsewhere before a message sent to its old address was kept: that waited for the next \

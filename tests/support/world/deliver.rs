@@ -308,11 +308,6 @@ impl World {
             }
             return;
         }
-        let Some(line) = self.lines.get(&connection) else {
-            return;
-        };
-        if line.users.is_empty() {
-            self.break_line(connection, true);
-        }
+        self.break_line(connection, true);
     }
 }

@@ -321,6 +321,7 @@ impl World {
         if let Some(line) = self.lines.get_mut(&connection) {
             line.users.remove(&shard);
             if line.users.is_empty() && line.open {
+                line.open = false;
                 let at = line.out_at + Duration::from_micros(1);
                 self.at(
                     at,

@@ -29,9 +29,8 @@ const WAITING: usize = 96;
 const IN_LINE: usize = 128;
 /// A user's machine, beside the messages it knows of.
 const USER: usize = 1_024;
-/// A message whose receipts are kept track of, measured likewise: two thirds are a tree's first node and a map's
-/// first group, for one recipient and one message.
-const RECEIPT: usize = 800;
+/// A message whose receipts are kept track of: the only one of its author, for whose map's first group it pays.
+const RECEIPT: usize = 560;
 /// A duplicate key, twice.
 const DUPLICATE: usize = 96;
 /// A request that the store has not answered.

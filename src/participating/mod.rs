@@ -49,6 +49,7 @@ mod names;
 pub mod next_hop;
 mod of_users;
 pub mod offer;
+mod one_or_more;
 pub mod operator;
 pub mod outgoing;
 mod overload;

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::one_or_more::OneOrMore;
 use crate::clock::UnixMillis;
 use crate::cpim::{self, Envelope};
 use crate::identity::Identity;
@@ -173,7 +174,7 @@ const fn bit(kind: Kind) -> u8 {
     }
 }
 
-type Messages = HashMap<Box<str>, BTreeMap<Identity, Row>, foldhash::fast::RandomState>;
+type Messages = HashMap<Box<str>, OneOrMore<Identity, Row>, foldhash::fast::RandomState>;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -286,7 +287,7 @@ impl Receipts {
         let place = (until, self.last);
         let messages = self.authors.entry(message.author.clone()).or_default();
         let rows = messages.entry(message.message_id.clone()).or_default();
-        let row = rows.entry(message.recipient.clone()).or_default();
+        let row = rows.get_or_default(&message.recipient);
         if is_new || row.place.0 < until {
             self.order.remove(&row.place);
             row.place = place;

@@ -25,6 +25,8 @@ pub enum Answering {
     Only(usize),
     /// Each chunk with 200, after so long.
     After(Duration),
+    /// So many whole messages with 200, the next one with this status, those behind it with 200 again.
+    Except(usize, u16),
 }
 
 /// A message put together from its chunks.
@@ -157,6 +159,8 @@ impl SessionState {
                 thread::sleep(pause);
                 Some(200)
             }
+            (_, Answering::Except(0, status)) => Some(status),
+            (_, Answering::Except(..)) => Some(200),
         };
         // Before the peer can hear it: what follows from it is later.
         let now = clock::now().instant;
@@ -217,8 +221,11 @@ impl SessionState {
         if confirmed_at.is_some() && frame.header("Success-Report") == "yes" {
             self.report(frame, body.len());
         }
-        if let Answering::Only(left) = &mut *lock(&self.answering) {
-            *left = left.saturating_sub(1);
+        match &mut *lock(&self.answering) {
+            Answering::Only(left) => *left = left.saturating_sub(1),
+            now @ Answering::Except(0, _) => *now = Answering::Status(200),
+            Answering::Except(left, _) => *left -= 1,
+            Answering::Status(_) | Answering::After(_) => {}
         }
         self.messages.push(ReceivedMessage {
             message_id: frame.header("Message-ID").to_owned(),

@@ -58,7 +58,7 @@ impl Service {
         let is_pending = |delivery: &Delivery| match &delivery.carrier {
             DeliveryBy::Message(_) => false,
             DeliveryBy::Session(run) => match run.phase {
-                Phase::Live | Phase::Answering => false,
+                Phase::Live | Phase::Answering | Phase::Closing => false,
                 Phase::Cancelling => !run.carries(),
                 Phase::Reading | Phase::Waiting | Phase::Inviting | Phase::Pausing => true,
             },

@@ -549,7 +549,8 @@ impl Service {
                         | Phase::Waiting
                         | Phase::Answering
                         | Phase::Pausing
-                        | Phase::Live,
+                        | Phase::Live
+                        | Phase::Closing,
                     ) => {
                         self.end_session_run(id, RunEnd::Parked, now);
                     }
@@ -620,7 +621,7 @@ fn replay_view(id: DeliveryId, delivery: &Delivery) -> Option<SessionView> {
             | Phase::Answering
             | Phase::Inviting
             | Phase::Pausing => SessionState::Inviting,
-            Phase::Cancelling => SessionState::Ending,
+            Phase::Cancelling | Phase::Closing => SessionState::Ending,
             Phase::Live => SessionState::Live,
         },
         conversation: delivery.key.conversation.to_string(),

@@ -7,7 +7,6 @@ use crate::participating::arrival::{self, Content};
 use crate::participating::delivery::{Delivery, DeliveryId};
 use crate::participating::receipt_lane::Asker;
 use crate::participating::receipts::{Notice, Receipt};
-use crate::participating::served_user::RunEnd;
 use crate::participating::service::Service;
 use crate::registrar::Resolved;
 use crate::store::request::{Body, ConversationKey, DeferredMessage, MessageKind};
@@ -148,6 +147,6 @@ impl Service {
         if let Some(leg) = self.session_run(id).and_then(|run| run.leg.take()) {
             self.dialogs.remove(&leg.key);
         }
-        self.end_session_run(id, RunEnd::Parked, now);
+        self.close_session_run(id, now);
     }
 }

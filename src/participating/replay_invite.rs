@@ -313,6 +313,7 @@ impl Service {
                         self.sip.cancel(client, now);
                     }
                 }
+                Phase::Closing => self.end_session_run(id, RunEnd::Parked, now),
                 Phase::Reading
                 | Phase::Waiting
                 | Phase::Answering

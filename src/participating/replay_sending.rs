@@ -9,7 +9,7 @@ use crate::participating::media::MediaId;
 use crate::participating::reason::Reason;
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Waiter};
-use crate::participating::session_run::Sending;
+use crate::participating::session_run::{Phase, Sending};
 use crate::store::request::{BodySource, Seq};
 use bytes::Bytes;
 
@@ -82,7 +82,9 @@ impl Service {
     /// Supplies the session with as many octets as it takes; with none while the device holds it.
     pub(super) fn pump_replay(&mut self, id: DeliveryId, now: Now) {
         loop {
-            let Some(media) = self.session_run(id).and_then(|run| run.media) else {
+            let run = self.session_run(id);
+            let sends = run.filter(|run| run.phase != Phase::Closing);
+            let Some(media) = sends.and_then(|run| run.media) else {
                 return;
             };
             if !self.media.has_room_for(media) || !self.media.may_send(media) {
@@ -182,9 +184,8 @@ impl Service {
         match event {
             SessionEvent::Bound | SessionEvent::Progress { .. } => self.pump_replay(id, now),
             SessionEvent::Delivered { message } => self.replay_delivered(id, message, now),
-            SessionEvent::Refused { status, .. } => {
-                tracing::info!(status, "a device refused a message of a replay");
-                self.end_session_run(id, RunEnd::Parked, now);
+            SessionEvent::Refused { message, status } => {
+                self.replay_declined(id, message, status, now);
             }
             SessionEvent::TimedOut { .. } => self.break_replay(id, &Reason::TimedOut, now),
             SessionEvent::Ended { .. } => self.break_replay(id, &Reason::BearerLost, now),
@@ -203,6 +204,23 @@ impl Service {
         }
     }
 
+    /// The device does not take a message: it and those behind it wait.
+    fn replay_declined(&mut self, id: DeliveryId, out: OutboundId, status: u16, now: Now) {
+        let Some(delivery) = self.deliveries.get_mut(&id) else {
+            return;
+        };
+        let DeliveryBy::Session(run) = &mut delivery.carrier else {
+            return;
+        };
+        let mut sending = run.sending.iter_mut();
+        if let Some(it) = sending.find(|sending| sending.out == Some(out)) {
+            it.is_refused = true;
+            let (user, seq) = (&delivery.user, it.seq.0);
+            tracing::info!(%user, seq, status, "a device refused a message of a replay");
+        }
+        self.close_session_run(id, now);
+    }
+
     fn replay_delivered(&mut self, id: DeliveryId, out: OutboundId, now: Now) {
         let Some(run) = self.session_run(id) else {
             return;
@@ -217,7 +235,11 @@ impl Service {
         let Some(sending) = run.sending.remove(at) else {
             return;
         };
+        let is_closing = run.phase == Phase::Closing;
         self.confirm(id, sending.seq, now);
+        if is_closing {
+            return self.close_session_run(id, now);
+        }
         self.read_ahead(id, now);
         self.pump_replay(id, now);
         self.end_if_done(id, now);

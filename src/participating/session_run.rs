@@ -5,6 +5,7 @@
 //! answered 200; after the last one we send BYE. Whatever goes wrong before, the rest stays.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -29,6 +30,9 @@ use crate::store::request::{DeferredMessage, Held, Refusal, Seq, StoreEvent};
 
 /// Messages read ahead or unconfirmed in one replay.
 const AT_ONCE: usize = 16;
+/// How long a session that has nothing more to send waits for confirmations.
+const LINGERS: Duration = Duration::from_millis(200);
+
 /// The part of a delivery that goes over MSRP.
 #[derive(Debug, Default)]
 pub(super) struct SessionRun {
@@ -47,7 +51,7 @@ pub(super) struct SessionRun {
     /// Since when the device takes nothing (`a=inactive`, `a=sendonly`).
     pub(super) held_since: Option<Instant>,
     pub(super) rings_until: Option<Instant>,
-    /// When the pause is over.
+    /// When the pause is over, or the wait for the last confirmations.
     pub(super) resumes_at: Option<Instant>,
     pub(super) tried: Tried,
     /// What the INVITEs to one device have in common (RFC 3261 §8.1.3.5).
@@ -78,6 +82,8 @@ pub(super) enum Phase {
     Cancelling,
     /// The session stands.
     Live,
+    /// Nothing more is sent: the device refused a message, or hung up. What it has had may be confirmed yet.
+    Closing,
 }
 
 #[derive(Debug)]
@@ -92,6 +98,8 @@ pub(super) struct Sending {
     pub(super) reading: bool,
     /// It went inside the INVITE.
     pub(super) in_invite: bool,
+    /// The device does not take it.
+    pub(super) is_refused: bool,
 }
 
 impl SessionRun {
@@ -103,6 +111,12 @@ impl SessionRun {
     /// Whether it has not been given its first message, because what was confirmed before must be durable first.
     pub(super) fn waits_for_first(&self) -> bool {
         self.phase == Phase::Reading && self.under_way() == 0
+    }
+
+    /// Whether a message is with the device that it has neither confirmed nor refused.
+    fn awaits_answers(&self) -> bool {
+        let mut sending = self.sending.iter();
+        sending.any(|it| it.out.is_some() && !it.is_refused)
     }
 
     /// Whether an INVITE is out that carries a message: who accepts it has that.
@@ -213,6 +227,7 @@ impl Service {
             out: None,
             reading: false,
             in_invite: false,
+            is_refused: false,
         });
         match run.phase {
             Phase::Reading => self.invite_for_replay(id, now),
@@ -225,7 +240,8 @@ impl Service {
             | Phase::Answering
             | Phase::Inviting
             | Phase::Pausing
-            | Phase::Cancelling => {}
+            | Phase::Cancelling
+            | Phase::Closing => {}
         }
     }
 
@@ -263,6 +279,22 @@ impl Service {
         }
     }
 
+    /// Nothing more is sent to a device that refused a message or hung up. It is given a moment to confirm what else
+    /// it has had (cpm-facts §9.5), so that this does not come again.
+    pub(super) fn close_session_run(&mut self, id: DeliveryId, now: Now) {
+        let Some(run) = self.session_run(id) else {
+            return;
+        };
+        let is_up = matches!(run.phase, Phase::Live | Phase::Closing) && run.media.is_some();
+        if !is_up || !run.awaits_answers() {
+            return self.end_session_run(id, RunEnd::Parked, now);
+        }
+        if run.phase == Phase::Live {
+            run.phase = Phase::Closing;
+            run.resumes_at = Some(now.instant + LINGERS);
+        }
+    }
+
     /// The run is over: the session is closed, and the dialog if we are still in it.
     pub(super) fn end_session_run(&mut self, id: DeliveryId, end: RunEnd, now: Now) {
         let Some(run) = self.session_run(id) else {
@@ -272,7 +304,7 @@ impl Service {
         let end = match end {
             RunEnd::Done if !run.sending.is_empty() => RunEnd::Parked,
             RunEnd::Parked
-                if run.phase == Phase::Live
+                if matches!(run.phase, Phase::Live | Phase::Closing)
                     && run.sending.is_empty()
                     && run.fetching.is_empty() =>
             {

@@ -154,6 +154,49 @@ fn after_a_kill_in_the_middle_the_rest_comes_and_nothing_twice() {
 }
 
 #[test]
+fn what_was_confirmed_behind_a_refused_message_does_not_come_again() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        let texts = ["1", "2", "3", "4", "5", "6", "7", "8"];
+        writes_while_bob_is_away(&alice, &texts)?;
+        bob.registers()?;
+        let call = bob.expect_invite()?.taking(Answering::Except(2, 413));
+        let replay = call.answers_recvonly(Setup::Active)?;
+        for text in texts {
+            replay.expect_text(text)?;
+        }
+        replay.expect_bye()?;
+        bob.registers()?;
+        let replay = bob.expect_invite()?.answers_recvonly(Setup::Active)?;
+        replay.expect_text("3")?;
+        replay.expect_bye()?;
+        bob.registers()?;
+        bob.expect_no("INVITE")
+    });
+}
+
+#[test]
+fn what_a_device_confirms_as_it_hangs_up_does_not_come_again() {
+    on_every_shard_count(&Configuration::open(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        let texts = ["1", "2", "3", "4", "5", "6"];
+        writes_while_bob_is_away(&alice, &texts)?;
+        bob.registers()?;
+        let pause = Duration::from_millis(10);
+        let call = bob.expect_invite()?.taking(Answering::After(pause));
+        let replay = call.answers_recvonly(Setup::Active)?;
+        replay.expect_text("1")?;
+        replay.hangs_up_saying("")?;
+        for text in &texts[1..] {
+            replay.expect_text(text)?;
+        }
+        time_to_settle();
+        bob.registers()?;
+        bob.expect_no("INVITE")
+    });
+}
+
+#[test]
 fn a_second_registration_during_a_replay_starts_no_second_one() {
     on_every_shard_count(&Configuration::open(), |stage| {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);

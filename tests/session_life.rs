@@ -798,6 +798,18 @@ const KEPT: usize = 50;
 /// So many of one conversation may come again after a kill (RELIABILITY.md).
 const FORGOTTEN: usize = 20;
 
+/// Bob takes as much as he is given before each sync, until he has all that was kept.
+fn takes_what_is_kept(bench: &mut Bench, takes_all: impl Fn(&mut Bench) -> usize) {
+    let mut taken = 0;
+    while taken < KEPT {
+        let more = takes_all(bench);
+        assert!((1..=FORGOTTEN).contains(&more), "{more} before a sync");
+        taken += more;
+        bench.store.commit();
+        bench.settle();
+    }
+}
+
 #[test]
 fn by_message_only_so_many_leave_before_what_was_confirmed_is_durable() {
     let mut bench = Bench::new();
@@ -820,14 +832,7 @@ fn by_message_only_so_many_leave_before_what_was_confirmed_is_durable() {
         }
         taken
     };
-    let mut taken = 0;
-    while taken < KEPT {
-        let more = takes_all(&mut bench);
-        assert!((1..=FORGOTTEN).contains(&more), "{more} before a sync");
-        taken += more;
-        bench.store.commit();
-        bench.settle();
-    }
+    takes_what_is_kept(&mut bench, takes_all);
     assert_eq!(bench.store.messages().count(), 0);
 }
 
@@ -853,14 +858,7 @@ fn in_a_session_only_so_many_leave_before_what_was_confirmed_is_durable() {
         }
         taken
     };
-    let mut taken = 0;
-    while taken < KEPT {
-        let more = takes_all(&mut bench);
-        assert!((1..=FORGOTTEN).contains(&more), "{more} before a sync");
-        taken += more;
-        bench.store.commit();
-        bench.settle();
-    }
+    takes_what_is_kept(&mut bench, takes_all);
     bench.expect(BOB, "BYE");
     assert_eq!(bench.store.messages().count(), 0);
 }

@@ -180,29 +180,10 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixMillis;
-    use crate::imdn::Dispositions;
     use crate::store::request::MessageKind;
 
     fn kept(seq: u64, carriers: &[(usize, u64)]) -> KeptFirst {
-        let message = DeferredMessage {
-            recipient: Identity::new("bob", "im.test"),
-            author: Identity::new("alice", "im.test"),
-            from: String::new(),
-            to: String::new(),
-            kind: MessageKind::Chat,
-            conversation: String::new(),
-            contribution: String::new(),
-            in_reply_to: None,
-            headers: Vec::new(),
-            content_type: String::new(),
-            message_id: String::new(),
-            date_time: None,
-            dispositions: Dispositions::default(),
-            accepted_at: UnixMillis(0),
-            expires_at: UnixMillis(1),
-            duplicate_key: 0,
-        };
+        let message = DeferredMessage::empty("alice", "bob", MessageKind::Chat);
         KeptFirst {
             message: Box::new(message),
             seq: Seq(seq),

@@ -71,8 +71,6 @@ fn weight(message: &Together) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixMillis;
-    use crate::imdn::Dispositions;
     use crate::store::request::{DeferredMessage, MessageKind};
 
     fn user(name: &str) -> Identity {
@@ -80,24 +78,7 @@ mod tests {
     }
 
     fn messages(range: std::ops::Range<u64>, octets: usize) -> Vec<Together> {
-        let message = DeferredMessage {
-            recipient: user("bob"),
-            author: user("alice"),
-            from: String::new(),
-            to: String::new(),
-            kind: MessageKind::Pager,
-            conversation: String::new(),
-            contribution: String::new(),
-            in_reply_to: None,
-            headers: Vec::new(),
-            content_type: String::new(),
-            message_id: String::new(),
-            date_time: None,
-            dispositions: Dispositions::default(),
-            accepted_at: UnixMillis(0),
-            expires_at: UnixMillis(1),
-            duplicate_key: 0,
-        };
+        let message = DeferredMessage::empty("alice", "bob", MessageKind::Pager);
         let one = |seq| Together {
             seq: Seq(seq),
             message: Box::new(message.clone()),

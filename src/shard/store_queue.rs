@@ -153,10 +153,9 @@ fn octets_of(request: &StoreRequest) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixMillis;
     use crate::identity::Identity;
     use crate::store::request::{
-        DeferredMessage, Dispositions, MessageKind, Quota, Seq, Settlement, SpoolId, StoreToken,
+        DeferredMessage, MessageKind, Quota, Seq, Settlement, SpoolId, StoreToken,
     };
     use std::cell::{Cell, RefCell};
     use std::rc::Rc;
@@ -211,24 +210,7 @@ mod tests {
     }
 
     fn put(token: u64, user: &str, body: Body) -> StoreRequest {
-        let message = DeferredMessage {
-            recipient: Identity::new(user, "im.test"),
-            author: Identity::new("alice", "im.test"),
-            from: String::new(),
-            to: String::new(),
-            kind: MessageKind::Chat,
-            conversation: String::new(),
-            contribution: String::new(),
-            in_reply_to: None,
-            headers: Vec::new(),
-            content_type: String::new(),
-            message_id: String::new(),
-            date_time: None,
-            dispositions: Dispositions::default(),
-            accepted_at: UnixMillis(0),
-            expires_at: UnixMillis(0),
-            duplicate_key: 0,
-        };
+        let message = DeferredMessage::empty("alice", user, MessageKind::Chat);
         StoreRequest::Put {
             token: StoreToken(token),
             message: Box::new(message),

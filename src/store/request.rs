@@ -73,6 +73,31 @@ pub struct DeferredMessage {
     pub duplicate_key: u128,
 }
 
+#[cfg(test)]
+impl DeferredMessage {
+    /// One of `author`'s for `recipient`, of `im.test` both, that says nothing.
+    pub fn empty(author: &str, recipient: &str, kind: MessageKind) -> Self {
+        Self {
+            recipient: Identity::new(recipient, "im.test"),
+            author: Identity::new(author, "im.test"),
+            from: String::new(),
+            to: String::new(),
+            kind,
+            conversation: String::new(),
+            contribution: String::new(),
+            in_reply_to: None,
+            headers: Vec::new(),
+            content_type: String::new(),
+            message_id: String::new(),
+            date_time: None,
+            dispositions: Dispositions::default(),
+            accepted_at: UnixMillis(0),
+            expires_at: UnixMillis(1),
+            duplicate_key: 0,
+        }
+    }
+}
+
 impl DeferredMessage {
     /// Octets of its fields, the body apart.
     pub fn field_octets(&self) -> usize {

@@ -15,7 +15,8 @@ use restante::clock::{self, UnixMillis};
 use restante::store::deferred::DUPLICATE_WINDOW;
 use restante::store::files::DiskFiles;
 use restante::store::request::{
-    Body, BodySource, Quota, Refusal, Settlement, SpoolId, StoreEvent, StoreRequest, StoreToken,
+    Body, BodySource, MessageKind, Quota, Refusal, Settlement, SpoolId, StoreEvent, StoreRequest,
+    StoreToken,
 };
 use restante::store::{Health, StoreConfig, StoreError};
 
@@ -75,14 +76,15 @@ fn messages_that_follow_one_are_read_with_it_as_far_as_they_are_short() {
 }
 
 #[test]
-fn of_what_follows_a_message_another_conversation_or_long_header_fields_are_the_end() {
+fn of_what_follows_a_message_another_kind_or_long_header_fields_are_the_end() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut desk = Desk::open(folder.path());
     let mut kept = Vec::new();
     for number in 0..6 {
         let mut message = message("bob", number);
         match number {
-            2 => message.conversation = "another one".into(),
+            1 => message.conversation = "another one".into(),
+            2 => message.kind = MessageKind::Pager,
             5 => message.headers = vec![("Subject".into(), "x".repeat(64 * 1024))],
             _ => {}
         }

@@ -244,7 +244,7 @@ impl Log {
     fn take_effect(&mut self, items: Vec<Item>, places: &[Place]) {
         let mut done = Vec::with_capacity(items.len());
         let repeated_until = clock::now().instant + self.compact_after;
-        {
+        let has_victims = {
             let shared = self.shared.clone();
             let mut index = shared.index();
             for (item, place) in items.into_iter().zip(places) {
@@ -259,11 +259,12 @@ impl Log {
             index
                 .log
                 .grew(self.appender.segment.number, self.appender.end);
-        }
-        // What was only stored leaves no useless room.
-        let is_all_new = done.iter().all(|it| matches!(it, Effect::Stored(_)));
+            // What was only stored leaves no useless room.
+            let is_all_new = done.iter().all(|it| matches!(it, Effect::Stored(_)));
+            !is_all_new && (index.log.has_victims() || index.bodies.has_victims())
+        };
         self.answer_all(done);
-        if !is_all_new {
+        if has_victims {
             let _ = self.onward.keeper.send(KeeperJob::Look);
         }
     }

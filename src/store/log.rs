@@ -28,9 +28,10 @@ use super::shared::Shared;
 use crate::clock::{self, Instant};
 use crate::identity::Identity;
 
-/// A settlement does not wait for company: what devices confirm before it is durable comes twice if we are
-/// killed. Under load company is there, because a sync is under way.
-const SETTLE_WITHIN: Duration = Duration::ZERO;
+/// A settlement waits so long for company: what devices confirm before it is durable comes twice if we are
+/// killed, but a sync for each costs a replay more than all the rest. Who has enough asks for a sync at once
+/// ([`LogJob::Flush`]).
+const SETTLE_WITHIN: Duration = Duration::from_millis(2);
 /// A binding, so long.
 const BIND_WITHIN: Duration = Duration::from_millis(500);
 /// Nothing has come for so long: the end of the log is marked. One who sends the next message as soon as he

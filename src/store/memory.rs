@@ -145,15 +145,14 @@ impl MemoryStore {
         all.into_iter()
     }
 
-    /// At most `most` messages that follow one, up to the first of another conversation and as far as they
-    /// are short.
+    /// At most `most` messages that follow one, up to the first of another kind and as far as they are short.
     fn following(&self, first: &DeferredMessage, after: Seq, most: usize) -> Vec<Together> {
         let theirs = self.messages();
         let theirs = theirs.filter(|(seq, m, _)| *seq > after && m.recipient == first.recipient);
         let mut room = INLINE;
         let short = theirs.take(most).map_while(|(seq, message, body)| {
             room = room.checked_sub(body.len() + message.field_octets())?;
-            if !message.shares_conversation(first) {
+            if message.kind != first.kind {
                 return None;
             }
             let (message, body) = (Box::new(message.clone()), body.clone());

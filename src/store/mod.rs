@@ -3,7 +3,7 @@
 //! The truth is one append-only log in segments; everything else is a view of it. Read `request`
 //! (what is asked and answered), then `deferred` (opening), `client` (credits), `log` and `commit`
 //! (one sync for many), `body` (large bodies), `index` (what waits for whom: `recent` in memory, `view`
-//! on disk in a `table`, `feed` from one to the other, `rebuild` when in doubt), `reader`, `recover`,
+//! on disk in `blocks` of a `table`, `feed` from one to the other, `rebuild` when in doubt), `reader`, `recover`,
 //! `restore` and `survey` (a start), `compact` and `relocate` (room comes back, as `usage` says), `archive`
 //! (a store looked at from outside: `verify`, `backup`, `export`; `import` is the way back).
 
@@ -11,6 +11,7 @@ mod answer;
 mod append;
 pub mod archive;
 pub mod backup;
+mod blocks;
 mod body;
 mod body_put;
 mod body_spool;

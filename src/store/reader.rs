@@ -229,7 +229,7 @@ fn fetch(
     })
 }
 
-/// At most `most` messages that follow one, up to the first of another conversation and as far as they are
+/// At most `most` messages that follow one, up to the first of another kind and as far as they are
 /// short.
 fn following(shared: &Shared, first: &DeferredMessage, after: Seq, most: usize) -> Vec<Together> {
     if most == 0 {
@@ -245,7 +245,7 @@ fn following(shared: &Shared, first: &DeferredMessage, after: Seq, most: usize) 
         };
         let message = Box::new(record.message);
         room = room.checked_sub(body.len() + message.field_octets())?;
-        if !message.shares_conversation(first) {
+        if message.kind != first.kind {
             return None;
         }
         Some(Together { seq, message, body })

@@ -191,6 +191,9 @@ impl Index {
         for changes in wrong.chunks(CHUNK) {
             view.write(changes.to_vec())?;
         }
+        if !wrong.is_empty() {
+            view.sync()?;
+        }
         Ok(missing)
     }
 

@@ -118,11 +118,6 @@ impl DeferredMessage {
             headers.map(|(name, value)| name.len() + value.len() + size_of::<[String; 2]>());
         texts.into_iter().map(str::len).chain(headers).sum()
     }
-
-    /// Whether it belongs to the same replay as another one.
-    pub fn shares_conversation(&self, other: &Self) -> bool {
-        self.author == other.author && self.conversation == other.conversation
-    }
 }
 
 /// The octets of a message.
@@ -351,8 +346,8 @@ pub enum StoreRequest {
         recipient: Identity,
         /// Which.
         seq: Seq,
-        /// At most so many of those that follow it in its conversation, with none of another between, are
-        /// read as well, if that is not much.
+        /// At most so many of those that follow it in the user's queue, of whatever conversation but with none
+        /// of another kind between, are read as well, if that is not much.
         together: usize,
     },
     /// Part of a large body. Answered by [`StoreEvent::Piece`].
@@ -492,8 +487,8 @@ pub enum StoreEvent {
         length: u64,
         /// Some device has got it ([`StoreRequest::Mark`]).
         delivered: bool,
-        /// Those that follow, as far as they were asked for, belong to the same conversation and have at most
-        /// 64 KiB together.
+        /// Those that follow, as far as they were asked for, are of the same kind and have at most 64 KiB
+        /// together.
         together: Vec<Together>,
     },
     /// Octets of a large body, as many as there were.

@@ -3,8 +3,12 @@
 
 use std::fs;
 use std::io;
+use std::ops::Bound;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::blocks::{self, Batch, Cursor, Sorted};
 
 /// A key, and the value it shall have from now on, if any.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
@@ -13,9 +17,10 @@ pub type Change = (Vec<u8>, Option<Vec<u8>>);
 pub trait Table: Send + Sync {
     /// The value of a key.
     fn read(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
-    /// Shows every key from `first` on, in order, until `visit` has seen enough and says false.
+    /// Shows every key from `first` on, in order, until `visit` has seen enough and says false. What is changed
+    /// meanwhile may be shown twice.
     fn scan(&self, first: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()>;
-    /// Makes changes in order. Not durable before `sync`.
+    /// Makes changes in order. Before `sync` they are not durable, and may not be seen yet.
     fn write(&self, changes: Vec<Change>) -> io::Result<()>;
     /// Makes all earlier changes durable.
     fn sync(&self) -> io::Result<()>;
@@ -23,12 +28,17 @@ pub trait Table: Send + Sync {
 
 /// Octets of the table that are kept in memory.
 const CACHE: u64 = 4 * 1024 * 1024;
+/// Octets of changes that are made together, at most.
+const BATCH: usize = 8 * 1024 * 1024;
+/// Changes made in one block at a time, at most.
+const CHANGES: usize = 1000;
 
-/// sled, with the syncs that it leaves out: 0.34 calls `sync_file_range` alone, which promises
-/// nothing after a power cut.
+/// sled, given blocks of entries (`blocks`), and with the syncs that it leaves out: 0.34 calls
+/// `sync_file_range` alone, which promises nothing after a power cut.
 pub struct SledTable {
     database: sled::Db,
     folder: PathBuf,
+    waiting: Mutex<Batch>,
 }
 
 impl SledTable {
@@ -64,6 +74,7 @@ impl SledTable {
         let table = Self {
             database,
             folder: own.to_path_buf(),
+            waiting: Mutex::default(),
         };
         if new {
             table.sync()?;
@@ -83,35 +94,90 @@ impl SledTable {
 
     /// Hands everything to the operating system, as far as sled knows how to.
     pub fn flush(&self) -> io::Result<()> {
+        let waiting =
+            std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.make(waiting)?;
         self.database.flush()?;
+        Ok(())
+    }
+
+    fn make(&self, mut batch: Batch) -> io::Result<()> {
+        let mut changes = batch.sort();
+        while let Some(first) = changes.first() {
+            let found = self.database.range(..=first).next_back().transpose()?;
+            let (name, block) = match &found {
+                Some((name, block)) => (&name[..], &block[..]),
+                None => (blocks::LEFTMOST, blocks::EMPTY),
+            };
+            let behind = (Bound::Excluded(name), Bound::Unbounded);
+            let next = self.database.range::<&[u8], _>(behind).next().transpose()?;
+            let end = next.as_ref().map(|(name, _)| &name[..]);
+            let here = changes.take_before(end, CHANGES);
+            self.replace(name, block, here, end)?;
+        }
+        Ok(())
+    }
+
+    /// All pieces of a block at once: whoever reads meanwhile, or after a kill, sees none or all of them.
+    fn replace(
+        &self,
+        name: &[u8],
+        block: &[u8],
+        changes: Sorted<'_>,
+        end: Option<&[u8]>,
+    ) -> io::Result<()> {
+        let mut pieces = blocks::change((name, block), changes.iter(), end)?;
+        match pieces.pop() {
+            None => self.database.remove(name).map(|_| ())?,
+            Some((name, block)) if pieces.is_empty() => {
+                self.database.insert(name, block).map(|_| ())?;
+            }
+            Some(last) => {
+                let mut batch = sled::Batch::default();
+                for (name, block) in pieces.into_iter().chain([last]) {
+                    batch.insert(name, block);
+                }
+                self.database.apply_batch(batch)?;
+            }
+        }
         Ok(())
     }
 }
 
 impl Table for SledTable {
     fn read(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        Ok(self.database.get(key)?.map(|value| value.to_vec()))
+        match self.database.range(..=key).next_back().transpose()? {
+            Some((_, block)) => Ok(blocks::find(&block, key)?.map(<[u8]>::to_vec)),
+            None => Ok(None),
+        }
     }
 
     fn scan(&self, first: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
-        for found in self.database.range(first..) {
-            let (key, value) = found?;
-            if !visit(&key, &value) {
-                break;
+        let found = self.database.range(..=first).next_back().transpose()?;
+        let from = found.map_or_else(|| first.into(), |(name, _)| name);
+        for found in self.database.range(from..) {
+            let (_, block) = found?;
+            let mut cursor = Cursor::new(&block)?;
+            while let Some(value) = cursor.advance()? {
+                if cursor.key() >= first && !visit(cursor.key(), value) {
+                    return Ok(());
+                }
             }
         }
         Ok(())
     }
 
     fn write(&self, changes: Vec<Change>) -> io::Result<()> {
-        // One by one: a sled batch keeps a copy of a page for each of its changes until its end.
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, value) in changes {
-            match value {
-                Some(value) => self.database.insert(key, value)?,
-                None => self.database.remove(key)?,
-            };
+            waiting.add(&key, value.as_deref())?;
         }
-        Ok(())
+        if waiting.footprint() < BATCH {
+            return Ok(());
+        }
+        let full = std::mem::take(&mut *waiting);
+        drop(waiting);
+        self.make(full)
     }
 
     fn sync(&self) -> io::Result<()> {

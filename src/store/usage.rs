@@ -166,6 +166,11 @@ impl Segments {
             .min()
     }
 
+    /// Whether there is a victim, or will be one although nothing more is settled.
+    pub(super) fn has_victims(&self) -> bool {
+        self.of_little_use().next().is_some()
+    }
+
     fn of_little_use(&self) -> impl Iterator<Item = (u64, &Use)> {
         self.0
             .iter()

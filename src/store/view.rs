@@ -173,8 +173,14 @@ impl View {
         (sound && ours).then_some(applied)
     }
 
+    /// Makes changes. They are not seen before [`Self::sync`] or [`Self::stamp`].
     pub(super) fn write(&self, changes: Vec<Change>) -> Result<(), Broken> {
         self.ask(|table| table.write(changes))
+    }
+
+    /// Makes all changes seen, and durable.
+    pub(super) fn sync(&self) -> Result<(), Broken> {
+        self.ask(|table| table.sync())
     }
 
     pub(super) fn entry(&self, recipient: &Identity, seq: Seq) -> Result<Option<Entry>, Broken> {
@@ -194,13 +200,18 @@ impl View {
         let first = queue_key(recipient, first);
         let prefix = first.len() - 8;
         let mut wrong = None;
+        let mut last = None;
         self.ask(|table| {
             table.scan(&first, &mut |key, value| {
                 if key.get(..prefix) != first.get(..prefix) {
                     return false;
                 }
                 match (split_queue_key(key), decode(value)) {
-                    (Some((_, seq)), Some(entry)) => visit(seq, entry),
+                    (Some((_, seq)), _) if Some(seq) <= last => true,
+                    (Some((_, seq)), Some(entry)) => {
+                        last = Some(seq);
+                        visit(seq, entry)
+                    }
                     _ => {
                         wrong = Some(Broken::nonsense("a waiting message"));
                         false
@@ -246,13 +257,18 @@ impl View {
         first.extend(number.to_be_bytes());
         first.extend(seq.0.to_be_bytes());
         let mut wrong = None;
+        let mut last = None;
         self.ask(|table| {
             table.scan(&first, &mut |key, _| {
                 if key.first() != Some(&kind) {
                     return false;
                 }
                 match decode_numbered(key) {
-                    Some((number, seq, recipient)) => visit(number, seq, recipient),
+                    Some((number, seq, _)) if Some((number, seq)) <= last => true,
+                    Some((number, seq, recipient)) => {
+                        last = Some((number, seq));
+                        visit(number, seq, recipient)
+                    }
                     None => {
                         wrong = Some(Broken::nonsense("a key"));
                         false

@@ -24,6 +24,15 @@ impl Span {
         usize::from(self.start)
     }
 
+    /// The place of the same part where so much stands before the text.
+    pub fn behind(self, octets: usize) -> Option<Self> {
+        let moved = |place: u16| u16::try_from(usize::from(place) + octets).ok();
+        Some(Self {
+            start: moved(self.start)?,
+            end: moved(self.end)?,
+        })
+    }
+
     /// The part again.
     pub fn text(self, whole: &str) -> Option<&str> {
         whole.get(usize::from(self.start)..usize::from(self.end))
@@ -40,6 +49,9 @@ mod tests {
         let place = Span::of(&whole[4..7], whole).expect("a part of it");
         assert_eq!(place.text(whole), Some("bob"));
         assert_eq!(place.text("sip:al"), None);
+        let behind = place.behind(1).expect("near");
+        assert_eq!(behind.text("<sip:bob@im.test>"), Some("bob"));
+        assert_eq!(place.behind(65_530), None);
         let empty = Span::of(&whole[15..], whole).expect("a part of it");
         assert_eq!(empty.text(whole), Some(""));
     }

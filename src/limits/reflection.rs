@@ -20,11 +20,11 @@ pub enum Allowance {
     /// So many octets.
     Octets {
         /// Left of what has come so far.
-        left: usize,
+        left: u32,
         /// How long the request was when it came.
-        came: usize,
+        came: u32,
         /// How long it was once its Via was stamped.
-        stamped: usize,
+        stamped: u32,
     },
 }
 
@@ -32,9 +32,9 @@ impl Allowance {
     /// For a request of `came` octets that are now `stamped`.
     pub const fn of(came: usize, stamped: usize) -> Self {
         Self::Octets {
-            left: allowance(came),
-            came,
-            stamped,
+            left: short(allowance(came)),
+            came: short(came),
+            stamped: short(stamped),
         }
     }
 
@@ -46,12 +46,12 @@ impl Allowance {
             stamped,
         } = self
         {
-            let length = match again == *stamped {
-                true => *came,
+            let length = match again == *stamped as usize {
+                true => *came as usize,
                 // Another one with the same branch: it may be all stamp.
                 false => again.saturating_sub(STAMP),
             };
-            *left = left.saturating_add(allowance(length));
+            *left = left.saturating_add(short(allowance(length)));
         }
     }
 
@@ -59,7 +59,7 @@ impl Allowance {
     pub fn spend(&mut self, length: usize) -> bool {
         let fits = self.fits(length);
         if let (Self::Octets { left, .. }, true) = (self, fits) {
-            *left -= length;
+            *left -= short(length);
         }
         fits
     }
@@ -68,8 +68,17 @@ impl Allowance {
     pub fn fits(&self, length: usize) -> bool {
         match self {
             Self::Unbounded => true,
-            Self::Octets { left, .. } => length <= *left,
+            Self::Octets { left, .. } => length <= *left as usize,
         }
+    }
+}
+
+/// A length in four octets. No message is longer.
+const fn short(length: usize) -> u32 {
+    if length > u32::MAX as usize {
+        u32::MAX
+    } else {
+        length as u32
     }
 }
 

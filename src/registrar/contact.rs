@@ -1,6 +1,6 @@
 //! The Contact header fields of a REGISTER (RFC 3261 §10.2, §20.10).
 
-use crate::sip::header::NameAddr;
+use crate::sip::header::{NameAddr, Parameters};
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::rejection::Rejection;
 use crate::uri::{Scheme, Uri, equivalent};
@@ -99,18 +99,18 @@ impl Contact {
             Scheme::Sips => return Err(SECURE),
             _ => return Err(MALFORMED),
         }
-        let parameter = |name| address.param(name).flatten();
-        let q = match address.param("q") {
+        let said = Said::of(&address.parameters);
+        let q = match said.q {
             None => 1_000,
             Some(text) => text.and_then(thousandths).ok_or(MALFORMED)?,
         };
         Ok(Self {
             uri: address.uri.to_owned(),
-            parameters: kept_parameters(address.parameters.as_str()),
+            parameters: said.kept,
             q,
-            instance: parameter("+sip.instance").map(str::to_owned),
-            reg_id: parameter("reg-id").and_then(|text| text.parse().ok()),
-            expires: parameter("expires").map(seconds).or(expires),
+            instance: said.instance.flatten().map(str::to_owned),
+            reg_id: said.reg_id.flatten().and_then(|text| text.parse().ok()),
+            expires: said.expires.flatten().map(seconds).or(expires),
         })
     }
 
@@ -160,37 +160,41 @@ fn thousandths(text: &str) -> Option<u16> {
     Some(whole + decimals).filter(|q| *q <= 1_000)
 }
 
-/// The parameters as written, without those that are the registrar's to say.
-fn kept_parameters(text: &str) -> String {
-    let set_by_registrar = ["expires", "pub-gruu", "temp-gruu"];
-    let mut kept = String::with_capacity(text.len());
-    for parameter in split_parameters(text) {
-        let name = parameter.split('=').next().unwrap_or_default().trim();
-        if !name.is_empty()
-            && !set_by_registrar
-                .iter()
-                .any(|own| own.eq_ignore_ascii_case(name))
-        {
-            kept.push(';');
-            kept.push_str(parameter.trim());
-        }
-    }
-    kept
+/// The parameters of a contact, looked through once. Of each name the first counts.
+#[derive(Default)]
+struct Said<'a> {
+    q: Option<Option<&'a str>>,
+    instance: Option<Option<&'a str>>,
+    reg_id: Option<Option<&'a str>>,
+    expires: Option<Option<&'a str>>,
+    /// As written, without those that are the registrar's to say.
+    kept: String,
 }
 
-/// Cuts at each `;` outside quotes.
-fn split_parameters(text: &str) -> impl Iterator<Item = &str> {
-    let (mut quoted, mut escaped) = (false, false);
-    text.split(move |c: char| {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' if quoted => escaped = true,
-            '"' => quoted = !quoted,
-            ';' if !quoted => return true,
-            _ => {}
+impl<'a> Said<'a> {
+    fn of(parameters: &Parameters<'a>) -> Self {
+        let mut said = Self {
+            kept: String::with_capacity(parameters.as_str().len()),
+            ..Self::default()
+        };
+        for (written, name, value) in parameters.with_text() {
+            let is = |other: &str| name.eq_ignore_ascii_case(other);
+            let is_registrars = is("expires") || is("pub-gruu") || is("temp-gruu");
+            if !is_registrars && !name.is_empty() {
+                said.kept.push(';');
+                said.kept.push_str(written);
+            }
+            let place = match name.len() {
+                1 if is("q") => &mut said.q,
+                6 if is("reg-id") => &mut said.reg_id,
+                7 if is("expires") => &mut said.expires,
+                13 if is("+sip.instance") => &mut said.instance,
+                _ => continue,
+            };
+            place.get_or_insert(value);
         }
-        false
-    })
+        said
+    }
 }
 
 #[cfg(test)]

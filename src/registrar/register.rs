@@ -206,7 +206,8 @@ fn authorised_user(
     let request = registration.request;
     let resolve =
         |address: NameAddr<'_>| Uri::parse(address.uri).map(|uri| directory.resolve(&uri));
-    let user = match resolve(request.to()?) {
+    let to = request.to()?;
+    let user = match resolve(to) {
         Ok(Resolved::Local(user)) => user,
         Ok(Resolved::Unknown | Resolved::Foreign) => return Err(Rejection::new(404, "Not Found")),
         Err(_) => return Err(Rejection::new(400, "Malformed To")),
@@ -214,8 +215,10 @@ fn authorised_user(
     let allowed = match registration.authenticated {
         Some(sender) => *sender == user,
         None => {
-            let from = resolve(request.from()?);
-            directory.is_open() && from == Ok(Resolved::Local(user.clone()))
+            let from = request.from()?;
+            // Written alike they are one and the same.
+            let is_user = || resolve(from) == Ok(Resolved::Local(user.clone()));
+            directory.is_open() && (from.uri == to.uri || is_user())
         }
     };
     allowed.then_some(user).ok_or(NOT_AUTHORISED)

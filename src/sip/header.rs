@@ -81,9 +81,14 @@ impl<'a> Parameters<'a> {
 
     /// All of them in order, values without their quotes.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> + use<'a> {
+        self.with_text().map(|(_, name, value)| (name, value))
+    }
+
+    /// All of them in order, each as it is written, with its name and its value without quotes.
+    pub fn with_text(&self) -> impl Iterator<Item = (&'a str, &'a str, Option<&'a str>)> + use<'a> {
         self.written().map(|parameter| {
             let (name, value) = split_parameter(parameter);
-            (name, value.map(unquote))
+            (parameter, name, value.map(unquote))
         })
     }
 
@@ -211,7 +216,7 @@ pub struct Via<'a> {
     pub received: Option<&'a str>,
     /// `rport`: absent, without a value, or with one (RFC 3581).
     pub rport: Option<Option<u16>>,
-    parameters: Parameters<'a>,
+    pub(super) parameters: Parameters<'a>,
 }
 
 impl<'a> Via<'a> {
@@ -294,6 +299,22 @@ pub(super) struct ViaPlaces {
 }
 
 impl ViaPlaces {
+    /// The places of the same parts where so much stands before the element.
+    pub fn behind(self, octets: usize) -> Option<Self> {
+        let moved = |place: Option<Span>| match place {
+            Some(place) => place.behind(octets).map(Some),
+            None => Some(None),
+        };
+        Some(Self {
+            transport: self.transport.behind(octets)?,
+            host: self.host.behind(octets)?,
+            branch: moved(self.branch)?,
+            received: moved(self.received)?,
+            parameters: self.parameters.behind(octets)?,
+            ..self
+        })
+    }
+
     /// The element again, in the text that it was read from.
     pub fn of<'a>(&self, text: &'a str) -> Option<Via<'a>> {
         Some(Via {

@@ -252,9 +252,9 @@ impl Message {
         &self.0
     }
 
-    /// The same message with something else in the place of its topmost Via; nothing else is read again.
-    /// `None` where there is no room for it in a line.
-    pub(super) fn with_top_via(mut self, new: &str) -> Option<Self> {
+    /// The same message with something else in the place of its topmost Via, which reads so; nothing is read
+    /// again. `None` where there is no room for it in a line.
+    pub(super) fn with_top_via(mut self, new: &str, via: &Via<'_>) -> Option<Self> {
         let index = usize::from(self.0.fields.first[HeaderName::Via as usize]);
         let field = self.0.fields.all.get(index)?;
         let value = self.text(&field.value())?;
@@ -262,7 +262,9 @@ impl Message {
         if usize::from(field.line) - old.len() + new.len() > usize::from(u16::MAX) {
             return None;
         }
-        let start = field.value().start as usize + Span::of(old, value)?.start();
+        let before = Span::of(old, value)?.start();
+        let places = via.places(new)?.behind(before);
+        let start = field.value().start as usize + before;
         let old = old.len();
         let (before, rest) = self.0.octets.split_at_checked(start)?;
         let octets = Bytes::from([before, new.as_bytes(), rest.get(old..)?].concat());
@@ -275,7 +277,7 @@ impl Message {
         };
         parts.octets = octets;
         parts.fields.replaced(index, old, new.len());
-        parts.views.top_via = parts.find_top_via();
+        parts.views.top_via = places;
         Some(self)
     }
 

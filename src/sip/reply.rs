@@ -2,13 +2,15 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::sip::header::Via;
+use crate::sip::header::{Parameters, Via};
 use crate::sip::message::{HeaderName, Message};
 use crate::sip::splice::{write_field, write_field_of};
+use crate::span::Span;
 
 /// A message being written. What could end a line early is left out of every value.
 #[derive(Clone, Debug)]
@@ -16,6 +18,8 @@ pub struct Builder {
     out: Vec<u8>,
     content_type: Option<String>,
     body: Vec<u8>,
+    /// It stays in memory until it is answered, so without room to spare. Of a response a copy is kept.
+    is_kept: bool,
 }
 
 /// A response being written.
@@ -32,12 +36,13 @@ impl Builder {
         out.push(b' ');
         out.extend(uri.bytes().filter(legal));
         out.extend_from_slice(b" SIP/2.0\r\n");
-        Self::begun(out)
+        Self::begun(out, true)
     }
 
-    fn begun(out: Vec<u8>) -> Self {
+    fn begun(out: Vec<u8>, is_kept: bool) -> Self {
         Self {
             out,
+            is_kept,
             content_type: None,
             body: Vec::new(),
         }
@@ -76,8 +81,10 @@ impl Builder {
         }
         self.out.extend_from_slice(b"\r\n");
         self.out.extend_from_slice(&self.body);
-        // Responses are kept for as long as they may be asked for again: without room to spare.
-        self.out.into_boxed_slice().into()
+        match self.is_kept {
+            true => self.out.into_boxed_slice().into(),
+            false => self.out.into(),
+        }
     }
 }
 
@@ -125,7 +132,7 @@ pub fn response(
         }
         out.extend_from_slice(b"\r\n");
     }
-    Builder::begun(out)
+    Builder::begun(out, false)
 }
 
 /// The same answer with nothing that could be left out, for who may be sent little: short names
@@ -167,9 +174,20 @@ pub fn terse(
 /// (RFC 3261 §18.2.1, RFC 3581 §4). `None` when its Via cannot be read.
 pub fn stamp_source(request: Message, source: SocketAddr) -> Option<Message> {
     let top = request.values(HeaderName::Via).next()?;
+    let via = request.top_via().ok()?;
     let mut stamped = String::with_capacity(top.len() + 64);
-    push_stamped_via(&mut stamped, &request.top_via().ok()?, top, source);
-    request.with_top_via(&stamped)
+    let stamp = push_stamped_via(&mut stamped, &via, top, source);
+    let same = |part| Span::of(part, top)?.text(&stamped);
+    let via = Via {
+        transport: same(via.transport)?,
+        host: same(via.host)?,
+        port: via.port,
+        branch: stamp.branch.and_then(|place| stamped.get(place)),
+        received: stamped.get(stamp.received),
+        rport: via.rport.map(|_| Some(source.port())),
+        parameters: Parameters::new(stamped.get(stamp.parameters..)?),
+    };
+    request.with_top_via(&stamped, &via)
 }
 
 /// Whether the top Via must say where the request came from.
@@ -178,10 +196,24 @@ pub fn needs_stamp(via: &Via<'_>, source: SocketAddr) -> bool {
     via.rport.is_some() || via.received.is_some() || host.parse() != Ok(source.ip().to_canonical())
 }
 
+/// Where parts of a stamped Via lie in what it was appended to.
+pub(super) struct Stamp {
+    branch: Option<Range<usize>>,
+    received: Range<usize>,
+    /// Their beginning.
+    parameters: usize,
+}
+
 /// Appends a Via as it is `written`, but with the `received` and `rport` of its source.
-pub(super) fn push_stamped_via(out: &mut String, via: &Via<'_>, written: &str, source: SocketAddr) {
+pub(super) fn push_stamped_via(
+    out: &mut String,
+    via: &Via<'_>,
+    written: &str,
+    source: SocketAddr,
+) -> Stamp {
     let end = written.find(';').unwrap_or(written.len());
     out.push_str(written[..end].trim_ascii_end());
+    let (parameters, mut branch) = (out.len(), None);
     // As written, so that a quoted value keeps its quotes.
     for parameter in via.parameters().written() {
         let name = parameter.split('=').next().unwrap_or_default().trim_ascii();
@@ -189,13 +221,26 @@ pub(super) fn push_stamped_via(out: &mut String, via: &Via<'_>, written: &str, s
             continue;
         }
         out.push(';');
+        if let Some(value) = via.branch
+            && let Some(place) = Span::of(value, parameter)
+        {
+            let start = out.len() + place.start();
+            branch = Some(start..start + value.len());
+        }
         out.push_str(parameter);
     }
     out.push_str(";received=");
+    let start = out.len();
     push_address(out, source.ip().to_canonical());
+    let received = start..out.len();
     if via.rport.is_some() {
         out.push_str(";rport=");
         push_decimal(out, source.port());
+    }
+    Stamp {
+        branch,
+        received,
+        parameters,
     }
 }
 
@@ -348,6 +393,22 @@ mod tests {
         let expected = text.replacen("bK1,", "bK1;received=192.0.2.7,", 1);
         assert_eq!(stamped.bytes(), expected.as_bytes());
         assert_eq!(wire::parse(stamped.bytes().clone()), Ok(stamped));
+    }
+
+    #[test]
+    fn a_stamped_via_reads_as_it_is_written() {
+        for via in [
+            "SIP/2.0/UDP 192.0.2.1:5061;branch=z9hG4bK1;rport",
+            "SIP/2.0/UDP [2001:db8::1];rport;branch=\"z9hG4bK1\";received=192.0.2.66",
+            "SIP / 2.0 / UDP  first : 5060 ; RPort=9 ;ttl=1;branch = z9hG4bK1;branch=z9hG4bK2",
+            "SIP/2.0/TCP first;branch=;rport, SIP/2.0/UDP more;branch=z9hG4bK3",
+            "SIP/2.0/UDP first",
+        ] {
+            let request = request(&format!(" {via}"));
+            let stamped = stamp_source(request, "192.0.2.7:4444".parse().expect("address"));
+            let stamped = stamped.expect("legal");
+            assert_eq!(wire::parse(stamped.bytes().clone()), Ok(stamped), "{via}");
+        }
     }
 
     #[test]

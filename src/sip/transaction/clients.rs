@@ -1,15 +1,14 @@
 //! The client half of the table: requests that we sent, and what came back.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use foldhash::fast::FixedState;
 
 use super::action::ClientAction;
 use super::client_machine::{Event, Machine};
+use super::index::Index;
 use super::key::{Key, Keys};
-use super::outbox::{FlowIndex, Outbox, Owner, Started};
+use super::outbox::{FlowIndex, Outbox, Started};
 use super::slab::{Slab, SlotId};
 use super::table::{ClientId, Kind, ResponseOutcome, TransactionEvent};
 use super::timer::Timer;
@@ -57,7 +56,7 @@ pub(super) struct PendingCancel {
 #[derive(Debug)]
 pub(super) struct Clients {
     slab: Slab<Client>,
-    by_key: HashMap<Key, SlotId, FixedState>,
+    by_key: Index,
     by_flow: FlowIndex,
     /// Of all that is kept.
     kept: usize,
@@ -67,7 +66,7 @@ impl Clients {
     pub fn new() -> Self {
         Self {
             slab: Slab::new(),
-            by_key: HashMap::default(),
+            by_key: Index::default(),
             by_flow: FlowIndex::default(),
             kept: 0,
         }
@@ -112,7 +111,8 @@ impl Clients {
             interval: Duration::ZERO,
             octets,
         });
-        self.by_key.insert(key, id);
+        let key_at = |slot| self.slab.at(slot).map(|(_, client)| client.key);
+        self.by_key.insert(key, id, key_at);
         self.by_flow.insert(flow, id);
         self.perform(id, actions, None, out);
         ClientId(id)
@@ -160,9 +160,8 @@ impl Clients {
             return None;
         }
         client.cancel = Cancel::Sent;
-        let owner = Owner::Client(id.0);
         let reliable = client.flow.transport.is_reliable();
-        out.start(owner, Timer::Cancelled, &mut client.interval, reliable);
+        out.start(id.0, Timer::Cancelled, &mut client.interval, reliable);
         let invite = wire::parse(client.octets.clone()).ok()?;
         Some(PendingCancel {
             octets: reply::cancel_for(&invite)?,
@@ -176,8 +175,9 @@ impl Clients {
         let via = response.top_via().ok()?;
         let cseq = response.cseq().ok()?;
         let is_invite = cseq.method == "INVITE";
-        let id = *self.by_key.get(&keys.client(via.branch?, is_invite))?;
-        let client = self.slab.find(id)?;
+        let key = keys.client(via.branch?, is_invite);
+        let key_at = |slot| self.slab.at(slot).map(|(_, client)| client.key);
+        let (id, client) = self.slab.at(self.by_key.find(key, key_at)?)?;
         let same_method = client.octets.starts_with(cseq.method.as_bytes());
         (same_method || !client.machine.needs_request()).then_some(id)
     }
@@ -216,9 +216,7 @@ impl Clients {
                 ClientAction::SendAck => client.send_ack(response, out),
                 ClientAction::Start(timer) => {
                     let reliable = client.flow.transport.is_reliable();
-                    let owner = Owner::Client(id);
-                    if out.start(owner, timer, &mut client.interval, reliable)
-                        == Started::FiresAtOnce
+                    if out.start(id, timer, &mut client.interval, reliable) == Started::FiresAtOnce
                     {
                         due = Some(timer);
                     }
@@ -248,9 +246,8 @@ impl Clients {
             return;
         };
         self.kept -= client.octets.len();
-        if self.by_key.get(&client.key) == Some(&id) {
-            self.by_key.remove(&client.key);
-        }
+        let key_at = |slot| self.slab.at(slot).map(|(_, client)| client.key);
+        self.by_key.remove(client.key, id, key_at);
         self.by_flow.remove(client.flow, id);
     }
 }

@@ -5,7 +5,8 @@
 //! there is none. Half of a digest leaves the process
 //! as a tag of stateless answers; of the rest only its equality is ever looked at.
 
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU64;
 
 use siphasher::sip128::SipHasher13;
 use smallvec::SmallVec;
@@ -15,19 +16,17 @@ use crate::sip::message::{HeaderName, Message, Method};
 
 /// The digest of what identifies a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key([u64; 2]);
-
-impl Hash for Key {
-    /// Half of a digest is as good as all of it.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0[1]);
-    }
-}
+pub struct Key(NonZeroU64, u64);
 
 impl Key {
     /// Half of it, as a tag: nobody outside can find out the keys of the digest from it.
     pub fn as_tag(self) -> String {
-        format!("{:016x}", self.0[0])
+        format!("{:016x}", self.0)
+    }
+
+    /// The other half, for a table: it is as good as all of it.
+    pub(super) fn hash(self) -> u64 {
+        self.1
     }
 }
 
@@ -141,7 +140,10 @@ impl Keys {
             octets.extend_from_slice(part);
         }
         let digest = self.0.hash(&octets);
-        Key([digest.h1, digest.h2])
+        Key(
+            NonZeroU64::new(digest.h1).unwrap_or(NonZeroU64::MIN),
+            digest.h2,
+        )
     }
 }
 

@@ -13,13 +13,6 @@ use super::timer::{Timer, TimerConfig, Timers};
 use crate::clock::{Instant, Now};
 use crate::sip::transport::flow::{ConnectionId, Flow, Transport};
 
-/// Whose deadline a timer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owner {
-    Client(SlotId),
-    Server(SlotId),
-}
-
 /// What became of a timer that was to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Started {
@@ -33,7 +26,7 @@ pub(super) enum Started {
 #[derive(Debug)]
 pub(super) struct Pending {
     config: TimerConfig,
-    pub timers: Timers<Owner>,
+    pub timers: Timers<SlotId>,
     pub events: VecDeque<TransactionEvent>,
 }
 
@@ -60,7 +53,7 @@ impl Pending {
 #[derive(Debug)]
 pub(super) struct Outbox<'a> {
     pub config: TimerConfig,
-    pub timers: &'a mut Timers<Owner>,
+    pub timers: &'a mut Timers<SlotId>,
     pub events: &'a mut VecDeque<TransactionEvent>,
     pub now: Instant,
 }
@@ -74,7 +67,7 @@ impl Outbox<'_> {
     /// Starts `timer`; `interval` is the last retransmission interval and becomes the next.
     pub fn start(
         &mut self,
-        owner: Owner,
+        owner: SlotId,
         timer: Timer,
         interval: &mut Duration,
         reliable: bool,

@@ -1,7 +1,8 @@
 //! The non-INVITE server transaction: RFC 3261 §17.2.2 figure 8, as restricted by RFC 4320.
 //!
 //! The figure leaves a transaction that its user never answers alive for ever. RFC 4320 §4.2 says that
-//! a final response is useless once the client's Timer F has fired, so the wait ends there.
+//! a final response is useless once the client's Timer F has fired, so the wait ends there. Most are answered
+//! long before: the timer of that begins once the one of the 100 has come up.
 
 use super::action::ServerAction::{Gone, SendResponse, SendTrying, Start};
 use super::action::{GoneReason, ServerAction, Transition};
@@ -34,8 +35,7 @@ pub enum Event {
 }
 
 /// What a received request begins with.
-pub const START: (State, &[ServerAction]) =
-    (State::Trying, &[Start(Timer::Trying), Start(Timer::Expiry)]);
+pub const START: (State, &[ServerAction]) = (State::Trying, &[Start(Timer::Trying)]);
 
 /// The arrows of the figure. A lost flow ends nothing: a retransmission over a new connection must
 /// not count as a new request, and timers end every transaction.
@@ -43,7 +43,8 @@ pub fn transition(state: State, event: Event) -> Transition<State, ServerAction>
     use Event::{Final, Fired, Provisional, Request};
     use State::{Completed, Proceeding, Terminated, Trying};
     Some(match (state, event) {
-        (Trying, Fired(Timer::Trying)) => (Proceeding, &[SendTrying]),
+        (Trying, Fired(Timer::Trying)) => (Proceeding, &[SendTrying, Start(Timer::Expiry)]),
+        (Proceeding, Fired(Timer::Trying)) => (Proceeding, &[Start(Timer::Expiry)]),
         (Trying | Proceeding, Provisional) => (Proceeding, &[SendResponse]),
         (Trying | Proceeding, Final) => (Completed, &[SendResponse, Start(Timer::J)]),
         (Trying | Proceeding, Fired(Timer::Expiry)) => {
@@ -77,9 +78,12 @@ mod tests {
     fn a_100_is_sent_only_if_the_user_is_silent_until_timer_e_reaches_t2() {
         assert_eq!(
             after(Trying, Fired(Timer::Trying)),
-            (Proceeding, vec![SendTrying])
+            (Proceeding, vec![SendTrying, Start(Timer::Expiry)])
         );
-        assert_eq!(transition(Proceeding, Fired(Timer::Trying)), None);
+        assert_eq!(
+            after(Proceeding, Fired(Timer::Trying)),
+            (Proceeding, vec![Start(Timer::Expiry)])
+        );
         assert_eq!(transition(Completed, Fired(Timer::Trying)), None);
     }
 

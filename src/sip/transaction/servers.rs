@@ -1,51 +1,55 @@
 //! The server half of the table: requests that came in, and what we answered.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use foldhash::fast::FixedState;
 
 use super::action::{GoneReason, ServerAction};
+use super::index::Index;
 use super::invite_server::Event as InviteEvent;
 use super::key::{Key, Keys};
-use super::outbox::{FlowIndex, Outbox, Owner, Started};
+use super::outbox::{FlowIndex, Outbox, Started};
+use super::packed_flow::PackedFlow;
 use super::reply_flow::{reply_flow, sent_by_port, without_connection};
 use super::server_machine::{Event, Machine, Role};
 use super::slab::{Slab, SlotId};
 use super::table::{RequestOutcome, ServerId, TransactionEvent};
-use super::timer::Timer;
+use super::timer::{Timer, give_back};
 use super::{invite_server, server};
 use crate::limits::reflection::Allowance;
 use crate::sip::message::{Message, Method};
 use crate::sip::transport::flow::{Flow, Transport};
 use crate::sip::{reply, wire};
 
-/// What a transaction keeps: the request until something was sent, from then on the latest response.
+/// What a transaction keeps: the request until something was sent, from then on the latest response, in a
+/// piece of memory of its own that is no larger.
 #[derive(Debug)]
 enum Kept {
-    Request(Bytes),
-    Response(Bytes),
+    Request(Message),
+    Response(Box<[u8]>),
 }
 
+/// A hundred thousand of them are kept for 32 s, so each octet counts.
 #[derive(Debug)]
 struct Server {
-    machine: Machine,
     key: Key,
     merge: Option<Key>,
-    flow: Flow,
-    sent_by_port: u16,
-    interval: Duration,
     kept: Kept,
+    flow: PackedFlow,
     /// What may still be sent to who asked.
     allowance: Allowance,
+    /// The last retransmission interval, in microseconds.
+    interval: u32,
+    sent_by_port: u16,
+    machine: Machine,
 }
 
 #[derive(Debug)]
 pub(super) struct Servers {
     slab: Slab<Server>,
-    by_key: HashMap<Key, SlotId, FixedState>,
-    by_merge: HashMap<Key, SlotId, FixedState>,
+    by_key: Index,
+    by_merge: Index,
     by_flow: FlowIndex,
     /// Those of other methods than INVITE that were refused (3xx to 6xx), oldest first; some of them are gone.
     refused: VecDeque<SlotId>,
@@ -57,8 +61,10 @@ pub(super) struct Servers {
 
 impl Kept {
     fn octets(&self) -> usize {
-        let (Self::Request(octets) | Self::Response(octets)) = self;
-        octets.len()
+        match self {
+            Self::Request(request) => request.bytes().len(),
+            Self::Response(octets) => octets.len(),
+        }
     }
 }
 
@@ -66,8 +72,8 @@ impl Servers {
     pub fn new() -> Self {
         Self {
             slab: Slab::new(),
-            by_key: HashMap::default(),
-            by_merge: HashMap::default(),
+            by_key: Index::default(),
+            by_merge: Index::default(),
             by_flow: FlowIndex::default(),
             refused: VecDeque::new(),
             accepted: VecDeque::new(),
@@ -89,7 +95,7 @@ impl Servers {
     }
 
     pub fn find(&self, key: Key) -> Option<ServerId> {
-        self.by_key.get(&key).map(|id| ServerId(*id))
+        self.holder(key).map(ServerId)
     }
 
     /// Takes the retransmission of a request.
@@ -130,19 +136,23 @@ impl Servers {
         } else {
             (Machine::Other(server::START.0), server::START.1)
         };
-        let merged = merge.is_some_and(|merge| self.by_merge.contains_key(&merge));
+        let merged =
+            merge.is_some_and(|merge| self.by_merge.find(merge, merge_in(&self.slab)).is_some());
         let via = request.top_via().ok();
         let id = self.insert(Server {
-            machine,
             key,
             merge: merge.filter(|_| !merged),
-            flow: via.as_ref().map_or(flow, |via| reply_flow(via, flow)),
-            sent_by_port: via.as_ref().map_or(flow.remote.port(), sent_by_port),
-            interval: Duration::ZERO,
-            kept: Kept::Request(request.bytes().clone()),
+            kept: Kept::Request(request.clone()),
+            flow: via
+                .as_ref()
+                .map_or(flow, |via| reply_flow(via, flow))
+                .into(),
             allowance: Allowance::Unbounded,
+            interval: 0,
+            sent_by_port: via.as_ref().map_or(flow.remote.port(), sent_by_port),
+            machine,
         });
-        self.perform(id, actions, out);
+        self.perform(id, actions, None, out);
         if merged {
             RequestOutcome::Merged(ServerId(id))
         } else {
@@ -183,7 +193,7 @@ impl Servers {
         let Some(server) = self.slab.find_mut(id.0) else {
             return;
         };
-        let transport = server.flow.transport;
+        let transport = server.flow.transport();
         let Some(event) = server.machine.response_event(status, role, transport) else {
             return;
         };
@@ -192,14 +202,14 @@ impl Servers {
         };
         server.machine = machine;
         self.octets = self.octets + octets.len() - server.kept.octets();
-        server.kept = Kept::Response(octets);
+        server.kept = Kept::Response(octets[..].into());
         // Who was challenged asks again, and may do so with the same CSeq: that is no merged request.
         if matches!(status, 401 | 407)
             && let Some(merge) = server.merge.take()
         {
-            self.by_merge.remove(&merge);
+            self.by_merge.remove(merge, id.0, merge_in(&self.slab));
         }
-        self.perform(id.0, actions, out);
+        self.perform(id.0, actions, Some(octets), out);
         // Over a stream it is over at once.
         if machine.has_finished() && self.is_alive(id.0) {
             match status {
@@ -233,7 +243,7 @@ impl Servers {
     pub fn lose_flow(&mut self, flow: Flow) {
         for id in self.by_flow.on(flow) {
             if let Some(server) = self.slab.find(id) {
-                let new = without_connection(server.flow, server.sent_by_port);
+                let new = without_connection(server.flow.unpack(), server.sent_by_port);
                 self.turn(id, new);
             }
         }
@@ -242,7 +252,7 @@ impl Servers {
     /// A client that lost its connection and repeats its request over a new one is answered there.
     fn adopt_flow(&mut self, id: SlotId, flow: Flow) {
         let lost = self.slab.find(id).is_some_and(|server| {
-            server.flow.transport == Transport::Tcp && server.flow.connection.is_none()
+            server.flow.transport() == Transport::Tcp && server.flow.unpack().connection.is_none()
         });
         if lost && flow.connection.is_some() {
             self.turn(id, flow);
@@ -251,22 +261,22 @@ impl Servers {
 
     fn turn(&mut self, id: SlotId, flow: Flow) {
         if let Some(server) = self.slab.find_mut(id) {
-            self.by_flow.remove(server.flow, id);
+            self.by_flow.remove(server.flow.unpack(), id);
             self.by_flow.insert(flow, id);
-            server.flow = flow;
+            server.flow = flow.into();
         }
     }
 
     fn acknowledged(&self, ack: &Message, keys: &Keys) -> Option<SlotId> {
-        if let Some(id) = self.by_key.get(&keys.server(ack)) {
-            return Some(*id);
+        if let Some(id) = self.holder(keys.server(ack)) {
+            return Some(id);
         }
-        let id = *self.by_key.get(&keys.initial_invite_of_old_ack(ack)?)?;
+        let id = self.holder(keys.initial_invite_of_old_ack(ack)?)?;
         // RFC 3261 §17.2.3: the To tag of the ACK matches that of the response sent.
         let Kept::Response(octets) = &self.slab.find(id)?.kept else {
             return None;
         };
-        let response = wire::parse(octets.clone()).ok()?;
+        let response = wire::parse(Bytes::copy_from_slice(octets)).ok()?;
         (response.to_tag() == ack.to_tag()).then_some(id)
     }
 
@@ -276,29 +286,32 @@ impl Servers {
         };
         if let Some((machine, actions)) = server.machine.step(event) {
             server.machine = machine;
-            self.perform(id, actions, out);
+            self.perform(id, actions, None, out);
         }
     }
 
-    fn perform(&mut self, id: SlotId, actions: &[ServerAction], out: &mut Outbox<'_>) {
+    /// Does what an arrow says. `response` is what the user gave, if he did: what is kept is a copy of it.
+    fn perform(
+        &mut self,
+        id: SlotId,
+        actions: &[ServerAction],
+        mut response: Option<Bytes>,
+        out: &mut Outbox<'_>,
+    ) {
         let Some(server) = self.slab.find_mut(id) else {
             return;
         };
         let mut due = None;
         for action in actions {
             match *action {
-                ServerAction::SendResponse => server.send(out),
+                ServerAction::SendResponse => server.send(response.take(), out),
                 ServerAction::SendTrying => {
                     let before = server.kept.octets();
                     server.send_trying(out);
                     self.octets = self.octets + server.kept.octets() - before;
                 }
                 ServerAction::Start(timer) => {
-                    let reliable = server.flow.transport.is_reliable();
-                    let owner = Owner::Server(id);
-                    if out.start(owner, timer, &mut server.interval, reliable)
-                        == Started::FiresAtOnce
-                    {
+                    if server.start(id, timer, out) == Started::FiresAtOnce {
                         due = Some(timer);
                     }
                 }
@@ -314,12 +327,13 @@ impl Servers {
     }
 
     fn insert(&mut self, server: Server) -> SlotId {
-        let (key, merge, flow) = (server.key, server.merge, server.flow);
+        let (key, merge, flow) = (server.key, server.merge, server.flow.unpack());
         self.octets += server.kept.octets();
         let id = self.slab.insert(server);
-        self.by_key.insert(key, id);
+        let slab = &self.slab;
+        self.by_key.insert(key, id, key_in(slab));
         if let Some(merge) = merge {
-            self.by_merge.insert(merge, id);
+            self.by_merge.insert(merge, id, merge_in(slab));
         }
         self.by_flow.insert(flow, id);
         id
@@ -330,45 +344,67 @@ impl Servers {
             return;
         };
         self.octets -= server.kept.octets();
-        self.by_key.remove(&server.key);
+        self.by_key.remove(server.key, id, key_in(&self.slab));
         if let Some(merge) = server.merge {
-            self.by_merge.remove(&merge);
+            self.by_merge.remove(merge, id, merge_in(&self.slab));
         }
-        self.by_flow.remove(server.flow, id);
+        self.by_flow.remove(server.flow.unpack(), id);
         let gone = |slab: &Slab<Server>, id: SlotId| slab.find(id).is_none();
         for finished in [&mut self.refused, &mut self.accepted] {
             while (finished.pop_front_if(|id| gone(&self.slab, *id))).is_some() {}
+            give_back(finished);
         }
+    }
+
+    fn holder(&self, key: Key) -> Option<SlotId> {
+        let slot = self.by_key.find(key, key_in(&self.slab))?;
+        self.slab.at(slot).map(|(id, _)| id)
     }
 }
 
+fn key_in(slab: &Slab<Server>) -> impl Fn(u32) -> Option<Key> {
+    |slot| slab.at(slot).map(|(_, server)| server.key)
+}
+
+fn merge_in(slab: &Slab<Server>) -> impl Fn(u32) -> Option<Key> {
+    |slot| slab.at(slot).and_then(|(_, server)| server.merge)
+}
+
 impl Server {
-    fn send(&mut self, out: &mut Outbox<'_>) {
-        let Kept::Response(octets) = &self.kept else {
+    /// Sends the response that is kept; `octets` are those of it, if somebody else holds them already.
+    fn send(&mut self, octets: Option<Bytes>, out: &mut Outbox<'_>) {
+        let Kept::Response(kept) = &self.kept else {
             return;
         };
-        let (flow, octets) = (self.flow, octets.clone());
-        out.events
-            .push_back(if self.allowance == Allowance::Unbounded {
-                TransactionEvent::Transmit { flow, octets }
-            } else if self.allowance.spend(octets.len()) {
-                TransactionEvent::Answer { flow, octets }
-            } else {
-                TransactionEvent::Withheld
-            });
+        let flow = self.flow.unpack();
+        let event = if self.allowance.spend(kept.len()) {
+            let octets = octets.unwrap_or_else(|| Bytes::copy_from_slice(kept));
+            match self.allowance {
+                Allowance::Unbounded => TransactionEvent::Transmit { flow, octets },
+                Allowance::Octets { .. } => TransactionEvent::Answer { flow, octets },
+            }
+        } else {
+            TransactionEvent::Withheld
+        };
+        out.events.push_back(event);
     }
 
     fn send_trying(&mut self, out: &mut Outbox<'_>) {
-        let Kept::Request(octets) = &self.kept else {
-            return;
-        };
-        let Ok(request) = wire::parse(octets.clone()) else {
+        let Kept::Request(request) = &self.kept else {
             return;
         };
         // RFC 3261 §17.2.1: a 100 gets no To tag.
-        let octets = reply::response(&request, 100, "Trying", None).build();
-        self.kept = Kept::Response(octets);
-        self.send(out);
+        let octets = reply::response(request, 100, "Trying", None).build();
+        self.kept = Kept::Response(octets[..].into());
+        self.send(Some(octets), out);
+    }
+
+    fn start(&mut self, id: SlotId, timer: Timer, out: &mut Outbox<'_>) -> Started {
+        let reliable = self.flow.transport().is_reliable();
+        let mut interval = Duration::from_micros(self.interval.into());
+        let started = out.start(id, timer, &mut interval, reliable);
+        self.interval = interval.as_micros().try_into().unwrap_or(u32::MAX);
+        started
     }
 }
 
@@ -384,6 +420,11 @@ mod tests {
     use crate::sip::transaction::outbox::Pending;
     use crate::sip::transaction::timer::TimerConfig;
     use crate::sip::transport::flow::ConnectionId;
+
+    #[test]
+    fn a_transaction_takes_no_more_than_it_must() {
+        assert_eq!(size_of::<Server>(), 88);
+    }
 
     #[test]
     fn a_finished_transaction_leaves_nothing_in_any_index() {

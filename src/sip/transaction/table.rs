@@ -11,11 +11,11 @@ use super::action::GoneReason;
 use super::branch;
 use super::clients::{Clients, User};
 use super::key::Keys;
-use super::outbox::{Owner, Pending};
+use super::outbox::Pending;
 use super::server_machine::Role;
 use super::servers::Servers;
-use super::slab::SlotId;
-use super::timer::TimerConfig;
+use super::slab::{MOST_VALUES, SlotId};
+use super::timer::{Timer, TimerConfig};
 use crate::clock::{Instant, Now};
 use crate::limits::reflection::Allowance;
 use crate::sip::message::{Message, Method};
@@ -121,10 +121,11 @@ pub struct TransactionTable {
 }
 
 impl TransactionTable {
-    /// An empty table of `shard` that holds at most `max_transactions`.
+    /// An empty table of `shard` that holds at most `max_transactions`, and never more than eight million.
     pub fn new(config: TimerConfig, max_transactions: usize, shard: u16) -> Self {
         Self {
-            max_transactions,
+            // A CANCEL does not count, and there is one for each INVITE at most.
+            max_transactions: max_transactions.min(MOST_VALUES / 2),
             shard,
             keys: Keys::default(),
             servers: Servers::new(),
@@ -162,7 +163,7 @@ impl TransactionTable {
     /// Memory in use, about: what a transaction costs with its places in the tables and its timers,
     /// and the octets that are kept.
     pub fn footprint(&self) -> usize {
-        const TRANSACTION: usize = 768;
+        const TRANSACTION: usize = 512;
         self.len() * TRANSACTION + self.servers.octets() + self.clients.octets()
     }
 
@@ -288,23 +289,20 @@ impl TransactionTable {
     /// Fires every timer that is due.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(record) = self.pending.timers.pop_due(now.instant) {
-            match record.owner {
-                Owner::Server(id) => {
-                    self.servers
-                        .fire(id, record.timer, &mut self.pending.outbox(now))
-                }
-                Owner::Client(id) => {
-                    self.clients
-                        .fire(id, record.timer, &mut self.pending.outbox(now))
-                }
+            let out = &mut self.pending.outbox(now);
+            if record.timer.is_clients() {
+                self.clients.fire(record.owner, record.timer, out);
+            } else {
+                self.servers.fire(record.owner, record.timer, out);
             }
         }
         let (servers, clients) = (&self.servers, &self.clients);
         let live = servers.len() + clients.len();
-        self.pending.timers.compact(live, |owner| match owner {
-            Owner::Server(id) => servers.is_alive(id),
-            Owner::Client(id) => clients.is_alive(id),
-        });
+        let is_alive = |timer: Timer, id| match timer.is_clients() {
+            true => clients.is_alive(id),
+            false => servers.is_alive(id),
+        };
+        self.pending.timers.compact(live, is_alive);
     }
 
     /// Makes room where it can: what has been answered is forgotten before what is new is refused, refusals

@@ -41,7 +41,7 @@ pub enum Timer {
     InviteTrying,
     /// Non-INVITE server: send 100 (Trying) once Timer E has reached T2 (RFC 4320 §4.1).
     Trying,
-    /// Non-INVITE server: the client has given up by now (RFC 4320 §4.2).
+    /// Non-INVITE server, after `Trying`: the client has given up by now (RFC 4320 §4.2).
     Expiry,
     /// INVITE client: give up on a cancelled request (RFC 3261 §9.1).
     Cancelled,
@@ -54,6 +54,29 @@ impl Timer {
             self,
             Self::A | Self::E | Self::EProceeding | Self::G | Self::Success
         )
+    }
+
+    /// Whether it is one of the client figures'.
+    pub(super) const fn is_clients(self) -> bool {
+        match self {
+            Self::A
+            | Self::B
+            | Self::D
+            | Self::E
+            | Self::EProceeding
+            | Self::F
+            | Self::M
+            | Self::Cancelled => true,
+            Self::G
+            | Self::H
+            | Self::I
+            | Self::J
+            | Self::L
+            | Self::Success
+            | Self::InviteTrying
+            | Self::Trying
+            | Self::Expiry => false,
+        }
     }
 }
 
@@ -123,36 +146,43 @@ impl TimerConfig {
             Timer::I => linger(self.t4),
             Timer::J => linger(self.sixty_four_t1()),
             Timer::InviteTrying => Some(Duration::from_millis(200)),
-            Timer::Trying => Some(self.until_t2()),
-            Timer::B
-            | Timer::F
-            | Timer::H
-            | Timer::L
-            | Timer::M
-            | Timer::Expiry
-            | Timer::Cancelled => Some(self.sixty_four_t1()),
+            Timer::Trying => Some(self.until_t2().min(self.sixty_four_t1())),
+            // 64*T1 after the request.
+            Timer::Expiry => Some(self.sixty_four_t1().saturating_sub(self.until_t2())),
+            Timer::B | Timer::F | Timer::H | Timer::L | Timer::M | Timer::Cancelled => {
+                Some(self.sixty_four_t1())
+            }
         }
     }
 }
 
 /// A deadline of one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Record<Owner> {
+pub(super) struct Record<Id> {
     pub at: Instant,
-    pub owner: Owner,
+    pub owner: Id,
     pub timer: Timer,
 }
 
-/// All deadlines. There are only about a dozen different durations, and time does not go back: one
-/// queue a duration is sorted by itself, so starting and firing a timer cost the same however many run.
+/// The deadlines of one timer that run for the same time, the earliest first.
 #[derive(Debug)]
-pub(super) struct Timers<Owner> {
-    lanes: Vec<(Duration, VecDeque<Record<Owner>>)>,
+struct Lane<Id> {
+    timer: Timer,
+    duration: Duration,
+    queue: VecDeque<(Instant, Id)>,
+}
+
+/// All deadlines. There are only a few timers in use, with few different durations, and time does not go
+/// back: one queue for each is sorted by itself, so starting and firing a timer cost the same however many
+/// run, and a deadline is no more than a time and whose it is.
+#[derive(Debug)]
+pub(super) struct Timers<Id> {
+    lanes: Vec<Lane<Id>>,
     /// Deadlines held, those that mean nothing any more included.
     records: usize,
 }
 
-impl<Owner: Copy> Timers<Owner> {
+impl<Id: Copy> Timers<Id> {
     pub fn new() -> Self {
         Self {
             lanes: Vec::new(),
@@ -160,48 +190,61 @@ impl<Owner: Copy> Timers<Owner> {
         }
     }
 
-    pub fn start(&mut self, owner: Owner, timer: Timer, duration: Duration, now: Instant) {
-        let index = match self.lanes.iter().position(|(each, _)| *each == duration) {
-            Some(index) => index,
-            None => {
-                self.lanes.push((duration, VecDeque::new()));
-                self.lanes.len() - 1
-            }
-        };
-        let lane = &mut self.lanes[index].1;
+    pub fn start(&mut self, owner: Id, timer: Timer, duration: Duration, now: Instant) {
+        let is_it = |lane: &Lane<Id>| lane.timer == timer && lane.duration == duration;
+        let index = self.lanes.iter().position(is_it).unwrap_or_else(|| {
+            self.lanes.push(Lane {
+                timer,
+                duration,
+                queue: VecDeque::new(),
+            });
+            self.lanes.len() - 1
+        });
+        let queue = &mut self.lanes[index].queue;
         // A caller whose time stepped back must not leave a lane unsorted.
-        let at = lane
+        let at = queue
             .back()
-            .map_or(now + duration, |last| last.at.max(now + duration));
-        lane.push_back(Record { at, owner, timer });
+            .map_or(now + duration, |(last, _)| (now + duration).max(*last));
+        queue.push_back((at, owner));
         self.records += 1;
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {
-        let heads = self.lanes.iter().filter_map(|(_, lane)| lane.front());
-        heads.map(|record| record.at).min()
+        let heads = self.lanes.iter().filter_map(|lane| lane.queue.front());
+        heads.map(|(at, _)| *at).min()
     }
 
     /// Takes the earliest deadline that is due.
-    pub fn pop_due(&mut self, now: Instant) -> Option<Record<Owner>> {
-        let due = self.lanes.iter_mut().filter_map(|(_, lane)| {
-            let at = lane.front()?.at;
+    pub fn pop_due(&mut self, now: Instant) -> Option<Record<Id>> {
+        let due = self.lanes.iter_mut().filter_map(|lane| {
+            let (at, _) = *lane.queue.front()?;
             (at <= now).then_some((at, lane))
         });
         let (_, lane) = due.min_by_key(|(at, _)| *at)?;
+        let (at, owner) = lane.queue.pop_front()?;
+        give_back(&mut lane.queue);
         self.records -= 1;
-        lane.pop_front()
+        let timer = lane.timer;
+        Some(Record { at, owner, timer })
     }
 
     /// Forgets the deadlines of transactions that are gone, once they outnumber the live ones.
-    pub fn compact(&mut self, live: usize, is_alive: impl Fn(Owner) -> bool) {
+    pub fn compact(&mut self, live: usize, is_alive: impl Fn(Timer, Id) -> bool) {
         if self.records < 1024 + 6 * live {
             return;
         }
-        for (_, lane) in &mut self.lanes {
-            lane.retain(|record| is_alive(record.owner));
+        for lane in &mut self.lanes {
+            lane.queue.retain(|(_, owner)| is_alive(lane.timer, *owner));
+            give_back(&mut lane.queue);
         }
-        self.records = self.lanes.iter().map(|(_, lane)| lane.len()).sum();
+        self.records = self.lanes.iter().map(|lane| lane.queue.len()).sum();
+    }
+}
+
+/// Gives back the memory that a queue took in a storm.
+pub(super) fn give_back<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() > 1024 && queue.capacity() > 8 * queue.len() {
+        queue.shrink_to(2 * queue.len());
     }
 }
 
@@ -277,6 +320,20 @@ mod tests {
     }
 
     #[test]
+    fn a_server_waits_64_t1_for_its_user_in_all_whatever_t2_is() {
+        for (t1, t2) in [(500, 4_000), (1, 60_000), (60_000, 60_000)] {
+            let config = TimerConfig {
+                t1: Duration::from_millis(t1),
+                t2: Duration::from_millis(t2),
+                ..TimerConfig::default()
+            };
+            let runs = |timer| config.duration(timer, ZERO, false).unwrap();
+            let both = runs(Timer::Trying) + runs(Timer::Expiry);
+            assert_eq!(both, config.sixty_four_t1());
+        }
+    }
+
+    #[test]
     fn deadlines_come_up_in_order_whatever_their_duration() {
         let mut timers = Timers::new();
         let start = Instant::default();
@@ -301,7 +358,8 @@ mod tests {
         for owner in 0..2000u32 {
             timers.start(owner, Timer::F, Duration::from_secs(32), Instant::default());
         }
-        timers.compact(1, |owner| owner == 1999);
+        timers.compact(1, |_, owner| owner == 1999);
         assert_eq!(timers.records, 1);
+        assert!(timers.lanes[0].queue.capacity() <= 1024);
     }
 }

@@ -313,6 +313,8 @@ metrics! {
         "Kept messages that left undelivered.";
     messages_damaged: Counter, "restante_messages_ended_total", r#"reason="damaged""#,
         "Kept messages that left undelivered.";
+    messages_refused: Counter, "restante_messages_ended_total", r#"reason="refused""#,
+        "Kept messages that left undelivered.";
     receipts_dropped: Counter, "restante_receipts_dropped_total", "",
         "Receipts not kept because their author's queue was full even for receipts.";
     refused_delay: Counter, "restante_sip_refused_total", r#"reason="delay""#,

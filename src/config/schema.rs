@@ -223,7 +223,7 @@ section! {
         max_messages: u32 = 10_000_000;
         /// Octets that may wait for all users together; beyond it new messages are answered 503.
         max_total_size: Size = Size::mib(1_048_576);
-        /// Pauses between attempts to deliver; the last one repeats until the message expires.
+        /// Pauses between attempts to deliver; the last one repeats until the message expires. Something new of the same conversation brings the next attempt about.
         retry: Vec<Period> = vec![
             Period::seconds(30),
             Period::seconds(300),

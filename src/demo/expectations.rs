@@ -47,8 +47,14 @@ impl UserAgent {
     /// The next MESSAGE wraps this text.
     pub fn expect_text(&self, text: &str) -> Result<Envelope, Failure> {
         let envelope = self.expect_message()?.envelope()?;
+        self.expect_wrapped(&envelope, text)?;
+        Ok(envelope)
+    }
+
+    /// This envelope wraps this text.
+    pub fn expect_wrapped(&self, envelope: &Envelope, text: &str) -> Result<(), Failure> {
         match envelope.content_text() == text {
-            true => Ok(envelope),
+            true => Ok(()),
             false => Err(self.failure(format!(
                 "{} expected \"{text}\" and got \"{}\"",
                 self.line.name,

@@ -19,6 +19,7 @@ use crate::participating::first_message::FIRST;
 use crate::participating::media::MediaId;
 use crate::participating::privacy;
 use crate::participating::reason::Reason;
+use crate::participating::served_user::Carrier;
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::{IN_MEMORY, Spool};
 use crate::participating::submission::Refused;
@@ -235,7 +236,7 @@ impl Service {
                 let is_forgotten = !self.users.contains_key(&chat.callee)
                     && self.waiting.contains(&chat.callee)
                     && self.reach(&chat.callee).is_none();
-                !is_forgotten && self.lets_pass(&chat.callee, &key)
+                !is_forgotten && self.lets_pass(&chat.callee, &key, Carrier::Session)
             }
             Side::Callee => self.may_pass_to_caller(chat),
         };

@@ -28,6 +28,7 @@ use crate::participating::media::{MediaId, MediaUse};
 use crate::participating::of_users::ForUser;
 use crate::participating::provisional::EarlyDialogs;
 use crate::participating::reason::Reason;
+use crate::participating::served_user::Carrier;
 use crate::participating::service::{Service, Usage};
 use crate::participating::transit::{Delivered, Transit};
 use crate::participating::unconfirmed::Unconfirmed;
@@ -288,7 +289,7 @@ impl Service {
         let trying = self.reply(&chat.invite, 100, "Trying", None).build();
         self.sip.respond(server, 100, trying, now);
         let key = chat.conversation_of(Side::Caller);
-        let free = self.lets_pass(&chat.callee, &key);
+        let free = self.lets_pass(&chat.callee, &key, Carrier::Session);
         let targets = match service {
             SessionService::Chat => self.session_targets_for(&chat.callee, &chat.invite),
             SessionService::Large => self.large_targets(&chat.callee, Some(&chat.invite)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::{Instant, Now};
 use crate::participating::copies::Obstacles;
-use crate::participating::served_user::{Carrier, Reach, RunId};
+use crate::participating::served_user::{Carrier, Reach, RunEnd, RunId};
 use crate::participating::system_message::SYSTEM;
 use crate::store::request::{ConversationKey, Held, MessageKind, Seq};
 
@@ -17,6 +17,14 @@ const LONG_SHORTAGE_PAUSE: Duration = Duration::from_secs(10);
 /// How often in all, ten minutes long, before it waits for the next retry step like a refused one: what never
 /// finds room must not hold up its conversation for ever.
 const MOST_SHORTAGES: u8 = 80;
+/// For so long everything younger waits behind a message that devices put off. If it is refused once more
+/// after that, what leaves by the other carrier goes on without it: a device that never takes the one must not
+/// hold up the other for ever.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The part of a retry step, and at most how long, for which a device that has just refused is not tried again,
+/// whatever comes: a flood of new messages is no flood of tries. Who was called and had no time has the whole step.
+const REST_PART: u32 = 10;
+const LONGEST_REST: Duration = Duration::from_secs(30);
 
 /// The waiting times before a parked run is tried again; the last one repeats.
 #[derive(Clone, Debug)]
@@ -48,13 +56,50 @@ pub struct ReplayPolicy {
 pub(super) enum State {
     Ready,
     Running(RunId),
-    Parked {
-        until: Option<Instant>,
-    },
+    /// Put off by its devices: nothing younger passes.
+    Parked(Pause),
     /// We had no room for the run: it begins soon, and nothing younger passes.
     Short {
         until: Instant,
     },
+}
+
+/// How long something is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pause {
+    /// Until the retry step; without one, until the next registration.
+    pub(super) until: Option<Instant>,
+    /// From then on something new brings the next try about.
+    rests_until: Instant,
+    /// It has lasted, with its tries, for longer than [`PATIENCE`].
+    is_long: bool,
+}
+
+impl Pause {
+    /// Only a registration ends it.
+    pub(super) fn for_good(now: Now) -> Self {
+        Self {
+            until: None,
+            rests_until: now.instant,
+            is_long: false,
+        }
+    }
+
+    /// Something new waits: it ends as soon as the device has had its rest. Whether that is now.
+    fn hasten(&mut self, now: Now) -> bool {
+        let Some(until) = &mut self.until else {
+            return false;
+        };
+        *until = (*until).min(self.rests_until);
+        *until <= now.instant
+    }
+}
+
+/// What waits aside, because its carrier was put off for longer than [`PATIENCE`], and blocks only its like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Aside {
+    carrier: Carrier,
+    pause: Pause,
 }
 
 #[derive(Debug)]
@@ -70,6 +115,18 @@ pub(super) struct Conversation {
     pub(super) registered_meanwhile: bool,
     pub(super) state: State,
     pub(super) attempt: usize,
+    /// Steps of the retry schedule that were taken, and when the last of them is over. A try that something new
+    /// brought about takes none.
+    steps: usize,
+    step_ends: Option<Instant>,
+    /// The message that devices put off, and since when.
+    put_off: Option<(Seq, Instant)>,
+    /// What the others go on without.
+    pub(super) aside: Option<Aside>,
+    /// Which no device there is takes, of this kind and size: the others go on without them.
+    beyond: BTreeSet<Seq>,
+    /// Which devices have refused which messages for good.
+    refusals: BTreeMap<Seq, BTreeSet<u64>>,
     /// How often in a row there was no room.
     pub(super) shortages: u8,
     pub(super) session_refused: bool,
@@ -120,6 +177,12 @@ impl Conversation {
             registered_meanwhile: false,
             state: State::Ready,
             attempt: 0,
+            steps: 0,
+            step_ends: None,
+            put_off: None,
+            aside: None,
+            beyond: BTreeSet::new(),
+            refusals: BTreeMap::new(),
             shortages: 0,
             session_refused: false,
             obstacles: Obstacles::default(),
@@ -148,11 +211,127 @@ impl Conversation {
     }
 
     /// Where the next message to leave stands, from `from` on; `unasked` steps over what the user
-    /// has to fetch.
-    pub(super) fn next_to_leave(&self, from: usize, unasked: bool) -> Option<usize> {
+    /// has to fetch, and what leaves by the carrier `aside` is stepped over too, and what no device takes.
+    pub(super) fn next_to_leave(
+        &self,
+        from: usize,
+        unasked: bool,
+        aside: Option<Carrier>,
+    ) -> Option<usize> {
         let mut rest = self.held.iter().enumerate().skip(from);
-        let next = rest.find(|(_, held)| !unasked || leaves_by_itself(held));
+        let leaves = |held: &Held| !unasked || leaves_by_itself(held);
+        let is_aside = |held: &Held| aside == Some(own_carrier(held.kind));
+        let is_beyond = |held: &Held| self.beyond.contains(&held.seq);
+        let next = rest.find(|(_, held)| leaves(held) && !is_aside(held) && !is_beyond(held));
         next.map(|(place, _)| place)
+    }
+
+    /// The oldest message that some device takes, as far as is known.
+    fn first_within_reach(&self) -> Option<&Held> {
+        let mut held = self.held.iter();
+        held.find(|held| !self.beyond.contains(&held.seq))
+    }
+
+    /// What no device takes is stepped over until the devices change.
+    pub(super) fn step_over(&mut self, is_beyond: impl Fn(&Held) -> bool) {
+        let beyond = self.held.iter().filter(|held| is_beyond(held));
+        self.beyond = beyond.map(|held| held.seq).collect();
+    }
+
+    /// Whether something waits here, and no device takes anything of it.
+    pub(super) fn is_beyond_devices(&self) -> bool {
+        !matches!(self.state, State::Running(_))
+            && self.storing == 0
+            && !self.beyond.is_empty()
+            && self.first_within_reach().is_none()
+    }
+
+    /// A message has left, or with `None` the devices have changed: what they do not take is seen anew.
+    pub(super) fn forget_beyond(&mut self, of: Option<Seq>) {
+        match of {
+            Some(seq) => drop(self.beyond.remove(&seq)),
+            None => self.beyond.clear(),
+        }
+    }
+
+    /// Whether the others go on without this message, because no device takes it.
+    pub(super) fn is_beyond(&self, seq: Seq) -> bool {
+        self.beyond.contains(&seq)
+    }
+
+    /// For how long it rests if no device takes what is not aside: as long as what is.
+    pub(super) fn pause_beyond(&self, now: Now) -> Pause {
+        let aside = self.aside.map(|aside| aside.pause);
+        aside.unwrap_or_else(|| Pause::for_good(now))
+    }
+
+    /// Whether it has, or will have, something to do by itself.
+    pub(super) fn may_wait(&self) -> bool {
+        self.waits_until().is_some() || self.aside.is_some()
+    }
+
+    /// Whether the others go on without this message.
+    pub(super) fn is_aside(&self, held: &Held) -> bool {
+        self.carrier_aside() == Some(own_carrier(held.kind))
+    }
+
+    /// Whose messages wait aside.
+    pub(super) fn carrier_aside(&self) -> Option<Carrier> {
+        self.aside.map(|aside| aside.carrier)
+    }
+
+    /// Whether all that waits does so aside, and what comes by `carrier` need not.
+    pub(super) fn lets_by(&self, carrier: Carrier) -> bool {
+        let blocks = |aside: Carrier| aside == carrier;
+        self.state == State::Ready
+            && self.storing == 0
+            && self.carrier_aside().is_some_and(|aside| !blocks(aside))
+            && self.held.iter().all(|held| self.is_aside(held))
+    }
+
+    /// Whether its oldest message was put off once more, after those behind it had waited for [`PATIENCE`].
+    pub(super) fn has_tried_patience(&self) -> bool {
+        matches!(self.state, State::Parked(pause) if pause.is_long)
+    }
+
+    /// Something new waits behind what devices have put off, or aside with it; whether that is to be tried again
+    /// at once.
+    pub(super) fn hasten(&mut self, carrier: Carrier, now: Now) -> bool {
+        match (&mut self.state, &mut self.aside) {
+            (State::Parked(pause), _) => pause.hasten(now),
+            (State::Ready, Some(aside)) if aside.carrier == carrier => aside.pause.hasten(now),
+            _ => false,
+        }
+    }
+
+    /// What waited aside is in line again.
+    pub(super) fn rejoin(&mut self) {
+        self.aside = None;
+    }
+
+    /// Devices have changed, or have taken something: what they refused before says nothing any more.
+    pub(super) fn forgive(&mut self) {
+        self.attempt = 0;
+        self.steps = 0;
+        self.step_ends = None;
+    }
+
+    /// A device has refused a message for good.
+    pub(super) fn refuse(&mut self, seq: Seq, device: u64) {
+        self.refusals.entry(seq).or_default().insert(device);
+    }
+
+    pub(super) fn is_refused_by(&self, seq: Seq, device: u64) -> bool {
+        let refusals = self.refusals.get(&seq);
+        refusals.is_some_and(|devices| devices.contains(&device))
+    }
+
+    /// A message has left, or with `None` the devices have changed: who refused it is of no interest.
+    pub(super) fn forget_refusals(&mut self, of: Option<Seq>) {
+        match of {
+            Some(seq) => drop(self.refusals.remove(&seq)),
+            None => self.refusals.clear(),
+        }
     }
 
     /// The oldest receipt that is held.
@@ -164,9 +343,10 @@ impl Conversation {
     /// When it is offered again by itself.
     pub(super) fn waits_until(&self) -> Option<Instant> {
         match self.state {
-            State::Parked { until } => until,
+            State::Parked(pause) => pause.until,
             State::Short { until } => Some(until),
-            State::Ready | State::Running(_) => None,
+            State::Ready => self.aside.and_then(|aside| aside.pause.until),
+            State::Running(_) => None,
         }
     }
 
@@ -178,7 +358,7 @@ impl Conversation {
 /// Our own shortage is not the device's refusal: order is kept for the while that it lasts.
 pub(super) fn pause(conversation: &mut Conversation, retry: &RetrySchedule, now: Now) {
     if conversation.shortages >= MOST_SHORTAGES {
-        return park(conversation, retry, now);
+        return park(conversation, retry, RunEnd::Parked, now);
     }
     conversation.shortages += 1;
     let pause = match conversation.shortages {
@@ -189,12 +369,58 @@ pub(super) fn pause(conversation: &mut Conversation, retry: &RetrySchedule, now:
     conversation.state = State::Short { until };
 }
 
-pub(super) fn park(conversation: &mut Conversation, retry: &RetrySchedule, now: Now) {
-    let wait = retry.wait(conversation.attempt);
+/// The devices put it off, as the `end` of the run says. What waits for longer than [`PATIENCE`] goes
+/// aside, if there is one who could go on without it.
+pub(super) fn park(conversation: &mut Conversation, retry: &RetrySchedule, end: RunEnd, now: Now) {
     conversation.attempt += 1;
     conversation.shortages = 0;
-    let until = wait.map(|wait| now.instant + wait);
-    conversation.state = State::Parked { until };
+    let stands = conversation.step_ends.filter(|at| *at > now.instant);
+    if stands.is_none() {
+        let wait = retry.wait(conversation.steps);
+        conversation.step_ends = wait.map(|wait| now.instant + wait);
+        conversation.steps += 1;
+    }
+    let step = retry.wait(conversation.steps.saturating_sub(1));
+    let step = step.unwrap_or_default();
+    let (rest, asked) = match end {
+        RunEnd::Busy => (step, Duration::ZERO),
+        RunEnd::PutOff(asked) => (step / REST_PART, asked),
+        _ => (step / REST_PART, Duration::ZERO),
+    };
+    let rests_until = now.instant + rest.min(LONGEST_REST).max(asked);
+    let until = conversation.step_ends.map(|at| at.max(now.instant + asked));
+    note_put_off(conversation, now);
+    let waited = |(_, since): (Seq, Instant)| now.instant.since(since) >= PATIENCE;
+    let is_long = conversation.put_off.is_some_and(waited);
+    conversation.state = State::Parked(Pause {
+        until,
+        rests_until,
+        is_long,
+    });
+}
+
+/// From here on its oldest message is one that devices put off.
+pub(super) fn note_put_off(conversation: &mut Conversation, now: Now) {
+    if conversation.aside.is_some() {
+        return;
+    }
+    let first = conversation.first_within_reach().map(|held| held.seq);
+    if conversation.put_off.map(|(seq, _)| seq) != first {
+        conversation.put_off = first.map(|seq| (seq, now.instant));
+    }
+}
+
+/// What was just parked, and has tried the patience of those behind it, goes aside; whether it does. One carrier
+/// at a time: while both are put off, all of the conversation waits.
+pub(super) fn step_aside(conversation: &mut Conversation) -> bool {
+    let first = conversation.first_within_reach();
+    let first = first.map(|held| own_carrier(held.kind));
+    let pause = match conversation.state {
+        State::Parked(pause) if conversation.aside.is_none() && pause.is_long => pause,
+        _ => return false,
+    };
+    conversation.aside = first.map(|carrier| Aside { carrier, pause });
+    conversation.aside.is_some()
 }
 
 pub(super) fn make_ready(
@@ -203,8 +429,19 @@ pub(super) fn make_ready(
     conversation: &mut Conversation,
 ) {
     conversation.state = State::Ready;
+    if conversation.first_within_reach().is_none() {
+        return;
+    }
     if let Some(first) = conversation.held.front() {
         ready.insert(first.seq, key.clone());
+    }
+}
+
+/// By which of the two ways a message of this kind leaves, if the devices have the choice.
+pub(super) fn own_carrier(kind: MessageKind) -> Carrier {
+    match kind {
+        MessageKind::Pager | MessageKind::Notification => Carrier::Message,
+        MessageKind::Chat | MessageKind::Large => Carrier::Session,
     }
 }
 

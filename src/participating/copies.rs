@@ -32,7 +32,9 @@ impl Obstacles {
     /// A run to this device ended so.
     pub(super) fn note(&mut self, device: u64, end: RunEnd) {
         match end {
-            RunEnd::Parked => drop(self.away.insert(device, false)),
+            RunEnd::Parked | RunEnd::Busy | RunEnd::PutOff(_) => {
+                self.away.insert(device, false);
+            }
             RunEnd::Declined => drop(self.away.insert(device, true)),
             RunEnd::OtherWay => drop(self.no_session.insert(device)),
             RunEnd::Done | RunEnd::Shortage => {}
@@ -56,7 +58,7 @@ impl Obstacles {
 impl Conversation {
     /// By which way a message leaves for a device that lacks it; `None` if it has it or cannot take it.
     pub(super) fn copy_way(&self, held: &Held, to: &DeviceReach) -> Option<Carrier> {
-        if held.marks.contains(&to.device) {
+        if held.marks.contains(&to.device) || self.is_refused_by(held.seq, to.device) {
             return None;
         }
         let refused = self.obstacles.no_session.contains(&to.device);
@@ -82,6 +84,13 @@ impl Conversation {
             let waits = carrier == Carrier::Message && busy.contains(&to.device);
             (!waits && self.may_leave(held)).then_some((to.device, carrier))
         })
+    }
+
+    /// Whether something waits here that one of these devices could take and none has got: they put it off.
+    pub(super) fn has_come_to_none(&self, devices: &[DeviceReach]) -> bool {
+        let takes = |held: &Held| devices.iter().any(|to| self.copy_way(held, to).is_some());
+        let mut held = self.held.iter();
+        held.any(|held| held.marks.is_empty() && takes(held))
     }
 
     /// A device has this message.

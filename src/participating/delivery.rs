@@ -104,6 +104,9 @@ impl Service {
             Carrier::Standalone => self.large_targets(user, None),
         };
         targets.retain(|target| copies_for.is_none_or(|device| target.device == device));
+        if copies_for.is_none() {
+            self.leave_out_refusing(user, &key, &mut targets);
+        }
         if targets.is_empty() {
             return self.end_run(user, run, RunEnd::Parked, now);
         }
@@ -297,8 +300,12 @@ impl Service {
     /// No answer to the MESSAGE or INVITE of a run.
     pub(super) fn handle_delivery_silence(&mut self, id: DeliveryId, now: Now) {
         match self.deliveries.get(&id).map(|delivery| &delivery.carrier) {
-            Some(DeliveryBy::Message(_)) => self.message_refused(id, ReplayAnswer::NextDevice, now),
-            Some(DeliveryBy::Session(_)) => self.replay_refused(id, ReplayAnswer::NextDevice, now),
+            Some(DeliveryBy::Message(_)) => {
+                self.message_refused(id, ReplayAnswer::NextDevice, None, now);
+            }
+            Some(DeliveryBy::Session(_)) => {
+                self.replay_refused(id, ReplayAnswer::NextDevice, None, now);
+            }
             None => {}
         }
     }

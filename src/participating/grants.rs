@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::identity::{Identity, shard_of};
 use crate::participating::chat::{Chat, ChatId, Side};
 use crate::participating::internal::{InternalMessage, Origin};
+use crate::participating::served_user::Carrier;
 use crate::participating::service::Service;
 use crate::store::request::ConversationKey;
 
@@ -92,7 +93,7 @@ impl Service {
     }
 
     fn machine_lets_pass(&self, user: &Identity, key: &ConversationKey) -> bool {
-        self.lets_pass(user, key)
+        self.lets_pass(user, key, Carrier::Session)
     }
 
     /// Another shard asks for a chat of its own.
@@ -128,7 +129,7 @@ impl Service {
         let mut changed = Vec::new();
         for (chat, given) in given.iter_mut() {
             let may_pass = match machine {
-                Some(machine) => machine.may_pass(&given.key),
+                Some(machine) => machine.may_pass(&given.key, Carrier::Session),
                 None => !in_line,
             };
             if std::mem::replace(&mut given.may_pass, may_pass) != may_pass {

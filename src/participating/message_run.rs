@@ -1,13 +1,17 @@
 //! Kept pager messages leave as SIP MESSAGE, oldest first, the next after the answer to the last
 //! (RFC 3428 §8).
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::clock::Now;
 use crate::participating::delivery::{DeliveryBy, DeliveryId};
 use crate::participating::outgoing;
 use crate::participating::read_ahead::TOGETHER;
-use crate::participating::replay_table::ReplayAnswer;
+use crate::participating::refresh::retry_after;
+use crate::participating::refusal::Left;
+use crate::participating::replay_table::{ReplayAnswer, refuses_message_for_good};
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::sip::message::Message;
@@ -232,12 +236,60 @@ impl Service {
                 }
                 self.take_next_message(id, now);
             }
-            status => self.message_refused(id, ReplayAnswer::of(status), now),
+            status if refuses_message_for_good(status) => {
+                self.message_refused_for_good(id, status, now);
+            }
+            status => {
+                let asked = retry_after(response);
+                self.message_refused(id, ReplayAnswer::of(status), asked, now);
+            }
+        }
+    }
+
+    /// This device will not take the message, whenever it is asked. If none is left that may, it has failed, and the
+    /// next one leaves.
+    fn message_refused_for_good(&mut self, id: DeliveryId, status: u16, now: Now) {
+        let run = self.message_run(id).map(|run| &run.held);
+        let Some(seq) = run.and_then(|held| held.as_ref()).map(|held| held.seq) else {
+            return;
+        };
+        self.note_refusal(id, seq, status);
+        let Some(delivery) = self.deliveries.get_mut(&id) else {
+            return;
+        };
+        if delivery.copies_for.is_some() {
+            return self.take_next_message(id, now);
+        }
+        if delivery.target + 1 < delivery.targets.len() {
+            delivery.target += 1;
+            return self.send_in_time(id, now);
+        }
+        let run = self
+            .message_run(id)
+            .map(|run| (run.message.take(), run.length));
+        let Some((Some(message), length)) = run else {
+            return self.end_delivery(id, RunEnd::Parked, now);
+        };
+        match self.left_to_try(id, seq, message.kind, length) {
+            Left::Try(end) => self.end_delivery(id, end, now),
+            Left::Nothing => {
+                self.end_refused(seq, message, now);
+                if let Some(delivery) = self.deliveries.get_mut(&id) {
+                    delivery.target = 0;
+                }
+                self.take_next_message(id, now);
+            }
         }
     }
 
     /// The device did not take the message.
-    pub(super) fn message_refused(&mut self, id: DeliveryId, answer: ReplayAnswer, now: Now) {
+    pub(super) fn message_refused(
+        &mut self,
+        id: DeliveryId,
+        answer: ReplayAnswer,
+        asked: Option<Duration>,
+        now: Now,
+    ) {
         if answer == ReplayAnswer::Gone {
             self.forget_gone_device(id);
         }
@@ -254,7 +306,7 @@ impl Service {
             ReplayAnswer::Decline | ReplayAnswer::Keep => {
                 self.end_delivery(id, RunEnd::Declined, now)
             }
-            _ => self.end_delivery(id, RunEnd::Parked, now),
+            _ => self.end_delivery(id, RunEnd::Parked.after(asked), now),
         }
     }
 

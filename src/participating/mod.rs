@@ -64,6 +64,7 @@ pub mod receipt_route;
 pub mod receipts;
 pub mod recent;
 mod refresh;
+mod refusal;
 pub mod relay;
 mod replay_inbound;
 mod replay_invite;

@@ -13,7 +13,7 @@ use crate::participating::contacts::Target;
 use crate::participating::deferral::{Condition, DeviceAnswers, Form, Stored, verdict};
 use crate::participating::receipts::{MessageRef, Notice, Receipt};
 use crate::participating::revocation;
-use crate::participating::served_user::ServedUser;
+use crate::participating::served_user::{Carrier, ServedUser};
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::participating::spool::BodySize;
 use crate::participating::{forward, privacy};
@@ -170,7 +170,7 @@ impl Service {
         let targets = self.message_targets(&recipient, Some(&request));
         let user = self.users.get(&recipient);
         let in_order = !is_receipt || user.is_none_or(|user| user.may_pass_receipt(&author));
-        let free = in_order && self.may_pass(&request, &author, &recipient);
+        let free = in_order && self.may_pass(&request, is_receipt, &author, &recipient);
         if free && !targets.is_empty() {
             self.fork_message(id, &targets, now);
         } else {
@@ -308,8 +308,14 @@ impl Service {
         Ok(content)
     }
 
-    /// A message never overtakes one that is being stored or replayed (decision 3).
-    fn may_pass(&mut self, request: &Message, author: &Identity, recipient: &Identity) -> bool {
+    /// A message never overtakes one that is being stored or replayed, or that devices put off (decision 3).
+    fn may_pass(
+        &mut self,
+        request: &Message,
+        is_receipt: bool,
+        author: &Identity,
+        recipient: &Identity,
+    ) -> bool {
         if !self.users.contains_key(recipient) {
             return !self.stands_in_line(recipient);
         }
@@ -319,7 +325,9 @@ impl Service {
                 author: author.clone(),
                 conversation: ids.conversation.into(),
             };
-            self.lets_pass(recipient, &key)
+            let receipts_pass = |user: &ServedUser| is_receipt && user.lets_receipts_by(&key);
+            self.lets_pass(recipient, &key, Carrier::Message)
+                || self.users.get(recipient).is_some_and(receipts_pass)
         })
     }
 

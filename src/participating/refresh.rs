@@ -215,7 +215,8 @@ impl Service {
     }
 }
 
-fn retry_after(response: &Message) -> Option<Duration> {
+/// For how long the peer wants to be left alone (RFC 3261 §20.33), if it says so.
+pub(super) fn retry_after(response: &Message) -> Option<Duration> {
     let value = response.header(HeaderName::RetryAfter)?;
     let digits = value.split([';', '(', ' ']).next()?;
     digits.parse().ok().map(Duration::from_secs)

@@ -15,6 +15,7 @@ use crate::participating::offer;
 use crate::participating::outgoing::{self, CallNames};
 use crate::participating::provisional::EarlyDialogs;
 use crate::participating::reason::Reason;
+use crate::participating::refresh::retry_after;
 use crate::participating::replay_table::{ReplayAnswer, Step, Tried, next_step};
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Usage};
@@ -176,7 +177,7 @@ impl Service {
             }
             _ => {}
         }
-        self.replay_refused(id, answer, now);
+        self.replay_refused(id, answer, retry_after(response), now);
     }
 
     fn replay_accepted(&mut self, id: DeliveryId, response: &Message, from: Flow, now: Now) {
@@ -227,7 +228,13 @@ impl Service {
     }
 
     /// The device did not take the INVITE.
-    pub(super) fn replay_refused(&mut self, id: DeliveryId, answer: ReplayAnswer, now: Now) {
+    pub(super) fn replay_refused(
+        &mut self,
+        id: DeliveryId,
+        answer: ReplayAnswer,
+        asked: Option<Duration>,
+        now: Now,
+    ) {
         if answer == ReplayAnswer::Gone {
             self.forget_gone_device(id);
         }
@@ -245,6 +252,9 @@ impl Service {
         let is_last = delivery.target + 1 >= delivery.targets.len();
         match next_step(answer, run.tried, is_last) {
             Step::Wait => {}
+            Step::End(end @ (RunEnd::Parked | RunEnd::Busy)) => {
+                self.end_session_run(id, end.after(asked), now);
+            }
             Step::End(end) => self.end_session_run(id, end, now),
             Step::NextDevice(tried) => {
                 delivery.target += 1;

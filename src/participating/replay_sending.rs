@@ -7,6 +7,8 @@ use crate::msrp::outgoing::OutboundMessage;
 use crate::participating::delivery::{DeliveryBy, DeliveryId};
 use crate::participating::media::MediaId;
 use crate::participating::reason::Reason;
+use crate::participating::refusal::Left;
+use crate::participating::replay_table::refuses_send_for_good;
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Waiter};
 use crate::participating::session_run::{Phase, Sending};
@@ -206,6 +208,9 @@ impl Service {
 
     /// The device does not take a message: it and those behind it wait.
     fn replay_declined(&mut self, id: DeliveryId, out: OutboundId, status: u16, now: Now) {
+        if refuses_send_for_good(status) && self.replay_refused_for_good(id, out, status, now) {
+            return;
+        }
         let Some(delivery) = self.deliveries.get_mut(&id) else {
             return;
         };
@@ -219,6 +224,55 @@ impl Service {
             tracing::info!(%user, seq, status, "a device refused a message of a replay");
         }
         self.close_session_run(id, now);
+    }
+
+    /// The device will not take this message, whenever it is asked: if there is nothing else to try the session goes
+    /// on without it. False if it waits; what a user fetches does.
+    fn replay_refused_for_good(
+        &mut self,
+        id: DeliveryId,
+        out: OutboundId,
+        status: u16,
+        now: Now,
+    ) -> bool {
+        let delivery = self.deliveries.get(&id);
+        let Some(delivery) = delivery.filter(|delivery| delivery.pulled.is_none()) else {
+            return false;
+        };
+        let is_copy = delivery.copies_for.is_some();
+        let sending = delivery.session().map(|run| run.sending.iter());
+        let mut sending = sending.into_iter().flatten();
+        let Some(it) = sending.find(|sending| sending.out == Some(out)) else {
+            return false;
+        };
+        let (seq, kind, length) = (it.seq, it.message.kind, it.length);
+        self.note_refusal(id, seq, status);
+        let left = self.left_to_try(id, seq, kind, length);
+        let Some(run) = self.session_run(id) else {
+            return false;
+        };
+        if let (Left::Try(end), false) = (left, is_copy) {
+            run.end_as(seq, end);
+            return false;
+        }
+        let place = run.sending.iter().position(|it| it.seq == seq);
+        let refused = place.and_then(|place| run.sending.remove(place));
+        if let Some(refused) = refused.filter(|_| !is_copy) {
+            self.end_refused(seq, refused.message, now);
+        }
+        self.go_on_sending(id, now);
+        true
+    }
+
+    /// A message has left the session, one way or the other.
+    fn go_on_sending(&mut self, id: DeliveryId, now: Now) {
+        let run = self.session_run(id);
+        if run.is_some_and(|run| run.phase == Phase::Closing) {
+            return self.close_session_run(id, now);
+        }
+        self.read_ahead(id, now);
+        self.pump_replay(id, now);
+        self.end_if_done(id, now);
     }
 
     fn replay_delivered(&mut self, id: DeliveryId, out: OutboundId, now: Now) {
@@ -235,14 +289,8 @@ impl Service {
         let Some(sending) = run.sending.remove(at) else {
             return;
         };
-        let is_closing = run.phase == Phase::Closing;
         self.confirm(id, sending.seq, now);
-        if is_closing {
-            return self.close_session_run(id, now);
-        }
-        self.read_ahead(id, now);
-        self.pump_replay(id, now);
-        self.end_if_done(id, now);
+        self.go_on_sending(id, now);
     }
 }
 

@@ -53,6 +53,17 @@ impl ReplayAnswer {
     }
 }
 
+/// Whether a device that answers a MESSAGE so will never take that message (cpm-facts §4, §6 row 7): its content,
+/// its size or the method is nothing for it. All else means "not now".
+pub const fn refuses_message_for_good(status: u16) -> bool {
+    matches!(status, 403 | 405 | 413 | 415 | 420 | 421 | 488 | 513 | 606)
+}
+
+/// The same of the answer to a SEND (RFC 4975 §10, cpm-facts §6 row 13).
+pub const fn refuses_send_for_good(status: u16) -> bool {
+    matches!(status, 403 | 413 | 415)
+}
+
 /// What has been tried in this run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tried {
@@ -102,7 +113,7 @@ pub fn next_step(answer: ReplayAnswer, tried: Tried, is_last: bool) -> Step {
     };
     match answer {
         ReplayAnswer::Wait | ReplayAnswer::Take => Step::Wait,
-        ReplayAnswer::NotNow | ReplayAnswer::BackOff => Step::End(RunEnd::Parked),
+        ReplayAnswer::NotNow | ReplayAnswer::BackOff => Step::End(RunEnd::Busy),
         ReplayAnswer::Decline | ReplayAnswer::Keep => Step::End(RunEnd::Declined),
         ReplayAnswer::NextDevice | ReplayAnswer::Gone => elsewhere(tried),
         ReplayAnswer::AlterOffer if !tried.altered => Step::Again(Tried {
@@ -157,12 +168,12 @@ mod tests {
 
     #[test]
     fn row_480_keeps_for_the_next_trigger_and_asks_no_other_device() {
-        assert_eq!(first(480), Step::End(RunEnd::Parked));
+        assert_eq!(first(480), Step::End(RunEnd::Busy));
     }
 
     #[test]
     fn row_486_backs_off() {
-        assert_eq!(first(486), Step::End(RunEnd::Parked));
+        assert_eq!(first(486), Step::End(RunEnd::Busy));
     }
 
     #[test]
@@ -219,6 +230,17 @@ mod tests {
     fn what_goes_in_a_circle_waits_for_another_registration() {
         for status in [482, 483] {
             assert_eq!(first(status), Step::End(RunEnd::Declined), "{status}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_wrong_with_the_message_itself_is_refused_for_good() {
+        let rows = [400, 401, 404, 407, 408, 410, 430, 480, 482, 483, 486, 491];
+        for status in rows.into_iter().chain([500, 503, 504, 600, 603]) {
+            assert!(!refuses_message_for_good(status), "{status}");
+        }
+        for status in [400, 408, 423, 481, 501, 506] {
+            assert!(!refuses_send_for_good(status), "{status}");
         }
     }
 

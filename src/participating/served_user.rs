@@ -3,8 +3,8 @@
 //!
 //! A machine exists only while something is held, pending or in flight for a user. One *run* at a
 //! time delivers a conversation's messages, oldest first, by one carrier; a run that the device
-//! refuses or breaks is *parked*: its messages stay, and it blocks nothing until the next
-//! registration or retry (cpm-facts §7.3).
+//! refuses or breaks is *parked*: its messages stay until the next registration or retry (cpm-facts §7.3),
+//! younger ones of the conversation behind them. Something new brings the next try forward.
 
 mod devices;
 mod fetching;
@@ -12,11 +12,13 @@ mod questions;
 mod runs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
 use crate::participating::conversation::{
-    Conversation, Ready, State, leaves_by_itself, make_ready, park,
+    Conversation, Ready, State, leaves_by_itself, make_ready, note_put_off, own_carrier, park,
+    step_aside,
 };
 pub use crate::participating::conversation::{ReplayPolicy, RetrySchedule};
 pub use crate::participating::copies::DeviceReach;
@@ -60,12 +62,26 @@ pub enum RunEnd {
     Done,
     /// Refused or broken: try again at the next registration or retry.
     Parked,
+    /// The same, and not before so long (Retry-After, RFC 3261 §20.33).
+    PutOff(Duration),
     /// We had no room: soon again, before anything younger.
     Shortage,
+    /// The same of who was called and had no time, or did not want to: he is not called again for each new message.
+    Busy,
     /// Declined for good: not before the next registration.
     Declined,
     /// The device takes no session like this: use the other carrier.
     OtherWay,
+}
+
+/// No device is left alone for longer, whatever it asks for.
+const LONGEST_ASKED: Duration = Duration::from_secs(3_600);
+
+impl RunEnd {
+    /// The same, of a device that wants to be left alone for so long if it said so.
+    pub fn after(self, asked: Option<Duration>) -> Self {
+        asked.map_or(self, |asked| Self::PutOff(asked.min(LONGEST_ASKED)))
+    }
 }
 
 /// What the machine asks of the service.
@@ -131,11 +147,13 @@ struct Run {
     is_pull: bool,
     /// The user has not asked: it steps over what he has to fetch.
     unasked: bool,
+    /// What waits aside, which it steps over.
+    aside: Option<Carrier>,
 }
 
 impl Run {
     fn carries(&self, held: &Held) -> bool {
-        !self.unasked || leaves_by_itself(held)
+        (!self.unasked || leaves_by_itself(held)) && self.aside != Some(own_carrier(held.kind))
     }
 }
 
@@ -214,17 +232,28 @@ impl ServedUser {
         user
     }
 
-    /// Whether a new message of this conversation may go straight to a device: nothing older of it is
-    /// held, being stored or replayed. A parked run does not count.
-    pub fn may_pass(&self, key: &ConversationKey) -> bool {
-        if self.loading != Loading::Complete {
-            return false;
-        }
-        self.conversations.get(key).is_none_or(|conversation| {
-            matches!(conversation.state, State::Parked { .. })
-                || conversation.is_empty()
-                || self.is_at_rest(conversation)
-        })
+    /// Whether a new message of this conversation may go straight to a device by `carrier`, MESSAGE or a session:
+    /// nothing older of it is held, being stored or replayed. What no device can take does not count, nor what
+    /// waits aside for the other carrier.
+    pub fn may_pass(&self, key: &ConversationKey, carrier: Carrier) -> bool {
+        self.loading == Loading::Complete
+            && self.conversations.get(key).is_none_or(|conversation| {
+                conversation.is_empty()
+                    || self.is_at_rest(conversation)
+                    || conversation.lets_by(carrier)
+                    || (self.copies.is_none() && conversation.is_beyond_devices())
+                    || (self.copies.is_some() && conversation.has_tried_patience())
+            })
+    }
+
+    /// The same for a receipt, as far as messages of the conversation go: those that devices put off do not count.
+    pub fn lets_receipts_by(&self, key: &ConversationKey) -> bool {
+        let is_parked = |conversation: &Conversation| {
+            matches!(conversation.state, State::Parked(_)) || conversation.aside.is_some()
+        };
+        let conversation = self.conversations.get(key);
+        self.may_pass(key, Carrier::Message)
+            || (self.loading == Loading::Complete && conversation.is_some_and(is_parked))
     }
 
     /// Whether a new receipt of this sender may go straight to a device, as far as his earlier ones go:
@@ -278,9 +307,12 @@ impl ServedUser {
         for (key, conversation) in &mut self.conversations {
             conversation.session_refused = false;
             conversation.obstacles = Obstacles::default();
-            conversation.attempt = 0;
+            conversation.forget_refusals(None);
+            conversation.forgive();
+            conversation.rejoin();
             conversation.registered_meanwhile = !conversation.trying.is_empty();
             if !matches!(conversation.state, State::Running(_)) {
+                conversation.forget_beyond(None);
                 make_ready(&mut self.ready, key, conversation);
             }
         }
@@ -342,8 +374,14 @@ impl ServedUser {
     pub fn handle_stored(&mut self, held: Held, is_long: bool, tried: bool, now: Now) {
         let again = self.end_trying(&held.conversation, held.seq);
         self.end_storing(&held.conversation, is_long);
+        self.leave_rest(&held.conversation);
         if tried && !again {
-            self.park_ready(&held.conversation, now);
+            // A session has rung, a MESSAGE has not.
+            let end = match own_carrier(held.kind) {
+                Carrier::Message => RunEnd::Parked,
+                Carrier::Session | Carrier::Standalone => RunEnd::Busy,
+            };
+            self.park_ready(&held.conversation, end, now);
         }
         // It may have been read from the store before devices took it as it came.
         for device in &held.marks {
@@ -355,7 +393,11 @@ impl ServedUser {
             Loading::Asked => {
                 self.stored_late.insert(held.seq, held);
             }
-            Loading::Complete => self.add(held),
+            Loading::Complete => {
+                let (key, carrier) = (held.conversation.clone(), own_carrier(held.kind));
+                self.add(held);
+                self.after_added(&key, carrier, tried, now);
+            }
         }
         if self.storing == 0 {
             self.loaded_early.clear();
@@ -369,16 +411,54 @@ impl ServedUser {
         self.start_runs(now);
     }
 
+    /// Something new comes, and it waits behind nothing but what no device takes.
+    fn leave_rest(&mut self, key: &ConversationKey) {
+        if let Some(conversation) = self.conversations.get_mut(key)
+            && conversation.is_beyond_devices()
+        {
+            conversation.state = State::Ready;
+        }
+    }
+
+    /// What a new message means for those that it waits behind: they are tried again as soon as may be.
+    fn after_added(&mut self, key: &ConversationKey, carrier: Carrier, tried: bool, now: Now) {
+        let Some(conversation) = self.conversations.get_mut(key) else {
+            return;
+        };
+        if tried && matches!(conversation.state, State::Parked(_)) {
+            note_put_off(conversation, now);
+        } else if conversation.hasten(carrier, now) {
+            conversation.rejoin();
+            conversation.obstacles.retry();
+            make_ready(&mut self.ready, key, conversation);
+        }
+    }
+
     /// The operator wants a parked conversation offered now.
     pub fn handle_retry(&mut self, key: &ConversationKey, now: Now) {
         if let Some(conversation) = self.conversations.get_mut(key)
-            && let State::Parked { .. } | State::Short { .. } = conversation.state
+            && !matches!(conversation.state, State::Running(_))
         {
             conversation.session_refused = false;
             conversation.obstacles = Obstacles::default();
+            conversation.forget_beyond(None);
+            conversation.rejoin();
             make_ready(&mut self.ready, key, conversation);
         }
         self.start_runs(now);
+    }
+
+    /// A device has refused a message for good, until it registers again.
+    pub fn handle_refused(&mut self, key: &ConversationKey, seq: Seq, device: u64) {
+        if let Some(conversation) = self.conversations.get_mut(key) {
+            conversation.refuse(seq, device);
+        }
+    }
+
+    /// Whether a device has.
+    pub fn is_refused_by(&self, key: &ConversationKey, seq: Seq, device: u64) -> bool {
+        let conversation = self.conversations.get(key);
+        conversation.is_some_and(|conversation| conversation.is_refused_by(seq, device))
     }
 
     /// A message left custody: a device confirmed it, it expired or was taken back.
@@ -400,10 +480,15 @@ impl ServedUser {
             self.ready.remove(seq);
         }
         conversation.held.remove(position);
+        conversation.forget_refusals(Some(seq));
+        conversation.forget_beyond(Some(seq));
         if position < conversation.handed {
             conversation.handed -= 1;
         }
-        conversation.attempt = 0;
+        // What waits aside has its own schedule.
+        if conversation.aside.is_none() {
+            conversation.forgive();
+        }
         conversation.shortages = 0;
         if conversation.state == State::Ready {
             make_ready(&mut self.ready, key, conversation);
@@ -424,11 +509,12 @@ impl ServedUser {
             let until = conversation.waits_until();
             if until.is_some_and(|until| until <= now.instant) {
                 conversation.obstacles.retry();
+                conversation.rejoin();
                 make_ready(&mut self.ready, key, conversation);
             }
         }
         let mut all = self.conversations.values();
-        self.may_wait = all.any(|conversation| conversation.waits_until().is_some());
+        self.may_wait = all.any(Conversation::may_wait);
         self.start_runs(now);
     }
 
@@ -447,7 +533,7 @@ impl ServedUser {
         }
     }
 
-    fn park_ready(&mut self, key: &ConversationKey, now: Now) {
+    fn park_ready(&mut self, key: &ConversationKey, end: RunEnd, now: Now) {
         let conversation = self.conversations.entry(key.clone());
         let conversation = conversation.or_insert_with(Conversation::new);
         if conversation.state != State::Ready {
@@ -457,7 +543,19 @@ impl ServedUser {
             self.ready.remove(first.seq);
         }
         self.may_wait = true;
-        park(conversation, &self.policy.retry, now);
+        park(conversation, &self.policy.retry, end, now);
+    }
+
+    /// A run of a conversation was refused or broke.
+    fn park_run(&mut self, key: &ConversationKey, end: RunEnd, now: Now) {
+        let Some(conversation) = self.conversations.get_mut(key) else {
+            return;
+        };
+        self.may_wait = true;
+        park(conversation, &self.policy.retry, end, now);
+        if self.copies.is_none() && step_aside(conversation) {
+            make_ready(&mut self.ready, key, conversation);
+        }
     }
 
     /// Whether the user has registered since the devices were tried.

@@ -63,6 +63,8 @@ pub(super) struct SessionRun {
     /// Here, or on their way to the device; oldest first.
     pub(super) sending: VecDeque<Sending>,
     pub(super) inbound: Option<(InboundId, Vec<u8>)>,
+    /// How it is to end if it breaks off at this message: what its device refused for good has another way to go.
+    pub(super) ends_as: Option<(Seq, RunEnd)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,6 +119,21 @@ impl SessionRun {
     fn awaits_answers(&self) -> bool {
         let mut sending = self.sending.iter();
         sending.any(|it| it.out.is_some() && !it.is_refused)
+    }
+
+    /// What its device refused for good is to leave in this way. Of two messages the older one says.
+    pub(super) fn end_as(&mut self, seq: Seq, end: RunEnd) {
+        if self.ends_as.is_none_or(|(known, _)| seq < known) {
+            self.ends_as = Some((seq, end));
+        }
+    }
+
+    /// How it ends if it breaks off. If an older message is left than the one with another way to go, the next run
+    /// would be this one again.
+    fn broken_off(&self) -> RunEnd {
+        let oldest = self.sending.front().map(|sending| sending.seq);
+        let other_way = self.ends_as.filter(|(seq, _)| Some(*seq) == oldest);
+        other_way.map_or(RunEnd::Parked, |(_, end)| end)
     }
 
     /// Whether an INVITE is out that carries a message: who accepts it has that.
@@ -310,6 +327,7 @@ impl Service {
             {
                 RunEnd::Done
             }
+            RunEnd::Parked => run.broken_off(),
             end => end,
         };
         if let Some(leg) = leg {
@@ -372,4 +390,39 @@ fn envelope_head(message: &DeferredMessage, length: u64) -> Bytes {
         content_headers: &[("Content-Type", &message.content_type)],
     };
     Envelope::wrap_head(&wrapper, length).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::request::MessageKind;
+
+    fn sending(seq: u64) -> Sending {
+        Sending {
+            seq: Seq(seq),
+            message: Box::new(DeferredMessage::empty("alice", "bob", MessageKind::Chat)),
+            head: Bytes::new(),
+            body: None,
+            length: 0,
+            out: None,
+            reading: false,
+            in_invite: false,
+            is_refused: false,
+        }
+    }
+
+    #[test]
+    fn what_has_another_way_to_go_takes_it_once_nothing_older_is_left() {
+        let mut run = SessionRun::default();
+        run.sending.extend([sending(1), sending(2), sending(3)]);
+        run.end_as(Seq(3), RunEnd::OtherWay);
+        run.end_as(Seq(2), RunEnd::Done);
+        assert_eq!(
+            run.broken_off(),
+            RunEnd::Parked,
+            "the device has not taken 1 either"
+        );
+        run.sending.pop_front();
+        assert_eq!(run.broken_off(), RunEnd::Done);
+    }
 }

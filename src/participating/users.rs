@@ -9,7 +9,7 @@ use crate::participating::contacts::Target;
 use crate::participating::custody::Retained;
 use crate::participating::delivery::Way;
 use crate::participating::replay_line::Occasion;
-use crate::participating::served_user::{DeviceReach, Reach, ServedUser, UserAction};
+use crate::participating::served_user::{Carrier, DeviceReach, Reach, ServedUser, UserAction};
 use crate::participating::service::{Service, Waiter};
 use crate::participating::spool::BodySize;
 use crate::store::request::{
@@ -166,10 +166,16 @@ impl Service {
         }
     }
 
-    /// Whether a message of a conversation may go to a user at once, as far as what waits for him goes.
-    pub(super) fn lets_pass(&self, user: &Identity, key: &ConversationKey) -> bool {
+    /// Whether a message of a conversation may go to a user at once by MESSAGE or in a session, as far as what waits
+    /// for him goes.
+    pub(super) fn lets_pass(
+        &self,
+        user: &Identity,
+        key: &ConversationKey,
+        carrier: Carrier,
+    ) -> bool {
         match self.users.get(user) {
-            Some(machine) => machine.may_pass(key),
+            Some(machine) => machine.may_pass(key, carrier),
             None => !self.stands_in_line(user),
         }
     }
@@ -299,7 +305,7 @@ impl Service {
     }
 
     /// The largest body that a device takes by MESSAGE.
-    fn largest_by_message(&self, target: &Target) -> u64 {
+    pub(super) fn largest_by_message(&self, target: &Target) -> u64 {
         match target.flow.transport.is_reliable() {
             true => self.settings.largest_message,
             false => super::contacts::LARGEST_DATAGRAM.min(self.settings.largest_message),

@@ -16,7 +16,8 @@ impl ServedUser {
         self.loading == Loading::Complete && all.all(|each| self.is_at_rest(each))
     }
 
-    /// Whether all that a conversation holds is only kept for devices that may come.
+    /// Whether all that a conversation holds is only kept for devices that may come, or has come to one of those
+    /// that are there.
     pub(super) fn is_at_rest(&self, conversation: &Conversation) -> bool {
         let Some(devices) = &self.copies else {
             return false;
@@ -26,6 +27,7 @@ impl ServedUser {
             && conversation
                 .next_copy(devices, false, &BTreeSet::new())
                 .is_none()
+            && !conversation.has_come_to_none(devices)
     }
 
     /// From here on each of these devices gets its own copy; `None`: one device is enough.
@@ -40,7 +42,9 @@ impl ServedUser {
     /// A run to a device ended: one that took nothing gets its copies after the others.
     pub(super) fn note_device(&mut self, device: u64, end: RunEnd) {
         match end {
-            RunEnd::Parked | RunEnd::Declined => self.failing.insert(device),
+            RunEnd::Parked | RunEnd::Busy | RunEnd::PutOff(_) | RunEnd::Declined => {
+                self.failing.insert(device)
+            }
             RunEnd::Done => self.failing.remove(&device),
             RunEnd::OtherWay | RunEnd::Shortage => return,
         };
@@ -115,7 +119,7 @@ impl ServedUser {
         let position = conversation.held.iter().position(|held| held.seq == seq);
         if let Some(position) = position {
             conversation.mark(position, device);
-            conversation.attempt = 0;
+            conversation.forgive();
             conversation.shortages = 0;
         }
     }

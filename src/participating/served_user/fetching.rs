@@ -83,6 +83,7 @@ impl ServedUser {
                 triggered_again: false,
                 is_pull: true,
                 unasked: false,
+                aside: None,
             };
             self.runs.insert(run, started);
             runs.push(run);

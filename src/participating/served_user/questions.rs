@@ -4,7 +4,7 @@ use crate::identity::Identity;
 use crate::participating::conversation::{Conversation, State, choose_carrier};
 use crate::store::request::{ConversationKey, Held, Seq};
 
-use super::{Loading, ServedUser, Standing};
+use super::{Loading, RunId, ServedUser, Standing};
 
 impl ServedUser {
     /// Whether it does nothing and asks for nothing, until something happens.
@@ -46,6 +46,14 @@ impl ServedUser {
         self.runs.values().any(|run| run.key == *key)
     }
 
+    /// Whether a run goes on without a message: the user has to fetch it, it waits aside, or no device takes it.
+    pub fn steps_over(&self, run: RunId, held: &Held) -> bool {
+        let run = self.runs.get(&run);
+        let conversation = self.conversations.get(&held.conversation);
+        run.is_some_and(|run| !run.carries(held))
+            || conversation.is_some_and(|conversation| conversation.is_beyond(held.seq))
+    }
+
     /// Whether a message is out with a running delivery.
     pub fn is_in_flight(&self, key: &ConversationKey, seq: Seq) -> bool {
         let Some(conversation) = self.conversations.get(key) else {
@@ -62,7 +70,8 @@ impl ServedUser {
         let State::Running(run) = conversation.state else {
             return true;
         };
-        self.runs.get(&run).is_none_or(|run| run.carries(held))
+        let run = self.runs.get(&run);
+        run.is_none_or(|run| run.carries(held)) && !conversation.is_beyond(held.seq)
     }
 
     /// The message of this author and `imdn.Message-ID` that waits and is not out with a delivery.
@@ -86,6 +95,12 @@ impl ServedUser {
         .map(|(key, held)| (key.clone(), held.seq))
     }
 
+    /// The message of a conversation that leaves next.
+    pub fn first_of(&self, key: &ConversationKey) -> Option<Seq> {
+        let conversation = self.conversations.get(key)?;
+        self.first_to_leave(conversation).map(|held| held.seq)
+    }
+
     /// Where a message stands.
     pub fn standing(&self, key: &ConversationKey, seq: Seq) -> Standing {
         let Some(conversation) = self.conversations.get(key) else {
@@ -104,7 +119,10 @@ impl ServedUser {
                 Standing::Running
             }
             _ if self.reach.is_some_and(incapable) => Standing::Incapable,
-            State::Parked { until } => Standing::Parked(until),
+            State::Parked(pause) => Standing::Parked(pause.until),
+            State::Ready if conversation.is_aside(held) => {
+                Standing::Parked(conversation.waits_until())
+            }
             State::Short { .. } | State::Ready | State::Running(_) => Standing::InLine,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::clock::Now;
 use crate::participating::conversation::{
-    Conversation, State, choose_carrier, make_ready, park, pause,
+    Conversation, Pause, State, choose_carrier, make_ready, park, pause,
 };
 use crate::participating::copies::{DeviceReach, Obstacles};
 use crate::store::request::{ConversationKey, Held, Seq};
@@ -23,13 +23,14 @@ impl ServedUser {
             begun,
             copies_for,
             unasked,
+            aside,
             ..
         } = self.runs.get(&run)?;
-        let (key, carrier, begun) = (key.clone(), *carrier, *begun);
+        let (key, carrier, begun, aside) = (key.clone(), *carrier, *begun, *aside);
         let unasked = *unasked || self.pull;
         let held = match *copies_for {
             Some(device) => self.next_copy_of(&key, device, (carrier, unasked), begun)?,
-            None => self.next_held_of(&key, (carrier, unasked), begun)?,
+            None => self.next_held_of(&key, (carrier, aside), unasked, begun)?,
         };
         self.runs.get_mut(&run)?.begun = true;
         Some(held)
@@ -39,12 +40,13 @@ impl ServedUser {
     pub(super) fn next_held_of(
         &mut self,
         key: &ConversationKey,
-        (carrier, unasked): (Carrier, bool),
+        (carrier, aside): (Carrier, Option<Carrier>),
+        unasked: bool,
         begun: bool,
     ) -> Option<Held> {
         let reach = self.reach?;
         let conversation = self.conversations.get(key)?;
-        let place = conversation.next_to_leave(conversation.handed, unasked)?;
+        let place = conversation.next_to_leave(conversation.handed, unasked, aside)?;
         let held = conversation.held.get(place)?;
         if begun && self.must_yield(carrier, held, reach) {
             return None;
@@ -116,27 +118,38 @@ impl ServedUser {
         }
         if let Some(conversation) = self.conversations.get_mut(&key) {
             conversation.handed = 0;
+            if triggered_again {
+                conversation.forget_beyond(None);
+            }
             conversation.session_refused |= end == RunEnd::OtherWay && copies_for.is_none();
             match (copies_for, triggered_again) {
                 (Some(_), true) => conversation.obstacles = Obstacles::default(),
                 (Some(device), false) => conversation.obstacles.note(device, end),
                 (None, _) => {}
             }
-            self.may_wait |= matches!(end, RunEnd::Shortage | RunEnd::Parked);
             match end {
                 // Another device may want its copies; if none does, the retry step is set at the start.
-                RunEnd::Parked | RunEnd::Declined if copies_for.is_some() => {
+                RunEnd::Parked | RunEnd::Busy | RunEnd::PutOff(_) | RunEnd::Declined
+                    if copies_for.is_some() =>
+                {
                     make_ready(&mut self.ready, &key, conversation);
                 }
                 RunEnd::Done | RunEnd::OtherWay => {
                     make_ready(&mut self.ready, &key, conversation);
                 }
-                RunEnd::Shortage => pause(conversation, &self.policy.retry, now),
-                RunEnd::Parked | RunEnd::Declined if triggered_again => {
+                RunEnd::Shortage => {
+                    self.may_wait = true;
+                    pause(conversation, &self.policy.retry, now);
+                }
+                RunEnd::Parked | RunEnd::Busy | RunEnd::PutOff(_) | RunEnd::Declined
+                    if triggered_again =>
+                {
                     make_ready(&mut self.ready, &key, conversation);
                 }
-                RunEnd::Parked => park(conversation, &self.policy.retry, now),
-                RunEnd::Declined => conversation.state = State::Parked { until: None },
+                RunEnd::Parked | RunEnd::Busy | RunEnd::PutOff(_) => {
+                    self.park_run(&key, end, now);
+                }
+                RunEnd::Declined => conversation.state = State::Parked(Pause::for_good(now)),
             }
         }
         self.forget_if_empty(&key);
@@ -247,9 +260,18 @@ impl ServedUser {
     }
 
     /// The oldest message of a conversation that does not wait for a fetch.
-    fn first_to_leave<'a>(&self, conversation: &'a Conversation) -> Option<&'a Held> {
-        let place = conversation.next_to_leave(0, self.pull)?;
+    pub(super) fn first_to_leave<'a>(&self, conversation: &'a Conversation) -> Option<&'a Held> {
+        let aside = conversation.carrier_aside();
+        let place = conversation.next_to_leave(0, self.pull, aside)?;
         conversation.held.get(place)
+    }
+
+    /// Steps over what no device takes, so that what is behind it leaves.
+    fn step_over_beyond(&mut self, key: &ConversationKey, reach: Reach) {
+        if let Some(conversation) = self.conversations.get_mut(key) {
+            let refused = conversation.session_refused;
+            conversation.step_over(|held| choose_carrier(held, reach, refused).is_none());
+        }
     }
 
     /// Whether only the MESSAGEs under way keep a conversation's copies from their devices.
@@ -288,7 +310,12 @@ impl ServedUser {
         let Some(conversation) = self.conversations.get(&key) else {
             return;
         };
-        let way = self.way_of(conversation, reach, &self.busy_devices());
+        let mut way = self.way_of(conversation, reach, &self.busy_devices());
+        if way.is_none() && self.copies.is_none() {
+            self.step_over_beyond(&key, reach);
+            let rest = self.conversations.get(&key);
+            way = rest.and_then(|rest| self.way_of(rest, reach, &BTreeSet::new()));
+        }
         let Some(conversation) = self.conversations.get_mut(&key) else {
             return;
         };
@@ -296,13 +323,13 @@ impl ServedUser {
             return match self.copies {
                 Some(_) if conversation.obstacles.are_passing() => {
                     self.may_wait = true;
-                    park(conversation, &self.policy.retry, now);
+                    park(conversation, &self.policy.retry, RunEnd::Parked, now);
                 }
                 Some(_) => {}
                 None => {
                     tracing::info!(author = %key.author,
                         "kept: no device takes a message of this form and size");
-                    conversation.state = State::Parked { until: None };
+                    conversation.state = State::Parked(conversation.pause_beyond(now));
                 }
             };
         };
@@ -310,8 +337,10 @@ impl ServedUser {
         self.next_run += 1;
         conversation.state = State::Running(run);
         conversation.handed = 0;
+        let aside = conversation.carrier_aside();
         let started = Run {
             key: key.clone(),
+            aside,
             carrier,
             copies_for: device,
             claim: Claim::None,
@@ -337,7 +366,7 @@ fn next_copy_of_run(
     carrier: Carrier,
     unasked: bool,
 ) -> Option<Held> {
-    while let Some(place) = conversation.next_to_leave(conversation.handed, unasked) {
+    while let Some(place) = conversation.next_to_leave(conversation.handed, unasked, None) {
         conversation.handed = place;
         let held = conversation.held.get(place)?;
         match conversation.copy_way(held, to) {

@@ -108,7 +108,7 @@ fn each_device_gets_each_message_once() {
     assert_eq!(copied(&mut user), [(7, vec![1, 2]), (8, vec![1, 2])]);
     assert!(user.is_idle(), "all that is there have all");
     assert!(!user.holds_nothing(), "others may come");
-    assert!(user.may_pass(&key("alice")));
+    assert!(user.may_pass(&key("alice"), Carrier::Message));
     user.handle_reach(BOTH, now);
     assert!(copied(&mut user).is_empty());
     user.handle_stored(held(3, "alice", MessageKind::Chat), false, false, now);
@@ -305,7 +305,7 @@ fn a_run_without_room_begins_again_soon_and_nothing_passes_it() {
     let (run, ..) = started(&mut user)[0].clone();
     user.handle_run_ended(run, RunEnd::Shortage, now);
     assert!(started(&mut user).is_empty());
-    assert!(!user.may_pass(&key("alice")));
+    assert!(!user.may_pass(&key("alice"), Carrier::Message));
     let soon = user.next_deadline().expect("it begins again by itself");
     assert!(soon.since(now.instant) <= Duration::from_secs(1));
     now.instant = soon;
@@ -323,11 +323,10 @@ fn a_shortage_that_does_not_end_waits_for_the_retry_step() {
         for (run, ..) in started(&mut user) {
             user.handle_run_ended(run, RunEnd::Shortage, now);
         }
-        if user.may_pass(&key("alice")) {
-            let until = user.next_deadline().expect("a retry step");
-            assert_eq!(until.since(now.instant), Duration::from_secs(30));
+        let until = user.next_deadline().expect("a pause");
+        if until.since(now.instant) == Duration::from_secs(30) {
             let held_up = now.instant.since(Now::default().instant);
-            return assert_eq!(held_up, Duration::from_secs(610), "order is kept so long");
+            return assert_eq!(held_up, Duration::from_secs(610), "it is begun so often");
         }
         now.instant = user.next_deadline().expect("a pause");
         user.handle_timeout(now);
@@ -401,10 +400,10 @@ fn what_was_kept_while_away_is_run_at_registration_oldest_first() {
 fn a_message_never_overtakes_one_that_is_being_stored_or_replayed() {
     let mut user = user();
     user.handle_reach(BOTH, Now::default());
-    assert!(user.may_pass(&key("alice")));
+    assert!(user.may_pass(&key("alice"), Carrier::Message));
     user.handle_storing(&key("alice"), false);
-    assert!(!user.may_pass(&key("alice")));
-    assert!(user.may_pass(&key("carol")));
+    assert!(!user.may_pass(&key("alice"), Carrier::Message));
+    assert!(user.may_pass(&key("carol"), Carrier::Message));
     user.handle_stored(
         held(1, "alice", MessageKind::Pager),
         false,
@@ -413,10 +412,10 @@ fn a_message_never_overtakes_one_that_is_being_stored_or_replayed() {
     );
     let runs = started(&mut user);
     assert_eq!(take_all(&mut user, runs[0].0), [1]);
-    assert!(!user.may_pass(&key("alice")));
+    assert!(!user.may_pass(&key("alice"), Carrier::Message));
     user.handle_settled(&key("alice"), Seq(1));
     user.handle_run_ended(runs[0].0, RunEnd::Done, Now::default());
-    assert!(user.may_pass(&key("alice")));
+    assert!(user.may_pass(&key("alice"), Carrier::Message));
     assert!(user.is_idle());
 }
 
@@ -442,7 +441,7 @@ fn a_message_never_overtakes_one_a_device_may_still_take() {
 }
 
 #[test]
-fn a_refused_run_is_parked_and_blocks_nothing_until_retry_or_registration() {
+fn a_refused_run_is_parked_until_retry_or_registration_and_blocks_only_its_own_conversation() {
     let mut user = user();
     user.handle_stored(
         held(1, "alice", MessageKind::Chat),
@@ -462,7 +461,9 @@ fn a_refused_run_is_parked_and_blocks_nothing_until_retry_or_registration() {
     assert_eq!(take_all(&mut user, runs[0].0), [1]);
     user.handle_run_ended(runs[0].0, RunEnd::Parked, Now::default());
     assert!(started(&mut user).is_empty());
-    assert!(user.may_pass(&key("alice")));
+    assert!(!user.may_pass(&key("alice"), Carrier::Message));
+    assert!(!user.may_pass(&key("alice"), Carrier::Session));
+    assert!(user.may_pass(&key("dave"), Carrier::Message));
     let after = Now::default().plus(Duration::from_secs(30));
     assert_eq!(user.next_deadline(), Some(after.instant));
     user.handle_timeout(after);
@@ -475,6 +476,194 @@ fn a_refused_run_is_parked_and_blocks_nothing_until_retry_or_registration() {
     );
     user.handle_reach(BOTH, after);
     assert_eq!(started(&mut user).len(), 1);
+}
+
+/// A user whose devices have put off the message 1 of alice's, at `now`.
+fn put_off(kind: MessageKind, end: RunEnd, now: Now) -> ServedUser {
+    let mut user = user();
+    user.handle_stored(held(1, "alice", kind), false, false, now);
+    user.handle_reach(BOTH, now);
+    refuses(&mut user, end, now);
+    user
+}
+
+/// The run that has begun carries this and ends so.
+fn refuses(user: &mut ServedUser, end: RunEnd, now: Now) {
+    let run = started(user)[0].0;
+    assert_eq!(take_all(user, run).first(), Some(&1));
+    user.handle_run_ended(run, end, now);
+}
+
+fn comes(user: &mut ServedUser, seq: u64, kind: MessageKind, now: Now) {
+    user.handle_storing(&key("alice"), false);
+    user.handle_stored(held(seq, "alice", kind), false, false, now);
+}
+
+#[test]
+fn what_comes_behind_a_parked_run_brings_its_next_try_about() {
+    let kind = MessageKind::Pager;
+    let now = Now::default();
+    let mut user = put_off(kind, RunEnd::Parked, now);
+    let later = now.plus(Duration::from_secs(10));
+    comes(&mut user, 2, kind, later);
+    let run = started(&mut user)[0].0;
+    assert_eq!(take_all(&mut user, run), [1, 2]);
+}
+
+#[test]
+fn a_flood_behind_a_parked_run_is_no_flood_of_tries() {
+    let kind = MessageKind::Pager;
+    let mut now = Now::default();
+    let mut user = put_off(kind, RunEnd::Parked, now);
+    let mut tries = 0;
+    for seq in 2..=600 {
+        comes(&mut user, seq, kind, now);
+        if user.next_deadline().is_some_and(|at| at <= now.instant) {
+            user.handle_timeout(now);
+        }
+        for (run, ..) in started(&mut user) {
+            tries += 1;
+            user.handle_run_ended(run, RunEnd::Parked, now);
+        }
+        now = now.plus(Duration::from_millis(100));
+    }
+    assert_eq!(
+        tries, 10,
+        "in a minute: every three seconds at first, then every thirty"
+    );
+}
+
+#[test]
+fn a_device_that_asks_for_time_has_it() {
+    let asked = Duration::from_secs(60);
+    let kind = MessageKind::Pager;
+    let now = Now::default();
+    let mut user = put_off(kind, RunEnd::Parked.after(Some(asked)), now);
+    comes(&mut user, 2, kind, now.plus(Duration::from_secs(30)));
+    assert!(started(&mut user).is_empty());
+    let until = user.next_deadline().expect("it is tried again");
+    assert_eq!(until.since(now.instant), asked);
+}
+
+#[test]
+fn who_had_no_time_for_a_call_is_not_called_again_for_each_new_message() {
+    let now = Now::default();
+    let mut user = put_off(MessageKind::Chat, RunEnd::Busy, now);
+    comes(
+        &mut user,
+        2,
+        MessageKind::Chat,
+        now.plus(Duration::from_secs(29)),
+    );
+    assert!(started(&mut user).is_empty());
+    let until = user.next_deadline().expect("it is tried again");
+    assert_eq!(until.since(now.instant), Duration::from_secs(30));
+}
+
+#[test]
+fn what_comes_behind_a_declined_run_waits_for_the_registration_too() {
+    let kind = MessageKind::Pager;
+    let now = Now::default();
+    let mut user = put_off(kind, RunEnd::Declined, now);
+    let later = now.plus(Duration::from_secs(600));
+    comes(&mut user, 2, kind, later);
+    assert!(started(&mut user).is_empty());
+    assert!(!user.may_pass(&key("alice"), Carrier::Session));
+    user.handle_reach(BOTH, later);
+    let run = started(&mut user)[0].0;
+    assert_eq!(take_all(&mut user, run), [1, 2]);
+}
+
+#[test]
+fn after_two_minutes_of_refusals_what_leaves_by_the_other_carrier_goes_on() {
+    let now = Now::default();
+    let mut user = put_off(MessageKind::Pager, RunEnd::Parked, now);
+    let soon = now.plus(Duration::from_secs(10));
+    comes(&mut user, 2, MessageKind::Chat, soon);
+    refuses(&mut user, RunEnd::Parked, soon);
+    assert!(
+        !user.may_pass(&key("alice"), Carrier::Session),
+        "order comes first"
+    );
+    let late = now.plus(Duration::from_secs(120));
+    comes(&mut user, 3, MessageKind::Pager, late);
+    refuses(&mut user, RunEnd::Parked, late);
+    let run = started(&mut user)[0].0;
+    assert_eq!(
+        take_all(&mut user, run),
+        [2],
+        "the session carries what is a chat's"
+    );
+    assert!(!user.may_pass(&key("alice"), Carrier::Session));
+    user.handle_settled(&key("alice"), Seq(2));
+    user.handle_run_ended(run, RunEnd::Done, late);
+    assert!(started(&mut user).is_empty());
+    assert!(user.may_pass(&key("alice"), Carrier::Session));
+    assert!(!user.may_pass(&key("alice"), Carrier::Message));
+    let again = user.next_deadline().expect("a retry step");
+    let later = late.plus(again.since(late.instant));
+    user.handle_timeout(later);
+    let run = started(&mut user)[0].0;
+    assert!(!user.may_pass(&key("alice"), Carrier::Session));
+    assert_eq!(take_all(&mut user, run), [1, 3]);
+}
+
+#[test]
+fn while_both_carriers_are_put_off_nothing_is_tried_in_between() {
+    let now = Now::default().plus(Duration::from_secs(1));
+    let mut user = put_off(MessageKind::Pager, RunEnd::Parked, now);
+    let late = now.plus(Duration::from_secs(120));
+    comes(&mut user, 2, MessageKind::Chat, late);
+    refuses(&mut user, RunEnd::Parked, late);
+    let run = started(&mut user)[0].0;
+    assert_eq!(take_all(&mut user, run), [2]);
+    user.handle_run_ended(run, RunEnd::Parked, late);
+    assert!(started(&mut user).is_empty());
+    assert!(user.next_deadline().is_some_and(|at| at > late.instant));
+}
+
+#[test]
+fn a_receipt_passes_messages_that_were_put_off() {
+    let user = put_off(MessageKind::Chat, RunEnd::Parked, Now::default());
+    assert!(user.lets_receipts_by(&key("alice")));
+}
+
+#[test]
+fn a_message_that_no_device_takes_blocks_nothing() {
+    let now = Now::default();
+    let mut user = user();
+    let mut large = held(1, "alice", MessageKind::Chat);
+    large.length = 100_000;
+    user.handle_stored(large, false, false, now);
+    let small = Reach {
+        session: false,
+        standalone: false,
+        ..BOTH
+    };
+    user.handle_reach(small, now);
+    assert!(started(&mut user).is_empty());
+    assert!(user.may_pass(&key("alice"), Carrier::Message));
+}
+
+#[test]
+fn a_copy_that_a_device_refused_for_good_is_not_offered_to_it_again() {
+    let now = Now::default();
+    let mut user = copying(&[(7, BOTH)]);
+    for seq in [1, 2] {
+        user.handle_stored(held(seq, "alice", MessageKind::Pager), false, false, now);
+    }
+    user.handle_refused(&key("alice"), Seq(1), 7);
+    user.handle_reach(BOTH, now);
+    assert_eq!(copied(&mut user), [(7, vec![1, 2])], "it has registered");
+    user.handle_stored(held(3, "alice", MessageKind::Pager), false, false, now);
+    let Some(UserAction::Start { run, key, .. }) = user.poll_action() else {
+        panic!("a run");
+    };
+    assert_eq!(take_all(&mut user, run), [3]);
+    user.handle_refused(&key, Seq(3), 7);
+    user.handle_run_ended(run, RunEnd::Done, now);
+    assert!(copied(&mut user).is_empty());
+    assert!(user.may_pass(&key, Carrier::Message), "the others go on");
 }
 
 #[test]
@@ -573,7 +762,7 @@ fn a_message_stored_while_the_queue_is_loading_is_taken_once() {
     let mut user = ServedUser::new(true, policy(retry));
     user.handle_reach(BOTH, Now::default());
     assert_eq!(user.poll_action(), Some(UserAction::Load { after: None }));
-    assert!(!user.may_pass(&key("alice")));
+    assert!(!user.may_pass(&key("alice"), Carrier::Message));
     user.handle_storing(&key("alice"), false);
     user.handle_stored(
         held(2, "alice", MessageKind::Pager),
@@ -756,7 +945,7 @@ fn a_fetch_has_all_conversations_in_order_and_no_run_has_them_too() {
     let order: Vec<u64> = queue.iter().map(|held| held.seq.0).collect();
     assert_eq!(order, [1, 2, 3]);
     assert!(user.begin_pull(&Wanted::Everything, None).is_none());
-    assert!(!user.may_pass(&key("alice")));
+    assert!(!user.may_pass(&key("alice"), Carrier::Message));
     assert!(user.is_in_flight(&key("alice"), Seq(3)));
     user.handle_settled(&key("alice"), Seq(1));
     user.set_pull(false);
@@ -830,4 +1019,73 @@ fn a_message_stored_while_the_queue_is_loaded_is_held_though_younger_ones_came_f
     let runs = started(&mut user);
     assert_eq!(runs.len(), 1);
     assert_eq!(take_all(&mut user, runs[0].0), [1, 2]);
+}
+
+#[test]
+fn what_waits_aside_is_tried_again_although_its_conversation_ran_while_another_was_tried() {
+    let now = Now::default();
+    let mut user = put_off(MessageKind::Pager, RunEnd::Parked, now);
+    let late = now.plus(Duration::from_secs(120));
+    comes(&mut user, 2, MessageKind::Chat, late);
+    refuses(&mut user, RunEnd::Parked, late);
+    let chat = started(&mut user)[0].0;
+    assert_eq!(take_all(&mut user, chat), [2]);
+    user.handle_stored(held(10, "bob", MessageKind::Pager), false, false, late);
+    let bob = started(&mut user)[0].0;
+    user.handle_run_ended(bob, RunEnd::Parked, late);
+    let at = user.next_deadline().expect("bob's retry step");
+    let later = late.plus(at.since(late.instant));
+    user.handle_timeout(later);
+    let bob = started(&mut user)[0].0;
+    assert_eq!(take_all(&mut user, bob), [10]);
+    user.handle_settled(&key("bob"), Seq(10));
+    user.handle_run_ended(bob, RunEnd::Done, later);
+    user.handle_settled(&key("alice"), Seq(2));
+    user.handle_run_ended(chat, RunEnd::Done, later);
+    assert!(user.next_deadline().is_some(), "the message 1 waits for it");
+}
+
+#[test]
+fn what_waits_aside_is_tried_again_although_no_device_takes_what_is_behind_it() {
+    let now = Now::default();
+    let mut user = put_off(MessageKind::Pager, RunEnd::Parked, now);
+    let late = now.plus(Duration::from_secs(120));
+    let mut large = held(2, "alice", MessageKind::Pager);
+    (large.kind, large.length) = (MessageKind::Chat, 100_000);
+    user.handle_reach(
+        Reach {
+            session: false,
+            ..BOTH
+        },
+        late,
+    );
+    user.handle_stored(large, false, false, late);
+    refuses(&mut user, RunEnd::Parked, late);
+    assert!(started(&mut user).is_empty());
+    assert!(user.next_deadline().is_some(), "the message 1 waits for it");
+}
+
+#[test]
+fn what_devices_put_off_behind_a_message_that_none_takes_is_neither_overtaken_nor_forgotten() {
+    let now = Now::default();
+    let mut user = user();
+    let mut large = held(1, "alice", MessageKind::Chat);
+    large.length = 100_000;
+    user.handle_stored(large, false, false, now);
+    user.handle_reach(
+        Reach {
+            session: false,
+            standalone: false,
+            ..BOTH
+        },
+        now,
+    );
+    assert!(user.may_pass(&key("alice"), Carrier::Message));
+    user.handle_storing(&key("alice"), false);
+    user.handle_stored(held(2, "alice", MessageKind::Pager), false, true, now);
+    assert!(
+        !user.may_pass(&key("alice"), Carrier::Message),
+        "2 was first"
+    );
+    assert!(user.next_deadline().is_some(), "2 is tried again");
 }

@@ -15,8 +15,10 @@ use std::process::{Command, ExitCode};
 use std::thread;
 
 use paths::chunks::{Receiver, cut, message};
-use paths::core::{Bench, user};
+use paths::core::{AUTHOR, Bench, user};
 use paths::store::{BATCH, Desk};
+use paths::texts;
+use restante::sip::glance::{self, Glance};
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.toml");
@@ -25,10 +27,11 @@ const TOLERANCE: u64 = 5;
 /// The same where another compiler made the counts.
 const OTHER_COMPILER: u64 = 25;
 /// The paths, and the rounds of each that are counted: more where a round is cheap or varies.
-const PATHS: [(&str, u64); 7] = [
+const PATHS: [(&str, u64); 8] = [
     ("relay", 60),
     ("keep", 60),
     ("register", 60),
+    ("refuse", 640),
     ("store", 640),
     ("settle", 640),
     ("framing", 128),
@@ -82,6 +85,11 @@ fn run(path: &str, rounds: u64) {
                 }
             }
         }
+        "refuse" => {
+            for round in 0..rounds {
+                refuse(&texts::message("alice", "bob", round));
+            }
+        }
         "store" => {
             let mut desk = Desk::new();
             for _ in 0..rounds.div_ceil(BATCH) {
@@ -111,6 +119,18 @@ fn run(path: &str, rounds: u64) {
         }
         other => panic!("no path {other}"),
     }
+}
+
+/// As a shard does whose line is full, with what comes as a datagram.
+fn refuse(text: &str) {
+    let source = AUTHOR.parse().expect("an address");
+    let Glance::Begins(request) = glance::look(text.as_bytes()) else {
+        panic!("a request that begins something");
+    };
+    assert!(request.identity().is_some());
+    let mut answer = String::with_capacity(1024);
+    let to = request.refuse(&mut answer, source, 4711, 3);
+    assert_eq!(to, Some(source));
 }
 
 fn check() -> ExitCode {

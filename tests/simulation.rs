@@ -167,7 +167,7 @@ fn seeds_drawn_at_random_find_nothing() {
 }
 
 /// Seeds of the soak that found something, and what it was.
-const FOUND: [(u64, &str); 7] = [
+const FOUND: [(u64, &str); 8] = [
     (1044, "a callee's message in the recipient's own call"),
     (
         1104,
@@ -183,6 +183,10 @@ const FOUND: [(u64, &str); 7] = [
     (
         200_396,
         "a receipt waited behind an older one that was refused: the model took it for overtaken",
+    ),
+    (
+        2_547_924_292,
+        "a message that was refused for good had ended on a disk that took nothing: the model took it for overtaken",
     ),
 ];
 

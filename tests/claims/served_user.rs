@@ -209,7 +209,8 @@ impl Service {
         );
         assert!(!handed.contains(&held.seq), "handed out twice");
         let older = self.durable.range(..held.seq).find(|(seq, other)| {
-            other.conversation == *key && self.told.contains(seq) && !handed.contains(seq)
+            let waits = self.told.contains(seq) && !handed.contains(seq);
+            other.conversation == *key && waits && !self.user.steps_over(run, other)
         });
         assert!(older.is_none(), "{:?} before {older:?}", held.seq);
         handed.push(held.seq);
@@ -225,10 +226,11 @@ impl Service {
             RunEnd::Shortage,
             RunEnd::Declined,
             RunEnd::OtherWay,
+            RunEnd::PutOff(Duration::from_secs(60)),
         ];
         self.runs.remove(&run);
         self.user
-            .handle_run_ended(run, ends[choices.below(4)], self.now);
+            .handle_run_ended(run, ends[choices.below(5)], self.now);
     }
 
     fn pass(&mut self, span: Duration) {

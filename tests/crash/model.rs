@@ -19,8 +19,6 @@ pub struct Stream {
     pub author: &'static str,
     pub recipient: &'static str,
     pub way: &'static str,
-    /// Its recipient refuses nothing and breaks nothing, so nothing may overtake.
-    pub strict: bool,
 }
 
 /// What its author heard of a message.
@@ -126,8 +124,6 @@ pub struct Counts {
     /// Of one stream after one kill, at most; where the disk refused for a while, apart.
     pub most_duplicates: u64,
     pub most_duplicates_of_disk: u64,
-    /// Came before an older one that its recipient had put off (decision 3).
-    pub overtaken: u64,
 }
 
 impl Book {
@@ -321,10 +317,7 @@ impl Pages {
             }
             let last = reached.entry(sent.stream).or_default();
             if sent.number < *last {
-                match sent.stream.strict {
-                    true => verdict.reordered.push(format!("{name} after {last}")),
-                    false => counts.overtaken += 1,
-                }
+                verdict.reordered.push(format!("{name} after {last}"));
             }
             *last = sent.number.max(*last);
         }
@@ -430,7 +423,6 @@ mod tests {
             author: "ann",
             recipient: "frank",
             way: "pager",
-            strict: false,
         }
     }
 

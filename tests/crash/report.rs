@@ -68,7 +68,6 @@ impl Report {
             let of_way = own.duplicates_by_way.entry(way).or_default();
             *of_way = (of_way.0 + many, of_way.1.max(*most));
         }
-        own.overtaken += more.overtaken;
         own.most_duplicates = own.most_duplicates.max(more.most_duplicates);
         own.most_duplicates_of_disk = own
             .most_duplicates_of_disk
@@ -146,11 +145,6 @@ impl fmt::Display for Report {
             f,
             "  {:>6}  more that their authors had said again",
             counts.said_again
-        )?;
-        writeln!(
-            f,
-            "overtaken while put off by a device  {}",
-            counts.overtaken
         )?;
         let (median, most) = median_and_most(&self.first_answers);
         writeln!(

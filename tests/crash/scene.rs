@@ -114,7 +114,6 @@ impl Person {
             author: self.name,
             recipient: other.name,
             way,
-            strict: !other.difficult,
         }
     }
 }

@@ -5,24 +5,7 @@ use restante::demo::{
     Disposition, Failure, Profile, Reaction, SESSION_TAG, Setup, Transport, UserAgent,
 };
 
-use crate::support::{Configuration, on_every_shard_count};
-
-fn writes_while_bob_is_away(author: &UserAgent, texts: &[&str]) -> Result<(), Failure> {
-    let chat = author.opens_chat("bob")?;
-    for text in texts {
-        chat.says(text)?;
-    }
-    chat.hangs_up()
-}
-
-fn takes_replay(device: &UserAgent, texts: &[&str]) -> Result<(), Failure> {
-    let replay = device.expect_invite()?.answers_recvonly(Setup::Active)?;
-    for text in texts {
-        replay.expect_text(text)?;
-    }
-    replay.expect_bye()?;
-    Ok(())
-}
+use crate::support::{Configuration, on_every_shard_count, takes_replay, writes_while_bob_is_away};
 
 /// Every device of a user gets its copy.
 fn every() -> Configuration {

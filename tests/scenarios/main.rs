@@ -26,6 +26,7 @@ mod first_message;
 mod ipv6;
 mod large;
 mod msrp_hostile;
+mod order;
 mod pager;
 mod privacy;
 mod process;

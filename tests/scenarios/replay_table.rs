@@ -2,36 +2,17 @@
 
 use std::time::Duration;
 
-use restante::demo::{Chat, Failure, Profile, Setup, Transport, UserAgent, attribute};
+use restante::demo::{Failure, Profile, Setup, Transport, UserAgent, attribute};
 
-use crate::support::{Configuration, Stage, on_every_shard_count};
+use crate::support::{
+    Configuration, Stage, expect_replay, on_every_shard_count, takes_replay,
+    writes_while_bob_is_away,
+};
 
 /// An answer that agrees to a session in which nothing is sent.
 const INACTIVE: &str = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\n\
     m=message 9 TCP/MSRP *\r\na=accept-types:message/cpim\r\na=accept-wrapped-types:*\r\n\
     a=path:msrp://127.0.0.1:9/inactive;tcp\r\na=setup:active\r\na=inactive\r\n";
-
-/// `author` writes these to Bob in one chat while he is away.
-fn writes_while_bob_is_away(author: &UserAgent, texts: &[&str]) -> Result<(), Failure> {
-    let chat = author.opens_chat("bob")?;
-    for text in texts {
-        chat.says(text)?;
-    }
-    chat.hangs_up()
-}
-
-fn expect_replay(replay: &Chat<'_>, texts: &[&str]) -> Result<(), Failure> {
-    for text in texts {
-        replay.expect_text(text)?;
-    }
-    replay.expect_bye()?;
-    Ok(())
-}
-
-fn takes_replay(device: &UserAgent, texts: &[&str]) -> Result<(), Failure> {
-    let replay = device.expect_invite()?.answers_recvonly(Setup::Active)?;
-    expect_replay(&replay, texts)
-}
 
 /// Retries that no test waits for, so that what comes again comes for another reason.
 fn patient() -> Configuration {

@@ -5,9 +5,11 @@
 mod attacker;
 mod configuration;
 mod families;
+mod replays;
 mod stage;
 
 pub use attacker::{Attacker, Credentials, nonce_in};
 pub use configuration::Configuration;
 pub use families::{Family, Shown};
+pub use replays::{expect_replay, takes_replay, writes_while_bob_is_away};
 pub use stage::{BINARY, Stage, on_every_shard_count, on_stage};

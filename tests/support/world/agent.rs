@@ -384,6 +384,11 @@ impl Agent {
             let device = self.mark_at(request.request_uri());
             self.take_message(request.body(), begun, (None, device), sight);
         }
+        if method == "MESSAGE" && status != 200 {
+            sight
+                .ledger
+                .refused(request.body(), status, sight.now.instant);
+        }
         let mut packet = Packet::plain(self.answer(request, status, "", b""));
         if method == "MESSAGE" && status == 200 {
             let id = sight.ledger.find(request.body());

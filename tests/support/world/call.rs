@@ -208,7 +208,6 @@ impl Agent {
             let now = sight.now.instant;
             let line = format!("{now:?} message {id} is acknowledged: {status} to its INVITE");
             sight.ledger.tell(line);
-            sight.ledger.entries[id].put_off = status == 486;
             sight.ledger.acknowledged(id, false, sight.disk, now);
         }
         if status / 100 != 2 {
@@ -253,6 +252,9 @@ impl Agent {
         let sdp = String::from_utf8_lossy(request.body()).into_owned();
         if status != 200 || !self.takes_sessions {
             let status = if status == 200 { 488 } else { status };
+            sight
+                .ledger
+                .refused(request.body(), status, sight.now.instant);
             let answer = self.answer(request, status, "", b"");
             return sight.out.push(Out::Sip(Packet::plain(answer)));
         }

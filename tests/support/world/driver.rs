@@ -369,11 +369,6 @@ impl World {
         self.ledger
             .tell(format!("{:?} {label} is {mood:?}", self.now.instant));
         self.agents[agent].mood = mood;
-        let moody = self
-            .agents
-            .iter()
-            .filter(|agent| agent.mood != Mood::Willing);
-        self.ledger.moody = moody.map(|agent| agent.user).collect();
     }
 
     /// Nothing goes wrong any more, everybody is there; until nothing happens any more.
@@ -404,7 +399,6 @@ impl World {
                 self.with_agent(agent, |agent, sight| agent.hang_up(number, true, sight));
             }
         }
-        self.ledger.moody.clear();
         for _ in 0..6 {
             for agent in 0..self.agents.len() {
                 self.register(agent, 3600);

@@ -49,8 +49,9 @@ pub struct Entry {
     pub turned_away: bool,
     /// It was sent in a session of its own.
     pub is_large: bool,
-    /// It came in an INVITE that no device took: it waits for its time and holds up nothing (decision 3).
-    pub put_off: bool,
+    /// A device has last refused it then; and one has refused it for good.
+    pub refused_at: Option<Instant>,
+    pub refused_for_good: bool,
     /// A crash has undone what the server knew.
     pub may_repeat: bool,
     /// The notifications of its failure that the author got, by their own Message-IDs.
@@ -127,8 +128,6 @@ pub struct Ledger {
     pub faults: Vec<String>,
     /// When a recipient's devices, links or the server last misbehaved.
     pub disturbed: BTreeMap<usize, Instant>,
-    /// Users with a device that does not take what comes.
-    pub moody: BTreeSet<usize>,
     pub wishes: Vec<Wishes>,
     /// Since when the wall clock has not been set; and the latest time it has shown.
     pub steady_since: Instant,
@@ -150,6 +149,10 @@ const LINGERS: Duration = Duration::from_secs(35);
 const FITS_EVERY_DEVICE: usize = 50_000;
 /// What came in a session of its own leaves by MESSAGE up to here (`[deferral] switchover_size`).
 const SWITCHES_OVER: usize = 1_300;
+/// What a device refuses so it will never take.
+const FOR_GOOD: [u16; 9] = [403, 405, 413, 415, 420, 421, 488, 513, 606];
+/// For so long what leaves by the other carrier waits behind what is put off (decision 3).
+const PATIENCE: Duration = Duration::from_secs(120);
 /// The server looks for what has expired once a second, and the store may be slow to say.
 const EXPIRY_SLACK: Duration = Duration::from_secs(3);
 /// Lines of the story that are kept.
@@ -162,6 +165,11 @@ impl Entry {
             true => SWITCHES_OVER,
             false => FITS_EVERY_DEVICE,
         }
+    }
+
+    /// Whether it leaves in a session, if its recipient's devices have the choice.
+    fn leaves_in_session(&self) -> bool {
+        self.is_large || !(self.is_notification || self.conversation.starts_with('p'))
     }
 }
 
@@ -289,6 +297,16 @@ impl Ledger {
             .any(|(_, other)| other.tells.iter().any(|word| own.tells.contains(word)))
     }
 
+    /// A device did not take the message.
+    pub fn refused(&mut self, octets: &[u8], status: u16, now: Instant) {
+        if let Some(id) = self.find(octets) {
+            self.tell(format!("{now:?} message {id} is refused with {status}"));
+            let entry = &mut self.entries[id];
+            entry.refused_at = Some(now);
+            entry.refused_for_good |= FOR_GOOD.contains(&status);
+        }
+    }
+
     /// A device took the message; whether it is its first time there.
     pub fn received(
         &mut self,
@@ -350,7 +368,7 @@ impl Ledger {
         entry.received_by.entry(device).or_insert(now);
         // Who talks without being registered is there for that call: what was kept meanwhile waits on.
         if first && !unregistered_in_call {
-            faults.extend(self.overtaken(id));
+            faults.extend(self.overtaken(id, begun, wall));
         }
         for fault in faults {
             self.fault(fault);
@@ -358,15 +376,15 @@ impl Ledger {
         first_here
     }
 
-    /// A message that was acknowledged before this one was written, and has not come yet.
-    fn overtaken(&self, id: usize) -> Option<String> {
+    /// A message that was acknowledged before this one was written, and has not come yet: whatever its devices do,
+    /// that one has to come first (decision 3).
+    fn overtaken(&self, id: usize, begun: Instant, wall: UnixMillis) -> Option<String> {
         let new = &self.entries[id];
         let wishes = self.wishes(new.recipient);
         // What waits until he asks is passed by what comes by itself.
-        if self.moody.contains(&new.recipient) || wishes.pull || wishes.drops_oldest {
+        if wishes.pull || wishes.drops_oldest {
             return None;
         }
-        let calm_since = self.disturbed.get(&new.recipient).copied();
         let keeps_away = wishes.keeps_away.contains(&new.author);
         let same = |old: &Entry| {
             (old.author, old.recipient) == (new.author, new.recipient)
@@ -377,22 +395,38 @@ impl Ledger {
                 && old.received_at.is_none()
                 && old.settled.is_none()
         };
+        // What no device takes, and what waits behind it, holds up nothing.
         let waits = |old: &Entry| same(old) && old.body.len() >= old.fits_every_device();
-        // What waits since its devices misbehaved is parked, and the conversation with it (decision 3).
-        let is_parked = |old: &Entry| {
-            let waited = calm_since.is_some_and(|since| since >= old.sent_at);
-            waited && same(old) && !old.put_off && old.expires.is_none()
-        };
-        if self.entries.iter().any(|old| waits(old) || is_parked(old)) {
+        if self.entries.iter().any(waits) {
             return None;
         }
+        let has_tried_patience = |old: &Entry| {
+            let is_late = old.acknowledged_at.is_some_and(|at| at + PATIENCE <= begun);
+            let is_aside = old.leaves_in_session() != new.leaves_in_session();
+            same(old) && is_late && (is_aside || wishes.every)
+        };
+        if self.entries.iter().any(has_tried_patience) {
+            return None;
+        }
+        let is_over = |at: UnixMillis| at <= wall.max(self.latest_wall).plus(EXPIRY_SLACK);
+        // Of what was refused for good a broken disk may not know; or another device may still take it.
+        let has_ended = |old: &Entry| {
+            old.refused_for_good
+                || [old.expires, old.kept_until]
+                    .into_iter()
+                    .flatten()
+                    .any(is_over)
+        };
+        let calm_since = self.disturbed.get(&new.recipient).copied();
         let older = self.entries.iter().enumerate().position(|(number, old)| {
             same(old)
-                && !old.put_off
-                && old.expires.is_none()
-                && calm_since.is_none_or(|since| since < old.sent_at)
+                && !has_ended(old)
+                // They were on their way together when a device refused the older one.
+                && old.refused_at.is_none_or(|at| at < begun)
                 && !(old.is_notification && self.is_told_otherwise(number))
                 && !self.waits_its_turn(number, calm_since)
+                // A receipt waits for receipts alone.
+                && (old.is_notification || !new.is_notification)
         })?;
         Some(format!("message {id} overtook message {older}"))
     }
@@ -490,7 +524,7 @@ impl Ledger {
             Settlement::Evicted => wishes.drops_oldest || wishes.every || entry.is_notification,
             Settlement::Withdrawn => entry.revoked,
             Settlement::Cancelled => true,
-            Settlement::Failed => false,
+            Settlement::Failed => entry.refused_for_good,
         };
         if !is_right {
             self.fault(format!("message {id} left the store as {how:?}"));
@@ -555,7 +589,7 @@ impl Ledger {
         let is_over = |at: UnixMillis| at <= wall.max(self.latest_wall);
         match entry.settled {
             Some(Settlement::Withdrawn) => return None,
-            Some(Settlement::Expired | Settlement::Evicted) => {}
+            Some(Settlement::Expired | Settlement::Evicted | Settlement::Failed) => {}
             // It expired before it was kept, or was only passed on.
             _ if entry.expires.is_some_and(is_over) => {}
             _ => return Some(format!("message {id} was acknowledged and never came")),

@@ -113,9 +113,8 @@ impl Agent {
         if self.mood == Mood::Silent {
             return;
         }
-        if let Mood::Refusing(_) = self.mood
-            && frame.body.is_some()
-        {
+        if let (Mood::Refusing(_), Some(body)) = (self.mood, &frame.body) {
+            sight.ledger.refused(body, 413, sight.now.instant);
             let refusal = Packet::plain(frame.response(413));
             return sight.out.push(Out::Msrp(connection, refusal));
         }

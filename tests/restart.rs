@@ -62,13 +62,19 @@ struct Intake {
     acknowledged: AtomicUsize,
 }
 
-/// What reached Bob, in the order it came, and when the server was killed.
+/// What reached Bob, in the order it came, and when the server was gone.
 #[derive(Default)]
 struct Arrivals {
     pager: Mutex<Vec<Arrival>>,
     chat: Mutex<Vec<Arrival>>,
     distinct: AtomicUsize,
-    kills: Mutex<Vec<Instant>>,
+    gone: Mutex<Vec<Gone>>,
+}
+
+/// From a kill until the server was ready again.
+struct Gone {
+    killed: Instant,
+    back: Instant,
 }
 
 struct Arrival {
@@ -167,8 +173,8 @@ fn replay(
             while arrived.distinct.load(Ordering::Relaxed) < moment && !over() {
                 thread::sleep(Duration::from_millis(1));
             }
-            let killed = kill_and_restart(stage, moments)?;
-            lock(&arrived.kills).push(killed);
+            let gone = kill_and_restart(stage, moments)?;
+            lock(&arrived.gone).push(gone);
             bob.registers()?;
         }
         while !over() {
@@ -182,8 +188,8 @@ fn takes_messages(bob: &UserAgent, arrived: &Arrivals, over: &impl Fn() -> bool)
     while !over() {
         let message = bob.expect_request_within("MESSAGE", Duration::from_millis(100));
         if let Ok(message) = message {
-            let now = clock::now().instant;
-            arrived.write_down(&arrived.pager, message.text().body().to_vec(), now);
+            let octets = message.text().body().to_vec();
+            arrived.write_down(&arrived.pager, octets, message.arrived_at());
         }
     }
 }
@@ -208,13 +214,13 @@ fn takes_replays(bob: &UserAgent, arrived: &Arrivals, over: &impl Fn() -> bool) 
     }
 }
 
-/// When it was killed.
-fn kill_and_restart(stage: &Stage, moments: &mut StdRng) -> Result<Instant, Failure> {
+fn kill_and_restart(stage: &Stage, moments: &mut StdRng) -> Result<Gone, Failure> {
     stage.kill9()?;
     let killed = clock::now().instant;
     thread::sleep(Duration::from_millis(moments.random_range(0..200)));
     stage.restart()?;
-    Ok(killed)
+    let back = clock::now().instant;
+    Ok(Gone { killed, back })
 }
 
 /// So many messages into a phase, in rising order.
@@ -239,15 +245,15 @@ impl Arrivals {
     }
 
     fn hold_against(&self, taken: &Intake) -> Result<(), String> {
-        let kills = lock(&self.kills);
-        in_order(&lock(&taken.pager), &lock(&self.pager), &kills)?;
-        in_order(&lock(&taken.chat), &lock(&self.chat), &kills)
+        let gone = lock(&self.gone);
+        in_order(&lock(&taken.pager), &lock(&self.pager), &gone)?;
+        in_order(&lock(&taken.chat), &lock(&self.chat), &gone)
     }
 }
 
 /// Every acknowledged message is there byte for byte, first arrivals are in order, and none came
-/// again that was confirmed well before a kill.
-fn in_order(taken: &[Envelope], arrived: &[Arrival], kills: &[Instant]) -> Result<(), String> {
+/// again that was confirmed well before a kill, to a server that was there.
+fn in_order(taken: &[Envelope], arrived: &[Arrival], gone: &[Gone]) -> Result<(), String> {
     let order: HashMap<Vec<u8>, usize> = taken
         .iter()
         .enumerate()
@@ -261,9 +267,9 @@ fn in_order(taken: &[Envelope], arrived: &[Arrival], kills: &[Instant]) -> Resul
             format!("this was never acknowledged, or was changed:\n{text}")
         })?;
         if let Some(before) = confirmed.insert(number, arrival.confirmed_at) {
-            let excused = kills
+            let excused = gone
                 .iter()
-                .any(|kill| *kill >= before && kill.since(before) < UNREAD);
+                .any(|gone| before <= gone.back && gone.killed.since(before) < UNREAD);
             if !excused {
                 return Err(format!(
                     "message {number} came again after its confirmation"

@@ -354,7 +354,8 @@ impl<'a> IncomingCall<'a> {
         let mut interval = Duration::from_millis(500);
         for _ in 0..5 {
             self.request.answers_with(200, headers, sdp);
-            let ack = agent.line.requests.take(interval, |(request, _)| {
+            let ack = agent.line.requests.take(interval, |arrived| {
+                let request = &arrived.request;
                 request.method() == Some("ACK") && request.header("Call-ID") == Some(call_id)
             });
             if ack.is_some() {
@@ -417,11 +418,12 @@ impl Chat<'_> {
 
     /// The BYE of the other side, if it comes within `patience`.
     pub fn bye_within(&self, patience: Duration) -> Option<SipText> {
-        let arrived = self.agent.line.requests.take(patience, |(request, _)| {
+        let arrived = self.agent.line.requests.take(patience, |arrived| {
+            let request = &arrived.request;
             request.method() == Some("BYE")
                 && request.header("Call-ID") == Some(&self.dialog.call_id)
         });
-        arrived.map(|(bye, _)| bye)
+        arrived.map(|bye| bye.request)
     }
 
     /// Whom it is with.

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::clock;
+use crate::clock::{self, Instant};
 
 use super::digest_answer::{self, Question};
 use super::draft::{self, Draft};
 use super::envelope::{Envelope, fresh};
 use super::failure::Failure;
+use super::line::Arrived;
 use super::sip_text::SipText;
 use super::user_agent::{PATIENCE, UserAgent};
 use super::wire::{Route, Transport};
@@ -192,11 +193,22 @@ pub struct IncomingRequest<'a> {
     pub(super) agent: &'a UserAgent,
     text: SipText,
     pub(super) route: Route,
+    arrived_at: Instant,
 }
 
 impl<'a> IncomingRequest<'a> {
-    pub(super) fn new(agent: &'a UserAgent, text: SipText, route: Route) -> Self {
-        Self { agent, text, route }
+    pub(super) fn new(agent: &'a UserAgent, arrived: Arrived) -> Self {
+        Self {
+            agent,
+            text: arrived.request,
+            route: arrived.route,
+            arrived_at: arrived.at,
+        }
+    }
+
+    /// When it came; an answer that the agent gives by itself has been sent by then.
+    pub fn arrived_at(&self) -> Instant {
+        self.arrived_at
     }
 
     /// As it came.

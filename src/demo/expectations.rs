@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::envelope::Envelope;
 use super::exchange::IncomingRequest;
 use super::failure::Failure;
+use super::line::Arrived;
 use super::sip_text::SipText;
 use super::user_agent::{PATIENCE, UserAgent};
 
@@ -25,8 +26,8 @@ impl UserAgent {
     ) -> Result<IncomingRequest<'_>, Failure> {
         self.line
             .requests
-            .take(patience, |(request, _)| request.method() == Some(method))
-            .map(|(text, route)| IncomingRequest::new(self, text, route))
+            .take(patience, |arrived| arrived.request.method() == Some(method))
+            .map(|arrived| IncomingRequest::new(self, arrived))
             .ok_or_else(|| self.failure(format!("{} got no {method}", self.line.name)))
     }
 
@@ -83,10 +84,10 @@ impl UserAgent {
         let arrived = self
             .line
             .requests
-            .take(QUIET, |(request, _)| request.method() == Some(method));
+            .take(QUIET, |arrived| arrived.request.method() == Some(method));
         match arrived {
             None => Ok(()),
-            Some((request, _)) => Err(self.failure(format!(
+            Some(Arrived { request, .. }) => Err(self.failure(format!(
                 "{} expected no {method} and got {}",
                 self.line.name,
                 request.start_line()

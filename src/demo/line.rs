@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use crate::clock::{self, Instant};
+
 use super::draft;
 use super::envelope::fresh;
 use super::failure::Failure;
@@ -19,7 +21,7 @@ use super::wire::{Route, Wire, lock};
 pub(super) struct Line {
     pub(super) name: String,
     pub(super) transcript: Transcript,
-    pub(super) requests: Inbox<(SipText, Route)>,
+    pub(super) requests: Inbox<Arrived>,
     pub(super) responses: Inbox<SipText>,
     pub(super) tag: String,
     /// Answers given, by transaction: a repeated request is answered identically.
@@ -30,6 +32,21 @@ pub(super) struct Line {
     acks: Mutex<HashMap<String, Vec<u8>>>,
     pub(super) reaction: Mutex<Reaction>,
     wire: Mutex<Option<Arc<Wire>>>,
+}
+
+/// A request that waits for the conversation.
+pub(super) struct Arrived {
+    pub(super) request: SipText,
+    pub(super) route: Route,
+    /// An answer that the agent gives by itself has been sent by then.
+    pub(super) at: Instant,
+}
+
+impl Arrived {
+    fn now(request: SipText, route: Route) -> Self {
+        let at = clock::now().instant;
+        Self { request, route, at }
+    }
 }
 
 impl Line {
@@ -96,7 +113,7 @@ impl Line {
             .record(&self.name, Direction::Received, octets);
         match message.method() {
             None => self.receive_response(message),
-            Some("ACK") => self.requests.push((message, route)),
+            Some("ACK") => self.requests.push(Arrived::now(message, route)),
             Some(_) => self.receive_request(message, route),
         }
     }
@@ -144,7 +161,7 @@ impl Line {
             let octets = draft::response(&request, status, &self.tag, &[], &[]);
             self.answer(&request, &route, octets);
         }
-        self.requests.push((request, route));
+        self.requests.push(Arrived::now(request, route));
     }
 
     /// A CANCEL of this INVITE comes too late from here on.

@@ -511,13 +511,11 @@ impl Router {
     /// Whether a Contact is an address of ours: what is kept for the user would come back to us without end, as
     /// new requests that no loop detection knows (RFC 3261 §16.3, RFC 5393).
     fn names_us_as_device(&self, request: &Message) -> bool {
-        let mut contacts = request.values(HeaderName::Contact);
-        contacts.any(|contact| {
-            let address = NameAddr::parse(contact).ok();
-            let uri = address.and_then(|it| Uri::parse(it.uri).ok());
+        let mut contacts = request.contacts();
+        contacts.any(|(_, address)| {
             // A name is not looked up: such a device is reached the way its REGISTER came (decision 13).
             let is_literal = |uri: &Uri<'_>| uri.host().parse::<IpAddr>().is_ok();
-            uri.is_some_and(|uri| is_literal(&uri) && self.knowledge.is_us(&uri))
+            address.is_some_and(|(_, uri)| self.knowledge.is_us(&uri) && is_literal(&uri))
         })
     }
 

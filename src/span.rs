@@ -1,4 +1,4 @@
-//! A part of a text by its place, to be taken from there again.
+//! A part of a text by its place, to be taken from there again, and how far octets of one kind reach.
 
 /// Where a part lies in the text that it was taken from. Nothing here is longer than a line of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,14 @@ impl Span {
     pub fn text(self, whole: &str) -> Option<&str> {
         whole.get(usize::from(self.start)..usize::from(self.end))
     }
+}
+
+/// How many octets at the beginning of a text are of a kind. Not inlined: as a loop in another function it would
+/// carry along what that counts.
+#[inline(never)]
+pub fn run_length(text: &[u8], is_of_kind: &[bool; 256]) -> usize {
+    let is_other = |octet: &u8| !is_of_kind[usize::from(*octet)];
+    text.iter().position(is_other).unwrap_or(text.len())
 }
 
 #[cfg(test)]

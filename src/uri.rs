@@ -6,34 +6,25 @@ use std::cmp::Ordering;
 use memchr::memchr;
 use smallvec::SmallVec;
 
-use crate::span::Span;
+use crate::span::{Span, run_length};
 
-/// What an octet of a URI is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Plain,
-    /// Blanks, control characters and what encloses a URI.
-    Illegal,
-    /// What ends a part of it.
-    Delimiter,
-}
-
-const KINDS: [Kind; 256] = {
-    let mut table = [Kind::Plain; 256];
+/// Octets within a part of a URI: all but what ends one, blanks, control characters and what encloses a URI.
+static PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
     let mut byte = 0;
     while byte < 256 {
-        table[byte] = match byte as u8 {
-            0..=b' ' | 0x7f | b'<' | b'>' | b'"' => Kind::Illegal,
-            b':' | b'@' | b';' | b'?' => Kind::Delimiter,
-            _ => Kind::Plain,
-        };
+        let it = byte as u8;
+        table[byte] = !matches!(
+            it,
+            0..=b' ' | 0x7f | b'<' | b'>' | b'"' | b':' | b'@' | b';' | b'?'
+        );
         byte += 1;
     }
     table
 };
 
 /// Octets of a host that is no IPv6 address.
-const IN_HOST: [bool; 256] = {
+static IN_HOST: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 256 {
@@ -59,24 +50,27 @@ impl Ends {
     /// `None` where something stands that is never legal.
     fn find(text: &str) -> Option<Self> {
         let mut ends = Self::default();
-        for (at, byte) in text.bytes().enumerate() {
-            match KINDS[usize::from(byte)] {
-                Kind::Plain => {}
-                Kind::Illegal => return None,
-                Kind::Delimiter => ends.take(byte, at),
-            }
+        let (octets, mut at) = (text.as_bytes(), 0);
+        loop {
+            at += run_length(&octets[at..], &PLAIN);
+            let Some(byte) = octets.get(at) else {
+                return Some(ends);
+            };
+            ends.take(*byte, at)?;
+            at += 1;
         }
-        Some(ends)
     }
 
-    fn take(&mut self, byte: u8, at: usize) {
+    fn take(&mut self, byte: u8, at: usize) -> Option<()> {
         match byte {
-            b':' if self.scheme.is_none() => self.scheme = Some(at),
+            b':' => self.scheme = self.scheme.or(Some(at)),
             b'@' => (self.user, self.parameters, self.headers) = (Some(at), None, None),
             b';' if self.headers.is_none() => self.parameters = self.parameters.or(Some(at)),
+            b';' => {}
             b'?' => self.headers = self.headers.or(Some(at)),
-            _ => {}
+            _ => return None,
         }
+        Some(())
     }
 }
 
@@ -302,14 +296,10 @@ fn host_port(address: &str) -> Option<(&str, Option<u16>)> {
             .is_ok()
             .then_some((host, port));
     }
-    let is_over = |byte: &u8| !IN_HOST[usize::from(*byte)];
-    match address.as_bytes().iter().position(is_over) {
-        Some(0) => None,
-        None => (!address.is_empty()).then_some((address, None)),
-        Some(end) => {
-            let (host, rest) = address.split_at_checked(end)?;
-            Some((host, Some(port(rest.strip_prefix(':')?)?)))
-        }
+    match address.split_at_checked(run_length(address.as_bytes(), &IN_HOST))? {
+        ("", _) => None,
+        (host, "") => Some((host, None)),
+        (host, rest) => Some((host, Some(port(rest.strip_prefix(':')?)?))),
     }
 }
 

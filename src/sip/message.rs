@@ -110,7 +110,12 @@ struct Views {
     cseq: Option<CSeqPlaces>,
     /// The Request-URI.
     uri: Option<UriPlaces>,
+    /// The Contact of a request that has just one.
+    contact: Option<AddressPlaces>,
 }
+
+/// An address, and its URI read.
+pub type Address<'a> = (NameAddr<'a>, Uri<'a>);
 
 impl Parts {
     /// What was read of a head; it still has no body.
@@ -129,11 +134,11 @@ impl Parts {
     fn find_views(&self) -> Views {
         let address = |name| {
             let text = self.first(name)?;
-            NameAddr::parse(text).ok()?.places(text)
+            NameAddr::parse(text).ok()?.places_with_tag(text)
         };
-        let uri = match &self.start {
-            StartLine::Request { uri, .. } => self.text(uri),
-            StartLine::Response { .. } => None,
+        let (uri, contact) = match &self.start {
+            StartLine::Request { uri, .. } => (self.text(uri), self.find_sole_contact()),
+            StartLine::Response { .. } => (None, None),
         };
         Views {
             top_via: self.find_top_via(),
@@ -144,7 +149,18 @@ impl Parts {
                 cseq.places(text)
             }),
             uri: uri.and_then(|uri| Uri::parse(uri).ok()?.places()),
+            contact,
         }
+    }
+
+    fn find_sole_contact(&self) -> Option<AddressPlaces> {
+        let mut fields = self.fields.named(HeaderName::Contact);
+        let text = self.text(&fields.next()?.value())?;
+        let first = split_list(text).next()?;
+        if fields.next().is_some() || first.len() < text.len() {
+            return None;
+        }
+        NameAddr::parse(text).ok()?.places(text)
     }
 
     fn find_top_via(&self) -> Option<ViaPlaces> {
@@ -440,6 +456,31 @@ impl Message {
     pub fn to_uri(&self) -> Option<Uri<'_>> {
         let text = self.header(HeaderName::To)?;
         self.0.views.to.as_ref()?.uri(text)
+    }
+
+    /// The values of Contact in order, with their addresses where they are some.
+    pub fn contacts(&self) -> impl Iterator<Item = (&str, Option<Address<'_>>)> {
+        let sole = self.sole_contact();
+        let read = |value| {
+            let address = NameAddr::parse(value).ok();
+            (
+                value,
+                address.and_then(|it| Some((it, Uri::parse(it.uri).ok()?))),
+            )
+        };
+        let several = match sole {
+            Some(_) => None,
+            None => Some(self.values(HeaderName::Contact).map(read)),
+        };
+        let sole = sole.map(|(value, address)| (value, Some(address)));
+        sole.into_iter().chain(several.into_iter().flatten())
+    }
+
+    /// `None` also where it is no address.
+    fn sole_contact(&self) -> Option<(&str, Address<'_>)> {
+        let places = self.0.views.contact.as_ref()?;
+        let text = self.header(HeaderName::Contact)?;
+        Some((text, (places.of(text)?, places.uri(text)?)))
     }
 
     /// The tag of From, if it can be read and has one.

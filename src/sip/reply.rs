@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use bytes::Bytes;
+use memchr::memchr;
 use smallvec::SmallVec;
 
 use crate::sip::header::{Parameters, Via};
@@ -103,8 +104,10 @@ pub fn response(
     out.extend(reason.bytes().filter(|byte| !byte.is_ascii_control()));
     out.extend_from_slice(b"\r\n");
     let begins_dialog = (101..300).contains(&status);
+    let gets_tag = status > 100 && request.to().is_ok() && request.to_tag().is_none();
     let mut said = SmallVec::<[HeaderName; 4]>::new();
-    for (id, _, value) in request.all_headers() {
+    for field in request.parts().fields.all() {
+        let id = field.id;
         // What a malformed request says twice, its answer says once.
         let mut is_first = || {
             let is_first = !said.contains(&id);
@@ -122,8 +125,8 @@ pub fn response(
         };
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        if id == HeaderName::To && status > 100 && request.to().is_ok_and(|to| to.tag().is_none()) {
+        out.extend_from_slice(request.slice(&field.value()));
+        if id == HeaderName::To && gets_tag {
             let tag = to_tag.unwrap_or_default();
             if !tag.is_empty() {
                 out.extend_from_slice(b";tag=");
@@ -211,12 +214,13 @@ pub(super) fn push_stamped_via(
     written: &str,
     source: SocketAddr,
 ) -> Stamp {
-    let end = written.find(';').unwrap_or(written.len());
+    let end = memchr(b';', written.as_bytes()).unwrap_or(written.len());
     out.push_str(written[..end].trim_ascii_end());
     let (parameters, mut branch) = (out.len(), None);
     // As written, so that a quoted value keeps its quotes.
     for parameter in via.parameters().written() {
-        let name = parameter.split('=').next().unwrap_or_default().trim_ascii();
+        let end = memchr(b'=', parameter.as_bytes()).unwrap_or(parameter.len());
+        let name = parameter[..end].trim_ascii();
         if name.eq_ignore_ascii_case("received") || name.eq_ignore_ascii_case("rport") {
             continue;
         }

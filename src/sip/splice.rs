@@ -232,15 +232,22 @@ pub(super) fn write_field(out: &mut Vec<u8>, name: &str, value: &str) {
 pub(super) fn write_field_of(out: &mut Vec<u8>, name: &str, parts: &[&str]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
-    parts.iter().for_each(|part| write_value(out, part));
+    write_values(out, parts);
     out.extend_from_slice(b"\r\n");
 }
 
 fn write_value(out: &mut Vec<u8>, value: &str) {
+    write_values(out, &[value]);
+}
+
+fn write_values(out: &mut Vec<u8>, parts: &[&str]) {
+    let start = out.len();
+    out.reserve(parts.iter().map(|part| part.len()).sum());
+    (parts.iter()).for_each(|part| out.extend_from_slice(part.as_bytes()));
     let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n' | 0);
-    match memchr3(b'\r', b'\n', 0, value.as_bytes()) {
-        None => out.extend_from_slice(value.as_bytes()),
-        Some(_) => out.extend(value.bytes().filter(|byte| !is_line_end(byte))),
+    if memchr3(b'\r', b'\n', 0, &out[start..]).is_some() {
+        let written = out.split_off(start);
+        out.extend(written.into_iter().filter(|byte| !is_line_end(byte)));
     }
 }
 

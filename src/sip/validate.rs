@@ -29,12 +29,17 @@ pub fn validate(message: &Message) -> Result<(), Rejection> {
     if message.repeats_any(&SINGLE) {
         return Err(Rejection::new(400, "Repeated Header"));
     }
-    for via in message.vias() {
-        if !via?.parameters().are_sound() {
+    let mut top_branch = None;
+    for (at, via) in message.vias().enumerate() {
+        let via = via?;
+        if !via.parameters().are_sound() {
             return Err(Rejection::new(400, "Malformed Via"));
         }
+        if at == 0 {
+            top_branch = via.branch;
+        }
     }
-    if message.is_request() && message.top_via()?.branch == Some(MAGIC_COOKIE) {
+    if message.is_request() && top_branch == Some(MAGIC_COOKIE) {
         // It claims to be unique and names nothing (RFC 4475 §3.2.1).
         return Err(Rejection::new(400, "Missing Transaction Identifier"));
     }
@@ -70,11 +75,10 @@ fn check_request(request: &Message, cseq_method: &str) -> Result<(), Rejection> 
         return Err(malformed);
     }
     request.max_forwards()?;
-    for value in request.values(HeaderName::Contact) {
+    for (value, address) in request.contacts() {
         let all_bindings = value == "*" && request.method() == Method::Register;
         // What is sent to it must be legal as well.
-        let is_address = NameAddr::parse(value)
-            .is_ok_and(|it| it.parameters.are_sound() && Uri::parse(it.uri).is_ok());
+        let is_address = address.is_some_and(|(it, _)| it.parameters.are_sound());
         if !all_bindings && !is_address {
             return Err(Rejection::new(400, "Malformed Contact"));
         }

@@ -4,12 +4,12 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use memchr::memchr;
 use memchr::memmem::Finder;
-use smallvec::SmallVec;
+use memchr::{memchr, memchr_iter, memchr2};
 
 use crate::sip::header::decimal;
 use crate::sip::message::{Field, HeaderName, Message, Method, Parts, StartLine};
+use crate::span::run_length;
 
 /// Octets from the start line to the empty line.
 pub const MAX_HEAD: usize = 64 * 1024;
@@ -51,7 +51,6 @@ impl WireError {
 pub fn parse(octets: Bytes) -> Result<Message, WireError> {
     let octets = skip_leading_line_ends(octets);
     let head_end = find_head_end(&octets).map_err(|error| with_unended_head(error, &octets))?;
-    let octets = unfold(octets, head_end);
     let mut parts = read_head(octets, head_end)?;
     let rest = parts.octets.slice(head_end..);
     match content_length(&parts) {
@@ -110,19 +109,8 @@ fn unfold(octets: Bytes, head_end: usize) -> Bytes {
     let head = &octets[..head_end];
     let is_fold =
         |at: usize| matches!(head.get(at + 1), Some(b' ' | b'\t')) && head[..at].ends_with(b"\r");
-    // They are rare: two searches are quicker than a stop at each line.
-    static BEGINNINGS: LazyLock<[Finder<'_>; 2]> =
-        LazyLock::new(|| [Finder::new(b"\n "), Finder::new(b"\n\t")]);
-    let folds: SmallVec<[usize; 8]> = BEGINNINGS
-        .iter()
-        .flat_map(|beginning| beginning.find_iter(head))
-        .filter(|at| is_fold(*at))
-        .collect();
-    if folds.is_empty() {
-        return octets;
-    }
     let mut copy = octets.to_vec();
-    for at in folds {
+    for at in memchr_iter(b'\n', head).filter(|at| is_fold(*at)) {
         copy[at - 1..=at].copy_from_slice(b"  ");
     }
     copy.into()
@@ -130,7 +118,7 @@ fn unfold(octets: Bytes, head_end: usize) -> Bytes {
 
 /// The error with what a head tells of its sender, for a message whose body is not read.
 pub(super) fn with_head(error: WireError, head: Bytes) -> WireError {
-    let outcome = find_head_end(&head).and_then(|end| read_head(unfold(head, end), end));
+    let outcome = find_head_end(&head).and_then(|end| read_head(head, end));
     match outcome {
         Ok(parts) => error.with(parts),
         Err(worse) => WireError {
@@ -143,22 +131,42 @@ pub(super) fn with_head(error: WireError, head: Bytes) -> WireError {
 /// A fault does not end the reading: what is sound is needed to answer the rest.
 fn read_head(octets: Bytes, head_end: usize) -> Result<Parts, WireError> {
     let (line_end, _) = next_line_end(&octets, 0, head_end).ok_or(MALFORMED_START)?;
+    if is_folded(&octets, line_end, head_end) {
+        return read_head(unfold(octets, head_end), head_end);
+    }
     let start = read_start_line(&octets, line_end).or_else(|| broken_request(&octets, line_end));
     let (start, mut outcome) = start.ok_or(MALFORMED_START)?;
     let fields_at = line_end + 2;
     let mut parts = Parts::new(octets, head_end, start, fields_at);
-    outcome = outcome.and(read_fields(&mut parts, fields_at, head_end));
+    match read_fields(&mut parts, fields_at, head_end) {
+        Reading::Done(read) => outcome = outcome.and(read),
+        Reading::Folded => return read_head(unfold(parts.octets, head_end), head_end),
+    }
     match outcome {
         Ok(()) => Ok(parts),
         Err(error) => Err(error.with(parts)),
     }
 }
 
+/// Whether the line that ends there goes on in the next one.
+fn is_folded(octets: &[u8], line_end: usize, head_end: usize) -> bool {
+    let next = octets.get(line_end + 2).copied();
+    line_end + 2 < head_end && next.is_some_and(is_blank)
+}
+
+/// What came of reading the header fields.
+enum Reading {
+    Done(Result<(), WireError>),
+    /// A line is folded, which is rare: the head is to be unfolded and read again.
+    Folded,
+}
+
 /// Where the line ends, and whether a lone CR or LF stands in it.
+#[inline]
 fn next_line_end(octets: &[u8], from: usize, head_end: usize) -> Option<(usize, bool)> {
     let (mut at, mut is_torn) = (from, false);
     loop {
-        let found = at + memchr::memchr2(b'\r', b'\n', octets.get(at..head_end)?)?;
+        let found = at + memchr2(b'\r', b'\n', octets.get(at..head_end)?)?;
         if octets[found] == b'\r' && octets.get(found + 1) == Some(&b'\n') {
             return Some((found, is_torn));
         }
@@ -173,7 +181,9 @@ const OTHER_VERSION: WireError = WireError::new(505, "Version Not Supported");
 /// The start line as far as it is one, and what is wrong with it.
 fn read_start_line(octets: &[u8], end: usize) -> Option<(StartLine, Result<(), WireError>)> {
     let line = octets.get(..end)?;
-    if end > MAX_LINE || line.iter().any(|byte| *byte < b' ' && *byte != b'\t') {
+    let is_control = |byte: u8| byte < b' ' && byte != b'\t';
+    // It is short: many octets at a time are quicker than a stop at the first one.
+    if end > MAX_LINE || line.iter().fold(false, |any, byte| any | is_control(*byte)) {
         return None;
     }
     if line.len() > 4 && line[..4].eq_ignore_ascii_case(b"SIP/") {
@@ -184,10 +194,9 @@ fn read_start_line(octets: &[u8], end: usize) -> Option<(StartLine, Result<(), W
     let (method, uri) = (&line[..method_end], &line[method_end + 1..uri_end]);
     let version = &line[uri_end + 1..];
     let is_sip = version.len() > 4 && version[..4].eq_ignore_ascii_case(b"SIP/");
-    let uri_is_whole = !uri.is_empty()
-        && !uri.iter().any(u8::is_ascii_whitespace)
-        && std::str::from_utf8(uri).is_ok();
-    let is_method = !method.is_empty() && method.iter().all(|byte| is_token(*byte));
+    let uri_is_whole =
+        !uri.is_empty() && memchr2(b' ', b'\t', uri).is_none() && std::str::from_utf8(uri).is_ok();
+    let is_method = !method.is_empty() && run_length(method, &TOKEN) == method.len();
     if !is_method || (!is_sip && is_like_response(line)) {
         return None;
     }
@@ -210,8 +219,7 @@ fn broken_request(octets: &[u8], end: usize) -> Option<(StartLine, Result<(), Wi
     if line.is_empty() || is_like_response(line) {
         return None;
     }
-    let word = line.iter().position(|byte| !is_token(*byte));
-    let word = word.unwrap_or(line.len());
+    let word = run_length(line, &TOKEN);
     let start = StartLine::Request {
         method: Method::parse(&line[..word]),
         name: range(0, word),
@@ -258,18 +266,22 @@ fn read_status_line(line: &[u8]) -> Option<(StartLine, Result<(), WireError>)> {
     Some((start, check_version(&line[..version_end])))
 }
 
-fn read_fields(parts: &mut Parts, from: usize, head_end: usize) -> Result<(), WireError> {
+fn read_fields(parts: &mut Parts, from: usize, head_end: usize) -> Reading {
     let Parts { octets, fields, .. } = parts;
     let mut outcome = Ok(());
     let mut at = from;
     while at + 2 < head_end {
-        let (end, is_torn) =
-            next_line_end(octets, at, head_end).ok_or(WireError::new(400, "Malformed Header"))?;
+        let Some((end, is_torn)) = next_line_end(octets, at, head_end) else {
+            return Reading::Done(Err(WireError::new(400, "Malformed Header")));
+        };
         if end == at {
             break;
         }
+        if is_folded(octets, end, head_end) {
+            return Reading::Folded;
+        }
         if end - at > MAX_LINE || fields.len() >= MAX_FIELDS {
-            return outcome.and(Err(WireError::new(513, "Message Too Large")));
+            return Reading::Done(outcome.and(Err(WireError::new(513, "Message Too Large"))));
         }
         match read_field(octets, at, end) {
             // A lone CR or LF would end the line for another parser. Any other control character may
@@ -279,13 +291,13 @@ fn read_fields(parts: &mut Parts, from: usize, head_end: usize) -> Result<(), Wi
         }
         at = end + 2;
     }
-    outcome
+    Reading::Done(outcome)
 }
 
 /// `name HCOLON value`; blanks before the colon are legal and do not make another name.
 fn read_field(octets: &[u8], at: usize, end: usize) -> Option<Field> {
     let line = octets.get(at..end)?;
-    let name_end = line.iter().position(|byte| !is_token(*byte))?;
+    let name_end = run_length(line, &TOKEN);
     let behind_name = &line[name_end..];
     let colon = name_end + behind_name.iter().position(|byte| !is_blank(*byte))?;
     if name_end == 0 || line[colon] != b':' {
@@ -327,22 +339,24 @@ fn is_blank(byte: u8) -> bool {
 
 /// RFC 3261 §25.1 `token`.
 pub(super) fn is_token(byte: u8) -> bool {
-    const TOKEN: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            let it = byte as u8;
-            table[byte] = it.is_ascii_alphanumeric()
-                || matches!(
-                    it,
-                    b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~'
-                );
-            byte += 1;
-        }
-        table
-    };
     TOKEN[usize::from(byte)]
 }
+
+/// The octets of a token.
+pub(super) static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let it = byte as u8;
+        table[byte] = it.is_ascii_alphanumeric()
+            || matches!(
+                it,
+                b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~'
+            );
+        byte += 1;
+    }
+    table
+};
 
 /// Messages are bounded far below 4 GiB by the readers of both transports.
 fn range(start: usize, end: usize) -> Range<u32> {

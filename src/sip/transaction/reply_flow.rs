@@ -11,6 +11,9 @@ const DEFAULT_PORT: u16 = 5060;
 /// The way back to the sender of a request whose topmost Via is `via` and which came over `arrived`.
 /// The source address is what a `received` parameter says or would say, so it need not be there. A `maddr`
 /// is not followed, whatever RFC 3261 §18.2.2 says: anybody could have answers sent to anybody.
+///
+/// Not inlined: the compiler then takes the flow apart octet by octet.
+#[inline(never)]
 pub fn reply_flow(via: &Via<'_>, arrived: Flow) -> Flow {
     if arrived.transport == Transport::Tcp {
         return arrived;

@@ -116,21 +116,36 @@ impl Algorithm {
 
     /// The hash of the parts joined by colons, in lower-case hex.
     fn hash(self, parts: &[&str]) -> String {
-        fn run<D: sha2::Digest>(parts: &[&str]) -> D {
-            let mut hasher = D::new();
-            for (index, part) in parts.iter().enumerate() {
-                if index > 0 {
-                    hasher.update(b":");
-                }
-                hasher.update(part.as_bytes());
-            }
-            hasher
-        }
         match self {
-            Self::Md5 => to_hex(&run::<Md5>(parts).finalize()),
-            Self::Sha256 => to_hex(&run::<Sha256>(parts).finalize()),
+            Self::Md5 => to_hex(&hash_joined::<Md5>(parts).finalize()),
+            Self::Sha256 => to_hex(&hash_joined::<Sha256>(parts).finalize()),
         }
     }
+
+    /// Whether a response in hex is the hash of these parts.
+    fn is_hash(self, response: &str, parts: &[&str]) -> bool {
+        match self {
+            Self::Md5 => {
+                let expected = hash_joined::<Md5>(parts).finalize();
+                from_hex::<16>(response).is_some_and(|it| constant_time_eq(&it, &expected))
+            }
+            Self::Sha256 => {
+                let expected = hash_joined::<Sha256>(parts).finalize();
+                from_hex::<32>(response).is_some_and(|it| constant_time_eq(&it, &expected))
+            }
+        }
+    }
+}
+
+fn hash_joined<D: sha2::Digest>(parts: &[&str]) -> D {
+    let mut hasher = D::new();
+    for (index, part) in parts.iter().enumerate() {
+        if index > 0 {
+            hasher.update(b":");
+        }
+        hasher.update(part.as_bytes());
+    }
+    hasher
 }
 
 /// What came of checking a request.
@@ -372,19 +387,15 @@ impl fmt::Debug for Digest {
 fn is_right(credentials: &Credentials<'_>, hashes: &Hashes, method: &str) -> bool {
     let algorithm = credentials.algorithm;
     let a2 = algorithm.hash(&[method, &credentials.uri]);
-    let expected = algorithm.hash(&[
+    let parts = [
         hashes.by(algorithm).unwrap_or_default(),
         &credentials.nonce,
         &credentials.count_text,
         &credentials.cnonce,
         "auth",
         &a2,
-    ]);
-    let given = match algorithm {
-        Algorithm::Md5 => from_hex::<16>(&credentials.response).map(|octets| to_hex(&octets)),
-        Algorithm::Sha256 => from_hex::<32>(&credentials.response).map(|octets| to_hex(&octets)),
-    };
-    let same = given.is_some_and(|given| constant_time_eq(given.as_bytes(), expected.as_bytes()));
+    ];
+    let same = algorithm.is_hash(&credentials.response, &parts);
     same && hashes.by(algorithm).is_some()
 }
 

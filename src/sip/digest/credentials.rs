@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use memchr::{memchr, memchr2};
+
 use crate::sip::rejection::Rejection;
 
 /// The hash functions of a challenge (RFC 8760 §2.2).
@@ -52,10 +54,11 @@ impl<'a> DigestParameters<'a> {
             if rest.is_empty() {
                 return Ok(list);
             }
-            let (name, tail) = rest.split_once('=').ok_or(MALFORMED)?;
+            let at = memchr(b'=', rest.as_bytes()).ok_or(MALFORMED)?;
+            let (name, tail) = (&rest[..at], &rest[at + 1..]);
             let name = name.trim_end();
             let (value, tail) = read_value(tail.trim_start()).ok_or(MALFORMED)?;
-            let legal = !name.is_empty() && !name.contains([' ', '\t', ',', '"']);
+            let legal = !name.is_empty() && !name.bytes().any(is_no_name);
             if !legal || list.find(name).is_some() || list.0.len() == MOST_PARAMETERS {
                 return Err(MALFORMED);
             }
@@ -104,6 +107,10 @@ impl<'a> DigestParameters<'a> {
     }
 }
 
+fn is_no_name(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b',' | b'"')
+}
+
 /// A token or a quoted string, and what follows. Some clients quote what RFC 7616 §3.4 says must
 /// not be quoted, and the other way round; both are read.
 fn read_value(text: &str) -> Option<(Cow<'_, str>, &str)> {
@@ -112,16 +119,15 @@ fn read_value(text: &str) -> Option<(Cow<'_, str>, &str)> {
         let (token, rest) = text.split_at(end);
         return (!token.is_empty() && !token.contains('"')).then_some((Cow::Borrowed(token), rest));
     };
-    let mut escaped = false;
-    for (at, byte) in quoted.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => return Some((without_escapes(&quoted[..at]), &quoted[at + 1..])),
-            _ => {}
+    let mut at = 0;
+    loop {
+        at += memchr2(b'"', b'\\', quoted.as_bytes().get(at..)?)?;
+        match quoted.as_bytes()[at] {
+            // What stands behind it is not looked at.
+            b'\\' => at += 2,
+            _ => return Some((without_escapes(&quoted[..at]), &quoted[at + 1..])),
         }
     }
-    None
 }
 
 fn without_escapes(text: &str) -> Cow<'_, str> {

@@ -226,11 +226,13 @@ pub(super) fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
 /// Lower-case hex.
 pub(super) fn to_hex(octets: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
-    octets
-        .iter()
-        .flat_map(|octet| [digit(octet >> 4), digit(*octet)])
-        .collect()
+    let mut out = String::with_capacity(2 * octets.len());
+    for octet in octets {
+        for nibble in [octet >> 4, octet & 15] {
+            out.push(char::from(DIGITS[usize::from(nibble)]));
+        }
+    }
+    out
 }
 
 /// Reads exactly `N` octets of hex in either case.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::{Instant, Now, UnixMillis};
 use crate::config::Tagless;
+use crate::registrar::bindings::Granted;
 use crate::registrar::capability::Capability;
 use crate::registrar::common::Common;
 use crate::registrar::contact::{Contact, Identification};
@@ -149,7 +150,9 @@ impl Binding {
 
     /// Shares with other bindings what they have in common.
     pub(super) fn share(&mut self, common: &mut Common) {
-        if let Some(agent) = &mut self.facts.user_agent {
+        if !self.shares_agent
+            && let Some(agent) = &mut self.facts.user_agent
+        {
             self.shares_agent = common.share_agent(agent);
         }
         if !self.shares_features && self.facts.parameters.len() <= MOST_SHARED {
@@ -159,17 +162,17 @@ impl Binding {
 
     /// A binding of this contact. What follows from its text is taken over from one that is alike.
     pub(super) fn new(
-        contact: Contact,
+        contact: Contact<'_>,
         lifetime: Duration,
         around: &Circumstances<'_>,
         alike: Option<&Self>,
     ) -> Self {
         let flow = way_to(&contact.uri, around.path, around.flow);
         let facts = Facts {
-            uri: contact.uri,
+            uri: contact.uri.as_str().to_owned(),
             parameters: contact.parameters,
             q: contact.q,
-            instance: contact.instance,
+            instance: contact.instance.map(str::to_owned),
             reg_id: contact.reg_id,
             call_id: around.call_id.to_owned(),
             cseq: around.cseq,
@@ -177,7 +180,7 @@ impl Binding {
             flow,
             registered_at: around.now.wall,
             lifetime,
-            user_agent: around.user_agent.map(shortened),
+            user_agent: around.user_agent.map(|agent| shortened(agent).into()),
             had_service: false,
         };
         let deadline = around.now.instant + lifetime;
@@ -314,9 +317,38 @@ impl Binding {
         self.facts.flow.transport == Transport::Tcp && self.facts.path.is_empty()
     }
 
+    /// Whether a contact, with all that the REGISTER says besides, is what this binding was made of, and the store
+    /// need not hear of it: then only its time has to be moved.
+    pub(super) fn is_said_again(&self, granted: &Granted<'_>, around: &Circumstances<'_>) -> bool {
+        let (facts, contact) = (&self.facts, &granted.contact);
+        // The preference, the instance and all features stand in the parameters.
+        !self.suspended
+            && (contact.uri.as_str(), contact.parameters.as_str())
+                == (facts.uri.as_str(), facts.parameters.as_str())
+            && facts.call_id == around.call_id
+            && facts.cseq < around.cseq
+            && facts.path == around.path
+            && facts.user_agent.as_deref() == around.user_agent.map(shortened)
+            && facts.flow == way_to(&contact.uri, around.path, around.flow)
+            && facts.lifetime == granted.lifetime
+            && self.is_stored_lately(around.now.instant)
+    }
+
+    /// It was registered once more, and [`Self::is_said_again`].
+    pub(super) fn renew(&mut self, around: &Circumstances<'_>) {
+        self.facts.cseq = around.cseq;
+        self.facts.registered_at = around.now.wall;
+        self.deadline = around.now.instant + self.facts.lifetime;
+    }
+
+    fn is_stored_lately(&self, now: Instant) -> bool {
+        now.since(self.stored_at) < self.facts.lifetime / 2
+    }
+
     /// Whether `new`, which replaces this one, needs no writing: the same but for its time, and
     /// written less than half a lifetime ago.
     pub(super) fn is_plainly_refreshed_by(&self, new: &Self, now: Instant) -> bool {
+        let is_stored_lately = self.is_stored_lately(now);
         let (old, new) = (&self.facts, &new.facts);
         let same_way = match new.flow.transport {
             Transport::Udp => old.flow == new.flow,
@@ -327,7 +359,7 @@ impl Binding {
             && (&old.uri, &old.parameters, &old.path) == (&new.uri, &new.parameters, &new.path)
             && old.lifetime == new.lifetime
             && old.user_agent == new.user_agent
-            && now.since(self.stored_at) < old.lifetime / 2
+            && is_stored_lately
     }
 }
 
@@ -341,32 +373,28 @@ impl Facts {
     }
 }
 
-fn shortened(text: &str) -> Arc<str> {
+fn shortened(text: &str) -> &str {
     let end = text.floor_char_boundary(MOST_AGENT);
-    text.get(..end).unwrap_or_default().into()
+    text.get(..end).unwrap_or_default()
 }
 
 /// How a device is reached: by the flow it registered over, whatever its Contact says (decision 13),
 /// because that is the way through every middlebox. One case is plain: over UDP, with a Contact that
 /// names another port of the very host that registered, somebody registers for another program there,
 /// as test tools do, and no middlebox stands between.
-fn way_to(uri: &str, path: &[String], flow: Flow) -> Flow {
-    let contact = Uri::parse(uri).ok();
-    let address = contact.and_then(|uri| {
-        let by_tcp = uri.parameter("transport").flatten();
-        let elsewhere = by_tcp.is_some_and(|value| !value.eq_ignore_ascii_case("udp"));
-        let ip = uri.host().parse().ok().filter(|_| !elsewhere)?;
-        Some(SocketAddr::new(ip, uri.port().unwrap_or(5060)))
-    });
-    match address {
-        Some(remote)
-            if flow.transport == Transport::Udp
-                && path.is_empty()
-                && remote.port() != 0
-                && remote.ip() == flow.remote.ip() =>
-        {
-            Flow { remote, ..flow }
-        }
-        _ => flow,
+fn way_to(uri: &Uri<'_>, path: &[String], flow: Flow) -> Flow {
+    if flow.transport != Transport::Udp || !path.is_empty() {
+        return flow;
+    }
+    let by_tcp = uri.parameter("transport").flatten();
+    let elsewhere = by_tcp.is_some_and(|value| !value.eq_ignore_ascii_case("udp"));
+    let port = uri.port().unwrap_or(5060);
+    let is_there = !elsewhere && port != 0 && uri.host().parse() == Ok(flow.remote.ip());
+    match is_there {
+        true => Flow {
+            remote: SocketAddr::new(flow.remote.ip(), port),
+            ..flow
+        },
+        false => flow,
     }
 }

@@ -1,7 +1,9 @@
 //! The Contact header fields of a REGISTER (RFC 3261 §10.2, §20.10).
 
-use crate::sip::header::{NameAddr, Parameters};
-use crate::sip::message::{HeaderName, Message};
+use smallvec::SmallVec;
+
+use crate::sip::header::Parameters;
+use crate::sip::message::{Address, HeaderName, Message};
 use crate::sip::rejection::Rejection;
 use crate::uri::{Scheme, Uri, equivalent};
 
@@ -16,33 +18,36 @@ const SECURE: Rejection = Rejection::new(400, "SIPS Contact Without TLS");
 
 /// What a REGISTER wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum Wish<'a> {
     /// To hear what is registered.
     Fetch,
     /// To remove every binding: `*`.
     RemoveAll,
     /// To add, refresh or remove these.
-    Update(Vec<Contact>),
+    Update(Contacts<'a>),
 }
+
+/// Most requests have one.
+pub(super) type Contacts<'a> = SmallVec<[Contact<'a>; 1]>;
 
 /// One Contact value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Contact {
-    pub uri: String,
+pub(super) struct Contact<'a> {
+    pub uri: Uri<'a>,
     /// The header parameters exactly as written, from the first `;`, without those the registrar
     /// sets itself (`expires`, GRUUs).
     pub parameters: String,
     /// In thousandths.
     pub q: u16,
-    pub instance: Option<String>,
+    pub instance: Option<&'a str>,
     pub reg_id: Option<u32>,
     /// Wanted seconds; `None` if neither the contact nor the request says.
     pub expires: Option<u32>,
 }
 
-impl Wish {
+impl<'a> Wish<'a> {
     /// Reads the request; at most `most` contacts.
-    pub(super) fn of(request: &Message, most: usize) -> Result<Self, Rejection> {
+    pub(super) fn of(request: &'a Message, most: usize) -> Result<Self, Rejection> {
         let fields = request.count(HeaderName::Contact);
         if fields == 0 {
             return Ok(Self::Fetch);
@@ -51,8 +56,8 @@ impl Wish {
             return Err(MALFORMED);
         }
         let expires = request.header(HeaderName::Expires).map(seconds);
-        let values: Vec<&str> = request.values(HeaderName::Contact).take(most + 1).collect();
-        if values.contains(&"*") {
+        let values: SmallVec<[_; 1]> = request.contacts().take(most + 1).collect();
+        if values.iter().any(|(value, _)| *value == "*") {
             return match (values.len(), expires) {
                 (1, Some(0)) => Ok(Self::RemoveAll),
                 _ => Err(Rejection::new(
@@ -67,9 +72,9 @@ impl Wish {
         if values.len() > most {
             return Err(TOO_MANY);
         }
-        let mut contacts: Vec<Contact> = Vec::with_capacity(values.len());
-        for value in values {
-            let contact = Contact::parse(value, expires)?;
+        let mut contacts = Contacts::new();
+        for (value, address) in values {
+            let contact = Contact::of(value, address, expires)?;
             contacts.retain(|earlier| !contact.is_same(&earlier.identification()));
             contacts.push(contact);
         }
@@ -89,10 +94,14 @@ pub(super) struct Identification<'a> {
     pub reg_id: Option<u32>,
 }
 
-impl Contact {
-    fn parse(value: &str, expires: Option<u32>) -> Result<Self, Rejection> {
-        let address = NameAddr::parse(value).map_err(|_| MALFORMED)?;
-        let uri = Uri::parse(address.uri).map_err(|_| MALFORMED)?;
+impl<'a> Contact<'a> {
+    /// `address` is what the value was read as.
+    fn of(
+        value: &str,
+        address: Option<Address<'a>>,
+        expires: Option<u32>,
+    ) -> Result<Self, Rejection> {
+        let (address, uri) = address.ok_or(MALFORMED)?;
         match uri.scheme() {
             _ if value.len() > MOST_OCTETS => return Err(MALFORMED),
             Scheme::Sip => {}
@@ -105,10 +114,10 @@ impl Contact {
             Some(text) => text.and_then(thousandths).ok_or(MALFORMED)?,
         };
         Ok(Self {
-            uri: address.uri.to_owned(),
+            uri,
             parameters: said.kept,
             q,
-            instance: said.instance.flatten().map(str::to_owned),
+            instance: said.instance.flatten(),
             reg_id: said.reg_id.flatten().and_then(|text| text.parse().ok()),
             expires: said.expires.flatten().map(seconds).or(expires),
         })
@@ -116,8 +125,8 @@ impl Contact {
 
     pub(super) fn identification(&self) -> Identification<'_> {
         Identification {
-            uri: &self.uri,
-            instance: self.instance.as_deref(),
+            uri: self.uri.as_str(),
+            instance: self.instance,
             reg_id: self.reg_id,
         }
     }
@@ -125,16 +134,13 @@ impl Contact {
     /// Whether both name the same binding: the same instance and reg-id where both have an instance
     /// (RFC 5626 §6), else an equal URI. Two devices behind one kind of router often have one URI.
     pub(super) fn is_same(&self, other: &Identification<'_>) -> bool {
-        match (self.instance.as_deref(), other.instance) {
+        match (self.instance, other.instance) {
             (Some(own), Some(other_instance)) => {
                 own.eq_ignore_ascii_case(other_instance) && self.reg_id == other.reg_id
             }
             // Most clients refresh a contact as they wrote it before.
-            _ if self.uri == other.uri => true,
-            _ => match (Uri::parse(&self.uri), Uri::parse(other.uri)) {
-                (Ok(own), Ok(other)) => equivalent(&own, &other),
-                _ => false,
-            },
+            _ if self.uri.as_str() == other.uri => true,
+            _ => Uri::parse(other.uri).is_ok_and(|other| equivalent(&self.uri, &other)),
         }
     }
 }
@@ -200,10 +206,17 @@ impl<'a> Said<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sip::header::NameAddr;
     use proptest::prelude::*;
 
-    fn contact(value: &str) -> Contact {
-        Contact::parse(value, None).unwrap()
+    fn parse(value: &str) -> Result<Contact<'_>, Rejection> {
+        let address = NameAddr::parse(value).ok();
+        let address = address.and_then(|it| Some((it, Uri::parse(it.uri).ok()?)));
+        Contact::of(value, address, None)
+    }
+
+    fn contact(value: &str) -> Contact<'_> {
+        parse(value).unwrap()
     }
 
     #[test]
@@ -212,7 +225,7 @@ mod tests {
                      ;+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-AABBCCDDEEFF>\"\
                      ;+g.3gpp.icsi-ref=\"urn%3Aurn-7%3Aa;b\";reg-id=1;pub-gruu=\"x\"";
         let contact = contact(value);
-        assert_eq!(contact.uri, "sip:bob@192.0.2.1:5060;ob");
+        assert_eq!(contact.uri.as_str(), "sip:bob@192.0.2.1:5060;ob");
         assert_eq!(
             contact.parameters,
             ";q=0.5;+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-AABBCCDDEEFF>\"\
@@ -259,9 +272,9 @@ mod tests {
             "<sip:>",
             "<sip:a@b>;q=7",
         ] {
-            assert!(Contact::parse(value, None) == Err(MALFORMED), "{value}");
+            assert!(parse(value) == Err(MALFORMED), "{value}");
         }
-        assert_eq!(Contact::parse("<sips:a@b>", None), Err(SECURE));
+        assert_eq!(parse("<sips:a@b>"), Err(SECURE));
     }
 
     #[test]
@@ -286,7 +299,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_value_makes_it_panic(value in "(<sip:a@b>)?\\PC{0,40}") {
-            let _ = Contact::parse(&value, None);
+            let _ = parse(&value);
         }
     }
 }

@@ -258,25 +258,35 @@ impl Directory {
     /// The URIs of a user as P-Associated-URI lists them (RFC 7315 §4.1): the SIP one first, then the
     /// telephone number.
     pub fn associated_uris(&self, identity: &Identity) -> String {
-        let sip = sip_uri(identity);
-        match self.users.get(identity) {
-            Some(Some(tel)) => ["<", &sip, ">, <tel:", &tel_digits(tel), ">"].concat(),
-            _ => ["<", &sip, ">"].concat(),
+        let mut out = String::with_capacity(identity.as_str().len() + 40);
+        out.push('<');
+        push_sip_uri(&mut out, identity);
+        out.push('>');
+        if let Some(Some(tel)) = self.users.get(identity) {
+            out.extend([", <tel:", &tel_digits(tel), ">"]);
         }
+        out
     }
 }
 
 /// `sip:user@host`, the user part escaped where RFC 3261 §25.1 wants it.
 pub(super) fn sip_uri(identity: &Identity) -> String {
+    let mut out = String::with_capacity(identity.as_str().len() + 8);
+    push_sip_uri(&mut out, identity);
+    out
+}
+
+fn push_sip_uri(out: &mut String, identity: &Identity) {
     let text = identity.as_str();
     let (user, host) = text.rsplit_once('@').unwrap_or(("", text));
-    let mut out = String::with_capacity(text.len() + 8);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,;?/".contains(&byte);
     out.push_str("sip:");
-    for byte in user.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.!~*'()&=+$,;?/".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            write!(out, "%{byte:02X}").expect("a String takes all");
+    let plain = user.bytes().take_while(|byte| is_plain(*byte)).count();
+    out.push_str(&user[..plain]);
+    for byte in user.bytes().skip(plain) {
+        match is_plain(byte) {
+            true => out.push(char::from(byte)),
+            false => write!(out, "%{byte:02X}").expect("a String takes all"),
         }
     }
     out.push('@');
@@ -286,7 +296,6 @@ pub(super) fn sip_uri(identity: &Identity) -> String {
         ("", "")
     };
     out.extend([open, host, close]);
-    out
 }
 
 /// Whether a user part holds what cannot stand in an identity.

@@ -13,7 +13,7 @@ impl Registrar {
 
     /// All bindings of a user, suspended ones too, the one registered last at the end.
     pub fn bindings(&self, user: &Identity) -> &[Binding] {
-        self.users.get(user).map_or(&[], |bindings| &bindings.0)
+        self.users.get(user).map_or(&[], |bindings| &bindings.all)
     }
 
     /// One binding of a user.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use crate::clock::{Instant, Now};
 use crate::identity::Identity;
 use crate::registrar::binding::{Binding, Circumstances};
-use crate::registrar::bindings::Granted;
-use crate::registrar::contact::{Contact, Wish};
+use crate::registrar::bindings::{Granted, Wanted};
+use crate::registrar::contact::{Contact, Contacts, Wish};
 use crate::registrar::directory::{Directory, Resolved, sip_uri};
 use crate::registrar::reach::strip_brackets;
 use crate::registrar::table::{Policy, Registered, Registrar};
@@ -126,7 +126,9 @@ impl Registrar {
         path: &[String],
     ) -> Bytes {
         let (request, now) = (registration.request, registration.now);
-        let with_gruu = lists(request, HeaderName::Supported, "gruu");
+        let mut bindings = self.bindings(user).iter();
+        let with_gruu = bindings.any(|it| it.instance().is_some())
+            && lists(request, HeaderName::Supported, "gruu");
         let mut answer = response(request, 200, "OK", Some(registration.to_tag));
         for binding in self.bindings(user) {
             if binding.deadline() > now.instant {
@@ -204,20 +206,23 @@ fn authorised_user(
     registration: &Registration<'_>,
 ) -> Result<Identity, Rejection> {
     let request = registration.request;
-    let resolve =
-        |address: NameAddr<'_>| Uri::parse(address.uri).map(|uri| directory.resolve(&uri));
     let to = request.to()?;
-    let user = match resolve(to) {
-        Ok(Resolved::Local(user)) => user,
-        Ok(Resolved::Unknown | Resolved::Foreign) => return Err(Rejection::new(404, "Not Found")),
-        Err(_) => return Err(Rejection::new(400, "Malformed To")),
+    let user = match request.to_uri().map(|uri| directory.resolve(&uri)) {
+        Some(Resolved::Local(user)) => user,
+        Some(Resolved::Unknown | Resolved::Foreign) => {
+            return Err(Rejection::new(404, "Not Found"));
+        }
+        None => return Err(Rejection::new(400, "Malformed To")),
     };
     let allowed = match registration.authenticated {
         Some(sender) => *sender == user,
         None => {
             let from = request.from()?;
             // Written alike they are one and the same.
-            let is_user = || resolve(from) == Ok(Resolved::Local(user.clone()));
+            let is_user = || {
+                let sender = request.from_uri().map(|uri| directory.resolve(&uri));
+                sender == Some(Resolved::Local(user.clone()))
+            };
             directory.is_open() && (from.uri == to.uri || is_user())
         }
     };
@@ -242,8 +247,8 @@ fn read_path(request: &Message) -> Result<Vec<String>, Rejection> {
 }
 
 /// What each contact gets of the time it wants; a wish below the minimum refuses all.
-fn grant(contacts: Vec<Contact>, policy: &Policy) -> Result<Vec<Granted>, Refused> {
-    let grant = |contact: Contact| {
+fn grant<'a>(contacts: Contacts<'a>, policy: &Policy) -> Result<Wanted<'a>, Refused> {
+    let grant = |contact: Contact<'a>| {
         let lifetime = match contact.expires {
             None => policy.default_expires,
             Some(seconds) => Duration::from_secs(u64::from(seconds)).min(policy.max_expires),
@@ -746,6 +751,35 @@ mod tests {
     }
 
     #[test]
+    fn who_registers_again_in_time_does_not_expire_and_ends_when_he_no_longer_does() {
+        let mut world = World::open();
+        let contact = "Contact: <sip:a@h>;expires=100\r\n";
+        world.registers(contact);
+        for _ in 0..3 {
+            world.after(60).registers(contact);
+            let now = world.now.instant + Duration::from_secs(40);
+            let expired = world.registrar.handle_timeout(now);
+            assert!(expired.is_empty() && world.registrar.next_deadline() > Some(now));
+        }
+        world.after(100);
+        let due = world.registrar.next_deadline();
+        assert_eq!(due, Some(world.now.instant), "when the last one is over");
+        let expired = world.registrar.handle_timeout(world.now.instant);
+        assert_eq!(expired[0].gone, [BindingKey::new("sip:a@h")]);
+        assert_eq!(world.registrar.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_shorter_lifetime_ends_at_its_own_time() {
+        let mut world = World::open();
+        world.registers("Contact: <sip:a@h>;expires=600\r\n");
+        world.registers("Contact: <sip:a@h>;expires=100\r\n");
+        let due = START.instant + Duration::from_secs(100);
+        assert_eq!(world.registrar.next_deadline(), Some(due));
+        assert_eq!(world.registrar.handle_timeout(due).len(), 1);
+    }
+
+    #[test]
     fn a_plain_refresh_is_written_at_most_once_per_half_lifetime() {
         let mut world = World::open();
         world.registers("Contact: <sip:a@h>;expires=600\r\n");
@@ -836,7 +870,9 @@ mod tests {
                 let bindings = world.registrar.bindings(&bob());
                 prop_assert!(bindings.len() <= 3);
                 let earliest = bindings.iter().map(|binding| binding.deadline()).min();
-                prop_assert_eq!(world.registrar.next_deadline(), earliest);
+                let due = world.registrar.next_deadline();
+                prop_assert_eq!(due.is_some(), earliest.is_some());
+                prop_assert!(due <= earliest, "nothing ends unseen");
                 prop_assert_eq!(world.registrar.registered_users(), usize::from(!bindings.is_empty()));
                 let hanging = bindings.iter().filter(|binding| binding.flow().connection.is_some());
                 let mut connections: Vec<_> = hanging.filter_map(|b| b.flow().connection).collect();

@@ -10,15 +10,15 @@ use crate::config::{Config, Tagless};
 use crate::date::PresentDate;
 use crate::identity::Identity;
 use crate::registrar::binding::{Binding, BindingKey, Circumstances};
-use crate::registrar::bindings::{Bindings, Effect, Granted};
+use crate::registrar::bindings::{Bindings, Effect, Wanted};
 use crate::registrar::common::Common;
 use crate::registrar::record::DecodeError;
 use crate::sip::rejection::Rejection;
 use crate::sip::transport::flow::{ConnectionId, Flow};
 use crate::store::request::StoreRequest;
 
-/// Users whose bindings one call of [`Registrar::handle_timeout`] lets expire.
-const MOST_EXPIRED: usize = 256;
+/// Users whose bindings one call of [`Registrar::handle_timeout`] looks at.
+const MOST_DUE: usize = 256;
 
 /// What the registrar grants.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,8 @@ pub struct Registered {
 pub struct Registrar {
     policy: Policy,
     pub(super) users: HashMap<Identity, Bindings, RandomState>,
-    /// The earliest deadline of each user.
+    /// Each user by a deadline no later than his earliest one: who registers again stays where he is filed until that
+    /// comes up.
     deadlines: BTreeSet<(Instant, Identity)>,
     /// Which users have a binding that hangs on which connection.
     connections: HashMap<ConnectionId, BTreeSet<Identity>, RandomState>,
@@ -147,16 +148,15 @@ impl Registrar {
         };
         binding.share(&mut self.common);
         let bindings = self.users.entry(user.clone()).or_default();
-        let old = bindings.next_deadline();
-        let (before, octets) = (bindings.0.len(), bindings.footprint());
-        bindings.0.retain(|other| other.key != binding.key);
+        let (before, octets) = (bindings.all.len(), bindings.footprint());
+        bindings.all.retain(|other| other.key != binding.key);
         bindings.add(binding);
-        self.contacts = self.contacts + bindings.0.len() - before;
+        self.contacts = self.contacts + bindings.all.len() - before;
         self.octets = self.octets + bindings.footprint() - octets;
         bindings
-            .0
+            .all
             .sort_by_key(|binding| binding.facts.registered_at);
-        self.reschedule(user, old);
+        self.reschedule(user);
         Ok(None)
     }
 
@@ -167,7 +167,7 @@ impl Registrar {
             let Some(bindings) = self.users.get_mut(&user) else {
                 continue;
             };
-            for binding in &mut bindings.0 {
+            for binding in &mut bindings.all {
                 let lost = binding.facts.flow.connection == Some(connection);
                 if lost {
                     binding.facts.flow.connection = None;
@@ -184,16 +184,19 @@ impl Registrar {
     /// Drops one binding, as when the device answered 404 or 410.
     pub fn forget(&mut self, user: &Identity, key: &BindingKey) -> Option<Registered> {
         let bindings = self.users.get_mut(user)?;
-        let at = bindings.0.iter().position(|binding| binding.key == *key)?;
+        let at = bindings
+            .all
+            .iter()
+            .position(|binding| binding.key == *key)?;
         let before = Before::of(bindings);
         let effect = Effect {
-            gone: vec![bindings.0.remove(at).key],
+            gone: vec![bindings.all.remove(at).key],
             ..Effect::default()
         };
         Some(self.settle(user, before, effect))
     }
 
-    /// When to call [`Registrar::handle_timeout`].
+    /// When to call [`Registrar::handle_timeout`]; nothing ends before.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
@@ -201,18 +204,21 @@ impl Registrar {
     /// Lets bindings expire, a bounded number at a time: call again while the deadline is due.
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<Registered> {
         let mut expired = Vec::new();
-        while expired.len() < MOST_EXPIRED {
-            let due = self
-                .deadlines
-                .first()
-                .filter(|(deadline, _)| *deadline <= now);
-            let Some((deadline, user)) = due.cloned() else {
+        for _ in 0..MOST_DUE {
+            if self.next_deadline().is_none_or(|due| due > now) {
+                break;
+            }
+            let Some((_, user)) = self.deadlines.pop_first() else {
                 break;
             };
             let Some(bindings) = self.users.get_mut(&user) else {
-                self.deadlines.remove(&(deadline, user));
                 continue;
             };
+            bindings.filed = Instant::default();
+            if bindings.next_deadline().is_some_and(|due| due > now) {
+                self.reschedule(&user);
+                continue;
+            }
             let before = Before::of(bindings);
             let effect = bindings.expire(now);
             expired.push(self.settle(&user, before, effect));
@@ -223,15 +229,19 @@ impl Registrar {
     pub(super) fn update(
         &mut self,
         user: &Identity,
-        wanted: Vec<Granted>,
+        wanted: Wanted<'_>,
         around: &Circumstances<'_>,
     ) -> Result<Registered, Rejection> {
+        let most = self.policy.max_contacts;
+        let bindings = self.users.get_mut(user);
+        if let Some(key) = bindings.and_then(|it| it.renew(&wanted, most, around)) {
+            return Ok(self.renewed(user, key));
+        }
         let adds = wanted.iter().any(|granted| !granted.lifetime.is_zero());
         let known = self.users.contains_key(user);
         if adds && !known && self.users.len() >= self.policy.max_users {
             return Err(Rejection::new(503, "Too Many Registered Users"));
         }
-        let most = self.policy.max_contacts;
         self.change(user, |bindings| bindings.update(wanted, most, around))
     }
 
@@ -252,22 +262,39 @@ impl Registrar {
         let before = Before::of(bindings);
         let effect = change(bindings);
         if effect.is_ok() {
-            for binding in &mut bindings.0 {
+            for binding in &mut bindings.all {
                 binding.share(&mut self.common);
             }
-        } else if bindings.0.is_empty() {
+        } else if bindings.all.is_empty() {
             self.users.remove(user);
         }
         Ok(self.settle(user, before, effect?))
     }
 
+    /// What the tables say of a user whose binding only lasts longer is right as it is.
+    fn renewed(&mut self, user: &Identity, key: BindingKey) -> Registered {
+        self.reschedule(user);
+        Registered {
+            user: user.clone(),
+            came: Vec::new(),
+            refreshed: vec![key],
+            tag_set_changed: Vec::new(),
+            gone: Vec::new(),
+            left: false,
+            store: Vec::new(),
+        }
+    }
+
     /// Brings the tables in line with a user's bindings and says what has to be written.
     fn settle(&mut self, user: &Identity, before: Before, effect: Effect) -> Registered {
         let on_connections = |bindings: &Bindings| -> Vec<ConnectionId> {
-            let flows = bindings.0.iter().map(Binding::flow);
+            let flows = bindings.all.iter().map(Binding::flow);
             flows.filter_map(|flow: Flow| flow.connection).collect()
         };
-        let contacts = self.users.get(user).map_or(0, |bindings| bindings.0.len());
+        let contacts = self
+            .users
+            .get(user)
+            .map_or(0, |bindings| bindings.all.len());
         self.contacts = (self.contacts + contacts).saturating_sub(before.contacts);
         let octets = self.users.get(user).map_or(0, Bindings::footprint);
         self.octets = (self.octets + octets).saturating_sub(before.octets);
@@ -281,7 +308,7 @@ impl Registrar {
             let users = self.connections.entry(connection).or_default();
             users.insert(user.clone());
         }
-        self.reschedule(user, before.deadline);
+        self.reschedule(user);
         let gone = effect.gone.iter().filter(|key| !effect.came.contains(key));
         let removed = gone.map(|key| remove(user, key.clone()));
         let put = effect.write.iter().filter_map(|key| {
@@ -312,14 +339,23 @@ impl Registrar {
         }
     }
 
-    fn reschedule(&mut self, user: &Identity, old: Option<Instant>) {
-        let new = self.users.get(user).and_then(Bindings::next_deadline);
-        if let Some(old) = old.filter(|_| old != new) {
-            self.deadlines.remove(&(old, user.clone()));
+    /// Files the user under his earliest deadline, unless he is filed under one before that.
+    fn reschedule(&mut self, user: &Identity) {
+        let Some(bindings) = self.users.get_mut(user) else {
+            return;
+        };
+        let (filed, due) = (bindings.filed, bindings.next_deadline());
+        let is_filed = filed != Instant::default();
+        if is_filed && due.is_some_and(|due| filed <= due) {
+            return;
         }
-        match new {
-            Some(new) => {
-                self.deadlines.insert((new, user.clone()));
+        if is_filed {
+            self.deadlines.remove(&(filed, user.clone()));
+        }
+        match due {
+            Some(due) => {
+                bindings.filed = due;
+                self.deadlines.insert((due, user.clone()));
             }
             None => {
                 self.users.remove(user);
@@ -332,17 +368,15 @@ impl Registrar {
 struct Before {
     contacts: usize,
     octets: usize,
-    deadline: Option<Instant>,
     connections: Vec<ConnectionId>,
 }
 
 impl Before {
     fn of(bindings: &Bindings) -> Self {
-        let connections = bindings.0.iter().filter_map(|b| b.flow().connection);
+        let connections = bindings.all.iter().filter_map(|b| b.flow().connection);
         Self {
-            contacts: bindings.0.len(),
+            contacts: bindings.all.len(),
             octets: bindings.footprint(),
-            deadline: bindings.next_deadline(),
             connections: connections.collect(),
         }
     }

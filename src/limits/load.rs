@@ -204,9 +204,10 @@ impl Load {
             return Some(Pressure::Memory);
         }
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
-        // Divided last: a piece of work takes microseconds.
-        let wait = self.spent.saturating_mul(waiting) / self.served.max(1);
-        (wait > self.bound_of(stage, now)).then_some(Pressure::Delay)
+        // Without a division: this is asked for everything that comes.
+        let wait = self.spent.saturating_mul(waiting);
+        let most = self.bound_of(stage, now).saturating_mul(self.served.max(1));
+        (wait > most).then_some(Pressure::Delay)
     }
 
     /// New work was refused; `true` if it is the first of an overload.

@@ -31,8 +31,8 @@ const SMALL: usize = 512;
 pub struct Datagram {
     /// From where.
     pub remote: SocketAddr,
-    /// The octets.
-    pub octets: Bytes,
+    /// The octets; to be shared only once somebody wants them, since that has to be noted somewhere.
+    pub octets: BytesMut,
     /// It was longer than any buffer; `octets` are only its beginning.
     pub truncated: bool,
 }
@@ -118,24 +118,21 @@ impl ReceiveBuffers {
     }
 
     /// Takes the memory of a datagram back that nobody wants: under a flood most are looked at and dropped.
-    pub fn take_back(&mut self, octets: Bytes) {
-        if self.spare.len() < SPARE
-            && let Ok(mut buffer) = octets.try_into_mut()
-            && buffer.capacity() == DIRECT
-        {
-            buffer.clear();
-            self.spare.push(buffer);
+    pub fn take_back(&mut self, mut octets: BytesMut) {
+        if self.spare.len() < SPARE && octets.capacity() == DIRECT {
+            octets.clear();
+            self.spare.push(octets);
         }
     }
 
     /// The first `length` octets of what the kernel wrote to `slot`, whose buffer becomes empty.
-    fn take(&mut self, slot: usize, length: usize) -> Bytes {
+    fn take(&mut self, slot: usize, length: usize) -> BytesMut {
         let buffer = &mut self.direct[slot];
         let direct = length.min(DIRECT).min(buffer.capacity());
         // SAFETY: the kernel wrote the first `direct` octets, which are within the capacity.
         unsafe { buffer.set_len(direct) };
         if length <= SMALL {
-            let octets = Bytes::copy_from_slice(buffer);
+            let octets = BytesMut::from(&buffer[..]);
             buffer.clear();
             return octets;
         }
@@ -145,7 +142,7 @@ impl ReceiveBuffers {
         let rest = (length - direct).min(OVERFLOW);
         let start = slot * OVERFLOW;
         octets.extend_from_slice(&self.overflow[start..start + rest]);
-        octets.freeze()
+        octets
     }
 }
 
@@ -438,8 +435,6 @@ mod tests {
         };
         let octets = receive(&mut buffers, 1200);
         let place = octets.as_ptr();
-        buffers.take_back(octets.clone());
-        assert!(buffers.spare.is_empty(), "somebody else has it");
         buffers.take_back(octets);
         // A short one was copied, a long one has another size.
         for length in [300, 5000] {

@@ -12,8 +12,6 @@
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
-
 use super::core_trait::ShardCore;
 use super::shell::Shell;
 use super::store_queue::StoreGate;
@@ -23,6 +21,9 @@ use crate::limits::reflection;
 use crate::limits::sources::Standing;
 use crate::net::sys::Datagram;
 use crate::sip::glance::{self, Beginning, Glance};
+
+/// Octets of refusals that leave together share memory of this length, about as many as one batch makes.
+pub(super) const REFUSALS: usize = 32 * 1024;
 
 /// What becomes of a datagram.
 enum Way {
@@ -246,8 +247,8 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             self.metrics.withheld_rate.count();
         } else if let Some(Some(transport)) = self.udp.get_mut(listener) {
             self.metrics.responses_5xx.count();
-            let answer = Bytes::copy_from_slice(self.refusal.as_bytes());
-            transport.send(to, answer);
+            self.refusals.extend_from_slice(self.refusal.as_bytes());
+            transport.send(to, self.refusals.split().freeze());
         }
         true
     }

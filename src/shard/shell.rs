@@ -4,6 +4,7 @@
 //! the others nor the timers, and then performs everything the core asked for (`perform`). Messages
 //! that came over TCP arrive through the inbox; only datagrams are read here, many at once.
 
+use bytes::BytesMut;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -95,6 +96,8 @@ pub struct Shell<C, G> {
     pub(super) datagrams: Vec<Datagram>,
     /// Where a refusal is written.
     pub(super) refusal: String,
+    /// Where refusals wait for the kernel.
+    pub(super) refusals: BytesMut,
     pub(super) inputs: Vec<Input>,
 }
 
@@ -311,7 +314,7 @@ impl<C: ShardCore + 'static, G: StoreGate> Shell<C, G> {
             connection: None,
         };
         let came = datagram.octets.len();
-        let message = match wire::parse(datagram.octets) {
+        let message = match wire::parse(datagram.octets.freeze()) {
             Ok(message) => message,
             Err(error) => return self.refuse(listener, flow, &error, came, now),
         };

@@ -1,5 +1,6 @@
 //! A shard's thread: built from parts that can travel, run until told to stop.
 
+use bytes::BytesMut;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
@@ -14,6 +15,7 @@ use tokio::task::LocalSet;
 use super::alarm::Alarm;
 use super::core_trait::ShardCore;
 use super::deliver::Deliverer;
+use super::door;
 use super::inbox::{Inbox, Lanes};
 use super::operator_desk::Desk;
 use super::outbox::Outbox;
@@ -199,6 +201,7 @@ fn build<C: ShardCore + 'static, G: StoreGate>(
         next_look: Instant::default(),
         datagrams: Vec::new(),
         refusal: String::new(),
+        refusals: BytesMut::with_capacity(door::REFUSALS),
         inputs: Vec::new(),
     })
 }

@@ -225,15 +225,13 @@ impl WaitingRoom {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
-
     use crate::sip::transport::flow::{Flow, Transport};
     use crate::sip::wire;
 
     fn from(last: u8, text: &'static str) -> Datagram {
         Datagram {
             remote: ([192, 0, 2, last], 5060).into(),
-            octets: Bytes::from_static(text.as_bytes()),
+            octets: text.into(),
             truncated: false,
         }
     }

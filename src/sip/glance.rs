@@ -4,9 +4,7 @@
 //! Only what is written plainly is seen. Of anything else nothing is said here, and it is read whole.
 
 use std::net::SocketAddr;
-use std::sync::LazyLock;
 
-use memchr::memmem::Finder;
 use memchr::{memchr, memchr_iter};
 use smallvec::SmallVec;
 
@@ -14,11 +12,16 @@ use crate::sip::dialog::{OWN_CONTACT, OWN_ROUTE};
 use crate::sip::digest::MOST_CREDENTIALS;
 use crate::sip::header::{NameAddr, Via};
 use crate::sip::message::{HeaderName, Method};
+use crate::sip::plain_via::{PlainVia, return_port};
 use crate::sip::reply;
 use crate::sip::transaction::branch::{has_magic_cookie, is_unique, shard_of};
 
 /// What a datagram is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment, and memory for it would cost more than moving it"
+)]
 pub enum Glance<'a> {
     /// Part of something that has begun: a response to a request of ours, a request in a dialog that we are in,
     /// an ACK or CANCEL.
@@ -40,6 +43,8 @@ pub struct Beginning<'a> {
     pub makes_room: bool,
     method: &'a str,
     vias: SmallVec<[&'a str; 4]>,
+    /// The topmost one, if it is plain.
+    top: Option<PlainVia<'a>>,
     from: &'a str,
     to: &'a str,
     has_tag: bool,
@@ -72,20 +77,20 @@ pub fn identity(octets: &[u8]) -> Option<[&str; 2]> {
         return None;
     }
     let (start, rest) = next_line(octets)?;
-    identity_of(method_of(start)?, top_via(rest)?)
+    let via = top_via(rest)?;
+    identity_of(method_of(start)?, via, PlainVia::read(via))
 }
 
-fn identity_of<'a>(method: &'a str, via: &'a str) -> Option<[&'a str; 2]> {
-    let is_one = has_plain_branch(via) || is_unique(Via::parse(via).ok()?.branch?);
-    is_one.then_some([method, via])
-}
-
-/// Whether a Via, one alone, has a unique branch where it is looked for at first.
-fn has_plain_branch(via: &str) -> bool {
-    static BRANCH: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(";branch="));
-    let encloses = |octet: &u8| matches!(octet, b',' | b'"' | b'<');
-    let branch = BRANCH.find(via.as_bytes()).and_then(|at| via.get(at + 8..));
-    branch.is_some_and(is_unique) && !via.as_bytes().iter().any(encloses)
+fn identity_of<'a>(
+    method: &'a str,
+    via: &'a str,
+    plain: Option<PlainVia<'a>>,
+) -> Option<[&'a str; 2]> {
+    let branch = match plain {
+        Some(plain) => plain.branch,
+        None => Via::parse(via).ok()?.branch,
+    };
+    is_unique(branch?).then_some([method, via])
 }
 
 fn top_via(head: &[u8]) -> Option<&str> {
@@ -122,7 +127,7 @@ fn read(octets: &[u8]) -> Option<Glance<'_>> {
     let (mut from, mut to, mut call_id, mut cseq) = (None, None, None, None);
     let mut ends = false;
     let mut credentials = SmallVec::new();
-    let mut vias = SmallVec::new();
+    let mut vias = SmallVec::<[&str; 4]>::new();
     let mut routes = SmallVec::<[&str; 4]>::new();
     for field in fields(rest) {
         let (name, value) = field?;
@@ -164,6 +169,7 @@ fn read(octets: &[u8]) -> Option<Glance<'_>> {
         credentials,
         makes_room: ends && method == "REGISTER",
         method,
+        top: vias.first().and_then(|via| PlainVia::read(via)),
         vias,
         from: from?,
         to,
@@ -197,34 +203,57 @@ fn fields(head: &[u8]) -> impl Iterator<Item = Option<(HeaderName, &[u8])>> {
 
 /// A name that an answer or its refusal has to do with, else [`HeaderName::Other`].
 fn field(line: &[u8]) -> Option<(HeaderName, &[u8])> {
-    // Names are short: nearer than a search for many octets at a time would begin.
-    let colon = line.iter().position(|octet| *octet == b':')?;
+    let colon = colon_of(line)?;
     let name = line[..colon].trim_ascii_end();
     // Folded: the value goes on here.
-    if matches!(line[0], b' ' | b'\t') || name.is_empty() {
+    if name.is_empty() || matches!(name[0], b' ' | b'\t') {
         return None;
     }
-    let name = match may_be_of_interest(name) {
-        true => HeaderName::parse(name),
-        false => HeaderName::Other,
-    };
-    Some((name, line[colon + 1..].trim_ascii()))
+    Some(match name_of(name) {
+        HeaderName::Other => (HeaderName::Other, &[]),
+        name => (name, line[colon + 1..].trim_ascii()),
+    })
+}
+
+/// Where the first colon is. Names are so short that a search for many octets at a time would have no time to pay,
+/// and long enough to be gone through by words.
+fn colon_of(line: &[u8]) -> Option<usize> {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let (words, rest) = line.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let other = u64::from_le_bytes(*word) ^ (EACH * b':' as u64);
+        // The lowest octet that is zero, found by what subtracting borrows.
+        let colons = other.wrapping_sub(EACH) & !other & (EACH << 7);
+        if colons != 0 {
+            return Some(index * 8 + colons.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|octet| *octet == b':')?;
+    Some(words.len() * 8 + at)
 }
 
 /// Nearly all other names are told by their first letter and their length.
-fn may_be_of_interest(name: &[u8]) -> bool {
-    matches!(
-        (name[0] | 0x20, name.len()),
-        (b'v', 1 | 3) // Via
-            | (b'f', 1 | 4) // From
-            | (b't', 1 | 2) // To
-            | (b'i', 1) // Call-ID
-            | (b'c', 4 | 7) // CSeq, Call-ID
-            | (b'r', 5) // Route
-            | (b'e', 7) // Expires
-            | (b'a', 13) // Authorization
-            | (b'p', 19) // Proxy-Authorization
-    )
+fn name_of(name: &[u8]) -> HeaderName {
+    let (it, long) = match (name[0] | 0x20, name.len()) {
+        (b'v', 1) => return HeaderName::Via,
+        (b'f', 1) => return HeaderName::From,
+        (b't', 1) => return HeaderName::To,
+        (b'i', 1) => return HeaderName::CallId,
+        (b'v', 3) => (HeaderName::Via, "Via"),
+        (b'f', 4) => (HeaderName::From, "From"),
+        (b't', 2) => (HeaderName::To, "To"),
+        (b'c', 7) => (HeaderName::CallId, "Call-ID"),
+        (b'c', 4) => (HeaderName::CSeq, "CSeq"),
+        (b'r', 5) => (HeaderName::Route, "Route"),
+        (b'e', 7) => (HeaderName::Expires, "Expires"),
+        (b'a', 13) => (HeaderName::Authorization, "Authorization"),
+        (b'p', 19) => (HeaderName::ProxyAuthorization, "Proxy-Authorization"),
+        _ => return HeaderName::Other,
+    };
+    match name.eq_ignore_ascii_case(long.as_bytes()) {
+        true => it,
+        false => HeaderName::Other,
+    }
 }
 
 /// The line up to CR LF, and what is behind it.
@@ -255,7 +284,7 @@ fn text(value: &[u8]) -> Option<&str> {
 impl Beginning<'_> {
     /// See [`identity`].
     pub fn identity(&self) -> Option<[&str; 2]> {
-        identity_of(self.method, self.vias.first()?)
+        identity_of(self.method, self.vias.first()?, self.top)
     }
 
     /// Writes the answer that it is refused for now, in the place of what is in `out`; returns where it goes. The
@@ -268,18 +297,16 @@ impl Beginning<'_> {
         retry_after: u16,
     ) -> Option<SocketAddr> {
         let (top, others) = self.vias.split_first()?;
-        // Several elements in one field are legal, and rare.
-        if memchr(b',', top.as_bytes()).is_some() {
-            return None;
-        }
-        let via = Via::parse(top).ok()?;
-        via.branch.filter(|branch| has_magic_cookie(branch))?;
         out.clear();
         out.push_str("SIP/2.0 503 Service Unavailable\r\nVia: ");
-        match reply::needs_stamp(&via, source) {
-            true => _ = reply::push_stamped_via(out, &via, top, source),
-            false => out.push_str(top),
-        }
+        let port = match self.top {
+            Some(via) => {
+                via.branch.filter(|branch| has_magic_cookie(branch))?;
+                via.push_stamped(out, source);
+                via.return_port(source)
+            }
+            None => push_stamped_with_care(out, top, source)?,
+        };
         for other in others {
             out.push_str("\r\nVia: ");
             out.push_str(other);
@@ -299,13 +326,23 @@ impl Beginning<'_> {
         out.push_str("\r\nRetry-After: ");
         reply::push_decimal(out, retry_after);
         out.push_str("\r\nContent-Length: 0\r\n\r\n");
-        // RFC 3261 §18.2.2 and RFC 3581 §4.
-        let port = match via.rport {
-            Some(_) => source.port(),
-            None => via.port.unwrap_or(5060),
-        };
         Some(SocketAddr::new(source.ip(), port))
     }
+}
+
+/// Appends a Via that is not plain; returns the port that an answer along it goes to.
+fn push_stamped_with_care(out: &mut String, text: &str, source: SocketAddr) -> Option<u16> {
+    // Several elements in one field are legal, and rare.
+    if memchr(b',', text.as_bytes()).is_some() {
+        return None;
+    }
+    let via = Via::parse(text).ok()?;
+    via.branch.filter(|branch| has_magic_cookie(branch))?;
+    match reply::needs_stamp(&via, source) {
+        true => _ = reply::push_stamped_via(out, &via, text, source),
+        false => out.push_str(text),
+    }
+    Some(return_port(via.rport.is_some(), via.port, source))
 }
 
 /// Sixteen digits.
@@ -320,6 +357,9 @@ fn push_hex(out: &mut String, number: u64) {
 mod tests {
     use super::*;
     use crate::sip::wire;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
 
     const SOURCE: &str = "192.0.2.7:4711";
     const MESSAGE: &str = "MESSAGE sip:bob@im.test SIP/2.0\r\n\
@@ -469,5 +509,124 @@ mod tests {
         }
         let text = MESSAGE.replace(";rport;", ", SIP/2.0/UDP x;");
         assert_eq!(identity(text.as_bytes()), None, "the first has none");
+    }
+
+    #[test]
+    fn a_colon_is_found_wherever_it_stands() {
+        for length in 0..40 {
+            for octet in [b' ', b'9', b';', 0xba, 0xff, 0] {
+                let mut line = vec![octet; length];
+                assert_eq!(colon_of(&line), None);
+                for at in (0..length).rev() {
+                    line[at] = b':';
+                    assert_eq!(colon_of(&line), Some(at), "{line:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_told_as_a_reader_tells_them() {
+        let ours = [
+            "Via",
+            "From",
+            "To",
+            "Call-ID",
+            "CSeq",
+            "Route",
+            "Expires",
+            "Authorization",
+            "Proxy-Authorization",
+            "v",
+            "f",
+            "t",
+            "i",
+        ];
+        for name in ours {
+            for name in [name.to_owned(), name.to_uppercase(), name.to_lowercase()] {
+                let name = name.as_bytes();
+                assert_eq!(name_of(name), HeaderName::parse(name));
+                assert_ne!(name_of(name), HeaderName::Other);
+            }
+        }
+        for name in ["Contact", "Content", "r", "Vxa", "Xia", "Tp", "s"] {
+            assert_eq!(name_of(name.as_bytes()), HeaderName::Other, "{name}");
+        }
+    }
+
+    const VIAS: [&str; 7] = [
+        "Via: SIP/2.0/UDP host.test:5080;rport;branch=z9hG4bKone",
+        "v:SIP/2.0/UDP 192.0.2.7;branch=z9hG4bKone",
+        "VIA : SIP/2.0/UDP 192.0.2.7:5070;x=y;branch=z9hG4bKone;RPort",
+        "Via: SIP/2.0/UDP h;branch=\"z9hG4bKone\";rport=7;received=192.0.2.1",
+        "Via: SIP / 2.0 / UDP h ; branch=z9hG4bKone",
+        "Via: SIP/2.0/UDP h;branch=z9hG4bK",
+        "Via: SIP/2.0/UDP h;branch=z9hG4bKone, SIP/2.0/UDP i;branch=z9hG4bKtwo",
+    ];
+    const TOS: [&str; 5] = [
+        "To: <sip:bob@im.test>",
+        "t: \"B; <\" <sip:bob@im.test;x=y>;tag=9",
+        "To: sip:bob@im.test;tag=9",
+        "to: tel:+1",
+        "To: <bob",
+    ];
+    const OTHERS: [&str; 10] = [
+        "Max-Forwards: 70",
+        "Subject: a:b",
+        "s:",
+        "Route: <sip:other.test;lr>",
+        "Expires: 0",
+        "Authorization: Digest username=\"bob\"",
+        "User-Agent: \u{e9}",
+        "Accept-Contact: *;+g.oma.sip-im",
+        "Folded: x\r\n y",
+        "no colon",
+    ];
+
+    fn lines() -> impl Strategy<Value = Vec<&'static str>> {
+        let seldom = prop_oneof![9 => Just("CSeq: 7 MESSAGE"), 1 => Just("CSeq: \t7 MESSAGE")];
+        let fields = (vec(select(&VIAS[..]), 1..3), select(&TOS[..]), seldom);
+        let others = vec(select(&OTHERS[..]), 0..4);
+        (fields, others).prop_flat_map(|((mut lines, to, cseq), others)| {
+            lines.extend([to, cseq, "F: <sip:alice@im.test>;tag=1", "Call-ID : call"]);
+            lines.extend(others);
+            Just(lines).prop_shuffle()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_refused_at_a_glance_is_answered_as_a_reader_of_it_would(lines in lines()) {
+            let head = lines.join("\r\n");
+            let text = format!("MESSAGE sip:bob@im.test SIP/2.0\r\n{head}\r\nl: 0\r\n\r\n");
+            let source = SOURCE.parse().expect("an address");
+            let Glance::Begins(beginning) = look(text.as_bytes()) else {
+                return Ok(());
+            };
+            prop_assert_eq!(identity(text.as_bytes()), beginning.identity());
+            let Ok(request) = wire::parse(text.clone().into()) else {
+                return Ok(());
+            };
+            let via = request.top_via().expect("a Via");
+            prop_assert_eq!(beginning.identity().is_some(), via.branch.is_some_and(is_unique));
+            let Some((to, octets)) = refusal(&beginning, source, 0xab) else {
+                return Ok(());
+            };
+            prop_assert_eq!(to.port(), return_port(via.rport.is_some(), via.port, source));
+            let request = match reply::needs_stamp(&via, source) {
+                true => reply::stamp_source(request.clone(), source).expect("stamped"),
+                false => request.clone(),
+            };
+            let tag = format!("{:016x}", 0xab);
+            let whole = reply::response(&request, 503, "Service Unavailable", Some(&tag));
+            let whole = whole.header("Retry-After", "3").build();
+            let whole = str::from_utf8(&whole).expect("text");
+            let sorted = |text: &str| {
+                let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+                lines.sort();
+                lines
+            };
+            prop_assert_eq!(sorted(&octets), sorted(whole));
+        }
     }
 }

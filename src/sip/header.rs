@@ -355,7 +355,7 @@ fn after_version(value: &str) -> Option<&str> {
     is_sip.then_some(rest)
 }
 
-fn sent_by(text: &str) -> Option<(&str, Option<u16>)> {
+pub(super) fn sent_by(text: &str) -> Option<(&str, Option<u16>)> {
     let host_end = match text.strip_prefix('[') {
         Some(_) => text.find(']')? + 1,
         None => memchr3(b':', b' ', b'\t', text.as_bytes()).unwrap_or(text.len()),

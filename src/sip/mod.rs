@@ -7,6 +7,7 @@ pub mod glance;
 pub mod header;
 pub mod message;
 pub mod name;
+mod plain_via;
 pub mod proxy;
 pub mod rejection;
 pub mod reliable;

@@ -195,8 +195,13 @@ pub fn stamp_source(request: Message, source: SocketAddr) -> Option<Message> {
 
 /// Whether the top Via must say where the request came from.
 pub fn needs_stamp(via: &Via<'_>, source: SocketAddr) -> bool {
-    let host = via.host.trim_start_matches('[').trim_end_matches(']');
-    via.rport.is_some() || via.received.is_some() || host.parse() != Ok(source.ip().to_canonical())
+    via.rport.is_some() || via.received.is_some() || !is_at(via.host, source)
+}
+
+/// Whether the host of a Via is the address of its source.
+pub(super) fn is_at(host: &str, source: SocketAddr) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.parse() == Ok(source.ip().to_canonical())
 }
 
 /// Where parts of a stamped Via lie in what it was appended to.
@@ -233,19 +238,25 @@ pub(super) fn push_stamped_via(
         }
         out.push_str(parameter);
     }
-    out.push_str(";received=");
-    let start = out.len();
-    push_address(out, source.ip().to_canonical());
-    let received = start..out.len();
-    if via.rport.is_some() {
-        out.push_str(";rport=");
-        push_decimal(out, source.port());
-    }
+    let received = push_source(out, via.rport.is_some(), source);
     Stamp {
         branch,
         received,
         parameters,
     }
+}
+
+/// Appends the stamp itself; returns where its address stands.
+pub(super) fn push_source(out: &mut String, has_rport: bool, source: SocketAddr) -> Range<usize> {
+    out.push_str(";received=");
+    let start = out.len();
+    push_address(out, source.ip().to_canonical());
+    let received = start..out.len();
+    if has_rport {
+        out.push_str(";rport=");
+        push_decimal(out, source.port());
+    }
+    received
 }
 
 /// What each request gets is written without `format!`.

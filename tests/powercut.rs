@@ -67,7 +67,7 @@ fn run(seed: u64, mutant: Mutant) -> (CutFiles, Owed) {
             _ => (number, Body::Inline(body(number))),
         };
         let token = desk.token();
-        let message = Box::new(message(user, number));
+        let message = Arc::new(message(user, number));
         desk.ask(StoreRequest::Put {
             token,
             message,

@@ -325,7 +325,7 @@ fn an_abandoned_put_is_never_delivered() {
     let large = Body::Inline(octets(LARGE, 200_000));
     for (number, body) in [(1, small), (LARGE, large)] {
         let token = desk.token();
-        let message = Box::new(message("bob", number));
+        let message = Arc::new(message("bob", number));
         desk.ask(StoreRequest::Put {
             token,
             message,
@@ -415,7 +415,7 @@ fn one_sync_serves_all_that_wait() {
 fn put(token: StoreToken, number: u64) -> StoreRequest {
     StoreRequest::Put {
         token,
-        message: Box::new(message("bob", number)),
+        message: Arc::new(message("bob", number)),
         body: Body::Inline(body(number)),
         quota: Quota::NONE,
     }

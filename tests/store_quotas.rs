@@ -69,7 +69,7 @@ fn messages_that_are_stored_at_once_never_exceed_the_bound() {
         let token = desk.token();
         desk.ask(StoreRequest::Put {
             token,
-            message: Box::new(message("bob", number)),
+            message: Arc::new(message("bob", number)),
             body: of_length(length),
             quota: quota(20, 500_000),
         });
@@ -93,7 +93,7 @@ fn what_is_refused_or_taken_back_does_not_count() {
     let token = desk.token();
     desk.ask(StoreRequest::Put {
         token,
-        message: Box::new(message("bob", 1)),
+        message: Arc::new(message("bob", 1)),
         body: of_length(10),
         quota: desk.quota,
     });

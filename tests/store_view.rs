@@ -49,7 +49,7 @@ fn store_many(desk: &mut Desk, numbers: std::ops::Range<u64>, user: impl Fn(u64)
         let token = desk.token();
         desk.ask(StoreRequest::Put {
             token,
-            message: Box::new(message(&user(number), number)),
+            message: Arc::new(message(&user(number), number)),
             body: Body::Inline(body(number)),
             quota: Quota::NONE,
         });
@@ -145,7 +145,7 @@ fn messages_that_get_another_date_while_their_segments_are_compacted_are_not_mis
         let token = desk.token();
         desk.ask(StoreRequest::Put {
             token,
-            message: Box::new(message("carol", round)),
+            message: Arc::new(message("carol", round)),
             body: Body::Inline(body(round)),
             quota: Quota::NONE,
         });

@@ -1,5 +1,6 @@
 //! A store on disk, asked as a shard asks it.
 
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
 use bytes::Bytes;
@@ -47,7 +48,7 @@ impl Desk {
             self.number += 1;
             self.ask(StoreRequest::Put {
                 token: StoreToken(self.number),
-                message: Box::new(message(self.number)),
+                message: Arc::new(message(self.number)),
                 body: Body::Inline(Bytes::from_static(&[b'x'; 400])),
                 quota: Quota::NONE,
             });

@@ -2,6 +2,7 @@
 //! minutes.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ fn put(number: u64) -> StoreRequest {
     let accepted_at = UnixMillis(clock::now().wall.0 - AGE);
     StoreRequest::Put {
         token: StoreToken(number),
-        message: Box::new(DeferredMessage {
+        message: Arc::new(DeferredMessage {
             recipient: Identity::new(&recipient, "im.test"),
             author: Identity::new(&author, "im.test"),
             from: format!("<sip:{author}@im.test>;tag=f{number}"),

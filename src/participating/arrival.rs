@@ -155,21 +155,20 @@ pub fn may_be_receipt(content_type: &str) -> bool {
 /// The message of a SIP MESSAGE request.
 pub fn of_message(
     request: &Message,
-    author: &Identity,
-    recipient: &Identity,
+    (author, recipient): (&Identity, &Identity),
+    ids: ConversationHeaders,
     content: Content,
     lifetimes: Lifetimes,
     tokens: &mut Tokens,
     now: Now,
-) -> Result<DeferredMessage, Rejection> {
-    let ids = ConversationHeaders::read(request, author, recipient, tokens)?;
+) -> DeferredMessage {
     let kind = if content.is_notification {
         MessageKind::Notification
     } else {
         MessageKind::Pager
     };
     let content_type = request.header(HeaderName::ContentType);
-    Ok(DeferredMessage {
+    DeferredMessage {
         recipient: recipient.clone(),
         author: author.clone(),
         from: without_tag(request.header(HeaderName::From).unwrap_or_default()),
@@ -186,7 +185,7 @@ pub fn of_message(
         accepted_at: now.wall,
         expires_at: expiry(request, lifetimes, now),
         duplicate_key: duplicate_key(request),
-    })
+    }
 }
 
 /// What the recipient's machine needs to know of a message.
@@ -403,16 +402,11 @@ mod tests {
                 receipts: Duration::from_secs(60),
             };
             let (mut tokens, now) = (Tokens::from_seed(1), crate::clock::now());
-            let message = of_message(
-                &request,
-                &author,
-                &recipient,
-                content,
-                lifetimes,
-                &mut tokens,
-                now,
-            );
-            let mut message = message.expect("sound");
+            let parties = (&author, &recipient);
+            let ids = ConversationHeaders::read(&request, &author, &recipient, &mut tokens);
+            let ids = ids.expect("sound");
+            let mut message =
+                of_message(&request, parties, ids, content, lifetimes, &mut tokens, now);
             let by_message = next_hops(&message);
             message.headers = headers_of_session(&request);
             assert_eq!(next_hops(&message), by_message);

@@ -1,5 +1,7 @@
 //! Messages of a chat that the other side does not take: stored first, answered then.
 
+use std::sync::Arc;
+
 use crate::clock::Now;
 use crate::msrp::event::InboundId;
 use crate::participating::arrival::{self, Content};
@@ -144,7 +146,7 @@ impl Service {
             return self.store_first(id, now);
         }
         let message = match self.kept_message(id, side, inbound, now) {
-            Ok(Some(message)) => Box::new(message),
+            Ok(Some(message)) => Arc::new(message),
             Ok(None) => return self.end_transit(id, side, inbound, 200),
             Err(rejection) => return self.end_transit(id, side, inbound, rejection.status),
         };
@@ -210,7 +212,7 @@ impl Service {
         id: ChatId,
         side: Side,
         inbound: InboundId,
-        message: Box<DeferredMessage>,
+        message: Arc<DeferredMessage>,
         body: Body,
     ) {
         let spool = match body {
@@ -236,7 +238,7 @@ impl Service {
         id: ChatId,
         side: Side,
         inbound: InboundId,
-        message: &DeferredMessage,
+        message: &Arc<DeferredMessage>,
     ) -> Option<Body> {
         let custody = &mut self.custody;
         let transits = &mut self.chats.get_mut(&id)?.transits;
@@ -245,7 +247,7 @@ impl Service {
         for request in requests {
             custody.tell(request);
         }
-        transit.fate = Fate::Storing(Box::new(message.clone()), BodySize::of(&body));
+        transit.fate = Fate::Storing(Arc::clone(message), BodySize::of(&body));
         Some(body)
     }
 

@@ -52,8 +52,9 @@ pub struct ReplayPolicy {
     pub per_user: usize,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) enum State {
+    #[default]
     Ready,
     Running(RunId),
     /// Put off by its devices: nothing younger passes.
@@ -102,7 +103,7 @@ pub(super) struct Aside {
     pause: Pause,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Conversation {
     /// Durable and unsettled, in order; the first `handed` are under way.
     pub(super) held: VecDeque<Held>,
@@ -167,28 +168,6 @@ impl Ready {
 }
 
 impl Conversation {
-    pub(super) fn new() -> Self {
-        Self {
-            held: VecDeque::new(),
-            handed: 0,
-            storing: 0,
-            storing_long: 0,
-            trying: BTreeSet::new(),
-            registered_meanwhile: false,
-            state: State::Ready,
-            attempt: 0,
-            steps: 0,
-            step_ends: None,
-            put_off: None,
-            aside: None,
-            beyond: BTreeSet::new(),
-            refusals: BTreeMap::new(),
-            shortages: 0,
-            session_refused: false,
-            obstacles: Obstacles::default(),
-        }
-    }
-
     /// Puts a message in its place; one that comes late goes before those not yet handed out.
     pub(super) fn insert(&mut self, held: Held, ready: &mut Ready) {
         if let Some(first) = self.held.front() {

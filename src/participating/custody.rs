@@ -5,6 +5,7 @@
 //! [`Refusal::Full`], and a cancelling record follows the write, so that it is never delivered.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,14 +31,14 @@ pub enum CustodyEvent<W> {
     /// The recipient's queue is full, and the message was asked to make room: here it is again.
     Crowded(W, Retained),
     /// A message in custody is damaged; what is known of it, and whether some device has got it.
-    Ruined(Identity, Seq, Option<Box<DeferredMessage>>, bool),
+    Ruined(Identity, Seq, Option<Arc<DeferredMessage>>, bool),
 }
 
 /// A message that must be put again if its recipient's queue was full.
 #[derive(Clone, Debug)]
 pub struct Retained {
     /// The message.
-    pub message: Box<DeferredMessage>,
+    pub message: Arc<DeferredMessage>,
     /// Its body.
     pub body: Body,
 }
@@ -110,7 +111,7 @@ impl<W> Custody<W> {
     /// holds the body is dropped if the message cannot be kept.
     pub fn put(
         &mut self,
-        message: Box<DeferredMessage>,
+        message: Arc<DeferredMessage>,
         body: Body,
         bounds: Bounds,
         waiter: W,

@@ -1,6 +1,7 @@
 //! Notifications the participating function makes itself (RFC 5438, cpm-facts §8): `stored` once when
 //! asked, `failed` when a kept message ends undelivered and the author asked to know.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Now;
@@ -17,7 +18,7 @@ use crate::store::request::{Body, DeferredMessage, MessageKind, Refusal, Seq, Se
 #[derive(Debug)]
 pub(super) struct Leaving {
     seq: Seq,
-    message: Box<DeferredMessage>,
+    message: Arc<DeferredMessage>,
     settlement: Settlement,
 }
 
@@ -91,7 +92,7 @@ impl Service {
         };
         let handed = HandedReceipt {
             receipt,
-            message: Box::new(notification),
+            message: Arc::new(notification),
             body: Body::Inline(body.into()),
             origin,
         };
@@ -101,7 +102,7 @@ impl Service {
     /// Messages whose time is over: gone from the queue, and the author told.
     pub(super) fn handle_due(
         &mut self,
-        due: Vec<(Seq, Box<DeferredMessage>)>,
+        due: Vec<(Seq, Arc<DeferredMessage>)>,
         delivered: &[Seq],
         now: Now,
     ) {
@@ -166,7 +167,7 @@ impl Service {
         }
     }
 
-    fn expire(&mut self, seq: Seq, message: Box<DeferredMessage>, delivered: bool, now: Now) {
+    fn expire(&mut self, seq: Seq, message: Arc<DeferredMessage>, delivered: bool, now: Now) {
         // The store names it again in a second: a storm of failures is told bit by bit.
         if self.owes_failure(&message, seq, delivered) && !self.may_tell_failure(now) {
             return;
@@ -184,7 +185,7 @@ impl Service {
         &mut self,
         user: &Identity,
         seq: Seq,
-        message: Option<Box<DeferredMessage>>,
+        message: Option<Arc<DeferredMessage>>,
         delivered: bool,
         now: Now,
     ) {
@@ -205,7 +206,7 @@ impl Service {
     pub(super) fn end_undelivered(
         &mut self,
         seq: Seq,
-        message: Box<DeferredMessage>,
+        message: Arc<DeferredMessage>,
         settlement: Settlement,
         now: Now,
     ) {
@@ -217,7 +218,7 @@ impl Service {
     pub(super) fn end_waiting(
         &mut self,
         seq: Seq,
-        message: Box<DeferredMessage>,
+        message: Arc<DeferredMessage>,
         settlement: Settlement,
         delivered: bool,
         now: Now,
@@ -252,7 +253,7 @@ impl Service {
     fn end_told(
         &mut self,
         seq: Seq,
-        message: Box<DeferredMessage>,
+        message: Arc<DeferredMessage>,
         settlement: Settlement,
         delivered: bool,
         now: Now,

@@ -4,6 +4,8 @@
 //! caller hears 200 only when that is confirmed. If no device takes it, it is durable before the
 //! caller hears 200 or 486.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::clock::Now;
@@ -280,7 +282,7 @@ impl Service {
             None => return,
         };
         let message = match self.kept_message(id, Side::Caller, FIRST, now) {
-            Ok(Some(message)) => Box::new(message),
+            Ok(Some(message)) => Arc::new(message),
             Ok(None) => return self.first_safe(id, then, now),
             Err(_) => return self.first_not_stored(id, None, now),
         };

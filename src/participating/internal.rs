@@ -1,5 +1,7 @@
 //! What one shard tells another: a message for one of its users, and what became of it.
 
+use std::sync::Arc;
+
 use crate::identity::Identity;
 pub use crate::participating::receipt_lane::HandedReceipt;
 use crate::participating::receipts::{MessageRef, Receipt, Sent};
@@ -11,7 +13,7 @@ pub enum InternalMessage {
     /// Take this message into custody for a user of the receiving shard and deliver it when possible.
     Accept {
         /// The message.
-        message: Box<DeferredMessage>,
+        message: Arc<DeferredMessage>,
         /// Its octets.
         body: Body,
         /// Who waits for [`InternalMessage::Accepted`]; `None` for notifications we make ourselves.

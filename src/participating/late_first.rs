@@ -4,6 +4,7 @@
 //! the message goes to nobody else (decision 2).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::clock::Now;
 use crate::config::CopyTo;
@@ -27,7 +28,7 @@ pub(super) struct LateFirsts {
 /// The message of an INVITE that some device has not answered.
 #[derive(Debug)]
 struct KeptFirst {
-    message: Box<DeferredMessage>,
+    message: Arc<DeferredMessage>,
     seq: Seq,
     size: BodySize,
     /// The branches without an answer, and the devices they carried it to.
@@ -73,7 +74,7 @@ impl Service {
     pub(super) fn hold_first(
         &mut self,
         id: ChatId,
-        message: Box<DeferredMessage>,
+        message: Arc<DeferredMessage>,
         (seq, size): (Seq, BodySize),
         tried: bool,
         now: Now,
@@ -185,7 +186,7 @@ mod tests {
     fn kept(seq: u64, carriers: &[(usize, u64)]) -> KeptFirst {
         let message = DeferredMessage::empty("alice", "bob", MessageKind::Chat);
         KeptFirst {
-            message: Box::new(message),
+            message: Arc::new(message),
             seq: Seq(seq),
             size: BodySize {
                 octets: 1,

@@ -1,6 +1,7 @@
 //! Kept pager messages leave as SIP MESSAGE, oldest first, the next after the answer to the last
 //! (RFC 3428 §8).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -25,7 +26,7 @@ const PIECE: usize = 256 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct MessageRun {
     held: Option<Held>,
-    message: Option<Box<DeferredMessage>>,
+    message: Option<Arc<DeferredMessage>>,
     body: BytesMut,
     length: u64,
     /// What was confirmed before must be durable before the next message goes out.

@@ -374,7 +374,7 @@ impl Service {
                 let key = super::arrival::conversation_key(&message);
                 Answer::Message(Box::new(FullMessage {
                     state: self.state_of(&user, &key, seq, now),
-                    message: *message,
+                    message: Arc::unwrap_or_clone(message),
                     length,
                 }))
             }
@@ -501,7 +501,7 @@ impl Service {
         &mut self,
         user: &Identity,
         seq: Seq,
-        message: Box<DeferredMessage>,
+        message: Arc<DeferredMessage>,
         delivered: bool,
         now: Now,
     ) -> Answer {

@@ -3,6 +3,8 @@
 //! 200 only when a device took it; 202 when it is durable here. While no device has answered within
 //! `answer_within`, the message is kept and the branches go on: a late 2xx settles the kept copy.
 
+use std::sync::Arc;
+
 use crate::clock::Now;
 use crate::config::CopyTo;
 use crate::identity::Identity;
@@ -43,8 +45,9 @@ pub struct Pager {
     content: Content,
     answered: bool,
     branches: usize,
-    /// Its conversation header fields, if we had to give it some.
-    generated: Option<ConversationHeaders>,
+    /// Its conversation header fields, and whether we had to give it some of them.
+    ids: ConversationHeaders,
+    are_generated: bool,
     /// The flows those branches went over.
     ways: Vec<Flow>,
     /// The devices that took it after it was kept, where each gets a copy.
@@ -59,7 +62,7 @@ impl Pager {
     /// A device's answer as its author gets it.
     fn answer_of(&self, response: &Message) -> bytes::Bytes {
         let is_success = (200..300).contains(&response.status());
-        let given = self.generated.as_ref().filter(|_| is_success);
+        let given = (self.are_generated && is_success).then_some(&self.ids);
         match forward::wants_privacy(&self.request) {
             true => privacy::answer_to_author(&self.request, response, given),
             false => upstream(response, given),
@@ -70,12 +73,12 @@ impl Pager {
 #[derive(Debug)]
 enum Keeping {
     No,
-    Storing(Box<DeferredMessage>),
-    Stored(Seq, Box<DeferredMessage>),
+    Storing(Arc<DeferredMessage>),
+    Stored(Seq, Arc<DeferredMessage>),
     /// Other devices are offered it, while those that it went to first may still answer.
-    Offered(Seq, Box<DeferredMessage>),
+    Offered(Seq, Arc<DeferredMessage>),
     /// A device took it while it was being stored.
-    Superseded(Box<DeferredMessage>),
+    Superseded(Arc<DeferredMessage>),
     Failed,
 }
 
@@ -98,7 +101,7 @@ impl Service {
             Ok(read) => read,
             Err(rejection) => return self.reject(&request, server, &rejection, now),
         };
-        let (request, generated) = match self.prepared(&request, &author, &recipient) {
+        let (request, ids, are_generated) = match self.prepared(&request, &author, &recipient) {
             Ok(prepared) => prepared,
             Err(rejection) => return self.reject(&request, server, &rejection, now),
         };
@@ -140,7 +143,8 @@ impl Service {
             author,
             recipient,
             content,
-            generated,
+            ids,
+            are_generated,
             answered: false,
             branches: 0,
             ways: Vec::new(),
@@ -164,17 +168,12 @@ impl Service {
         let Some(pager) = self.pagers.get(&id) else {
             return;
         };
-        let (author, recipient) = (pager.author.clone(), pager.recipient.clone());
-        let is_receipt = pager.content.is_notification;
-        let request = pager.request.clone();
-        let targets = self.message_targets(&recipient, Some(&request));
-        let user = self.users.get(&recipient);
-        let in_order = !is_receipt || user.is_none_or(|user| user.may_pass_receipt(&author));
-        let free = in_order && self.may_pass(&request, is_receipt, &author, &recipient);
-        if free && !targets.is_empty() {
+        let recipient = &pager.recipient;
+        let targets = self.message_targets(recipient, Some(&pager.request));
+        if !targets.is_empty() && self.may_pass(pager) {
             self.fork_message(id, &targets, now);
         } else {
-            let absent = self.absence(&recipient);
+            let absent = self.absence(recipient);
             self.decide(id, absent, now);
         }
     }
@@ -226,7 +225,7 @@ impl Service {
         request: &Message,
         author: &Identity,
         recipient: &Identity,
-    ) -> Result<(Message, Option<ConversationHeaders>), Rejection> {
+    ) -> Result<(Message, ConversationHeaders, bool), Rejection> {
         let ids = ConversationHeaders::read(request, author, recipient, &mut self.tokens)?;
         let mut edit = Edit::new(request);
         let mut is_changed = false;
@@ -256,7 +255,7 @@ impl Service {
             true => privacy::hide_author_of(&request),
             false => None,
         };
-        Ok((hidden.unwrap_or(request), is_changed.then_some(ids)))
+        Ok((hidden.unwrap_or(request), ids, is_changed))
     }
 
     /// What the recipient's rules say; false if the request has been answered by them.
@@ -309,26 +308,18 @@ impl Service {
     }
 
     /// A message never overtakes one that is being stored or replayed, or that devices put off (decision 3).
-    fn may_pass(
-        &mut self,
-        request: &Message,
-        is_receipt: bool,
-        author: &Identity,
-        recipient: &Identity,
-    ) -> bool {
-        if !self.users.contains_key(recipient) {
-            return !self.stands_in_line(recipient);
-        }
-        let ids = arrival::ConversationHeaders::read(request, author, recipient, &mut self.tokens);
-        ids.is_ok_and(|ids| {
-            let key = crate::store::request::ConversationKey {
-                author: author.clone(),
-                conversation: ids.conversation.into(),
-            };
-            let receipts_pass = |user: &ServedUser| is_receipt && user.lets_receipts_by(&key);
-            self.lets_pass(recipient, &key, Carrier::Message)
-                || self.users.get(recipient).is_some_and(receipts_pass)
-        })
+    fn may_pass(&self, pager: &Pager) -> bool {
+        let Some(user) = self.users.get(&pager.recipient) else {
+            return !self.stands_in_line(&pager.recipient);
+        };
+        let is_receipt = pager.content.is_notification;
+        let key = ConversationKey {
+            author: pager.author.clone(),
+            conversation: pager.ids.conversation.as_str().into(),
+        };
+        (!is_receipt || user.may_pass_receipt(&pager.author))
+            && (user.may_pass(&key, Carrier::Message)
+                || (is_receipt && user.lets_receipts_by(&key)))
     }
 
     fn fork_message(&mut self, id: PagerId, targets: &[Target], now: Now) {
@@ -544,18 +535,17 @@ impl Service {
         }
         let message = arrival::of_message(
             &pager.request,
-            &pager.author,
-            &pager.recipient,
+            (&pager.author, &pager.recipient),
+            pager.ids.clone(),
             pager.content.clone(),
             self.settings.lifetimes,
             &mut self.tokens,
             now,
         );
-        let message = match message {
-            Ok(message) if message.expires_at > now.wall => Box::new(message),
-            Ok(_) => return self.unavailable(id, now),
-            Err(rejection) => return self.refuse(id, &rejection, now),
-        };
+        if message.expires_at <= now.wall {
+            return self.unavailable(id, now);
+        }
+        let message = Arc::new(message);
         let body = self.custody_body(pager.request.body().clone());
         tracing::debug!(recipient = %message.recipient, ?condition, "keeping a MESSAGE");
         if self.begin_custody(&message, body, Waiter::Pager(id), now) {

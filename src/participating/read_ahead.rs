@@ -70,6 +70,8 @@ fn weight(message: &Together) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::store::request::{DeferredMessage, MessageKind};
 
@@ -81,7 +83,7 @@ mod tests {
         let message = DeferredMessage::empty("alice", "bob", MessageKind::Pager);
         let one = |seq| Together {
             seq: Seq(seq),
-            message: Box::new(message.clone()),
+            message: Arc::new(message.clone()),
             body: vec![0; octets].into(),
         };
         range.map(one).collect()
@@ -104,7 +106,7 @@ mod tests {
     fn header_fields_are_accounted_for() {
         let bob = user("bob");
         let mut long = messages(1..2, 10);
-        long[0].message.headers = vec![("Subject".into(), "x".repeat(60_000))];
+        Arc::make_mut(&mut long[0].message).headers = vec![("Subject".into(), "x".repeat(60_000))];
         let mut ahead = ReadAhead::default();
         ahead.put(&bob, long);
         assert!(ahead.footprint() > 60_000);

@@ -6,6 +6,7 @@
 //! second is judged when it is known what became of the first.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use crate::clock::Now;
 use crate::identity::Identity;
@@ -35,7 +36,7 @@ pub struct HandedReceipt {
     /// What it says.
     pub receipt: Receipt,
     /// As it is kept.
-    pub message: Box<DeferredMessage>,
+    pub message: Arc<DeferredMessage>,
     /// Its octets.
     pub body: Body,
     /// Who waits for [`InternalMessage::Receipted`].
@@ -46,7 +47,7 @@ pub struct HandedReceipt {
 #[derive(Clone, Debug)]
 pub struct StoringReceipt {
     receipt: Receipt,
-    message: Box<DeferredMessage>,
+    message: Arc<DeferredMessage>,
     size: BodySize,
     origin: Option<Origin>,
 }
@@ -324,7 +325,7 @@ impl Service {
         let author = receipt.author.clone();
         let handed = HandedReceipt {
             receipt,
-            message: Box::new(message),
+            message: Arc::new(message),
             body,
             origin: Some(Origin { shard, number }),
         };

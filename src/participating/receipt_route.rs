@@ -10,7 +10,7 @@ use crate::clock::Now;
 use crate::cpim::{self, Envelope};
 use crate::identity::Identity;
 use crate::multipart::is_type;
-use crate::participating::arrival;
+use crate::participating::arrival::{self, ConversationHeaders};
 use crate::participating::internal::ReceiptOutcome;
 use crate::participating::pager::read_receipt;
 use crate::participating::receipt_lane::{Asker, NOT_THE_RECIPIENT};
@@ -93,8 +93,11 @@ impl Service {
             let receipt = read_receipt(&request, speaker, author)?;
             let lifetimes = self.settings.lifetimes;
             let tokens = &mut self.tokens;
-            arrival::of_message(&request, speaker, author, content, lifetimes, tokens, now)
-                .map(|message| (receipt, message))
+            let ids = ConversationHeaders::read(&request, speaker, author, tokens)?;
+            let parties = (speaker, author);
+            let message =
+                arrival::of_message(&request, parties, ids, content, lifetimes, tokens, now);
+            Ok((receipt, message))
         });
         match read {
             Ok((receipt, message)) => {

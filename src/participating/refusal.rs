@@ -1,6 +1,8 @@
 //! Kept messages that devices refuse for good (`replay_table` says by which answers): each goes to the devices
 //! that are left, and has failed once none is.
 
+use std::sync::Arc;
+
 use crate::clock::Now;
 use crate::identity::Identity;
 use crate::participating::contacts::Target;
@@ -98,7 +100,7 @@ impl Service {
 
     /// No device is left that could take it: its author hears so if he asked, and those behind it go on.
     /// One that has left by another way meanwhile has not failed.
-    pub(super) fn end_refused(&mut self, seq: Seq, message: Box<DeferredMessage>, now: Now) {
+    pub(super) fn end_refused(&mut self, seq: Seq, message: Arc<DeferredMessage>, now: Now) {
         if self.is_on_its_way_out(&message.recipient, seq) {
             return;
         }

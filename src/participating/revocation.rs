@@ -7,6 +7,8 @@
 //! found by any element named `Message-ID` in some spelling; the answer repeats that form with a
 //! `Result`.
 
+use std::sync::Arc;
+
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
@@ -194,7 +196,7 @@ impl Service {
             duplicate_key: 0,
         };
         self.forward(InternalMessage::Accept {
-            message: Box::new(message),
+            message: Arc::new(message),
             body: Body::Inline(body.into()),
             origin: None,
         });

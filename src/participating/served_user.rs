@@ -178,7 +178,8 @@ pub struct ServedUser {
     stored_late: BTreeMap<Seq, Held>,
     /// Messages on their way to the disk.
     storing: usize,
-    conversations: BTreeMap<ConversationKey, Conversation>,
+    /// Boxed: a tree begins with room for eleven, and nearly every user has one.
+    conversations: BTreeMap<ConversationKey, Box<Conversation>>,
     ready: Ready,
     /// Some conversation may wait for its time.
     may_wait: bool,
@@ -253,7 +254,8 @@ impl ServedUser {
         };
         let conversation = self.conversations.get(key);
         self.may_pass(key, Carrier::Message)
-            || (self.loading == Loading::Complete && conversation.is_some_and(is_parked))
+            || (self.loading == Loading::Complete
+                && conversation.is_some_and(|each| is_parked(each)))
     }
 
     /// Whether a new receipt of this sender may go straight to a device, as far as his earlier ones go:
@@ -294,7 +296,7 @@ impl ServedUser {
 
     /// Whether nothing is held, as far as has been loaded.
     pub fn holds_nothing(&self) -> bool {
-        self.loading == Loading::Complete && self.conversations.values().all(Conversation::is_empty)
+        self.loading == Loading::Complete && self.conversations.values().all(|c| c.is_empty())
     }
 
     /// The user's devices changed or registered again: every conversation is offered once more.
@@ -354,7 +356,7 @@ impl ServedUser {
     /// a short one behind it, so nothing of the conversation leaves until it has arrived.
     pub fn handle_storing(&mut self, key: &ConversationKey, is_long: bool) {
         let conversation = self.conversations.entry(key.clone());
-        let conversation = conversation.or_insert_with(Conversation::new);
+        let conversation = conversation.or_default();
         conversation.storing += 1;
         conversation.storing_long += usize::from(is_long);
         self.storing += 1;
@@ -500,7 +502,7 @@ impl ServedUser {
     pub fn next_deadline(&self) -> Option<Instant> {
         self.reach.filter(|_| self.may_wait)?;
         let all = self.conversations.values();
-        all.filter_map(Conversation::waits_until).min()
+        all.filter_map(|each| each.waits_until()).min()
     }
 
     /// Offers again what was parked long enough.
@@ -514,7 +516,7 @@ impl ServedUser {
             }
         }
         let mut all = self.conversations.values();
-        self.may_wait = all.any(Conversation::may_wait);
+        self.may_wait = all.any(|each| each.may_wait());
         self.start_runs(now);
     }
 
@@ -526,7 +528,7 @@ impl ServedUser {
     fn add(&mut self, held: Held) {
         let key = held.conversation.clone();
         let conversation = self.conversations.entry(key.clone());
-        let conversation = conversation.or_insert_with(Conversation::new);
+        let conversation = conversation.or_default();
         conversation.insert(held, &mut self.ready);
         if conversation.state == State::Ready {
             make_ready(&mut self.ready, &key, conversation);
@@ -535,7 +537,7 @@ impl ServedUser {
 
     fn park_ready(&mut self, key: &ConversationKey, end: RunEnd, now: Now) {
         let conversation = self.conversations.entry(key.clone());
-        let conversation = conversation.or_insert_with(Conversation::new);
+        let conversation = conversation.or_default();
         if conversation.state != State::Ready {
             return;
         }
@@ -588,7 +590,7 @@ impl ServedUser {
         if self
             .conversations
             .get(key)
-            .is_some_and(Conversation::is_empty)
+            .is_some_and(|each| each.is_empty())
         {
             self.conversations.remove(key);
         }

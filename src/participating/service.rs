@@ -133,7 +133,7 @@ pub enum Waiter {
     /// A message that stood in line for that room, until then at most.
     InLine(Identity, Box<Waiter>, Instant),
     /// A message accepted from another part or shard.
-    Internal(Box<DeferredMessage>, BodySize, Option<Origin>),
+    Internal(Arc<DeferredMessage>, BodySize, Option<Origin>),
     /// A receipt for an author of this shard.
     Receipt(Box<StoringReceipt>),
     /// A message that its recipient has confirmed is looked for.
@@ -203,7 +203,7 @@ pub struct Service {
     pub(super) expiry: ExpiryClock,
     pub(super) next_expiry: Instant,
     pub(super) next_sweep: Instant,
-    pub(super) due_in_flight: HashMap<(Identity, Seq), Box<DeferredMessage>>,
+    pub(super) due_in_flight: HashMap<(Identity, Seq), Arc<DeferredMessage>>,
     pub(super) told: Told,
     /// Undelivered messages on their way out of the store; with a time, once they have been settled.
     pub(super) expiring: HashMap<(Identity, Seq), Option<Instant>>,
@@ -425,7 +425,7 @@ impl Service {
 
     fn accept(
         &mut self,
-        message: Box<DeferredMessage>,
+        message: Arc<DeferredMessage>,
         body: Body,
         origin: Option<Origin>,
         now: Now,

@@ -5,6 +5,7 @@
 //! answered 200; after the last one we send BYE. Whatever goes wrong before, the rest stays.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -91,7 +92,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Sending {
     pub(super) seq: Seq,
-    pub(super) message: Box<DeferredMessage>,
+    pub(super) message: Arc<DeferredMessage>,
     /// The envelope of a body that came without one.
     pub(super) head: Bytes,
     pub(super) body: Option<Bytes>,
@@ -222,7 +223,7 @@ impl Service {
         &mut self,
         id: DeliveryId,
         seq: Seq,
-        message: Box<DeferredMessage>,
+        message: Arc<DeferredMessage>,
         body: Option<Bytes>,
         length: u64,
         now: Now,
@@ -400,7 +401,7 @@ mod tests {
     fn sending(seq: u64) -> Sending {
         Sending {
             seq: Seq(seq),
-            message: Box::new(DeferredMessage::empty("alice", "bob", MessageKind::Chat)),
+            message: Arc::new(DeferredMessage::empty("alice", "bob", MessageKind::Chat)),
             head: Bytes::new(),
             body: None,
             length: 0,

@@ -1,6 +1,7 @@
 //! What the server itself tells a user: a MESSAGE from `sip:system@DOMAIN`, one sentence in text/plain,
 //! and `X-IM-Event` for programs. It waits like any message while the user is away.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Now;
@@ -44,7 +45,7 @@ impl Service {
         let message = self.system_message(user, event, now);
         self.metrics.system_messages.count();
         self.forward(InternalMessage::Accept {
-            message: Box::new(message),
+            message: Arc::new(message),
             body: Body::Inline(text.as_bytes().to_vec().into()),
             origin: None,
         });

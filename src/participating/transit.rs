@@ -2,6 +2,7 @@
 //! which chunks still wait for their answer.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -25,7 +26,7 @@ pub(super) enum Fate {
     /// It will be stored once it is complete.
     Custody,
     /// It is on its way to the disk.
-    Storing(Box<DeferredMessage>, BodySize),
+    Storing(Arc<DeferredMessage>, BodySize),
 }
 
 /// A message that the other side has: only a REPORT may follow.

@@ -1,6 +1,8 @@
 //! The machines of the served users: made when something happens for a user, forgotten when nothing
 //! is left to decide.
 
+use std::sync::Arc;
+
 use crate::clock::Now;
 use crate::config::CopyTo;
 use crate::identity::Identity;
@@ -221,21 +223,20 @@ impl Service {
     /// Begins to store a message for a user of this shard; false when there is no credit.
     pub(super) fn begin_custody(
         &mut self,
-        message: &DeferredMessage,
+        message: &Arc<DeferredMessage>,
         body: Body,
         waiter: Waiter,
         now: Now,
     ) -> bool {
         let is_long = BodySize::of(&body).is_spooled;
         let bounds = self.bounds_for(message);
-        let message_of_ours = Box::new(message.clone());
         let begun = if self.is_crowded(message) {
-            let message = message_of_ours;
+            let message = Arc::clone(message);
             self.stand_in_line(waiter, Retained { message, body }, now)
         } else {
             let custody = &mut self.custody;
             custody
-                .put(message_of_ours, body, bounds, waiter, now)
+                .put(Arc::clone(message), body, bounds, waiter, now)
                 .is_ok()
         };
         if !begun {

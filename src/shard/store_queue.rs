@@ -152,6 +152,8 @@ fn octets_of(request: &StoreRequest) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::identity::Identity;
     use crate::store::request::{
@@ -213,7 +215,7 @@ mod tests {
         let message = DeferredMessage::empty("alice", user, MessageKind::Chat);
         StoreRequest::Put {
             token: StoreToken(token),
-            message: Box::new(message),
+            message: Arc::new(message),
             body,
             quota: Quota::NONE,
         }

@@ -1,5 +1,7 @@
 //! A message with a large body on its way through the body thread, and what becomes of its spool.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::body::{Bodies, Waiting};
@@ -14,7 +16,7 @@ pub(super) struct Arriving {
     pub(super) shard: u16,
     pub(super) token: StoreToken,
     pub(super) seq: Seq,
-    pub(super) message: Box<DeferredMessage>,
+    pub(super) message: Arc<DeferredMessage>,
     pub(super) quota: Quota,
     /// Octets to give back to the shard's desk.
     pub(super) cost: usize,

@@ -195,7 +195,7 @@ impl StoreClient {
         }
     }
 
-    fn put(&self, token: StoreToken, message: Box<DeferredMessage>, body: Body, quota: Quota) {
+    fn put(&self, token: StoreToken, message: Arc<DeferredMessage>, body: Body, quota: Quota) {
         let shard = self.shard;
         let seq = self.shared.next_seq();
         let cost = cost(&message, &body);

@@ -1,6 +1,7 @@
 //! An archive as JSON lines (`transfer`).
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -61,7 +62,7 @@ impl Archive {
             write(emit, &line)?;
             return Ok(false);
         };
-        let (message, length) = (record.message, record.body.length());
+        let (message, length) = (Arc::unwrap_or_clone(record.message), record.body.length());
         let manifest = match record.body {
             RecordBody::Inline(octets) => {
                 let line = Message::new(message, devices, length, Some(octets));

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -107,7 +108,7 @@ impl Known {
         for live in &contents.messages {
             if let Ok(record) = archive.message(live) {
                 let length = record.body.length();
-                let message = Message::new(record.message, &[], length, None);
+                let message = Message::new(Arc::unwrap_or_clone(record.message), &[], length, None);
                 *known.messages.entry(message.known_by()).or_default() += 1;
             }
         }
@@ -146,7 +147,7 @@ enum Waiting {
 /// A message whose pieces are coming.
 struct Large {
     line: u64,
-    message: Box<DeferredMessage>,
+    message: Arc<DeferredMessage>,
     devices: Vec<u64>,
     spool: SpoolId,
     length: u64,
@@ -267,7 +268,7 @@ impl<'a> Importer<'a> {
                 self.next += 1;
                 self.large = Some(Large {
                     line,
-                    message: Box::new(message),
+                    message: Arc::new(message),
                     devices,
                     spool: SpoolId(self.next),
                     length,
@@ -280,7 +281,7 @@ impl<'a> Importer<'a> {
             }
             Some(_) if is_known => {}
             Some(Octets(octets)) => {
-                self.put(line, Box::new(message), devices, Body::Inline(octets));
+                self.put(line, Arc::new(message), devices, Body::Inline(octets));
             }
         }
     }
@@ -328,7 +329,7 @@ impl<'a> Importer<'a> {
         self.put(large.line, large.message, large.devices, body);
     }
 
-    fn put(&mut self, line: u64, message: Box<DeferredMessage>, devices: Vec<u64>, body: Body) {
+    fn put(&mut self, line: u64, message: Arc<DeferredMessage>, devices: Vec<u64>, body: Body) {
         let token = self.token();
         let recipient = message.recipient.clone();
         let waiting = Waiting::Message {

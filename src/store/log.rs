@@ -45,7 +45,7 @@ pub(super) struct Put {
     pub(super) shard: u16,
     pub(super) token: StoreToken,
     pub(super) seq: Seq,
-    pub(super) message: Box<DeferredMessage>,
+    pub(super) message: Arc<DeferredMessage>,
     pub(super) body: RecordBody,
     pub(super) quota: Quota,
     /// Octets to give back to the shard's desk.
@@ -83,7 +83,7 @@ impl Rewrite {
             shard: self.shard,
             token: self.token,
             what: What::Redate {
-                recipient: message.recipient,
+                recipient: message.recipient.clone(),
                 seq: self.record.seq,
                 expires_at: message.expires_at,
             },
@@ -379,11 +379,11 @@ impl Log {
         let record = MessageRecord {
             seq: put.seq,
             generation: 0,
-            message: *put.message,
+            message: Arc::clone(&put.message),
             body: put.body,
         };
         let (payload, about) = (record.encode(), About::message(&record));
-        (put.message, put.body) = (Box::new(record.message), record.body);
+        put.body = record.body;
         self.add(Kind::Message, payload, about, Effect::Stored(put));
         self.write_within(Duration::ZERO);
     }

@@ -5,6 +5,7 @@
 //! [`MemoryStore::refuse`] refuses intake, [`MemoryStore::crash`] forgets what was not committed.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -155,7 +156,7 @@ impl MemoryStore {
             if message.kind != first.kind {
                 return None;
             }
-            let (message, body) = (Box::new(message.clone()), body.clone());
+            let (message, body) = (Arc::new(message.clone()), body.clone());
             Some(Together { seq, message, body })
         });
         short.collect()
@@ -169,7 +170,7 @@ impl MemoryStore {
                 message,
                 body,
                 quota,
-            } => self.put(token, *message, body, quota),
+            } => self.put(token, Arc::unwrap_or_clone(message), body, quota),
             StoreRequest::Abandon { token } => self.abandon(token),
             StoreRequest::Settle { recipient, seq, .. } => self.settle(recipient, seq),
             StoreRequest::Append {
@@ -348,7 +349,7 @@ impl MemoryStore {
                 Some((message, body)) => StoreEvent::Fetched {
                     together: self.following(message, seq, together),
                     token,
-                    message: Box::new(message.clone()),
+                    message: Arc::new(message.clone()),
                     body: (body.len() <= INLINE).then(|| body.clone()),
                     length: body.len() as u64,
                     delivered: self.marks.contains_key(&seq),
@@ -372,7 +373,7 @@ impl MemoryStore {
                 let due = self.messages().filter(|(_, m, _)| m.expires_at <= now);
                 let due: Vec<_> = due
                     .take(limit)
-                    .map(|(seq, message, _)| (seq, Box::new(message.clone())))
+                    .map(|(seq, message, _)| (seq, Arc::new(message.clone())))
                     .collect();
                 let marked = |seq: &Seq| self.marks.contains_key(seq);
                 StoreEvent::Due {

@@ -1,5 +1,6 @@
 //! The thread that reads: queues, messages and bodies, so that a shard never waits for a disk.
 
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
 use bytes::Bytes;
@@ -128,7 +129,7 @@ fn answer(
                 .into_iter()
                 .filter_map(|(recipient, seq)| {
                     let record = record_of(shared, &recipient, seq).ok()?;
-                    Some((seq, Box::new(record.message)))
+                    Some((seq, record.message))
                 })
                 .collect();
             Ok(StoreEvent::Due {
@@ -158,7 +159,7 @@ fn redate(
 ) -> Result<(), Refusal> {
     let (from, mut record) = current(shared, recipient, seq)?;
     record.generation += 1;
-    record.message.expires_at = expires_at;
+    Arc::make_mut(&mut record.message).expires_at = expires_at;
     let rewrite = Rewrite {
         shard,
         token,
@@ -190,16 +191,17 @@ fn load(
 
 fn held(shared: &Shared, recipient: &Identity, seq: Seq) -> Option<Held> {
     let record = record_of(shared, recipient, seq).ok()?;
+    let message = Arc::unwrap_or_clone(record.message);
     Some(Held {
         seq,
-        kind: record.message.kind,
+        kind: message.kind,
         conversation: ConversationKey {
-            author: record.message.author,
-            conversation: record.message.conversation.into(),
+            author: message.author,
+            conversation: message.conversation.into(),
         },
-        message_id: record.message.message_id.into(),
+        message_id: message.message_id.into(),
         length: record.body.length(),
-        expires_at: record.message.expires_at,
+        expires_at: message.expires_at,
         marks: shared.index().marks.devices(seq),
     })
 }
@@ -221,7 +223,7 @@ fn fetch(
     };
     Ok(StoreEvent::Fetched {
         token,
-        message: Box::new(record.message),
+        message: record.message,
         body,
         length,
         delivered,
@@ -243,7 +245,7 @@ fn following(shared: &Shared, first: &DeferredMessage, after: Seq, most: usize) 
         let RecordBody::Inline(body) = record.body else {
             return None;
         };
-        let message = Box::new(record.message);
+        let message = record.message;
         room = room.checked_sub(body.len() + message.field_octets())?;
         if message.kind != first.kind {
             return None;
@@ -291,10 +293,10 @@ pub(super) fn salvage(
     place: Place,
     recipient: &Identity,
     seq: Seq,
-) -> Option<DeferredMessage> {
+) -> Option<Arc<DeferredMessage>> {
     let payload = segment.read_raw(place.position, place.length).ok()?;
     let (found, _, message) = record::head_of(&payload)?;
-    (found == seq && message.recipient == *recipient).then_some(message)
+    (found == seq && message.recipient == *recipient).then(|| Arc::new(message))
 }
 
 /// Reads and checks a message's record.

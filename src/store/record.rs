@@ -5,6 +5,8 @@
 //! folder's secret salt, the segment and the position. So damage is detected, the records behind it
 //! are found again at their markers, and octets inside a body can never pass for a record.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::coding::{Decoder, Encoder};
@@ -161,7 +163,7 @@ const ROOM: usize = 1024;
 pub(super) struct MessageRecord {
     pub(super) seq: Seq,
     pub(super) generation: u32,
-    pub(super) message: DeferredMessage,
+    pub(super) message: Arc<DeferredMessage>,
     pub(super) body: RecordBody,
 }
 
@@ -229,7 +231,7 @@ impl MessageRecord {
         Some(Self {
             seq,
             generation,
-            message,
+            message: Arc::new(message),
             body,
         })
     }
@@ -496,7 +498,7 @@ pub(super) mod tests {
             let record = MessageRecord {
                 seq: Seq(7),
                 generation: 3,
-                message: message("bob", 9),
+                message: Arc::new(message("bob", 9)),
                 body,
             };
             let payload = Bytes::from(record.encode());
@@ -509,14 +511,14 @@ pub(super) mod tests {
         let record = MessageRecord {
             seq: Seq(7),
             generation: 3,
-            message: message("bob", 9),
+            message: Arc::new(message("bob", 9)),
             body: RecordBody::Inline(Bytes::from_static(b"body")),
         };
         let mut payload = record.encode();
         let body = payload.len() - b"body".len();
         for at in 0..payload.len() {
             payload[at] ^= 4;
-            let head = (at >= body).then(|| (Seq(7), 3, record.message.clone()));
+            let head = (at >= body).then(|| (Seq(7), 3, message("bob", 9)));
             assert_eq!(head_of(&payload), head, "octet {at}");
             payload[at] ^= 4;
         }
@@ -528,7 +530,7 @@ pub(super) mod tests {
         let record = MessageRecord {
             seq: Seq(7),
             generation: 3,
-            message: message("bob", 9),
+            message: Arc::new(message("bob", 9)),
             body,
         };
         let mut payload = record.encode();
@@ -544,7 +546,7 @@ pub(super) mod tests {
         let record = MessageRecord {
             seq: Seq(7),
             generation: 3,
-            message: message("bob", 9),
+            message: Arc::new(message("bob", 9)),
             body: RecordBody::Inline(Bytes::from_static(b"body")),
         };
         let (bob, carol) = (
@@ -565,7 +567,7 @@ pub(super) mod tests {
         let record = MessageRecord {
             seq: Seq(7),
             generation: 3,
-            message: message("bob", 9),
+            message: Arc::new(message("bob", 9)),
             body: RecordBody::Large(Manifest::default()),
         };
         let payload = Bytes::from(record.encode());

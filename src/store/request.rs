@@ -4,6 +4,8 @@
 //! as a [`StoreEvent`] in its inbox. An event that says "durable" is only sent after the sync that
 //! covers it returned.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::clock::UnixMillis;
@@ -140,7 +142,7 @@ pub struct Together {
     /// Its place.
     pub seq: Seq,
     /// The message.
-    pub message: Box<DeferredMessage>,
+    pub message: Arc<DeferredMessage>,
     /// All its octets.
     pub body: Bytes,
 }
@@ -249,7 +251,7 @@ pub enum StoreRequest {
         /// Returned with the answer.
         token: StoreToken,
         /// The message.
-        message: Box<DeferredMessage>,
+        message: Arc<DeferredMessage>,
         /// Its body.
         body: Body,
         /// What may wait for its recipient; counted in the order of the requests, so it is never
@@ -480,7 +482,7 @@ pub enum StoreEvent {
         /// Of the `Fetch`.
         token: StoreToken,
         /// The message.
-        message: Box<DeferredMessage>,
+        message: Arc<DeferredMessage>,
         /// Its octets, if at most 64 KiB.
         body: Option<Bytes>,
         /// How many octets it has.
@@ -532,7 +534,7 @@ pub enum StoreEvent {
         /// Which.
         seq: Seq,
         /// The message, if that much of it can be trusted.
-        message: Option<Box<DeferredMessage>>,
+        message: Option<Arc<DeferredMessage>>,
         /// Some device has got it ([`StoreRequest::Mark`]).
         delivered: bool,
     },
@@ -541,7 +543,7 @@ pub enum StoreEvent {
         /// Of the `TakeDue`.
         token: StoreToken,
         /// Whose and which, with what the author may have to be told.
-        due: Vec<(Seq, Box<DeferredMessage>)>,
+        due: Vec<(Seq, Arc<DeferredMessage>)>,
         /// Those of them that some device has got ([`StoreRequest::Mark`]).
         delivered: Vec<Seq>,
     },

@@ -62,7 +62,7 @@ impl Shared {
         seq: Seq,
         segment: &Segment,
         range: std::ops::Range<u64>,
-        message: Option<DeferredMessage>,
+        message: Option<Arc<DeferredMessage>>,
     ) {
         let Some(shard) = self.index().ruin(recipient, seq) else {
             return;
@@ -73,7 +73,7 @@ impl Shared {
             desk.tell(StoreEvent::Ruined {
                 recipient: recipient.clone(),
                 seq,
-                message: message.map(Box::new),
+                message,
                 delivered,
             });
         }

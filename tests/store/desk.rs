@@ -130,7 +130,7 @@ impl Desk {
             match self.hear() {
                 StoreEvent::Appended { .. } => {}
                 StoreEvent::Ruined { seq, message, .. } => {
-                    let message = message.map(|message| *message);
+                    let message = message.map(Arc::unwrap_or_clone);
                     self.ruined.borrow_mut().push((seq, message));
                 }
                 event => return event,
@@ -140,7 +140,7 @@ impl Desk {
 
     pub fn try_store(&mut self, message: DeferredMessage, body: Body) -> Result<Seq, Refusal> {
         let token = self.token();
-        let message = Box::new(message);
+        let message = Arc::new(message);
         self.ask(StoreRequest::Put {
             token,
             message,
@@ -202,12 +202,12 @@ impl Desk {
                 message,
                 body: Some(body),
                 ..
-            } => Ok((*message, body)),
+            } => Ok((Arc::unwrap_or_clone(message), body)),
             StoreEvent::Fetched {
                 message, length, ..
             } => {
                 let source = BodySource::Message { recipient, seq };
-                Ok((*message, self.read(source, length)?))
+                Ok((Arc::unwrap_or_clone(message), self.read(source, length)?))
             }
             StoreEvent::Refused { refusal, .. } => Err(refusal),
             other => panic!("{other:?}"),

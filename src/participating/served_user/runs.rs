@@ -248,7 +248,7 @@ impl ServedUser {
             let conversation = self.conversations.get(key)?;
             let first = self.first_to_leave(conversation)?;
             let may_leave = conversation.may_leave(first);
-            may_leave.then_some((first.seq, (seq, key, conversation)))
+            may_leave.then_some((first.seq, (seq, key, &**conversation)))
         });
         if !self.pull {
             // They are in order already.

@@ -329,6 +329,15 @@ impl Conversation {
         }
     }
 
+    /// What is put off is put off for so long at least.
+    pub(super) fn leave_alone(&mut self, asked: Duration, now: Now) {
+        if let State::Parked(pause) = &mut self.state {
+            let end = now.instant + asked;
+            pause.rests_until = pause.rests_until.max(end);
+            pause.until = pause.until.map(|until| until.max(end));
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.storing == 0 && !matches!(self.state, State::Running(_))
     }

@@ -5,8 +5,11 @@
 //! asked for by `pager`, `chat` and `bridge`; rows 8, 9, 10 and 14 are the recipient's say and row 15
 //! the server's bounds: they are decided before a device is tried.
 
+use std::time::Duration;
+
 use crate::registrar::Profile;
 use crate::sip::message::Message;
+use crate::sip::retry_after::retry_after;
 
 /// In which form the message comes: a column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +193,7 @@ pub struct DeviceAnswers {
     heaviest: Option<Condition>,
     best: Option<Message>,
     kinds: Vec<Profile>,
+    asked: Option<Duration>,
 }
 
 impl DeviceAnswers {
@@ -215,14 +219,25 @@ impl DeviceAnswers {
         let order = |status| (Condition::of_status(status).weight(), u16::MAX - status);
         let status = response.status();
         self.count(Condition::of_status(status));
+        self.may_be_tried_after(retry_after(&response).unwrap_or_default());
         let best = self.best.as_ref().map(Message::status);
         if best.is_none_or(|best| order(status) > order(best)) {
             self.best = Some(response);
         }
     }
 
+    /// How long all devices that were tried want to be left alone.
+    pub fn asked(&self) -> Duration {
+        self.asked.unwrap_or_default()
+    }
+
+    fn may_be_tried_after(&mut self, asked: Duration) {
+        self.asked = Some(self.asked.map_or(asked, |before| before.min(asked)));
+    }
+
     /// A device gave no answer, or none that is of use.
     pub fn silent(&mut self) {
+        self.may_be_tried_after(Duration::ZERO);
         self.count(Condition::Unreachable);
     }
 

@@ -10,12 +10,12 @@ use crate::clock::Now;
 use crate::participating::delivery::{DeliveryBy, DeliveryId};
 use crate::participating::outgoing;
 use crate::participating::read_ahead::TOGETHER;
-use crate::participating::refresh::retry_after;
 use crate::participating::refusal::Left;
 use crate::participating::replay_table::{ReplayAnswer, refuses_message_for_good};
 use crate::participating::served_user::RunEnd;
 use crate::participating::service::{Service, Usage, Waiter};
 use crate::sip::message::Message;
+use crate::sip::retry_after::retry_after;
 use crate::sip::transaction::table::Kind;
 use crate::store::request::{BodySource, DeferredMessage, Held, Refusal, Seq, StoreEvent};
 

@@ -490,9 +490,11 @@ impl Service {
             }
             Keeping::Stored(seq, message) => {
                 let size = BodySize::of_whole(pager.request.body());
-                let taken = self.pagers.remove(&id).map(|pager| pager.taken);
-                let taken = taken.unwrap_or_default();
+                let Some(Pager { taken, answers, .. }) = self.pagers.remove(&id) else {
+                    return;
+                };
                 self.hold_marked(&message, seq, size, (taken, true), now);
+                self.leave_alone(&message, &answers, now);
                 self.expire_due_of(&message.recipient, now);
             }
             Keeping::Failed | Keeping::Offered(..) => {
@@ -586,8 +588,10 @@ impl Service {
                         self.offer_to_others(id, now);
                     }
                 } else {
-                    let tried = pager_was_tried(self.pagers.remove(&id));
-                    self.hold(&message, seq, size, tried, now);
+                    let answers = self.pagers.remove(&id).map(|pager| pager.answers);
+                    let answers = answers.unwrap_or_default();
+                    self.hold(&message, seq, size, answers.is_answered(), now);
+                    self.leave_alone(&message, &answers, now);
                 }
             }
             Keeping::Superseded(message) => {
@@ -647,6 +651,14 @@ impl Service {
             let mut ways = targets.iter().map(|target| target.flow);
             ways.any(|way| !pager.ways.contains(&way))
         })
+    }
+
+    /// A device that said when it may be tried again is not tried before (RFC 3261 §20.33).
+    fn leave_alone(&mut self, message: &DeferredMessage, answers: &DeviceAnswers, now: Now) {
+        if let Some(user) = self.users.get_mut(&message.recipient) {
+            let key = arrival::conversation_key(message);
+            user.handle_asked(&key, answers.asked(), now);
+        }
     }
 
     fn offer_to_others(&mut self, id: PagerId, now: Now) {
@@ -722,10 +734,6 @@ pub(super) fn read_receipt(
         own: false,
         notices,
     })
-}
-
-fn pager_was_tried(pager: Option<Pager>) -> bool {
-    pager.is_some_and(|pager| pager.answers.is_answered())
 }
 
 /// The request as it goes to a device (RFC 3261 §16.6): identity headers are ours to assert.

@@ -12,7 +12,8 @@ use crate::participating::offer;
 use crate::participating::outgoing::ALLOW;
 use crate::participating::reason::Reason;
 use crate::participating::service::{Service, Usage};
-use crate::sip::message::{HeaderName, Message};
+use crate::sip::message::Message;
+use crate::sip::retry_after::retry_after;
 use crate::sip::session_timer::Due;
 use crate::sip::transaction::table::Kind;
 use crate::sip::transport::flow::Flow;
@@ -213,11 +214,4 @@ impl Service {
             self.end_leg(usage, &Reason::TimedOut, now);
         }
     }
-}
-
-/// For how long the peer wants to be left alone (RFC 3261 §20.33), if it says so.
-pub(super) fn retry_after(response: &Message) -> Option<Duration> {
-    let value = response.header(HeaderName::RetryAfter)?;
-    let digits = value.split([';', '(', ' ']).next()?;
-    digits.parse().ok().map(Duration::from_secs)
 }

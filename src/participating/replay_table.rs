@@ -54,9 +54,12 @@ impl ReplayAnswer {
 }
 
 /// Whether a device that answers a MESSAGE so will never take that message (cpm-facts §4, §6 row 7): its content,
-/// its size or the method is nothing for it. All else means "not now".
+/// its size, its form or the method is nothing for it (RFC 3261 §21.4, §21.5). All else means "not now".
 pub const fn refuses_message_for_good(status: u16) -> bool {
-    matches!(status, 403 | 405 | 413 | 415 | 420 | 421 | 488 | 513 | 606)
+    matches!(
+        status,
+        403 | 405 | 406 | 413..=416 | 420 | 421 | 488 | 493 | 501 | 505 | 513 | 606
+    )
 }
 
 /// The same of the answer to a SEND (RFC 4975 §10, cpm-facts §6 row 13).

@@ -407,6 +407,13 @@ impl ServedUser {
         self.start_runs(now);
     }
 
+    /// The devices that have just put a message off want to be left alone for so long.
+    pub fn handle_asked(&mut self, key: &ConversationKey, asked: Duration, now: Now) {
+        if let Some(conversation) = self.conversations.get_mut(key) {
+            conversation.leave_alone(asked.min(LONGEST_ASKED), now);
+        }
+    }
+
     /// The message could not be stored; its sender has been told.
     pub fn handle_not_stored(&mut self, key: &ConversationKey, is_long: bool, now: Now) {
         self.end_storing(key, is_long);

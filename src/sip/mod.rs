@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod rejection;
 pub mod reliable;
 pub mod reply;
+pub mod retry_after;
 pub mod session_timer;
 pub mod splice;
 pub mod stream;

@@ -115,13 +115,19 @@ impl StreamFramer {
         }
     }
 
-    /// Content-Length, which a stream needs (RFC 3261 §20.14); none counts as no body.
+    /// Content-Length, which a stream needs (RFC 3261 §18.3). Without one there is no body; where it must then end
+    /// cannot be known if its type says that there is one.
     fn announced_body(&self, head_end: usize) -> Result<usize, WireError> {
         let head = &self.buffer[..head_end];
-        let mut length = None;
+        let (mut length, mut has_body) = (None, false);
         for line in Lines(head) {
-            let Some(value) = content_length_of(line) else {
-                continue;
+            let value = match field_of(line) {
+                Some((HeaderName::ContentLength, value)) => value,
+                Some((HeaderName::ContentType, _)) => {
+                    has_body = true;
+                    continue;
+                }
+                _ => continue,
             };
             let text = std::str::from_utf8(value).unwrap_or_default().trim();
             let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -136,6 +142,7 @@ impl StreamFramer {
             Some(length) if length > self.max_body => {
                 Err(WireError::new(413, "Request Entity Too Large"))
             }
+            None if has_body => Err(WireError::new(400, "Content-Length Missing")),
             other => Ok(other.unwrap_or_default()),
         }
     }
@@ -145,13 +152,12 @@ fn too_large() -> WireError {
     WireError::new(513, "Message Too Large")
 }
 
-/// The value of a Content-Length line, folded ones included.
-fn content_length_of(line: &[u8]) -> Option<&[u8]> {
+/// The name and value of a line, folded ones included.
+fn field_of(line: &[u8]) -> Option<(HeaderName, &[u8])> {
     let colon = memchr::memchr(b':', line)?;
     let name = line[..colon].trim_ascii_end();
-    let is_it = name.iter().all(|byte| is_token(*byte))
-        && HeaderName::parse(name) == HeaderName::ContentLength;
-    is_it.then(|| &line[colon + 1..])
+    let is_name = name.iter().all(|byte| is_token(*byte));
+    is_name.then(|| (HeaderName::parse(name), &line[colon + 1..]))
 }
 
 /// Logical lines: a line end before a blank does not end one.
@@ -235,6 +241,20 @@ mod tests {
         framer.push(b"MESSAGE sip:a SIP/2.0\r\nX: ");
         framer.push(&vec![b'a'; MAX_HEAD]);
         assert_eq!(framer.next().map_err(|error| error.status), Err(513));
+    }
+
+    #[test]
+    fn a_body_without_its_length_ends_the_stream_and_no_body_needs_none() {
+        let mut framer = StreamFramer::new(100);
+        framer.push(b"OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/TCP h\r\n\r\n");
+        assert!(matches!(framer.next(), Ok(Some(Framed::Message(_)))));
+        framer.push(b"MESSAGE sip:a SIP/2.0\r\nVia: SIP/2.0/TCP h\r\nc : text/plain\r\n\r\nhello");
+        let error = framer.next().expect_err("where it ends is not said");
+        assert_eq!(
+            (error.status, error.reason),
+            (400, "Content-Length Missing")
+        );
+        assert!(error.partial.is_some_and(|it| it.top_via().is_ok()));
     }
 
     #[test]

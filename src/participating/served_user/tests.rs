@@ -441,6 +441,27 @@ fn a_message_never_overtakes_one_a_device_may_still_take() {
 }
 
 #[test]
+fn a_device_that_says_when_it_may_be_tried_again_is_not_tried_before_by_anything_new() {
+    let mut user = user();
+    let now = Now::default();
+    user.handle_reach(BOTH, now);
+    let stores = |user: &mut ServedUser, seq, tried, now| {
+        user.handle_storing(&key("alice"), false);
+        user.handle_stored(held(seq, "alice", MessageKind::Pager), false, tried, now);
+    };
+    stores(&mut user, 1, true, now);
+    user.handle_asked(&key("alice"), Duration::from_secs(600), now);
+    let soon = now.plus(Duration::from_secs(60));
+    stores(&mut user, 2, false, soon);
+    let then = now.plus(Duration::from_secs(600));
+    assert_eq!(user.next_deadline(), Some(then.instant));
+    assert!(started(&mut user).is_empty());
+    user.handle_timeout(then);
+    let runs = started(&mut user);
+    assert_eq!(take_all(&mut user, runs[0].0), [1, 2]);
+}
+
+#[test]
 fn a_refused_run_is_parked_until_retry_or_registration_and_blocks_only_its_own_conversation() {
     let mut user = user();
     user.handle_stored(

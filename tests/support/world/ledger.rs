@@ -150,7 +150,9 @@ const FITS_EVERY_DEVICE: usize = 50_000;
 /// What came in a session of its own leaves by MESSAGE up to here (`[deferral] switchover_size`).
 const SWITCHES_OVER: usize = 1_300;
 /// What a device refuses so it will never take.
-const FOR_GOOD: [u16; 9] = [403, 405, 413, 415, 420, 421, 488, 513, 606];
+const FOR_GOOD: [u16; 15] = [
+    403, 405, 406, 413, 414, 415, 416, 420, 421, 488, 493, 501, 505, 513, 606,
+];
 /// For so long what leaves by the other carrier waits behind what is put off (decision 3).
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The server looks for what has expired once a second, and the store may be slow to say.

@@ -161,7 +161,7 @@ impl Index {
     /// right. What was neither settled nor copied and is not there is said: by a view that has heard of
     /// every sealed segment it is lost.
     fn correct(&self, survey: &Survey, expected: Sum) -> Result<Vec<Missing>, Broken> {
-        let view = self.shelf.view().ok_or(Broken("none could be opened".into()))?;
+        let view = self.shelf.view().ok_or(Broken("none opens".into()))?;
         let mut missing = Vec::new();
         let mut wrong = Vec::new();
         let mut sum_of_wrong = Sum::default();
@@ -199,7 +199,7 @@ impl Index {
 
     /// Applies the sealed segments that the view does not have.
     fn catch_up(&mut self, survey: &Survey, sealed: &[Arc<Segment>]) -> Result<(), Broken> {
-        let view = self.shelf.view().ok_or(Broken("none could be opened".into()))?;
+        let view = self.shelf.view().ok_or(Broken("none opens".into()))?;
         for segment in sealed {
             if segment.number > self.shelf.applied {
                 pour(&view, segment, &segment.lines()?, |message| {

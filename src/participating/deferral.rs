@@ -305,6 +305,24 @@ mod tests {
     }
 
     #[test]
+    fn what_all_devices_ask_for_is_the_least_that_one_of_them_does() {
+        let asking = |seconds: &str| {
+            let text = String::from_utf8_lossy(response(503).bytes()).into_owned();
+            let line = format!("Retry-After: {seconds}\r\nContent-Length");
+            crate::sip::wire::parse(text.replace("Content-Length", &line).into()).unwrap()
+        };
+        let mut answers = DeviceAnswers::default();
+        assert_eq!(answers.asked(), Duration::ZERO);
+        answers.refused(asking("600"));
+        assert_eq!(answers.asked(), Duration::from_secs(600));
+        answers.refused(asking("20;duration=5"));
+        answers.refused(asking("3600 (busy)"));
+        assert_eq!(answers.asked(), Duration::from_secs(20));
+        answers.silent();
+        assert_eq!(answers.asked(), Duration::ZERO);
+    }
+
+    #[test]
     fn row_1_for_nobody_at_home_everything_is_kept_and_taken_in_his_place() {
         assert_eq!(verdict(Condition::NoContact, Form::Pager), KEEP);
         for form in INVITES {

@@ -242,6 +242,11 @@ mod tests {
         for status in rows.into_iter().chain([500, 503, 504, 600, 603]) {
             assert!(!refuses_message_for_good(status), "{status}");
         }
+        for status in [
+            403, 405, 406, 413, 414, 415, 416, 420, 421, 488, 493, 501, 505, 513, 606,
+        ] {
+            assert!(refuses_message_for_good(status), "{status}");
+        }
         for status in [400, 408, 423, 481, 501, 506] {
             assert!(!refuses_send_for_good(status), "{status}");
         }

@@ -124,8 +124,8 @@ pub struct Binding {
     pub(super) capability: Capability,
     pub(super) deadline: Instant,
     pub(super) suspended: bool,
-    /// When the store last got it, to write plain refreshes rarely.
-    pub(super) stored_at: Instant,
+    /// When the store last got it, to write plain refreshes rarely; not known of one that was restored.
+    pub(super) stored_at: Option<Instant>,
 }
 
 impl Binding {
@@ -199,7 +199,7 @@ impl Binding {
                 },
                 deadline,
                 suspended: false,
-                stored_at: around.now.instant,
+                stored_at: Some(around.now.instant),
             },
         }
     }
@@ -223,7 +223,7 @@ impl Binding {
             facts,
             deadline,
             suspended: false,
-            stored_at: now.instant,
+            stored_at: Some(now.instant),
         }
     }
 
@@ -342,7 +342,8 @@ impl Binding {
     }
 
     fn is_stored_lately(&self, now: Instant) -> bool {
-        now.since(self.stored_at) < self.facts.lifetime / 2
+        let is_recent = |at| now.since(at) < self.facts.lifetime / 2;
+        self.stored_at.is_some_and(is_recent)
     }
 
     /// Whether `new`, which replaces this one, needs no writing: the same but for its time, and

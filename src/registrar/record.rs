@@ -59,6 +59,7 @@ impl Binding {
         }
         let mut binding = Self::from_facts(facts, now.instant + left, now, tagless);
         binding.suspended = binding.hangs_on_connection();
+        binding.stored_at = None;
         Ok(Some(binding))
     }
 }

@@ -817,6 +817,9 @@ mod tests {
         assert!(restarted.registrar.next_deadline().is_some());
         restarted.registers(&format!("Contact: {RCS}\r\n"));
         assert_eq!(restarted.last().refreshed.len(), 1);
+        assert_eq!(restarted.writes().0, 1, "its record may be old");
+        restarted.registers(&format!("Contact: {RCS}\r\n"));
+        assert_eq!(restarted.writes(), (0, 0));
         let mut late = World::open();
         late.after(6_000);
         assert!(matches!(

@@ -115,11 +115,11 @@ impl StreamFramer {
         }
     }
 
-    /// Content-Length, which a stream needs (RFC 3261 §18.3). Without one there is no body; where it must then end
-    /// cannot be known if its type says that there is one.
+    /// Content-Length, which a stream needs (RFC 3261 §18.3). Without one there is no body; a MESSAGE is one all the
+    /// same, as is what names a type, and where it ends cannot be known.
     fn announced_body(&self, head_end: usize) -> Result<usize, WireError> {
         let head = &self.buffer[..head_end];
-        let (mut length, mut has_body) = (None, false);
+        let (mut length, mut has_body) = (None, head.starts_with(b"MESSAGE "));
         for line in Lines(head) {
             let value = match field_of(line) {
                 Some((HeaderName::ContentLength, value)) => value,
@@ -248,13 +248,15 @@ mod tests {
         let mut framer = StreamFramer::new(100);
         framer.push(b"OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/TCP h\r\n\r\n");
         assert!(matches!(framer.next(), Ok(Some(Framed::Message(_)))));
-        framer.push(b"MESSAGE sip:a SIP/2.0\r\nVia: SIP/2.0/TCP h\r\nc : text/plain\r\n\r\nhello");
-        let error = framer.next().expect_err("where it ends is not said");
-        assert_eq!(
-            (error.status, error.reason),
-            (400, "Content-Length Missing")
-        );
-        assert!(error.partial.is_some_and(|it| it.top_via().is_ok()));
+        for (method, line) in [("MESSAGE", ""), ("INFO", "c : text/plain\r\n")] {
+            let head = format!("{method} sip:a SIP/2.0\r\nVia: SIP/2.0/TCP h\r\n{line}\r\nhello");
+            let mut framer = StreamFramer::new(100);
+            framer.push(head.as_bytes());
+            let error = framer.next().expect_err("where it ends is not said");
+            assert_eq!(error.status, 400, "{method}");
+            assert_eq!(error.reason, "Content-Length Missing", "{method}");
+            assert!(error.partial.is_some_and(|it| it.top_via().is_ok()));
+        }
     }
 
     #[test]

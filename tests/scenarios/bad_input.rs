@@ -85,16 +85,21 @@ fn a_request_that_contradicts_itself_is_answered_400() {
 #[test]
 fn a_body_over_tcp_without_its_length_is_answered_400_and_not_taken() {
     on_every_shard_count(&Configuration::open(), |stage| {
-        let mallory = stage.agent_with("mallory", Transport::Tcp, Profile::Plain)?;
-        let branch = fresh("z9hG4bK");
-        let octets = format!(
-            "MESSAGE sip:bob@im.test SIP/2.0\r\nVia: SIP/2.0/TCP {};branch={branch};rport\r\n\
-             Max-Forwards: 70\r\nFrom: <sip:mallory@im.test>;tag=1\r\nTo: <sip:bob@im.test>\r\n\
-             Call-ID: {branch}\r\nCSeq: 1 MESSAGE\r\nContent-Type: text/plain\r\n\r\nhello",
-            mallory.address()
-        );
-        let answer = mallory.answer_to_octets(octets.as_bytes())?;
-        stage.observe(answer.status() == 400, "it is answered 400")
+        let bob = stage.agent("bob")?;
+        bob.registers()?;
+        for line in ["", "Content-Type: text/plain\r\n"] {
+            let mallory = stage.agent_with("mallory", Transport::Tcp, Profile::Plain)?;
+            let branch = fresh("z9hG4bK");
+            let octets = format!(
+                "MESSAGE sip:bob@im.test SIP/2.0\r\nVia: SIP/2.0/TCP {};branch={branch};rport\r\n\
+                 Max-Forwards: 70\r\nFrom: <sip:mallory@im.test>;tag=1\r\nTo: <sip:bob@im.test>\r\n\
+                 Call-ID: {branch}\r\nCSeq: 1 MESSAGE\r\n{line}\r\nhello",
+                mallory.address()
+            );
+            let answer = mallory.answer_to_octets(octets.as_bytes())?;
+            stage.observe(answer.status() == 400, "it is answered 400")?;
+        }
+        bob.expect_no("MESSAGE")
     });
 }
 

@@ -66,6 +66,27 @@ fn a_device_that_asks_for_time_is_not_tried_meanwhile() {
 }
 
 #[test]
+fn a_device_that_asks_for_time_as_the_message_first_comes_is_not_tried_meanwhile() {
+    on_every_shard_count(&patient(), |stage| {
+        let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
+        bob.registers()?;
+        bob.reacts_to_messages(Reaction::StaySilent);
+        let sent = alice.sends_message("bob", "one")?;
+        let asked = [("Retry-After", "3600".to_owned())];
+        bob.expect_message()?.answers_with(503, &asked, b"");
+        sent.expect_status(202)?;
+        alice.sends_message("bob", "two")?.expect_status(202)?;
+        let early = bob.expect_request_within("MESSAGE", std::time::Duration::from_secs(5));
+        stage.observe(early.is_err(), "it has the time that it asked for")?;
+        bob.reacts_to_messages(Reaction::Answer(200));
+        bob.registers()?;
+        bob.expect_text("one")?;
+        bob.expect_text("two")?;
+        Ok(())
+    });
+}
+
+#[test]
 fn what_comes_behind_a_message_that_was_declined_waits_for_the_next_registration() {
     on_every_shard_count(&patient(), |stage| {
         let (alice, bob) = (stage.agent("alice")?, stage.agent("bob")?);
